@@ -1,0 +1,1 @@
+"""Analyses: plain functions of a context, asked for by `ctx.get(function)`."""

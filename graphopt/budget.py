@@ -1,0 +1,80 @@
+"""Budget: what the optimized model may lose and what it must gain."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from graphopt.errors import UsageError
+
+__all__ = ["Budget", "Limit"]
+
+_UNITS: dict[str, dict[str, float]] = {
+    "size": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
+    "latency": {"US": 1e-3, "MS": 1, "S": 1e3},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """At most `value` (bytes or milliseconds), or at most `value` times the source if `relative`."""
+
+    value: float
+    relative: bool = False
+
+    @classmethod
+    def parse(cls, text: str, kind: Literal["size", "latency"]) -> Limit:
+        """`10MB`, `5ms` or `0.3x`. Raises UsageError for anything else."""
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-zA-Z]+)\s*", text)
+        if match:
+            number, unit = float(match[1]), match[2].upper()
+            if number > 0 and unit == "X":
+                return cls(number, relative=True)
+            if number > 0 and unit in _UNITS[kind]:
+                return cls(number * _UNITS[kind][unit])
+        example = "10MB or 0.3x" if kind == "size" else "5ms or 0.5x"
+        raise UsageError(f"--max-{kind} {text!r} is not a limit; write for example {example}")
+
+    def resolve(self, source: float) -> float:
+        """The limit in bytes or milliseconds, given the source model's figure."""
+        return self.value * source if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}x" if self.relative else f"{self.value:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Limits on the result; None means no limit.
+
+    Attributes:
+        max_error: worst output's relative L2 difference against the source model.
+        max_drop: how far the metric of `evaluate` may fall, in its own units.
+        max_size: bytes of the written model, external data included.
+        max_latency: milliseconds per run, measured on the target.
+        evaluate: `f(predict) -> float`, higher is better, where
+            `predict(dict of arrays) -> dict of arrays`.
+    """
+
+    max_error: float | None = None
+    max_drop: float | None = None
+    max_size: Limit | None = None
+    max_latency: Limit | None = None
+    evaluate: Callable[..., float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and self.evaluate is None:
+            raise UsageError("--max-drop limits a metric; say how it is computed with --eval FILE.py:f")
+        for name in ("max_error", "max_drop"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be a number >= 0, not {value}")
+
+    @property
+    def limited(self) -> bool:
+        """Whether any limit is set."""
+        return any(
+            x is not None for x in (self.max_error, self.max_drop, self.max_size, self.max_latency)
+        )

@@ -1,0 +1,27 @@
+"""Plugins: passes and backends by name, from the entry-point groups.
+
+`graphopt.passes` maps a pass name to its class, `graphopt.backends` a backend name to its module
+or object. Built-in ones are found the same way as anybody else's.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+__all__ = ["BACKENDS", "PASSES", "find", "name_of"]
+
+PASSES, BACKENDS = "graphopt.passes", "graphopt.backends"
+
+
+@lru_cache(maxsize=None)
+def find(group: str) -> dict[str, EntryPoint]:
+    """Every entry point of `group` by name; nothing is imported."""
+    return {e.name: e for e in sorted(entry_points(group=group), key=lambda e: e.name)}
+
+
+def name_of(group: str, cls: type[Any]) -> str | None:
+    """The entry-point name of a class, or None; nothing is imported."""
+    value = f"{cls.__module__}:{cls.__qualname__}"
+    return next((n for n, e in find(group).items() if e.value == value), None)

@@ -1,0 +1,67 @@
+"""Target: frozen data about where a model will run. Passes read it; they never ask which it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+__all__ = ["ONNX", "Int8Scheme", "Target"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Scheme:
+    """How integers should look for the target to compute with them fast.
+
+    Attributes:
+        activation: integer type of activations.
+        weight: integer type of weights.
+        symmetric_activation: activations use zero point 0 (or 128 for uint8).
+        per_channel: weights have one scale per output channel.
+        reduce_range: weights use 7 bits, where pairs of products saturate in 16 bits (x86 before
+            VNNI).
+        operators: operators that gain from being integer there, by measurement.
+        dynamic: operators better quantized at run time (activation ranges found on the fly).
+        format: "qdq" for Q/DQ pairs around operators, "operator" for QLinear operators.
+    """
+
+    activation: Literal["uint8", "int8"] = "uint8"
+    weight: Literal["uint8", "int8"] = "int8"
+    symmetric_activation: bool = False
+    per_channel: bool = True
+    reduce_range: bool = False
+    operators: frozenset[str] = frozenset({"Conv", "MatMul", "Gemm"})
+    dynamic: frozenset[str] = frozenset()
+    format: Literal["qdq", "operator"] = "qdq"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a pass needs to know about where the model will run.
+
+    Attributes:
+        name: as written after `--target`, e.g. "cpu", "cpu-avx2", "onnx".
+        backend: name of the backend that lowers and measures for it; "" means none.
+        isa: instruction set extensions that matter, strongest last, e.g. ("avx2", "avx512-vnni").
+        threads: threads the target runs on.
+        opset: newest default-domain opset it accepts.
+        operators: operators outside the ONNX standard that it has, as "domain:Name".
+        channel_multiple: channel counts that are a multiple of this run at full speed.
+        precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").
+        int8: its integer scheme, or None if integers gain nothing.
+        measured: the backend can time models for it on this machine.
+    """
+
+    name: str
+    backend: str = ""
+    isa: tuple[str, ...] = ()
+    threads: int = 1
+    opset: int = 23
+    operators: frozenset[str] = frozenset()
+    channel_multiple: int = 1
+    precisions: tuple[str, ...] = ("float32",)
+    int8: Int8Scheme | None = Int8Scheme()
+    measured: bool = False
+
+
+#: Any consumer of standard ONNX: standard operators alone, nothing measured.
+ONNX = Target("onnx")

@@ -1,0 +1,67 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from graphopt import Rewrite, Rule
+from graphopt.testing import check
+
+
+class ReluRelu(Rule):
+    """Relu(Relu(x)) -> Relu(x)"""
+
+    def pattern(self, op, x):
+        return op.Relu(op.Relu(x))
+
+    def rewrite(self, op, x):
+        return op.Relu(x)
+
+
+@dataclass(frozen=True)
+class CollapseRelu(Rewrite):
+    """Drop repeated Relu."""
+
+    rules = (ReluRelu,)
+
+
+class AddZero(Rule):
+    """x + 0 -> x"""
+
+    def pattern(self, op, x):
+        return op.Add(x, 0.0)
+
+    def check(self, x, match):
+        if x.shape != match.root.outputs[0].shape:
+            return "the sum broadcasts x to a larger shape"
+        return None
+
+    def rewrite(self, op, x):
+        return x
+
+
+@dataclass(frozen=True)
+class DropZero(Rewrite):
+    rules = (AddZero,)
+
+
+def test_collapses_relu():
+    check(CollapseRelu(), before="a = Relu(x)  y = Relu(a)", after="y = Relu(x)")
+
+
+def test_collapses_a_chain_of_relu():
+    check(CollapseRelu(), before="a = Relu(x)  b = Relu(a)  y = Relu(b)", after="y = Relu(x)")
+
+
+def test_keeps_a_value_used_elsewhere():
+    check(CollapseRelu(), before="a = Relu(x)  y = Relu(a)  z = Neg(a)", unchanged=True)
+
+
+@pytest.mark.parametrize("before", ["y = Add(x, zero)", "y = Add(zero, x)"])
+def test_matches_either_order(before):
+    zero = {"zero": np.zeros((1, 3), np.float32)}
+    check(DropZero(), before=f"{before}  z = Neg(y)", after="y = Identity(x)  z = Neg(x)", constants=zero)
+
+
+def test_refuses_with_a_reason():
+    zero = {"zero": np.zeros((4, 1, 3), np.float32)}
+    check(DropZero(), before="y = Add(x, zero)", because="broadcasts", constants=zero)
