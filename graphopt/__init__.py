@@ -45,7 +45,7 @@ _WHERE = {
     "parse": "spec",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604  (the keys are literals above)
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

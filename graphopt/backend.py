@@ -70,9 +70,7 @@ class Backend(Protocol):
         """Open a lowered artifact on this machine."""
         ...
 
-    def measure(
-        self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float
-    ) -> Timing:
+    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
         """Time two artifacts on the same feeds in interleaved pairs, for about `seconds`."""
         ...
 
@@ -94,7 +92,9 @@ def find_target(name: str) -> Target:
     from graphopt.spec import nearest
 
     names = [ONNX.name, *(t for e in known.values() for t in e.load().targets())]
-    raise UsageError(f"no target is called '{name}'{nearest(name, names)}. Known: {', '.join(names)}")
+    raise UsageError(
+        f"no target is called '{name}'{nearest(name, names)}. Known: {', '.join(names)}"
+    )
 
 
 def backend_of(target: Target) -> Backend | None:

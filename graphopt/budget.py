@@ -19,7 +19,7 @@ _UNITS: dict[str, dict[str, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """At most `value` (bytes or milliseconds), or at most `value` times the source if `relative`."""
+    """At most `value` (bytes or milliseconds), or `value` times the source if `relative`."""
 
     value: float
     relative: bool = False
@@ -66,7 +66,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.evaluate is None:
-            raise UsageError("--max-drop limits a metric; say how it is computed with --eval FILE.py:f")
+            raise UsageError(
+                "--max-drop limits a metric; say how it is computed with --eval FILE.py:f"
+            )
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

@@ -21,14 +21,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["AnyOf", "Match", "NodePattern", "Output", "Var", "compile_pattern", "constant_value", "default_attribute", "match_at"]
+__all__ = [
+    "AnyOf",
+    "Match",
+    "NodePattern",
+    "Output",
+    "Var",
+    "compile_pattern",
+    "constant_value",
+    "default_attribute",
+    "match_at",
+]
 
 COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Max", "Min", "Equal", "Sum", "Mean"})
 #: Constants up to this many elements are compared with a number in a pattern.
@@ -253,7 +263,7 @@ def _attribute_is(node: ir.Node, name: str, want: Any) -> bool:
     return bool(got == want)
 
 
-@lru_cache(maxsize=None)
+@cache
 def default_attribute(domain: str, op_type: str, name: str) -> Any:
     """The value an attribute has when it is left out, or None."""
     import onnx

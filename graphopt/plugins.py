@@ -6,7 +6,7 @@ or object. Built-in ones are found the same way as anybody else's.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -15,7 +15,7 @@ __all__ = ["BACKENDS", "PASSES", "find", "name_of"]
 PASSES, BACKENDS = "graphopt.passes", "graphopt.backends"
 
 
-@lru_cache(maxsize=None)
+@cache
 def find(group: str) -> dict[str, EntryPoint]:
     """Every entry point of `group` by name; nothing is imported."""
     return {e.name: e for e in sorted(entry_points(group=group), key=lambda e: e.name)}

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,7 +125,7 @@ def _wanted(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, An
     return {n: given[n] for n in names if n in given}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
@@ -222,7 +222,7 @@ class Builder:
         fresh = self._names.fresh(name)
         tensor = ir.tensor(array, name=fresh) if isinstance(array, np.ndarray) else array
         value = ir.Value(
-            name=fresh, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype)
+            name=fresh, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
         )
         value.const_value = tensor
         self.model.graph.register_initializer(value)

@@ -17,7 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def options(cls: type[Pass]) -> dict[str, tuple[Any, Any]]:
 
 
 def load_attribute(path: str, attribute: str, what: str) -> Any:
-    """`attribute` of the Python file at `path`. Raises UsageError if file or attribute is missing."""
+    """`attribute` of the Python file at `path`. Raises UsageError if either is missing."""
     module = _load_file(str(Path(path).resolve()), path)
     if not hasattr(module, attribute):
         names = [n for n in vars(module) if not n.startswith("_")]
@@ -106,7 +106,7 @@ def type_name(hint: Any) -> str:
     return "None" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load_file(resolved: str, shown: str) -> types.ModuleType:
     path = Path(resolved)
     if not path.is_file():
@@ -222,9 +222,7 @@ def _checked(head: str, option: str, value: Any, hint: Any) -> Any:
         literals = [a for a in _flat(hint) if isinstance(a, str)]
         if isinstance(value, str):
             close = nearest(value, literals)
-        raise UsageError(
-            f"{head}: option '{option}' takes {type_name(hint)}, not {value!r}{close}"
-        )
+        raise UsageError(f"{head}: option '{option}' takes {type_name(hint)}, not {value!r}{close}")
     return result
 
 

@@ -135,7 +135,8 @@ def parse_model(
         proto = onnx.shape_inference.infer_shapes(proto)
     for k, node in enumerate(proto.graph.node):
         node.name = node.name or f"{node.op_type}_{k}"
-    return ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
+    return model
 
 
 def structure(model: ir.Model) -> tuple[Any, ...]:
@@ -146,7 +147,9 @@ def structure(model: ir.Model) -> tuple[Any, ...]:
     for node in model.graph:
         args = tuple(_term(v, seen, index) for v in node.inputs)
         attributes = tuple(
-            sorted((a.name, str(a.value)) for a in node.attributes.values() if not _is_default(a, node))
+            sorted(
+                (a.name, str(a.value)) for a in node.attributes.values() if not _is_default(a, node)
+            )
         )
         while args and args[-1] is None:
             args = args[:-1]
@@ -233,5 +236,6 @@ def _compare(expected: dict[str, Array], got: dict[str, Array], tolerance: float
 
 def _show(form: Any) -> str:
     listed, ends, dead = form[0]
-    lines = [f"%{i} = {op}{args} {dict(attributes) or ''}" for i, (op, args, attributes) in enumerate(listed)]
-    return "\n  " + "\n  ".join(lines) + f"\n  return {ends}" + (f"  ({dead} dead)" if dead else "")
+    lines = [f"%{i} = {op}{args} {dict(attrs) or ''}" for i, (op, args, attrs) in enumerate(listed)]
+    lines += [f"return {ends}", f"({dead} dead nodes)"]
+    return "\n  " + "\n  ".join(lines)

@@ -59,7 +59,13 @@ def test_keeps_a_value_used_elsewhere():
 @pytest.mark.parametrize("before", ["y = Add(x, zero)", "y = Add(zero, x)"])
 def test_matches_either_order(before):
     zero = {"zero": np.zeros((1, 3), np.float32)}
-    check(DropZero(), before=f"{before}  z = Neg(y)", after="y = Identity(x)  z = Neg(x)", constants=zero)
+    check(DropZero(), before=f"{before}  z = Neg(y)", after="z = Neg(x)", constants=zero)
+
+
+def test_an_output_that_is_an_input_keeps_its_name_by_identity():
+    zero = {"zero": np.zeros((1, 3), np.float32)}
+    model = check(DropZero(), before="y = Add(x, zero)", after="y = Identity(x)", constants=zero)
+    assert model.graph.outputs[0].name == "y"
 
 
 def test_refuses_with_a_reason():
