@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphopt.context import Analysis as Analysis
     from graphopt.context import Context as Context
     from graphopt.errors import GraphOptError as GraphOptError
+    from graphopt.manifest import session as session
     from graphopt.pass_ import Pass as Pass
     from graphopt.report import Report as Report
     from graphopt.report import Step as Step
@@ -43,6 +44,7 @@ _WHERE = {
     "Step": "report",
     "Target": "target",
     "parse": "spec",
+    "session": "manifest",
 }
 
 __all__ = ["__version__", *_WHERE]

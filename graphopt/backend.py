@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from graphopt import plugins
 from graphopt.errors import UsageError
 from graphopt.target import ONNX, Target
+from graphopt.timing import Timing
 
 __all__ = ["Arrays", "Backend", "Session", "Timing", "backend_of", "find_target"]
 
@@ -26,26 +26,6 @@ class Session(Protocol):
     def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Run once: arrays by input name in, arrays by output name out."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Two models (or one against itself) timed in interleaved pairs.
-
-    Attributes:
-        a_ms, b_ms: median milliseconds of one run.
-        ratio: exp of the mean paired log-ratio b / a.
-        ci: its 95 % interval.
-        spread: relative spread of `a` against itself in the same run (noise).
-        pairs: number of pairs timed.
-    """
-
-    a_ms: float
-    b_ms: float
-    ratio: float
-    ci: tuple[float, float]
-    spread: float
-    pairs: int
 
 
 @runtime_checkable

@@ -1,0 +1,159 @@
+"""ONNX Runtime's CPU provider: its targets as data, lowering, measurement and profile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import onnx_ir as ir
+from graphopt.backends.isa import extensions, processors
+from graphopt.backends.ort import accepted_opset, node_times, time_models
+
+from graphopt.backend import Arrays
+from graphopt.manifest import Manifest, OrtSession, open_manifest, write_manifest
+from graphopt.target import Int8Scheme, Target
+from graphopt.timing import Timing
+
+__all__ = ["BACKEND", "Cpu"]
+
+#: Operators outside the standard that the provider has kernels for and that save time there.
+OPERATORS = frozenset(
+    f"com.microsoft:{name}"
+    for name in (
+        "Attention",
+        "BiasGelu",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
+        "EmbedLayerNormalization",
+        "FastGelu",
+        "FusedConv",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gelu",
+        "GroupQueryAttention",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "MultiHeadAttention",
+        "QAttention",
+        "QGemm",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConcat",
+        "QLinearGlobalAveragePool",
+        "QLinearLeakyRelu",
+        "QLinearMul",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QuickGelu",
+        "RotaryEmbedding",
+        "SimplifiedLayerNormalization",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    )
+)
+
+#: Unsigned activations with signed weights use the dot-product instructions of x86. Signed
+#: activations fall back to a kernel that is many times slower.
+_U8S8 = Int8Scheme(
+    activation="uint8",
+    weight="int8",
+    per_channel=True,
+    operators=frozenset({"Conv", "MatMul", "Gemm"}),
+    dynamic=frozenset({"LSTM"}),
+)
+
+#: The targets by name: extensions, integer scheme, block of channels in the convolution layout.
+TARGETS: dict[str, Target] = {
+    "cpu-avx2": Target(
+        "cpu-avx2",
+        isa=("avx2",),
+        channel_multiple=8,
+        # without VNNI, sums of two products saturate in 16 bits: weights keep 7
+        int8=dataclasses.replace(_U8S8, reduce_range=True),
+    ),
+    "cpu-avx512-vnni": Target(
+        "cpu-avx512-vnni",
+        isa=("avx2", "avx512", "avx512-vnni"),
+        channel_multiple=16,
+        int8=_U8S8,
+    ),
+    "cpu-amx": Target(
+        "cpu-amx",
+        isa=("avx2", "avx512", "avx512-vnni", "avx512-bf16", "amx-int8", "amx-bf16"),
+        channel_multiple=16,
+        int8=_U8S8,
+    ),
+    "cpu-arm": Target(
+        "cpu-arm",
+        isa=("neon", "dotprod"),
+        channel_multiple=8,
+        int8=dataclasses.replace(_U8S8, activation="int8"),
+    ),
+}
+_SHARED = {
+    "backend": "cpu",
+    "operators": OPERATORS,
+    "precisions": ("float32", "int8"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cpu:
+    """The backend object; see `graphopt.backend.Backend` for its methods."""
+
+    name: str = "cpu"
+
+    def targets(self) -> Sequence[str]:
+        """`cpu` is this machine; the others are chosen from data and not measured."""
+        return ("cpu", *TARGETS)
+
+    def target(self, name: str) -> Target:
+        """The data of one target; `cpu` has this machine's extensions and processors."""
+        shared = {**_SHARED, "opset": accepted_opset()}
+        if name != "cpu":
+            return dataclasses.replace(TARGETS[name], **shared)
+        return dataclasses.replace(
+            TARGETS[nearest_target(extensions())],
+            **shared,
+            name="cpu",
+            isa=extensions(),
+            threads=processors(),
+            measured=True,
+        )
+
+    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
+        """Write the model and its manifest; the provider lays it out itself when it opens it."""
+        ir.save(model, path)
+        write_manifest(path, manifest(target))
+        return path
+
+    def session(self, path: Path, target: Target) -> OrtSession:
+        """Open the model with the options of `target`."""
+        return open_manifest(path, manifest(target))
+
+    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
+        """Time two models on the same feeds in interleaved pairs."""
+        return time_models(a, b, manifest(target), feeds, seconds)
+
+    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
+        """Milliseconds per node as the runtime ran it, its own fused nodes included."""
+        return node_times(path, manifest(target), feeds)
+
+
+def manifest(target: Target) -> Manifest:
+    """How a model for `target` is opened: as many threads as this machine has if it is meant."""
+    return Manifest(target.name, threads=target.threads if target.measured else 0)
+
+
+@cache
+def nearest_target(isa: tuple[str, ...]) -> str:
+    """The name of the strongest target whose extensions are all among `isa`."""
+    able = [name for name, t in TARGETS.items() if set(t.isa) <= set(isa)]
+    if able:
+        return max(able, key=lambda name: len(TARGETS[name].isa))
+    return "cpu-arm" if "neon" in isa else "cpu-avx2"
+
+
+BACKEND = Cpu()

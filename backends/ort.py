@@ -1,0 +1,76 @@
+"""What every ONNX Runtime provider shares: the opset it accepts, timing and per-node times."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import onnx
+
+from graphopt.backend import Arrays
+from graphopt.manifest import Manifest, open_manifest
+from graphopt.timing import Timing, time_pair
+
+__all__ = ["accepted_opset", "node_times", "time_models"]
+
+#: Sessions that share a machine stop their threads' spinning when a run ends: without this, two
+#: sessions in one process slow each other down up to twofold and at random.
+_BESIDE_OTHERS = {"session.force_spinning_stop": "1"}
+PROFILE_RUNS = 5
+
+
+@cache
+def accepted_opset() -> int:
+    """The newest default-domain opset that the installed ONNX Runtime opens (and `onnx` knows)."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    for opset in range(int(onnx.defs.onnx_opset_version()), 17, -1):
+        text = f'<ir_version: 8, opset_import: ["": {opset}]> g (float[1] x) => (float[1] y) '
+        model = onnx.parser.parse_model(text + "{ y = Relu(x) }").SerializeToString()
+        try:
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except ort.capi.onnxruntime_pybind11_state.Fail:
+            continue
+        return opset
+    return 17
+
+
+def time_models(a: Path, b: Path, manifest: Manifest, feeds: Arrays, seconds: float) -> Timing:
+    """Time two models on the same feeds in interleaved pairs (see `graphopt.timing`).
+
+    Where the model is small enough `a` is opened twice, so that the spread of the model against
+    itself includes what a session's place in memory does.
+    """
+    beside = dataclasses.replace(manifest, config={**manifest.config, **_BESIDE_OTHERS})
+    first, second = open_manifest(a, beside).raw, open_manifest(b, beside).raw
+    small = sum(f.stat().st_size for f in (a, b)) < 2**28
+    third = open_manifest(a, beside).raw if small else first
+    fed = dict(feeds)
+    return time_pair(
+        lambda: first.run(None, fed),
+        lambda: second.run(None, fed),
+        seconds,
+        again=lambda: third.run(None, fed),
+    )
+
+
+def node_times(path: Path, manifest: Manifest, feeds: Arrays) -> dict[str, float]:
+    """Milliseconds per node of the graph that the runtime ran, median over five runs."""
+    fed = dict(feeds)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        raw = open_manifest(path, manifest, profile=Path(folder, "profile")).raw
+        for _ in range(PROFILE_RUNS + 1):
+            raw.run(None, fed)
+        events = json.loads(Path(raw.end_profiling()).read_text())
+    times: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e3)
+    return {n: statistics.median(t[1:] or t) for n, t in times.items()}
