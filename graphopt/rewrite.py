@@ -28,10 +28,11 @@ class Rule:
     """One local rewrite; its docstring is its algebra.
 
     `pattern` says what it matches (see `graphopt.pattern`). `check` may refuse: None or True means
-    go on, False means this is not a match after all, and a string is a reason the user will read.
-    `rewrite` builds the replacement with `op` and returns the new value (a tuple if the root has
-    several outputs); it may return a bound value. `check` and `rewrite` take the bound names they
-    want as arguments; `ctx` and `match` are among them.
+    go on, False means this is not a match after all, and a string is a reason the user will read;
+    a dict means go on too, and its items are further arguments of `rewrite`. `rewrite` builds the
+    replacement with `op` and returns the new value (a tuple if the root has several outputs); it
+    may return a bound value. `check` and `rewrite` take the bound names they want as arguments;
+    `ctx` and `match` are among them.
 
     Values inside a match must not be used outside it, unless `shared` is True.
     """
@@ -42,8 +43,8 @@ class Rule:
         """Return the pattern, written as ONNX code."""
         raise NotImplementedError
 
-    def check(self, *args: Any, **kwargs: Any) -> bool | str | None:
-        """Whether this match may be rewritten: None or True, False, or a reason to refuse."""
+    def check(self, *args: Any, **kwargs: Any) -> bool | str | dict[str, Any] | None:
+        """Whether this match may be rewritten: None, True or a dict; False; a reason to refuse."""
         return None
 
     def rewrite(self, op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,6 +114,8 @@ def _apply(
         return None
     if verdict is False or not ctx.edit(rule, node):
         return None
+    if isinstance(verdict, dict):
+        given |= verdict
     builder = Builder(model, node, names)
     result = rule.rewrite(builder, **_wanted(rule.rewrite, given))
     outputs = (result,) if isinstance(result, ir.Value) else tuple(result)
