@@ -1,0 +1,208 @@
+"""What each operator is to quantization: which inputs are data, weight and bias, and its output.
+
+One dict from operator name to function. An operator that is not in it is a barrier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.int8.weights import weight_of
+
+from graphopt.analyses.ranges import Range
+
+__all__ = ["OPERATORS", "Operator", "describe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """How one node takes part in an integer region.
+
+    Attributes:
+        data: positions of the activations it reads as integers.
+        weight, axis: position of its constant weight, and the weight's output channel axis
+            (None: one scale for all of it).
+        bias: position of its bias, added at the scale of data times weight.
+        output: "integer": it can only give integers; "either": also float, at no cost;
+            "same": it moves or selects values, so its inputs and outputs share one grid.
+        fixed: the range of its output, where mathematics gives it.
+    """
+
+    data: tuple[int, ...]
+    output: Literal["integer", "either", "same"]
+    weight: int | None = None
+    axis: int | None = None
+    bias: int | None = None
+    fixed: Range | None = None
+
+
+ALREADY = "it already is integer"
+
+#: An operator, or the reason why this node cannot be integer.
+Verdict = Operator | str
+
+
+def describe(node: ir.Node) -> Verdict | None:
+    """What `node` is to quantization; None for an operator that is not known here."""
+    function = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if function is None:
+        return None
+    for value in (*node.inputs[:1], *node.outputs[:1]):
+        if value is not None and value.dtype not in (None, ir.DataType.FLOAT):
+            return f"it computes in {value.dtype.name.lower()}, not in float32"
+    if any(v is not None and _dequantized(v) for v in node.inputs):
+        return ALREADY
+    return function(node)
+
+
+def _dequantized(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def _conv(node: ir.Node) -> Verdict:
+    if weight_of(node.inputs[1]) is None:
+        return "its weight is computed, not constant"
+    return Operator((0,), "integer", weight=1, axis=0, bias=_present(node, 2))
+
+
+def _matmul(node: ir.Node) -> Verdict:
+    constants = [weight_of(v) for v in node.inputs]
+    if constants[0] is not None:
+        return "its left operand is the constant one"
+    weight = constants[1]
+    if weight is None:
+        return Operator((0, 1), "either")
+    if len(weight.shape) < 2:
+        return "its weight is a vector"
+    axis = len(weight.shape) - 1 if len(weight.shape) == 2 else None
+    return Operator((0,), "either", weight=1, axis=axis)
+
+
+def _gemm(node: ir.Node) -> Verdict:
+    weight = weight_of(node.inputs[1])
+    if weight is None:
+        return "its weight is computed, not constant"
+    if node.attributes.get_float("alpha", 1.0) != 1.0:
+        return "alpha is not 1"
+    if node.attributes.get_int("transA", 0):
+        return "it transposes its data"
+    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    bias = _present(node, 2)
+    if bias is not None:
+        tensor = weight_of(node.inputs[2])
+        if tensor is None or tensor.shape not in (
+            (weight.shape[axis],),
+            (1, weight.shape[axis]),
+        ):
+            return "its addend is not a constant of one value per output column"
+        if node.attributes.get_float("beta", 1.0) != 1.0:
+            return "beta is not 1"
+    return Operator((0,), "either", weight=1, axis=axis, bias=bias)
+
+
+def _both(node: ir.Node) -> Verdict:
+    data = tuple(i for i in (0, 1) if weight_of(node.inputs[i]) is None)
+    if len(data) == 0:
+        return "both operands are constant"
+    return Operator((0, 1), "integer")
+
+
+def _first_own(node: ir.Node) -> Verdict:
+    return Operator((0,), "integer")
+
+
+def _unit(node: ir.Node) -> Verdict:
+    return Operator((0,), "integer", fixed=Range(0.0, 255 / 256))
+
+
+def _first_same(node: ir.Node) -> Verdict:
+    return Operator((0,), "same")
+
+
+def _max_pool(node: ir.Node) -> Verdict:
+    if len(node.outputs) > 1:
+        return "its indices are used"
+    return Operator((0,), "same")
+
+
+def _average_pool(node: ir.Node) -> Verdict:
+    return Operator((0,), "same")
+
+
+def _concat(node: ir.Node) -> Verdict:
+    return Operator(tuple(range(len(node.inputs))), "same")
+
+
+def _resize(node: ir.Node) -> Verdict:
+    if node.attributes.get_string("mode", "nearest") == "cubic":
+        return "cubic interpolation overshoots the range of its input"
+    if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        return "it extrapolates"
+    return Operator((0,), "same")
+
+
+def _gather(node: ir.Node) -> Verdict:
+    if weight_of(node.inputs[0]) is not None:
+        return "it reads a table"
+    return Operator((0,), "same")
+
+
+def _present(node: ir.Node, position: int) -> int | None:
+    return position if len(node.inputs) > position and node.inputs[position] is not None else None
+
+
+OPERATORS: dict[str, Callable[[ir.Node], Verdict]] = {
+    "Add": _both,
+    "AveragePool": _average_pool,
+    "Concat": _concat,
+    "Conv": _conv,
+    "DepthToSpace": _first_same,
+    "Expand": _first_same,
+    "Flatten": _first_same,
+    "Gather": _gather,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _average_pool,
+    "LeakyRelu": _first_own,
+    "MatMul": _matmul,
+    "MaxPool": _max_pool,
+    "Mul": _both,
+    "Reshape": _first_same,
+    "Resize": _resize,
+    "Sigmoid": _unit,
+    "Slice": _first_same,
+    "Softmax": _unit,
+    "SpaceToDepth": _first_same,
+    "Split": _first_same,
+    "Squeeze": _first_same,
+    "Transpose": _first_same,
+    "Unsqueeze": _first_same,
+}
+
+#: Operators that compute with a weight and start an integer region.
+CORE = frozenset({"Conv", "Gemm", "MatMul"})
+
+#: Clamps that a grid's own ends can stand for, with their least output.
+CLAMPS = frozenset({"Relu", "Clip"})
+
+
+def clamp_after(node: ir.Node) -> ir.Node | None:
+    """The Relu or Clip that alone reads `node`'s output, whose work the rounding then does."""
+    value = node.outputs[0]
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    after = uses[0].node
+    if after.op_type not in CLAMPS or after.domain not in ("", "ai.onnx") or uses[0].idx != 0:
+        return None
+    if after.graph is not node.graph:
+        return None
+    if after.op_type == "Clip":
+        low = weight_of(after.inputs[1]) if len(after.inputs) > 1 else None
+        if low is None or float(np.asarray(low.array()).reshape(-1)[0]) != 0.0:
+            return None
+    return after
