@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import provenance
+from graphopt.analyses.shapes import shapes
 from graphopt.context import Context
 from graphopt.pass_ import Pass
 from graphopt.pattern import Match, NodePattern, compile_pattern, match_at
@@ -34,7 +35,9 @@ class Rule:
     may return a bound value. `check` and `rewrite` take the bound names they want as arguments;
     `ctx` and `match` are among them.
 
-    Values inside a match must not be used outside it, unless `shared` is True.
+    Values inside a match must not be used outside it, unless `shared` is True. The replacement has
+    the shape and type of what it replaces, so `ctx.get(shapes)` stays true while rules run: it can
+    be asked in every `check` and about new values.
     """
 
     shared: ClassVar[bool] = False
@@ -80,7 +83,7 @@ def rewrite(model: ir.Model, ctx: Context, rules: Sequence[type[Rule]]) -> int:
             if changed is None:
                 continue
             edits += 1
-            ctx.invalidate()
+            ctx.invalidate(preserves=(shapes,))
             for near in changed:
                 if near.graph is not None and near not in queued and near.op_type in table:
                     queue.append(near)
