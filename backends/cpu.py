@@ -12,7 +12,8 @@ from graphopt.backends.isa import extensions, processors
 from graphopt.backends.ort import accepted_opset, node_times, time_models
 
 from graphopt.backend import Arrays
-from graphopt.manifest import Manifest, OrtSession, open_manifest, write_manifest
+from graphopt.manifest import Manifest, write_manifest
+from graphopt.sessions import OpenVinoSession, OrtSession, open_manifest
 from graphopt.target import Int8Scheme, Target
 from graphopt.timing import Timing
 
@@ -92,11 +93,6 @@ TARGETS: dict[str, Target] = {
         int8=dataclasses.replace(_U8S8, activation="int8"),
     ),
 }
-_SHARED = {
-    "backend": "cpu",
-    "operators": OPERATORS,
-    "precisions": ("float32", "int8"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +107,18 @@ class Cpu:
 
     def target(self, name: str) -> Target:
         """The data of one target; `cpu` has this machine's extensions and processors."""
-        shared = {**_SHARED, "opset": accepted_opset()}
+        data = TARGETS[name if name in TARGETS else nearest_target(extensions())]
+        data = dataclasses.replace(
+            data,
+            backend=self.name,
+            operators=OPERATORS,
+            precisions=("float32", "int8"),
+            opset=accepted_opset(),
+        )
         if name != "cpu":
-            return dataclasses.replace(TARGETS[name], **shared)
+            return data
         return dataclasses.replace(
-            TARGETS[nearest_target(extensions())],
-            **shared,
+            data,
             name="cpu",
             isa=extensions(),
             threads=processors(),
@@ -129,7 +131,7 @@ class Cpu:
         write_manifest(path, manifest(target))
         return path
 
-    def session(self, path: Path, target: Target) -> OrtSession:
+    def session(self, path: Path, target: Target) -> OrtSession | OpenVinoSession:
         """Open the model with the options of `target`."""
         return open_manifest(path, manifest(target))
 

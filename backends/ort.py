@@ -1,4 +1,4 @@
-"""What every ONNX Runtime provider shares: the opset it accepts, timing and per-node times."""
+"""What the built-in backends share: the opset ONNX Runtime accepts, timing and node times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import onnx
 
 from graphopt.backend import Arrays
-from graphopt.manifest import Manifest, open_manifest
+from graphopt.manifest import Manifest
+from graphopt.sessions import OpenVinoSession, open_manifest
 from graphopt.timing import Timing, time_pair
 
 __all__ = ["accepted_opset", "node_times", "time_models"]
@@ -49,28 +50,35 @@ def time_models(a: Path, b: Path, manifest: Manifest, feeds: Arrays, seconds: fl
     itself includes what a session's place in memory does.
     """
     beside = dataclasses.replace(manifest, config={**manifest.config, **_BESIDE_OTHERS})
-    first, second = open_manifest(a, beside).raw, open_manifest(b, beside).raw
+    first, second = open_manifest(a, beside), open_manifest(b, beside)
     small = sum(f.stat().st_size for f in (a, b)) < 2**28
-    third = open_manifest(a, beside).raw if small else first
-    fed = dict(feeds)
+    third = open_manifest(a, beside) if small else first
     return time_pair(
-        lambda: first.run(None, fed),
-        lambda: second.run(None, fed),
-        seconds,
-        again=lambda: third.run(None, fed),
+        lambda: first(feeds), lambda: second(feeds), seconds, again=lambda: third(feeds)
     )
 
 
 def node_times(path: Path, manifest: Manifest, feeds: Arrays) -> dict[str, float]:
     """Milliseconds per node of the graph that the runtime ran, median over five runs."""
-    fed = dict(feeds)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        raw = open_manifest(path, manifest, profile=Path(folder, "profile")).raw
+        opened = open_manifest(path, manifest, profile=Path(folder, "profile"))
+        if isinstance(opened, OpenVinoSession):
+            return _openvino_times(opened, feeds)
         for _ in range(PROFILE_RUNS + 1):
-            raw.run(None, fed)
-        events = json.loads(Path(raw.end_profiling()).read_text())
+            opened(feeds)
+        events = json.loads(Path(opened.raw.end_profiling()).read_text())
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             times[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e3)
+    return {n: statistics.median(t[1:] or t) for n, t in times.items()}
+
+
+def _openvino_times(opened: OpenVinoSession, feeds: Arrays) -> dict[str, float]:
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(PROFILE_RUNS + 1):
+        opened(feeds)
+        for event in opened.request.profiling_info:
+            if event.status.name == "EXECUTED":
+                times[event.node_name].append(event.real_time.total_seconds() * 1e3)
     return {n: statistics.median(t[1:] or t) for n, t in times.items()}

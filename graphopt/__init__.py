@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from graphopt.context import Analysis as Analysis
     from graphopt.context import Context as Context
     from graphopt.errors import GraphOptError as GraphOptError
-    from graphopt.manifest import session as session
     from graphopt.pass_ import Pass as Pass
     from graphopt.report import Report as Report
     from graphopt.report import Step as Step
     from graphopt.rewrite import Rewrite as Rewrite
     from graphopt.rewrite import Rule as Rule
     from graphopt.samples import Samples as Samples
+    from graphopt.sessions import session as session
     from graphopt.spec import parse as parse
     from graphopt.target import Int8Scheme as Int8Scheme
     from graphopt.target import Target as Target
@@ -44,7 +44,7 @@ _WHERE = {
     "Step": "report",
     "Target": "target",
     "parse": "spec",
-    "session": "manifest",
+    "session": "sessions",
 }
 
 __all__ = ["__version__", *_WHERE]

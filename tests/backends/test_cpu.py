@@ -8,7 +8,8 @@ from graphopt.backends.cpu import BACKEND, TARGETS, nearest_target
 from graphopt import plugins
 from graphopt.backend import Backend, backend_of, find_target
 from graphopt.errors import InputError, ModelError, UsageError
-from graphopt.manifest import Manifest, manifest_path, read_manifest, session, write_manifest
+from graphopt.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from graphopt.sessions import session
 from graphopt.testing import parse_model
 
 FEEDS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}

@@ -1,0 +1,106 @@
+"""OpenVINO's CPU device: as a plugin of ONNX Runtime where it finds an Intel processor, natively
+elsewhere.
+
+Both compile the same file with the same properties. The plugin registers with stock ONNX Runtime
+and looks for Intel devices alone; the `openvino` package runs on every x86 and ARM processor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx_ir as ir
+from graphopt.backends.isa import extensions, processors
+from graphopt.backends.ort import node_times, time_models
+
+from graphopt.backend import Arrays
+from graphopt.errors import MissingExtra
+from graphopt.manifest import Manifest, write_manifest
+from graphopt.sessions import OpenVinoSession, OrtSession, open_manifest
+from graphopt.target import Int8Scheme, Target
+from graphopt.timing import Timing
+
+__all__ = ["BACKEND", "OpenVino"]
+
+PLUGIN, NATIVE, EXTRA = "onnxruntime_ep_openvino", "openvino", "openvino"
+
+#: "openvino" computes in bfloat16 where the processor has it; "openvino-f32" never does.
+PRECISIONS = {"openvino": "", "openvino-f32": "f32"}
+
+INT8 = Int8Scheme(
+    activation="uint8",
+    weight="int8",
+    per_channel=True,
+    operators=frozenset({"Conv", "MatMul", "Gemm"}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenVino:
+    """The backend object; see `graphopt.backend.Backend` for its methods."""
+
+    name: str = "openvino"
+
+    def targets(self) -> Sequence[str]:
+        """`openvino` may compute in bfloat16, `openvino-f32` computes in float32."""
+        return tuple(PRECISIONS)
+
+    def target(self, name: str) -> Target:
+        """The data of one target. Raises MissingExtra if neither package is installed."""
+        if find_spec(PLUGIN) is None and find_spec(NATIVE) is None:
+            raise MissingExtra(EXTRA, f"target '{name}'")
+        isa = extensions()
+        half = {"avx512-bf16", "amx-bf16"} & set(isa) and name == "openvino"
+        return Target(
+            name,
+            backend=self.name,
+            isa=isa,
+            threads=processors(),
+            opset=20,
+            channel_multiple=16 if "avx512" in isa else 8,
+            precisions=("float32", "bfloat16", "int8") if half else ("float32", "int8"),
+            int8=INT8,
+            measured=True,
+        )
+
+    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
+        """Write the model and its manifest; OpenVINO compiles it when it opens it."""
+        ir.save(model, path)
+        write_manifest(path, manifest(target))
+        return path
+
+    def session(self, path: Path, target: Target) -> OrtSession | OpenVinoSession:
+        """Open the model on the plugin's device, or natively if the plugin finds none."""
+        return open_manifest(path, manifest(target))
+
+    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
+        """Time two models on the same feeds in interleaved pairs."""
+        return time_models(a, b, manifest(target), feeds, seconds)
+
+    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
+        """Milliseconds per node as OpenVINO ran it, or per partition where the plugin runs it."""
+        return node_times(path, manifest(target), feeds)
+
+
+def manifest(target: Target) -> Manifest:
+    """How a model for `target` is opened, by the plugin or natively."""
+    precision = PRECISIONS[target.name]
+    return Manifest(
+        target.name,
+        provider="OpenVINOExecutionProvider",
+        plugin=PLUGIN,
+        device={"ov_device": "CPU"},
+        native=NATIVE,
+        properties={
+            "PERFORMANCE_HINT": "LATENCY",
+            **({"INFERENCE_PRECISION_HINT": precision} if precision else {}),
+        },
+        extra=EXTRA,
+        threads=target.threads,
+    )
+
+
+BACKEND = OpenVino()
