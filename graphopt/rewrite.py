@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from graphopt import provenance
 from graphopt.analyses.shapes import shapes
-from graphopt.context import Context
+from graphopt.context import Analysis, Context
 from graphopt.pass_ import Pass
 from graphopt.pattern import Match, NodePattern, compile_pattern, match_at
 
@@ -30,9 +30,10 @@ class Rule:
 
     `pattern` says what it matches (see `graphopt.pattern`). `check` may refuse: None or True means
     go on, False means this is not a match after all, and a string is a reason the user will read;
-    a dict means go on too, and its items are further arguments of `rewrite`. `rewrite` builds the
-    replacement with `op` and returns the new value (a tuple if the root has several outputs); it
-    may return a bound value. `check` and `rewrite` take the bound names they want as arguments;
+    a dict means go on too, and its items are further arguments of `rewrite`; its item "nodes", if
+    any, are nodes beyond the pattern that belong to the match. `rewrite` builds the replacement
+    with `op` and returns the new value (a tuple if the root has several outputs); it may return a
+    bound value. `check` and `rewrite` take the bound names they want as arguments;
     `ctx` and `match` are among them.
 
     Values inside a match must not be used outside it, unless `shared` is True. The replacement has
@@ -66,8 +67,16 @@ class Rewrite(Pass):
         return rewrite(model, ctx, self.rules)
 
 
-def rewrite(model: ir.Model, ctx: Context, rules: Sequence[type[Rule]]) -> int:
-    """Apply `rules` to `model` until none matches; returns the number of edits."""
+def rewrite(
+    model: ir.Model,
+    ctx: Context,
+    rules: Sequence[type[Rule]],
+    preserves: Sequence[Analysis[Any]] = (),
+) -> int:
+    """Apply `rules` to `model` until none matches; returns the number of edits.
+
+    `preserves`: analyses that stay true of every value while the rules work, as `shapes` does.
+    """
     table = _by_operator(tuple(rules))
     queue = deque(n for n in model.graph.all_nodes() if n.op_type in table)
     queued = set(queue)
@@ -115,10 +124,14 @@ def _apply(
     if isinstance(verdict, str):
         ctx.refuse(rule, node, verdict)
         return None
-    if verdict is False or not ctx.edit(rule, node):
-        return None
     if isinstance(verdict, dict):
         given |= verdict
+        if "nodes" in verdict:
+            match = Match(match.bindings, (*match.nodes, *verdict["nodes"]))
+            if not (rule.shared or _contained(match)):
+                return None
+    if verdict is False or not ctx.edit(rule, node):
+        return None
     builder = Builder(model, node, names)
     result = rule.rewrite(builder, **_wanted(rule.rewrite, given))
     outputs = (result,) if isinstance(result, ir.Value) else tuple(result)

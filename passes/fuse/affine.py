@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.weights import Array, array, constant_shape, is_float, per_channel
+from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, per_channel
 
+from graphopt.analyses.shapes import Shapes
 from graphopt.pattern import default_attribute
 
-__all__ = ["AFFINE", "Affine", "Linear", "affine_of", "attribute", "linear_of", "rounded"]
+__all__ = ["Affine", "Linear", "affine_of", "attribute", "linear_of", "rounded"]
 
-AFFINE = ("Mul", "Div", "Add", "Sub", "Neg", "BatchNormalization")
+_AFFINE = ("Mul", "Div", "Add", "Sub", "Neg", "BatchNormalization")
 
 
 def attribute(node: ir.Node, name: str) -> Any:
@@ -82,11 +83,11 @@ class Affine:
             return (c[0], zero) if op == "Mul" else (1.0 / c[0], zero)
 
 
-def affine_of(node: ir.Node, through: ir.Value | None = None) -> Affine | None:
+def affine_of(node: ir.Node, facts: Shapes, through: ir.Value | None = None) -> Affine | None:
     """`node` as an affine function of its one operand (or of `through`) that is not constant."""
-    if node.op_type not in AFFINE or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in _AFFINE or node.domain not in ("", "ai.onnx"):
         return None
-    if not is_float(node.outputs[0]) and not any(is_float(v) for v in node.inputs):
+    if facts.dtype(node.outputs[0]) not in FLOATS:
         return None
     values = [v for v in node.inputs if v is not None]
     if node.op_type == "BatchNormalization":
@@ -181,7 +182,7 @@ class Linear:
         return product * float(attribute(self.node, "alpha")) if op == "Gemm" else product
 
 
-def linear_of(node: ir.Node) -> Linear | None:
+def linear_of(node: ir.Node, facts: Shapes) -> Linear | None:
     """`node` as a linear operator with a constant weight of known shape, or None."""
     if node.domain not in ("", "ai.onnx"):
         return None
@@ -190,7 +191,7 @@ def linear_of(node: ir.Node) -> Linear | None:
     if a is None or b is None:
         return None
     shape = constant_shape(b)
-    rank = node.outputs[0].shape.rank() if node.outputs[0].shape is not None else None
+    rank = facts.rank(node.outputs[0])
     op = node.op_type
     if op in ("Conv", "ConvTranspose"):
         if shape is None or constant_shape(a) is not None:
@@ -209,7 +210,7 @@ def linear_of(node: ir.Node) -> Linear | None:
             return Linear(node, a, b, None, -1, shape[1], shape[0], rank)
         left = constant_shape(a)
         if left is not None and len(left) == 2 and shape is None:
-            if b.shape is None or b.shape.rank() < 2:
+            if (facts.rank(b) or 0) < 2:
                 return None
             return Linear(node, b, a, None, -2, left[0], left[1], rank, left=True)
     return None

@@ -16,7 +16,8 @@ from graphopt.passes.fuse.affine import (
 )
 from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
 
-from graphopt import Rule
+from graphopt import Context, Rule
+from graphopt.analyses.shapes import shapes
 from graphopt.pattern import Match
 
 __all__ = ["ScaleShiftAfter", "new_bias"]
@@ -47,9 +48,12 @@ class ScaleShiftAfter(Rule):
             op.BatchNormalization(linear, ...),
         )
 
-    def check(self, linear: ir.Node, match: Match) -> bool | str | dict[str, Any] | None:
+    def check(
+        self, linear: ir.Node, match: Match, ctx: Context
+    ) -> bool | str | dict[str, Any] | None:
         """Constants along the channel axis alone, a weight of its own, no overflow."""
-        lin, f = linear_of(linear), affine_of(match.root, linear.outputs[0])
+        facts = ctx.get(shapes)
+        lin, f = linear_of(linear, facts), affine_of(match.root, facts, linear.outputs[0])
         if lin is None or f is None:
             return False
         is_matmul = linear.op_type == "MatMul"
@@ -77,7 +81,6 @@ class ScaleShiftAfter(Rule):
         if node.op_type == "MatMul":
             operands = (weight, lin.data) if lin.left else (lin.data, weight)
             product: ir.Value = op.MatMul(*operands)
-            product.dtype, product.shape = node.outputs[0].dtype, node.outputs[0].shape
             if b is None:
                 return product
             added: ir.Value = op.Add(product, op.constant(b, f"{lin.weight.name}_bias"))

@@ -10,19 +10,22 @@ from graphopt.passes.fuse.affine import Linear, affine_of, attribute, linear_of,
 from graphopt.passes.fuse.affine_after import new_bias
 from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
 
-from graphopt import Rule
+from graphopt import Context, Rule
+from graphopt.analyses.shapes import Shapes, shapes
 
 __all__ = ["ScaleBefore", "ShiftBefore"]
 
 
-def _check(affine: ir.Node, linear: ir.Node, shift: bool) -> str | bool | dict[str, Any]:
-    lin = linear_of(linear)
+def _check(
+    affine: ir.Node, linear: ir.Node, facts: Shapes, shift: bool
+) -> str | bool | dict[str, Any]:
+    lin = linear_of(linear, facts)
     if lin is None or affine.outputs[0] is not lin.data:
         return False
-    f = affine_of(affine)
+    f = affine_of(affine, facts)
     if f is None or f.shifts is not shift:
         return False
-    rank = lin.data.shape.rank() if lin.data.shape is not None else None
+    rank = facts.rank(lin.data)
     rank = lin.rank if linear.op_type in ("Conv", "ConvTranspose", "Gemm") else rank
     if linear.op_type == "Gemm" and attribute(linear, "transA"):
         return "the operand is transposed"
@@ -77,9 +80,9 @@ class ScaleBefore(Rule):
             op.MatMul(w, scaled, as_="linear"),
         )
 
-    def check(self, affine: ir.Node, linear: ir.Node) -> str | bool | dict[str, Any]:
+    def check(self, affine: ir.Node, linear: ir.Node, ctx: Context) -> str | bool | dict[str, Any]:
         """Constants along the input channels alone, a weight of its own, no overflow."""
-        return _check(affine, linear, shift=False)
+        return _check(affine, linear, ctx.get(shapes), shift=False)
 
     def rewrite(self, op: Any, lin: Linear, x: ir.Value, w: Array) -> ir.Value:
         """The linear operator on the unscaled operand."""
@@ -108,9 +111,9 @@ class ShiftBefore(Rule):
             op.Conv(shifted, w, ..., as_="linear"), op.Gemm(shifted, w, ..., as_="linear")
         )
 
-    def check(self, affine: ir.Node, linear: ir.Node) -> str | bool | dict[str, Any]:
+    def check(self, affine: ir.Node, linear: ir.Node, ctx: Context) -> str | bool | dict[str, Any]:
         """As for `ScaleBefore`, and no padding."""
-        return _check(affine, linear, shift=True)
+        return _check(affine, linear, ctx.get(shapes), shift=True)
 
     def rewrite(self, op: Any, lin: Linear, x: ir.Value, w: Array | None, b: Array) -> ir.Value:
         """The linear operator on the unshifted operand, with a new bias."""

@@ -6,16 +6,12 @@ from typing import Any
 
 import onnx_ir as ir
 from graphopt.passes.fuse.affine import attribute
-from graphopt.passes.fuse.weights import is_float
+from graphopt.passes.fuse.weights import FLOATS
 
-from graphopt import Rule
-from graphopt.pattern import Match
+from graphopt import Context, Rule
+from graphopt.analyses.shapes import shapes
 
 __all__ = ["MatMulAdd", "TransposedOperand"]
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    return None if value is None or value.shape is None else int(value.shape.rank())
 
 
 class MatMulAdd(Rule):
@@ -28,19 +24,16 @@ class MatMulAdd(Rule):
         """A sum with a product."""
         return op.Add(op.MatMul(a, b), c)
 
-    def check(self, a: ir.Value, b: ir.Value, c: ir.Value, match: Match) -> bool | str:
+    def check(self, a: ir.Value, b: ir.Value, c: ir.Value, ctx: Context) -> bool | str:
         """Ranks 2, a bias that broadcasts one way."""
-        if _rank(a) != 2 or _rank(b) != 2 or not is_float(a):
+        facts = ctx.get(shapes)
+        left, right, bias = facts.shape(a), facts.shape(b), facts.shape(c)
+        if left is None or right is None or bias is None or facts.dtype(a) not in FLOATS:
             return False
-        rank, product = _rank(c), match.root.outputs[0].shape
-        if rank is None or rank > 2 or product is None:
+        if len(left) != 2 or len(right) != 2 or len(bias) > 2:
             return False
-        assert c.shape is not None
-        assert b.shape is not None
-        assert a.shape is not None
-        out = (a.shape[0], b.shape[1])
-        for have, want in zip(reversed(tuple(c.shape)), reversed(out), strict=False):
-            if have != 1 and not (have == want and have is not None):
+        for have, want in zip(reversed(bias), (right[1], left[0]), strict=False):
+            if have not in (1, want):
                 return "the bias may broadcast the product"
         return True
 

@@ -9,7 +9,8 @@ import onnx_ir as ir
 from graphopt.passes.fuse.affine import attribute
 from graphopt.passes.fuse.weights import array, constant_shape
 
-from graphopt import Rule
+from graphopt import Context, Rule
+from graphopt.analyses.shapes import shapes
 from graphopt.pattern import constant_value
 
 __all__ = ["PadIntoConv", "PadIntoPool"]
@@ -59,10 +60,11 @@ class PadIntoConv(Rule):
         """A convolution of a padded value."""
         return op.Conv(op.Pad(x, ..., as_="pad"), w, ..., as_="conv")
 
-    def check(self, pad: ir.Node, conv: ir.Node, w: ir.Value) -> bool | str | dict[str, Any]:
+    def check(
+        self, pad: ir.Node, conv: ir.Node, w: ir.Value, ctx: Context
+    ) -> bool | str | dict[str, Any]:
         """Zeros on spatial axes only, and the convolution's padding explicit."""
-        rank = w.shape.rank() if w.shape is not None else None
-        extra = _spatial_pads(pad, rank)
+        extra = _spatial_pads(pad, ctx.get(shapes).rank(w))
         if not isinstance(extra, list):
             return extra
         if _value(pad) != 0.0:
@@ -93,7 +95,7 @@ class PadIntoPool(Rule):
         padded = op.Pad(x, ..., as_="pad")
         return op.any(op.MaxPool(padded, as_="pool"), op.AveragePool(padded, as_="pool"))
 
-    def check(self, pad: ir.Node, pool: ir.Node) -> bool | str | dict[str, Any]:
+    def check(self, pad: ir.Node, pool: ir.Node, ctx: Context) -> bool | str | dict[str, Any]:
         """The padded value is the pooling's neutral one."""
         kernel = list(attribute(pool, "kernel_shape"))
         extra = _spatial_pads(pad, len(kernel) + 2)
@@ -110,7 +112,7 @@ class PadIntoPool(Rule):
         value, own = _value(pad), any(attribute(pool, "pads") or ())
         if pool.op_type == "MaxPool":
             lowest = -np.inf
-            dtype = pad.outputs[0].dtype
+            dtype = ctx.get(shapes).dtype(pad.outputs[0])
             if dtype == ir.DataType.FLOAT:
                 lowest = float(np.finfo(np.float32).min)
             if value is None or value > lowest:

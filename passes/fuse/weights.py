@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.pattern import constant_value
 
-__all__ = ["FLOATS", "array", "constant_shape", "is_float", "per_channel", "shared", "static_shape"]
+__all__ = ["FLOATS", "array", "constant_shape", "number", "per_channel", "shared"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,21 +33,17 @@ def array(value: ir.Value | None) -> Array:
     return tensor.numpy()
 
 
-def is_float(value: ir.Value | None) -> bool:
-    """Whether the element type is known and a floating type a rule may do arithmetic in."""
-    return value is not None and value.dtype in FLOATS
+def number(value: ir.Value | None) -> float | None:
+    """The value of a constant of one element, or None."""
+    shape = constant_shape(value)
+    if shape is None or int(np.prod(shape)) != 1:
+        return None
+    return float(array(value).astype(np.float64).reshape(()))
 
 
 def shared(value: ir.Value) -> bool:
     """Whether more than one node reads `value`: a changed copy would untie or duplicate it."""
     return len(value.uses()) > 1 or value.is_graph_output()
-
-
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape, if it is known and every dimension is a number."""
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return tuple(value.shape.numpy())
 
 
 def per_channel(
