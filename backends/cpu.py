@@ -55,13 +55,44 @@ OPERATORS = frozenset(
     )
 )
 
-#: Unsigned activations with signed weights use the dot-product instructions of x86. Signed
-#: activations fall back to a kernel that is many times slower.
+#: What the provider computes in integers between integer neighbours. Sigmoid and Softmax are not
+#: here: rounding their result costs more than it saves (SiLU between two convolutions: 1.9 times
+#: float with Sigmoid left float, 1.3 times without; Zen 5, 2 threads).
+_INTEGER = frozenset(
+    {
+        "Conv",
+        "MatMul",
+        "Gemm",
+        "Add",
+        "AveragePool",
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GlobalAveragePool",
+        "LeakyRelu",
+        "MaxPool",
+        "Mul",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+
+#: Unsigned activations with signed weights use the dot-product instructions of x86 everywhere.
+#: Signed activations are as fast on some processors and sixty times slower on others.
 _U8S8 = Int8Scheme(
     activation="uint8",
     weight="int8",
     per_channel=True,
-    operators=frozenset({"Conv", "MatMul", "Gemm"}),
+    operators=_INTEGER,
+    group_channels=32,  # 4, 8, 16, 32 channels a group: 0.5, 0.9, 1.0, 1.7 times float
     dynamic=frozenset({"LSTM"}),
 )
 

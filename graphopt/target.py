@@ -20,6 +20,8 @@ class Int8Scheme:
         reduce_range: weights use 7 bits, where pairs of products saturate in 16 bits (x86 before
             VNNI).
         operators: operators that gain from being integer there, by measurement.
+        group_channels: convolutions in groups gain from so many channels a group on. Depthwise
+            ones are not meant: they follow their neighbours.
         dynamic: operators better quantized at run time (activation ranges found on the fly).
         format: "qdq" for Q/DQ pairs around operators, "operator" for QLinear operators.
     """
@@ -30,6 +32,7 @@ class Int8Scheme:
     per_channel: bool = True
     reduce_range: bool = False
     operators: frozenset[str] = frozenset({"Conv", "MatMul", "Gemm"})
+    group_channels: int = 1
     dynamic: frozenset[str] = frozenset()
     format: Literal["qdq", "operator"] = "qdq"
 
