@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from graphopt.context import Analysis as Analysis
     from graphopt.context import Context as Context
     from graphopt.errors import GraphOptError as GraphOptError
+    from graphopt.io import load as load
+    from graphopt.io import save as save
     from graphopt.pass_ import Pass as Pass
     from graphopt.report import Report as Report
     from graphopt.report import Step as Step
@@ -43,7 +45,9 @@ _WHERE = {
     "Samples": "samples",
     "Step": "report",
     "Target": "target",
+    "load": "io",
     "parse": "spec",
+    "save": "io",
     "session": "sessions",
 }
 

@@ -1,0 +1,262 @@
+"""Reading a model: the graph is parsed, the weights stay in the file (memory-mapped)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from graphopt.errors import ModelError
+from graphopt.io import wire
+from graphopt.io.checking import check_structure, check_versions
+from graphopt.io.tensors import MappedFile, MappedTensor, SparseTensor
+
+__all__ = ["SOURCE", "THRESHOLD", "Source", "graphs_of", "load", "source_of"]
+
+#: Tensors of at least this many bytes stay in the file.
+THRESHOLD = 1024
+#: Where `Source` lies in `model.graph.meta` (it survives `model.clone()`).
+SOURCE = "graphopt.source"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The files a model was read from.
+
+    Attributes:
+        path: the .onnx file.
+        files: device and inode of it and of its external data files.
+        external: its weights lay in files of their own.
+        notes: plain sentences on what was set right while reading.
+    """
+
+    path: Path
+    files: frozenset[tuple[int, int]]
+    external: bool
+    notes: tuple[str, ...] = ()
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """Read an ONNX model of opset 7 or later; weights are mapped, not read.
+
+    The file must stay as it is while the model is in use. External data is looked for in the
+    folder of the file, and only there.
+
+    Raises:
+        ModelError: one line that says what is wrong, where, and what to do.
+    """
+    where = Path(path)
+    try:
+        return _load(where)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error.__cause__
+
+
+def source_of(model: ir.Model) -> Source | None:
+    """The files `model` was read from, if graphopt read it."""
+    found = model.graph.meta.get(SOURCE)
+    return found if isinstance(found, Source) else None
+
+
+def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph, those of functions, and every subgraph of them."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        yield graph
+        yield from graph.subgraphs()
+
+
+def _load(path: Path) -> ir.Model:
+    file = _open(path)
+    if not file.view:
+        raise ModelError("the file is empty")
+    token = f"graphopt-{secrets.token_hex(8)}:"
+    try:
+        skeleton, spans = wire.strip(file.view, THRESHOLD, lambda k: f"{token}{k}")
+        proto = onnx.ModelProto.FromString(skeleton)
+    except wire.Truncated as error:
+        raise ModelError(_looks_like(file) or f"the file is cut off: {error}") from error
+    except (wire.Malformed, DecodeError) as error:
+        raise ModelError(_looks_like(file) or "this is not an ONNX model") from error
+    if not proto.HasField("graph"):
+        raise ModelError(_looks_like(file) or "it holds no graph: this is not an ONNX model")
+    check_versions(proto)
+    notes = check_structure(proto)
+    sparse: list[onnx.SparseTensorProto] = []
+    _take_sparse(proto.graph, token, sparse)
+    model = _build(proto)
+    opened: dict[Path, MappedFile] = {}
+
+    def attach(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        location = str(tensor.location)
+        if not location.startswith(token):
+            return _map_external(tensor, path, opened)
+        kind, _, index = location.removeprefix(token).rpartition(":")
+        if kind == "sparse":
+            return SparseTensor(sparse[int(index)])
+        span = spans[int(index)]
+        return _mapped(tensor, file, span.offset, span.length, external=False)
+
+    for graph in graphs_of(model):
+        _attach(graph, attach)
+    if notes:
+        for graph in (model.graph, *(f.graph for f in model.functions.values())):
+            graph.sort()
+    files = frozenset({file.identity, *(f.identity for f in opened.values())})
+    model.graph.meta[SOURCE] = Source(path, files, bool(opened), tuple(notes))
+    return model
+
+
+def _open(path: Path) -> MappedFile:
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.onnx"))
+        found = f", e.g. {path / inside[0]}" if inside else ""
+        raise ModelError(f"this is a folder; name the .onnx file in it{found}")
+    try:
+        return MappedFile(path)
+    except FileNotFoundError:
+        raise ModelError("no such file") from None
+    except OSError as error:
+        raise ModelError(f"the file cannot be read: {error.strerror}") from error
+
+
+def _looks_like(file: MappedFile) -> str | None:
+    """What a file that is not an ONNX model seems to be, with what to do about it."""
+    head = bytes(file.view[:512])
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the model: run `git lfs pull`"
+    if head.startswith(b"PK\x03\x04"):
+        return "this is a zip file (a PyTorch checkpoint?), not an ONNX model: export it to ONNX"
+    if head.lstrip()[:1] == b"<":
+        return "this is a web page or XML, not an ONNX model: was the download complete?"
+    try:
+        text = head.decode()
+    except UnicodeDecodeError:
+        return None
+    if all(c.isprintable() or c in "\r\n\t" for c in text):
+        return "this is a text file, not an ONNX model"
+    return None
+
+
+def _take_sparse(graph: onnx.GraphProto, token: str, found: list[onnx.SparseTensorProto]) -> None:
+    """Put a placeholder initializer for each sparse one, which `onnx_ir` would drop."""
+    for sparse in graph.sparse_initializer:
+        tensor = graph.initializer.add(
+            name=sparse.values.name,
+            data_type=sparse.values.data_type,
+            dims=sparse.dims,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        tensor.external_data.add(key="location", value=f"{token}sparse:{len(found)}")
+        found.append(sparse)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _take_sparse(attribute.g, token, found)
+            for inner in attribute.graphs:
+                _take_sparse(inner, token, found)
+
+
+def _build(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        model: ir.Model = ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first = (str(cause) or type(cause).__name__).splitlines()[0]
+        raise ModelError(f"onnx_ir cannot represent it: {first}") from error
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        if "ai.onnx" in graph.opset_imports:
+            graph.opset_imports[""] = graph.opset_imports.pop("ai.onnx")
+    return model
+
+
+def _attach(graph: ir.Graph, attach: Callable[[ir.ExternalTensor], ir.TensorProtocol]) -> None:
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = attach(value.const_value)
+    for node in graph:
+        for name, one in node.attributes.items():
+            if one.type == ir.AttributeType.TENSOR and isinstance(one.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(
+                    name, attach(one.value), doc_string=one.doc_string
+                )
+            elif one.type == ir.AttributeType.TENSORS and one.value is not None:
+                tensors = [
+                    attach(t) if isinstance(t, ir.ExternalTensor) else t for t in one.as_tensors()
+                ]
+                node.attributes[name] = ir.AttrTensors(name, tensors, doc_string=one.doc_string)
+
+
+def _mapped(
+    tensor: ir.ExternalTensor, file: MappedFile, offset: int, length: int, *, external: bool
+) -> MappedTensor:
+    mapped = MappedTensor(
+        file,
+        offset,
+        tensor.dtype,
+        tensor.shape,
+        name=tensor.name,
+        external=external,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+    if mapped.nbytes != length:
+        raise ModelError(
+            f"tensor '{tensor.name}' holds {length} bytes where its shape "
+            f"{list(tensor.shape)} of {tensor.dtype.name} needs {mapped.nbytes}"
+        )
+    return mapped
+
+
+def _map_external(
+    tensor: ir.ExternalTensor, model: Path, opened: dict[Path, MappedFile]
+) -> MappedTensor:
+    what = f"external data of '{tensor.name}'"
+    path = _inside(str(tensor.location), model, what)
+    if path not in opened:
+        try:
+            opened[path] = MappedFile(path)
+        except FileNotFoundError:
+            raise ModelError(
+                f"{what}: there is no file '{tensor.location}' beside the model; "
+                "copy it there (it belongs to the model)"
+            ) from None
+        except OSError as error:
+            raise ModelError(f"{what}: '{tensor.location}': {error.strerror}") from error
+    file, offset = opened[path], tensor.offset or 0
+    length = tensor.nbytes if tensor.length is None else tensor.length
+    if offset < 0 or offset + length > len(file.view):
+        raise ModelError(
+            f"{what}: '{tensor.location}' has {len(file.view)} bytes, the model needs "
+            f"{offset + length}: the file is cut off or belongs to another model"
+        )
+    return _mapped(tensor, file, offset, length, external=True)
+
+
+def _inside(location: str, model: Path, what: str) -> Path:
+    """The file at `location`; it must lie in the folder of the model, links followed.
+
+    A model that is itself a link (as in the cache of the Hugging Face hub) may have its data
+    beside the link's target.
+    """
+    path = model.parent / location
+    named = os.path.normpath(location)
+    if not location or os.path.isabs(location) or named.split(os.sep)[0] == os.pardir:
+        raise ModelError(
+            f"{what} lies at '{location}', outside the model's folder: refused, since a model "
+            "file could read any file that way"
+        )
+    real = Path(os.path.realpath(path))
+    homes = {Path(os.path.realpath(model.parent)), Path(os.path.realpath(model)).parent}
+    if not any(real.is_relative_to(home) for home in homes):
+        raise ModelError(
+            f"{what}: '{location}' is a link to {real}, outside the model's folder: refused"
+        )
+    return real

@@ -1,0 +1,301 @@
+"""Writing a model: the graph through `onnx_ir`, the weights streamed from where they are.
+
+No more than one tensor that is not mapped is ever made whole, and mapped ones never are, so saving
+costs memory for the graph alone. The same model gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import ModelError, UsageError
+from graphopt.io import wire
+from graphopt.io.reading import THRESHOLD, graphs_of, source_of
+from graphopt.io.replacing import replace_files
+from graphopt.io.tensors import MappedTensor, SparseTensor, chunks, share_key
+
+__all__ = ["save", "size_of", "skeleton_of"]
+
+#: Above this many bytes weights get a file of their own (protobuf ends at 2 GiB).
+_EMBED_LIMIT = 1_900_000_000
+_PROTOBUF_LIMIT = 2**31 - 1
+#: Marks places for tensors in a serialized graph; NUL keeps it apart from any name.
+_TOKEN = "\0graphopt-tensor:"
+#: Weights in their own file start on these boundaries: pages where large, vectors where small.
+_PAGE, _VECTOR, _LARGE = 4096, 64, 1 << 20
+
+#: What a tensor is: a constant of the main graph, an initializer that can be overridden by an input
+#: or lies in another graph, or a node's attribute.
+_Owner = Literal["constant", "initializer", "attribute"]
+#: The external location and offset written for a tensor.
+_Location = tuple[str, int | None]
+#: Says where a large tensor goes; None writes it in place.
+_Place = Callable[[ir.TensorProtocol, str, _Owner], _Location | None]
+
+
+def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
+    """Write `model` to `path`, which then holds all of it or, on any failure, what it held before.
+
+    Args:
+        model: any model, however it was made or read.
+        path: the .onnx file. A link is followed; the file it names is replaced.
+        external: put large weights into `NAME.onnx.data` beside the file. None: if the model was
+            read from such a pair, or is too large for one file (about 1.9 GB).
+
+    Raises:
+        UsageError: `path` is one of the files the model was read from.
+        ModelError: it cannot be written (no such folder, disk full), or is too large for one file.
+    """
+    target = Path(os.path.realpath(path))
+    plan = _plan(model, target.name, external)
+    _check_target(model, target, plan)
+    files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
+    if plan.data:
+        files.insert(0, (target.with_name(plan.data_name), plan.data_bytes()))
+    replace_files(files)
+
+
+def size_of(model: ir.Model, name: str = "model.onnx", *, external: bool | None = None) -> int:
+    """Bytes that `save(model, name, external=external)` would write, external data included."""
+    plan = _plan(model, name, external)
+    return plan.model_size + plan.data_size
+
+
+def skeleton_of(
+    model: ir.Model, location: str
+) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
+    """A model without the bytes of its main graph's large constants, and these, by name.
+
+    Each is declared as external data at `location`; nothing is read. Tensors with elements below
+    8 bits, in subgraphs and in attributes keep their bytes.
+    """
+    large: list[tuple[str, ir.TensorProtocol]] = []
+
+    def place(tensor: ir.TensorProtocol, name: str, owner: _Owner) -> _Location | None:
+        if owner != "constant" or tensor.dtype.bitwidth < 8:
+            return None
+        large.append((name, tensor))
+        return location, 0
+
+    return _proto(model, place), large
+
+
+@dataclasses.dataclass
+class _Plan:
+    """What goes where. `data`: tensors with their offset in the data file, in order."""
+
+    pieces: list[wire.Piece]
+    embedded: list[ir.TensorProtocol]
+    data_name: str
+    data: list[tuple[int, ir.TensorProtocol]]
+
+    @property
+    def model_size(self) -> int:
+        return sum(p.length if isinstance(p, wire.Hole) else len(p) for p in self.pieces)
+
+    @property
+    def data_size(self) -> int:
+        return self.data[-1][0] + self.data[-1][1].nbytes if self.data else 0
+
+    def model_bytes(self) -> Iterator[bytes | memoryview]:
+        for piece in self.pieces:
+            if isinstance(piece, wire.Hole):
+                yield from chunks(self.embedded[piece.index])
+            else:
+                yield piece
+
+    def data_bytes(self) -> Iterator[bytes | memoryview]:
+        at = 0
+        for offset, tensor in self.data:
+            yield bytes(offset - at)
+            yield from chunks(tensor)
+            at = offset + tensor.nbytes
+
+
+def _plan(model: ir.Model, name: str, external: bool | None) -> _Plan:
+    if external is None:
+        external = (
+            _was_external(model)
+            or sum(t.nbytes for t in _tensors(model) if t.dtype != ir.DataType.STRING)
+            > _EMBED_LIMIT
+        )
+    embedded: list[ir.TensorProtocol] = []
+    data: list[tuple[int, ir.TensorProtocol]] = []
+    offsets: dict[object, int] = {}
+    data_name = f"{name}.data"
+
+    def place(tensor: ir.TensorProtocol, name: str, owner: _Owner) -> _Location | None:
+        if not external or owner == "attribute":
+            embedded.append(tensor)
+            return f"{_TOKEN}{len(embedded) - 1}", None
+        key = share_key(tensor)
+        if key not in offsets:
+            end = data[-1][0] + data[-1][1].nbytes if data else 0
+            step = _PAGE if tensor.nbytes >= _LARGE else _VECTOR
+            offsets[key] = -(-end // step) * step
+            data.append((offsets[key], tensor))
+        return data_name, offsets[key]
+
+    proto = _proto(model, place)
+    skeleton = proto.SerializeToString(deterministic=True)
+    pieces = wire.fill(skeleton, _TOKEN.encode(), [t.nbytes for t in embedded])
+    plan = _Plan(pieces, embedded, data_name, data)
+    if plan.model_size > _PROTOBUF_LIMIT:
+        raise ModelError(
+            f"{name} would have {plan.model_size / 1e9:.1f} GB, and one ONNX file cannot exceed "
+            "2.1 GB: save it with external data"
+        )
+    return plan
+
+
+def _proto(model: ir.Model, place: _Place) -> onnx.ModelProto:
+    """The model as protobuf, where tensors for which `place` gives a location have no bytes.
+
+    Works on a clone, which shares tensors and costs the graph alone.
+    """
+    clone = model.clone()
+    sparse: dict[str, onnx.SparseTensorProto] = {}
+    for graph in graphs_of(clone):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            constant = graph is clone.graph and not value.is_graph_input()
+            owner: _Owner = "constant" if constant else "initializer"
+            if isinstance(tensor, SparseTensor):
+                where: _Location = (f"{_TOKEN}sparse{len(sparse)}", None)
+                sparse[where[0]] = tensor.proto
+            elif tensor is None or (found := _place(place, tensor, value.name, owner)) is None:
+                continue
+            else:
+                where = found
+            value.const_value = _placeholder(tensor, value.name, where)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
+                    continue
+                tensor = attribute.as_tensor()
+                found = _place(place, tensor, name, "attribute")
+                if found is not None:
+                    stand_in = _placeholder(tensor, tensor.name, found)
+                    node.attributes[name] = ir.AttrTensor(
+                        name, stand_in, doc_string=attribute.doc_string
+                    )
+    proto = ir.to_proto(clone)
+    _finish(proto.graph, sparse)
+    for function in proto.functions:
+        _finish_inner(function.node, sparse)
+    return proto
+
+
+def _place(
+    place: _Place, tensor: ir.TensorProtocol, name: str | None, owner: _Owner
+) -> _Location | None:
+    if tensor.dtype == ir.DataType.STRING or tensor.nbytes < THRESHOLD:
+        return None
+    return place(tensor, name or "", owner)
+
+
+def _placeholder(
+    tensor: ir.TensorProtocol, name: str | None, where: _Location
+) -> ir.ExternalTensor:
+    location, offset = where
+    return ir.ExternalTensor(
+        location,
+        offset,
+        None if offset is None else tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _finish(graph: onnx.GraphProto, sparse: dict[str, onnx.SparseTensorProto]) -> None:
+    """Make sparse what was sparse, and drop value_info that repeats an initializer's own type."""
+    made = {t.name for t in graph.initializer}
+    kept = [v for v in graph.value_info if v.name not in made or v.metadata_props or v.doc_string]
+    if len(kept) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    if sparse:
+        dense = []
+        for tensor in graph.initializer:
+            location = tensor.external_data[0].value if tensor.external_data else ""
+            if location in sparse:
+                copy = graph.sparse_initializer.add()
+                copy.CopyFrom(sparse[location])
+                copy.values.name = tensor.name
+            else:
+                dense.append(tensor)
+        del graph.initializer[:]
+        graph.initializer.extend(dense)
+    _finish_inner(graph.node, sparse)
+
+
+def _finish_inner(
+    nodes: Iterable[onnx.NodeProto], sparse: dict[str, onnx.SparseTensorProto]
+) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _finish(attribute.g, sparse)
+            for inner in attribute.graphs:
+                _finish(inner, sparse)
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in graphs_of(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    yield attribute.as_tensor()
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(t.nbytes for t in _tensors(model) if t.dtype != ir.DataType.STRING)
+
+
+def _was_external(model: ir.Model) -> bool:
+    source = source_of(model)
+    if source is not None:
+        return source.external
+    return any(isinstance(t, ir.ExternalTensor) for t in _tensors(model))
+
+
+def _check_target(model: ir.Model, target: Path, plan: _Plan) -> None:
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "not a regular file"
+        raise ModelError(f"{target} is {kind}: name the .onnx file to write")
+    if not target.parent.is_dir():
+        raise ModelError(f"{target} cannot be written: there is no folder {target.parent}")
+    source = source_of(model)
+    used = set(source.files) if source is not None else set()
+    paths = set()
+    for tensor in _tensors(model):
+        if isinstance(tensor, MappedTensor):
+            used.add(tensor.file.identity)
+        elif isinstance(tensor, ir.ExternalTensor):
+            paths.add(tensor.path)
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            used.add((status.st_dev, status.st_ino))
+    for path in (target, *([target.with_name(plan.data_name)] if plan.data else ())):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in used:
+                raise UsageError(
+                    f"{path} is a file the model was read from, and the input is never "
+                    "overwritten: choose another output path"
+                )
