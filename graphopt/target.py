@@ -8,6 +8,16 @@ from typing import Literal
 __all__ = ["ONNX", "Int8Scheme", "Target"]
 
 
+#: Operators that compute with weights, and those that keep a region between them connected.
+INTEGER = frozenset(
+    {
+        *("Conv", "Gemm", "MatMul", "Add", "AveragePool", "Concat", "DepthToSpace", "Flatten"),
+        *("Gather", "GlobalAveragePool", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth"),
+        *("Split", "Squeeze", "Transpose", "Unsqueeze"),
+    }
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Int8Scheme:
     """How integers should look for the target to compute with them fast.
@@ -19,10 +29,12 @@ class Int8Scheme:
         per_channel: weights have one scale per output channel.
         reduce_range: weights use 7 bits, where pairs of products saturate in 16 bits (x86 before
             VNNI).
-        operators: operators that gain from being integer there, by measurement.
+        operators: operators that gain from being integer there, by measurement. Those without
+            weights (and Gather of a table) are integer only next to others.
         group_channels: convolutions in groups gain from so many channels a group on. Depthwise
             ones are not meant: they follow their neighbours.
-        dynamic: operators better quantized at run time (activation ranges found on the fly).
+        dynamic: operators better quantized at run time (activation ranges found on the fly),
+            unless what they read already is integer.
         format: "qdq" for Q/DQ pairs around operators, "operator" for QLinear operators.
     """
 
@@ -31,7 +43,7 @@ class Int8Scheme:
     symmetric_activation: bool = False
     per_channel: bool = True
     reduce_range: bool = False
-    operators: frozenset[str] = frozenset({"Conv", "MatMul", "Gemm"})
+    operators: frozenset[str] = INTEGER
     group_channels: int = 1
     dynamic: frozenset[str] = frozenset()
     format: Literal["qdq", "operator"] = "qdq"

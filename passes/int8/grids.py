@@ -71,7 +71,7 @@ def make_weights(
     """
     bits = 7 if scheme.reduce_range else 8
     out = {}
-    for node, kind in plan.nodes.items():
+    for node, kind in (*plan.nodes.items(), *plan.dynamic.items()):
         if kind.weight is None:
             continue
         tensor = weight_of(node.inputs[kind.weight])
@@ -80,7 +80,7 @@ def make_weights(
         axis = kind.axis if scheme.per_channel else None
         scales = weight_scales(array, axis, bits=bits)
         bias = None if kind.bias is None else weight_of(node.inputs[kind.bias])
-        if bias is not None:
+        if bias is not None and node in plan.nodes:
             step = grids[_data(node, kind)[0]].scale
             peak = np.abs(bias.array().reshape(-1))
             least = (peak if scales.ndim else peak.max(initial=0)) / (step * 2**30)

@@ -1,4 +1,4 @@
-"""Inserting Q/DQ: the edit itself, once plan and grids are known.
+"""Inserting Q/DQ around the static nodes of a plan, once its grids are known.
 
 float producer    x -> Q -> DQ -> integer nodes        (float users keep reading x)
 integer producer  y -> Q -> DQ -> every user
@@ -15,10 +15,7 @@ from graphopt.passes.int8.grid import Grid
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.weights import weight_of
-
-from graphopt import provenance
-from graphopt.context import Context
-from graphopt.rewrite import Builder, Names
+from graphopt.passes.int8.writer import Writer
 
 __all__ = ["insert"]
 
@@ -26,197 +23,125 @@ Array = np.ndarray[Any, Any]
 
 
 def insert(
-    model: ir.Model,
-    ctx: Context,
+    writer: Writer,
     plan: Plan,
     grids: Mapping[ir.Value, Grid],
     weights: Mapping[ir.Node, tuple[Array, Array]],
 ) -> None:
     """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node."""
-    _Inserter(model, ctx, grids, weights).run(plan)
+    rounded: dict[ir.Value, ir.Value] = {}
+    made = plan.made_by()
+    for value, grid in grids.items():
+        producer = made.get(value)
+        if producer is not None and _whole(plan, value, plan.nodes[producer]):
+            rounded[value] = _round_all(writer, value, grid, producer)
+    for node, kind in plan.nodes.items():
+        for position in kind.data:
+            value = node.inputs[position]
+            assert value is not None
+            if value not in grids:
+                continue
+            if value not in rounded:
+                rounded[value] = _round(writer, value, grids[value], node)
+            node.replace_input_with(position, rounded[value])
+        if kind.weight is not None:
+            _weigh(writer, node, kind, *weights[node])
 
 
-class _Inserter:
-    def __init__(
-        self,
-        model: ir.Model,
-        ctx: Context,
-        grids: Mapping[ir.Value, Grid],
-        weights: Mapping[ir.Node, tuple[Array, Array]],
-    ) -> None:
-        self.model = model
-        self.ctx = ctx
-        self.grids = grids
-        self.weights = weights
-        self.names = Names(model)
-        self.rounded: dict[ir.Value, ir.Value] = {}
-        self.constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
-        self.stored: dict[tuple[Any, bytes, int | None], ir.Value] = {}
+def _whole(plan: Plan, value: ir.Value, kind: Operator) -> bool:
+    """Whether every user of an integer node's result reads the rounded value."""
+    if kind.output != "either":
+        return True
+    return not value.is_graph_output() and all(
+        use.node in plan.nodes and use.idx in plan.nodes[use.node].data for use in value.uses()
+    )
 
-    def run(self, plan: Plan) -> None:
-        made = plan.made_by()
-        for value, grid in self.grids.items():
-            producer = made.get(value)
-            if producer is not None and self._whole(plan, value, plan.nodes[producer]):
-                self._round_all(value, grid, producer)
-        for node, kind in plan.nodes.items():
-            for position in kind.data:
-                value = node.inputs[position]
-                assert value is not None
-                if value in self.grids:
-                    node.replace_input_with(position, self._round(value, node))
-            if kind.weight is not None:
-                self._weigh(node, kind)
 
-    def _whole(self, plan: Plan, value: ir.Value, kind: Operator) -> bool:
-        """Whether every user of an integer node's result reads the rounded value."""
-        if kind.output != "either":
-            return True
-        return not value.is_graph_output() and all(
-            use.node in plan.nodes and use.idx in plan.nodes[use.node].data for use in value.uses()
-        )
+def _round_all(writer: Writer, value: ir.Value, grid: Grid, producer: ir.Node) -> ir.Value:
+    """Every user of `value` reads it rounded; as a graph output it keeps its name."""
+    uses = list(value.uses())
+    output = value.is_graph_output()
+    at = value.producer()
+    assert at is not None
+    quantizer, last = _pair(writer, value, grid, at, producer)
+    for use in uses:
+        use.node.replace_input_with(use.idx, last)
+    if output:
+        name = value.name
+        value.name = writer.names.fresh(f"{name}_float")
+        value.replace_all_uses_with(last, replace_graph_outputs=True)
+        quantizer.replace_input_with(0, value)
+        last.name = name
+    return last
 
-    def _round_all(self, value: ir.Value, grid: Grid, producer: ir.Node) -> None:
-        uses = list(value.uses())
-        output = value.is_graph_output()
-        at = value.producer()
-        assert at is not None
-        last = self._pair(value, grid, at, producer)
-        for use in uses:
-            use.node.replace_input_with(use.idx, last)
-        if output:
-            name = value.name
-            value.name = self.names.fresh(f"{name}_float")
-            value.replace_all_uses_with(last, replace_graph_outputs=True)
-            pair = last.producer()
-            assert pair is not None
-            assert pair.inputs[0] is not None
-            quantizer = pair.inputs[0].producer()
-            assert quantizer is not None
-            quantizer.replace_input_with(0, value)
-            last.name = name
-        self.rounded[value] = last
 
-    def _round(self, value: ir.Value, node: ir.Node) -> ir.Value:
-        if value in self.rounded:
-            return self.rounded[value]
-        at = value.producer()
-        tensor = weight_of(value)
-        if tensor is not None:
-            last = self._constant(value, tensor.array(), self.grids[value], node)
-        else:
-            last = self._pair(value, self.grids[value], at, node)
-        self.rounded[value] = last
-        return last
+def _round(writer: Writer, value: ir.Value, grid: Grid, node: ir.Node) -> ir.Value:
+    """What an integer node reads in the place of the float `value`."""
+    weight = weight_of(value)
+    if weight is None:
+        return _pair(writer, value, grid, value.producer(), node)[1]
+    info = np.iinfo(grid.dtype)
+    integers = np.clip(np.rint(weight.array() / grid.scale) + grid.zero, info.min, info.max)
+    q = writer.initializer(integers.astype(grid.dtype), f"{value.name}_q")
+    return writer.dequantize(q, *writer.grid(grid), None, node, f"{value.name}_dq")
 
-    def _pair(self, value: ir.Value, grid: Grid, at: ir.Node | None, origin: ir.Node) -> ir.Value:
-        """Q and DQ right after the producer `at` (at the start of the graph for an input)."""
-        scale = self._shared(np.asarray(grid.scale, np.float32), "scale")
-        zero = self._shared(np.asarray(grid.zero, grid.dtype), "zero")
-        q = self._node("QuantizeLinear", [value, scale, zero], f"{value.name}_q")
-        dq = self._node("DequantizeLinear", [q.outputs[0], scale, zero], f"{value.name}_dq")
-        graph = self.model.graph
-        if at is None:
-            graph.insert_before(graph[0], [q, dq])
-        else:
-            graph.insert_after(at, [q, dq])
-        q.outputs[0].type = ir.TensorType(ir.DataType[grid.dtype.upper()])
-        q.outputs[0].shape = dq.outputs[0].shape = value.shape
-        dq.outputs[0].type = value.type
-        provenance.derive([q, dq], [origin], self.ctx.pass_name)
-        return dq.outputs[0]
 
-    def _constant(self, value: ir.Value, array: Array, grid: Grid, node: ir.Node) -> ir.Value:
-        """A constant operand on its grid: integers in the file, then DQ."""
-        info = np.iinfo(grid.dtype)
-        integers = np.clip(np.rint(array / grid.scale) + grid.zero, info.min, info.max)
-        q = self._initializer(integers.astype(grid.dtype), f"{value.name}_q")
-        scale = self._shared(np.asarray(grid.scale, np.float32), "scale")
-        zero = self._shared(np.asarray(grid.zero, grid.dtype), "zero")
-        return self._dequantize(q, scale, zero, None, value, node)
+def _pair(
+    writer: Writer, value: ir.Value, grid: Grid, at: ir.Node | None, origin: ir.Node
+) -> tuple[ir.Node, ir.Value]:
+    """Q and DQ right after the producer `at` (at the start of the graph for an input)."""
+    scale, zero = writer.grid(grid)
+    first = writer.model.graph[0]
+    place = {"after": at} if at is not None else {"before": first}
+    q = writer.node(
+        "QuantizeLinear", [value, scale, zero], f"{value.name}_q", origin=[origin], **place
+    )
+    dq = writer.node(
+        "DequantizeLinear",
+        [q.outputs[0], scale, zero],
+        f"{value.name}_dq",
+        origin=[origin],
+        after=q,
+    )
+    q.outputs[0].type = ir.TensorType(ir.DataType[grid.dtype.upper()])
+    q.outputs[0].shape = dq.outputs[0].shape = value.shape
+    dq.outputs[0].type = value.type
+    return q, dq.outputs[0]
 
-    def _weigh(self, node: ir.Node, kind: Operator) -> None:
-        assert kind.weight is not None
-        value = node.inputs[kind.weight]
-        assert value is not None
-        integers, scales = self.weights[node]
-        axis = kind.axis if scales.ndim else None
-        weight = weight_of(value)
-        assert weight is not None
-        key = (weight.key, scales.tobytes(), axis)
-        if key not in self.stored:
-            q = self._initializer(integers, f"{value.name}_q")
-            scale = self._shared(scales, f"{value.name}_scale")
-            zero = self._shared(np.zeros(scales.shape, integers.dtype), "zero")
-            self.stored[key] = self._dequantize(q, scale, zero, axis, value, node)
-        data = node.inputs[kind.data[0]]
-        node.replace_input_with(kind.weight, self.stored[key])
-        if kind.bias is not None:
-            assert data is not None
-            self._bias(node, kind, scales, data)
 
-    def _bias(self, node: ir.Node, kind: Operator, scales: Array, data: ir.Value) -> None:
-        """Bias as int32 at scale(data) * scale(weight), so that sums need no shift."""
-        assert kind.bias is not None
-        value = node.inputs[kind.bias]
-        assert value is not None
-        tensor = weight_of(value)
-        if tensor is None:
-            return
-        pair = data.producer()
-        assert pair is not None
-        assert pair.inputs[1] is not None
-        step = weight_of(pair.inputs[1])
-        assert step is not None
-        product = (step.array().astype(np.float32) * scales).astype(np.float32)
-        flat = tensor.array().reshape(-1).astype(np.float64)
-        integers = np.clip(np.rint(flat / product), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        axis = 0 if product.ndim else None
-        q = self._initializer(integers, f"{value.name}_q")
-        scale = self._initializer(product, f"{value.name}_scale")
-        zero = self._shared(np.zeros(product.shape, np.int32), "zero")
-        node.replace_input_with(kind.bias, self._dequantize(q, scale, zero, axis, value, node))
+def _weigh(writer: Writer, node: ir.Node, kind: Operator, integers: Array, scales: Array) -> None:
+    assert kind.weight is not None
+    value = node.inputs[kind.weight]
+    weight = weight_of(value)
+    assert value is not None
+    assert weight is not None
+    axis = kind.axis if scales.ndim else None
+    q = writer.kept((weight.key, scales.tobytes(), axis), integers, f"{value.name}_q")
+    scale = writer.shared(scales, f"{value.name}_scale")
+    zero = writer.shared(np.zeros(scales.shape, integers.dtype), "zero")
+    dq = writer.dequantize(q, scale, zero, axis, node, f"{value.name}_dq")
+    node.replace_input_with(kind.weight, dq)
+    if kind.bias is not None:
+        _bias(writer, node, kind, scales)
 
-    def _dequantize(
-        self,
-        q: ir.Value,
-        scale: ir.Value,
-        zero: ir.Value,
-        axis: int | None,
-        old: ir.Value,
-        node: ir.Node,
-    ) -> ir.Value:
-        attributes = None if axis is None else {"axis": axis}
-        dq = self._node("DequantizeLinear", [q, scale, zero], f"{old.name}_dq", attributes)
-        self.model.graph.insert_before(node, dq)
-        dq.outputs[0].type, dq.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), q.shape
-        provenance.derive([dq], [node], self.ctx.pass_name)
-        return dq.outputs[0]
 
-    def _node(
-        self,
-        op_type: str,
-        inputs: list[ir.Value],
-        name: str,
-        attributes: dict[str, Any] | None = None,
-    ) -> ir.Node:
-        node = ir.Node(
-            "",
-            op_type,
-            inputs,
-            ir.convenience.convert_attributes(attributes or {}),
-            num_outputs=1,
-            name=self.names.fresh(name),
-        )
-        node.outputs[0].name = node.name
-        return node
-
-    def _initializer(self, array: Array, name: str) -> ir.Value:
-        builder = Builder(self.model, self.model.graph[0], self.names)
-        return builder.constant(array, name)
-
-    def _shared(self, array: Array, name: str) -> ir.Value:
-        key = (str(array.dtype), array.tobytes(), array.shape)
-        if key not in self.constants:
-            self.constants[key] = self._initializer(array, name)
-        return self.constants[key]
+def _bias(writer: Writer, node: ir.Node, kind: Operator, scales: Array) -> None:
+    """Bias as int32 at scale(data) * scale(weight), so that sums need no shift."""
+    assert kind.bias is not None
+    value = node.inputs[kind.bias]
+    data = node.inputs[kind.data[0]]
+    bias = weight_of(value)
+    pair = data.producer() if data is not None else None
+    if bias is None or value is None or pair is None:
+        return
+    step = weight_of(pair.inputs[1])
+    assert step is not None
+    product = (step.array().astype(np.float32) * scales).astype(np.float32)
+    flat = bias.array().reshape(-1).astype(np.float64)
+    integers = np.clip(np.rint(flat / product), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    q = writer.initializer(integers, f"{value.name}_q")
+    scale = writer.initializer(product, f"{value.name}_scale")
+    zero = writer.shared(np.zeros(product.shape, np.int32), "zero")
+    axis = 0 if product.ndim else None
+    dq = writer.dequantize(q, scale, zero, axis, node, f"{value.name}_dq")
+    node.replace_input_with(kind.bias, dq)

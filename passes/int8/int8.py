@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import onnx_ir as ir
+from graphopt.passes.int8.dynamic import multiply_dynamically
 from graphopt.passes.int8.grids import make_grids, make_weights, observed
 from graphopt.passes.int8.insert import insert
 from graphopt.passes.int8.operators import ALREADY
-from graphopt.passes.int8.plan import Plan, make_plan
+from graphopt.passes.int8.plan import Mode, Plan, make_plan
+from graphopt.passes.int8.recurrent import quantize_lstm
+from graphopt.passes.int8.tables import quantize_table
 from graphopt.passes.int8.weights import weight_of
+from graphopt.passes.int8.writer import Writer
 
-from graphopt.analyses.ranges import minmax
+from graphopt.analyses.ranges import Range, minmax
 from graphopt.context import Context
 from graphopt.pass_ import Pass
 from graphopt.rewrite import remove_dead
+from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
 
@@ -46,30 +52,30 @@ class Int8(Pass):
         if (model.graph.opset_imports.get("") or 0) < OPSET:
             ctx.note(f"int8 needs opset {OPSET} or newer for scales per channel.")
             return 0
-        if ctx.samples is None:
-            ctx.note("int8 has no samples to find ranges with; give --samples.")
-            return 0
-        if ctx.samples.synthetic:
+        samples = ctx.samples
+        if samples is None:
+            ctx.note("Without --samples int8 quantizes only what needs no ranges.")
+        elif samples.synthetic:
             ctx.note(
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
-        draft = make_plan(model.graph, scheme.operators, self._allowed)
-        ranges = minmax(model, observed(draft), ctx.samples)
+        static = samples is not None
+        draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
+        ranges = {} if samples is None else minmax(model, observed(draft), samples)
         plan = make_plan(
             model.graph,
-            scheme.operators,
-            lambda n: self._allowed(n) or (None if ctx.edit(self, n) else "its edit was denied"),
+            ctx.target,
+            lambda n, mode: (
+                self._allowed(n, mode) or (None if ctx.edit(self, n) else "its edit was denied")
+            ),
+            static=static,
         )
-        grids = make_grids(plan, ranges, scheme)
-        weights = make_weights(plan, grids, scheme)
         _report(model, ctx, plan)
-        insert(model, ctx, plan, grids, weights)
-        _drop_unused(model)
-        ctx.invalidate()
-        return len(plan.nodes)
+        apply(model, ctx, plan, ranges, scheme)
+        return len(plan)
 
-    def _allowed(self, node: ir.Node) -> str | None:
+    def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
         name = node.name or ""
         for pattern in self.exclude:
             if fnmatchcase(name, pattern):
@@ -77,21 +83,57 @@ class Int8(Pass):
         return None
 
 
+def apply(
+    model: ir.Model,
+    ctx: Context,
+    plan: Plan,
+    ranges: Mapping[str, Range | None],
+    scheme: Int8Scheme,
+) -> None:
+    """Make the nodes of `plan` integer and drop what they leave behind."""
+    bits = 7 if scheme.reduce_range else 8
+    grids = make_grids(plan, ranges, scheme)
+    weights = make_weights(plan, grids, scheme)
+    writer = Writer(model, ctx)
+    insert(writer, plan, grids, weights)
+    quantized: dict[ir.Value, list[ir.Value]] = {}
+    dead = [*plan.tables, *plan.recurrent]
+    for node, kind in plan.dynamic.items():
+        dead.append(multiply_dynamically(writer, node, kind, weights[node], quantized))
+    for node in plan.tables:
+        quantize_table(writer, node)
+    for node in plan.recurrent:
+        quantize_lstm(writer, node, bits=bits)
+    remove_dead(dead)
+    _drop_unused(model)
+    ctx.invalidate()
+
+
 def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
     """Say what stays float and why, and which share of the weights became integer."""
     for node, reason in plan.left.items():
         if reason != ALREADY:
             ctx.refuse("Int8", node, reason)
-    if not plan.nodes:
+    if not len(plan):
         return
-    inside = {
-        weight.root: weight.tensor.nbytes
-        for node, kind in plan.nodes.items()
-        if kind.weight is not None and (weight := weight_of(node.inputs[kind.weight]))
-    }
+    inside: dict[ir.Value, int] = {}
+    for node, kind in (*plan.nodes.items(), *plan.dynamic.items()):
+        if kind.weight is not None:
+            _count(inside, node.inputs[kind.weight])
+    for node in plan.tables:
+        _count(inside, node.inputs[0])
+    for node in plan.recurrent:
+        _count(inside, node.inputs[1])
+        _count(inside, node.inputs[2])
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    share = sum(inside.values()) / max(total, 1)
-    ctx.note(f"int8: {len(plan.nodes)} nodes, {share:.1%} of the weight bytes.")
+    share = min(1.0, sum(inside.values()) / max(total, 1))
+    ctx.note(f"int8: {len(plan)} nodes, {share:.1%} of the weight bytes.")
+
+
+def _count(inside: dict[ir.Value, int], value: ir.Value | None) -> None:
+    weight = weight_of(value)
+    if weight is not None:
+        inside[weight.root] = weight.tensor.nbytes
 
 
 def _drop_unused(model: ir.Model) -> None:

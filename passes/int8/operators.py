@@ -183,9 +183,6 @@ OPERATORS: dict[str, Callable[[ir.Node], Verdict]] = {
     "Unsqueeze": _first_same,
 }
 
-#: Operators that compute with a weight and start an integer region.
-CORE = frozenset({"Conv", "Gemm", "MatMul"})
-
 #: Clamps that a grid's own ends can stand for, with their least output.
 CLAMPS = frozenset({"Relu", "Clip"})
 

@@ -1,6 +1,8 @@
-"""The plan: which nodes become integer, grown outward from those that compute with weights.
+"""The plan: which nodes become integer and how, grown outward from those that have weights.
 
-core      Conv, MatMul, Gemm with a constant weight, where the target gains from them
+static    ranges are known before: Q/DQ around the node
+dynamic   ranges are found at run time: MatMul, Gemm, LSTM where the target prefers it
+table     an embedding looked up in int8
 followers nodes all of whose activations already are integers: they join at no cost, since
           a float follower would need each of them dequantized
 """
@@ -9,34 +11,61 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import onnx_ir as ir
-from graphopt.passes.int8.operators import CORE, Operator, clamp_after, describe
+from graphopt.passes.int8 import recurrent, tables
+from graphopt.passes.int8.operators import Operator, clamp_after, describe
 from graphopt.passes.int8.weights import weight_of
 
-__all__ = ["Plan", "make_plan"]
+from graphopt.target import Target
+
+__all__ = ["Mode", "Plan", "make_plan"]
+
+Mode = Literal["static", "dynamic", "table", "lstm"]
+
+#: Operators that compute with a weight and start an integer region.
+CORE = frozenset({"Conv", "Gemm", "MatMul"})
+POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 @dataclasses.dataclass
 class Plan:
-    """What to make integer.
+    """What to make integer; every dict is in graph order.
 
     Attributes:
-        nodes: the integer nodes in graph order, and what each operator is.
+        nodes: the static nodes, and what each operator is.
         clamps: Relu and Clip nodes that belong to the integer node before them, by that node.
+        dynamic: nodes whose activations are quantized at run time.
+        tables, recurrent: lookups and LSTMs to make integer.
         left: nodes with weights that stay float, and why.
     """
 
     nodes: dict[ir.Node, Operator] = dataclasses.field(default_factory=dict)
     clamps: dict[ir.Node, ir.Node] = dataclasses.field(default_factory=dict)
+    dynamic: dict[ir.Node, Operator] = dataclasses.field(default_factory=dict)
+    tables: list[ir.Node] = dataclasses.field(default_factory=list)
+    recurrent: list[ir.Node] = dataclasses.field(default_factory=list)
     left: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.nodes) + len(self.dynamic) + len(self.tables) + len(self.recurrent)
+
+    def modes(self) -> dict[ir.Node, Mode]:
+        """How each planned node becomes integer."""
+        found: dict[ir.Node, Mode] = dict.fromkeys(self.nodes, "static")
+        found.update(dict.fromkeys(self.dynamic, "dynamic"))
+        found.update(dict.fromkeys(self.tables, "table"))
+        found.update(dict.fromkeys(self.recurrent, "lstm"))
+        return found
+
     def output(self, node: ir.Node) -> ir.Value:
-        """The value that carries the result of integer node `node`."""
+        """The value that carries the result of static node `node`."""
         return self.clamps.get(node, node).outputs[0]
 
     def made_by(self) -> dict[ir.Value, ir.Node]:
-        """Integer node by the values that carry its results."""
+        """Static node by the values that carry its results."""
         found: dict[ir.Value, ir.Node] = {}
         for node in self.nodes:
             for value in node.outputs:
@@ -46,48 +75,127 @@ class Plan:
 
 
 def make_plan(
-    graph: ir.Graph, operators: frozenset[str], allowed: Callable[[ir.Node], str | None]
+    graph: ir.Graph,
+    target: Target,
+    allowed: Callable[[ir.Node, Mode], str | None],
+    *,
+    static: bool = True,
 ) -> Plan:
-    """The integer nodes of `graph`.
+    """The nodes of `graph` to make integer.
 
     Args:
         graph: the main graph.
-        operators: operator types the target gains from.
-        allowed: the reason why a node must stay float, or None.
+        target: its scheme says which operators gain, and how.
+        allowed: the reason why a node must stay float in this mode, or None. Asked last.
+        static: whether ranges are to be had; without samples they are not.
     """
     plan = Plan()
     integer: set[ir.Value] = set()
+    assert target.int8 is not None
+    scheme = target.int8
     for node in graph:
+        if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
+            _recurrent(plan, node, target, allowed)
+            continue
+        if node.op_type == "Gather" and weight_of(node.inputs[0]) is not None:
+            if "Gather" in scheme.operators and tables.why_not(node) is None:
+                reason = allowed(node, "table")
+                if reason is None:
+                    plan.tables.append(node)
+                else:
+                    plan.left[node] = reason
+            continue
         kind = describe(node)
         if kind is None:
             continue
-        weighty = node.op_type in CORE
+        core = node.op_type in CORE
         if isinstance(kind, str):
-            if weighty:
+            if core:
                 plan.left[node] = kind
             continue
-        if node.op_type not in operators:
+        follows = _follows(node, kind, integer)
+        dynamic = (
+            node.op_type in scheme.dynamic and _two_axes(node, kind) and not (follows and static)
+        )
+        if not dynamic and not (static and node.op_type in scheme.operators):
             if kind.weight is not None:
-                plan.left[node] = f"integer {node.op_type} is not faster on this target"
+                plan.left[node] = (
+                    f"integer {node.op_type} is not faster on this target"
+                    if static
+                    else "its ranges are not known without samples"
+                )
             continue
-        reason = allowed(node)
+        if not dynamic and not follows and (not core or kind.weight is None):
+            continue
+        if _narrow(node, scheme.group_channels):
+            plan.left[node] = "its groups have too few channels to gain on this target"
+            continue
+        reason = allowed(node, "dynamic" if dynamic else "static")
         if reason is not None:
-            if weighty:
+            if kind.weight is not None:
                 plan.left[node] = reason
             continue
-        if not weighty and not _follows(node, kind, integer):
+        if dynamic:
+            plan.dynamic[node] = kind
             continue
         plan.nodes[node] = kind
         clamp = clamp_after(node)
         if clamp is not None:
             plan.clamps[node] = clamp
-        if kind.output == "integer" or kind.output == "same":
+        if kind.output != "either":
             integer.update(node.outputs)
             integer.add(plan.output(node))
+    _trim(plan)
     return plan
 
 
+def _trim(plan: Plan) -> None:
+    """Drop followers at the end of a region that save no conversion and no work there."""
+    for node, kind in reversed(list(plan.nodes.items())):
+        if node.op_type in CORE or node.op_type in POOLS or _read(plan, node):
+            continue
+        given = {node.inputs[i] for i in kind.data if weight_of(node.inputs[i]) is None}
+        if len(given) < 2 or kind.output == "same":
+            del plan.nodes[node]
+            plan.clamps.pop(node, None)
+
+
+def _read(plan: Plan, node: ir.Node) -> bool:
+    values = {*node.outputs, plan.output(node)}
+    return any(use.node in plan.nodes for value in values for use in value.uses())
+
+
+def _recurrent(
+    plan: Plan, node: ir.Node, target: Target, allowed: Callable[[ir.Node, Mode], str | None]
+) -> None:
+    assert target.int8 is not None
+    reason = recurrent.why_not(node, target.operators)
+    if reason is None and node.op_type not in target.int8.dynamic:
+        reason = f"integer {node.op_type} is not faster on this target"
+    reason = reason or allowed(node, "lstm")
+    if reason is None:
+        plan.recurrent.append(node)
+    else:
+        plan.left[node] = reason
+
+
+def _narrow(node: ir.Node, channels: int) -> bool:
+    """A convolution whose groups have fewer input channels than this, but more than one."""
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1:
+        return False
+    weight = weight_of(node.inputs[1])
+    return weight is not None and 1 < weight.shape[1] < channels
+
+
+def _two_axes(node: ir.Node, kind: Operator) -> bool:
+    if kind.weight is None:
+        return False
+    weight = weight_of(node.inputs[kind.weight])
+    return weight is not None and len(weight.shape) == 2
+
+
 def _follows(node: ir.Node, kind: Operator, integer: set[ir.Value]) -> bool:
+    """Whether every activation it reads is an integer already."""
     data = [node.inputs[i] for i in kind.data]
     return any(v in integer for v in data) and all(
         v in integer or weight_of(v) is not None for v in data

@@ -99,9 +99,16 @@ def test_gemm_with_alpha_is_left():
     )
 
 
-def test_matmul_of_two_activations():
-    model = quantized("y = MatMul(x, w)", {"x": normal(2, 5, 10), "w": normal(2, 10, 7)}, {})
-    assert operators(model).count("QuantizeLinear") == 2
+def test_a_product_of_two_float_activations_stays_float():
+    inputs = {"x": normal(2, 5, 10), "w": normal(2, 10, 7)}
+    check(Int8(), "y = MatMul(x, w)", unchanged=True, inputs=inputs, samples=Given(inputs))
+
+
+def test_a_product_of_two_integers_is_integer():
+    before = "a = Conv(x, v)  t = Transpose <perm=[0, 1, 3, 2]> (a)  y = MatMul(a, t)"
+    model = quantized(before, {"x": normal(1, 4, 6, 6)}, {"v": normal(4, 4, 1, 1)})
+    product = next(n for n in model.graph if n.op_type == "MatMul")
+    assert {v.producer().op_type for v in product.inputs} == {"DequantizeLinear"}
 
 
 @pytest.mark.parametrize("group", [2, 4])

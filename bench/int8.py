@@ -1,0 +1,357 @@
+"""INT8 beside ONNX Runtime's quantizers, onnxsim and NNCF, on the same models in the same run.
+
+    python bench/int8.py --models DIR [--models DIR ...] [--glyphs DIR] --out bench/results/int8
+
+DIR holds NAME.onnx with NAME.npz (arrays `in:INPUT`). Every variant is made in a process of its
+own (seconds and peak memory are that process's), then all are opened side by side and timed in
+interleaved rounds. Output error is the worst output's relative L2 against the float model.
+The glyph models are calibrated on 256 training images and judged on the validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+CALIBRATION = 256
+
+
+# --- variants: each writes `out` from `source` and a folder of samples ---------------------------
+
+
+def ours(source, out, feeds):
+    import onnx_ir as ir
+    from graphopt.passes.int8 import Int8
+
+    from graphopt.backend import find_target
+    from graphopt.context import Context
+
+    model = ir.load(source)
+    ctx = Context(model, target=find_target("cpu"), samples=_samples(feeds), pass_name="int8")
+    Int8().run(model, ctx)
+    ir.save(model, out)
+    return {"notes": ctx.notes, "left": [f"{r.node}: {r.reason}" for r in ctx.refusals]}
+
+
+def _samples(feeds):
+    from graphopt.samples import Samples
+
+    class Given(Samples):
+        def __iter__(self):
+            return iter(feeds)
+
+    return Given()
+
+
+def _reader(feeds):
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(feeds)
+
+        def get_next(self):
+            return next(self.left, None)
+
+    return Reader()
+
+
+def _prepared(source, out):
+    """The model after ONNX Runtime's own preparation, or itself where that fails.
+
+    Intermediate shapes are dropped first: its dynamic quantizer takes stale ones for errors.
+    """
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = str(Path(out).with_suffix(".pre.onnx"))
+    bare = str(Path(out).with_suffix(".bare.onnx"))
+    model = onnx.load(source)
+    del model.graph.value_info[:]
+    onnx.save(model, bare)
+    source = bare
+    try:
+        quant_pre_process(str(source), prepared, skip_symbolic_shape=True)
+    except Exception as error:  # its failures are of every kind; the plain model still counts
+        print(f"    quant_pre_process: {type(error).__name__}: {str(error)[:120]}")
+        return str(source)
+    return prepared
+
+
+def _static(source, out, feeds, activation):
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        _prepared(source, out),
+        str(out),
+        _reader(feeds),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=(activation and getattr(QuantType, activation)) or QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def ort_s8s8(source, out, feeds):
+    from onnxruntime.quantization import quantize_static
+
+    quantize_static(_prepared(source, out), str(out), _reader(feeds))
+
+
+def ort_u8s8(source, out, feeds):
+    _static(source, out, feeds, "QUInt8")
+
+
+def ort_dynamic(source, out, feeds):
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(_prepared(source, out), str(out), per_channel=True)
+
+
+VARIANTS = {
+    "graphopt": ours,
+    "ort_s8s8": ort_s8s8,
+    "ort_u8s8": ort_u8s8,
+    "ort_dynamic": ort_dynamic,
+}
+
+
+def make(variant, source, out, feeds):
+    """Run one variant in its own process: seconds, peak memory above the start, or the error."""
+    ends, begins = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_child, args=(variant, source, out, feeds, begins)
+    )
+    process.start()
+    begins.close()
+    try:
+        result = ends.recv()
+    except EOFError:
+        result = {"error": "the process died"}
+    process.join()
+    return result
+
+
+def _child(variant, source, out, feeds, pipe):
+    import logging
+    import warnings
+
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    os.nice(5)
+    began = time.perf_counter()
+    try:
+        extra = VARIANTS[variant](source, out, feeds) or {}
+        result = {**extra, "seconds": time.perf_counter() - began}
+    except Exception as error:
+        result = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    pipe.send(result)
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def open_model(path, threads):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def latency(sessions, feeds, seconds):
+    """Ratio to the float model (below 1 is faster) with its interval, and milliseconds."""
+    from graphopt.timing import interleave, interval
+
+    names = list(sessions)
+    times = interleave([lambda s=s: s.run(None, feeds) for s in sessions.values()], seconds)
+    base = times[:, names.index("float")]
+    out = {}
+    for k, name in enumerate(names):
+        mean, low, high = interval(np.log(times[:, k] / base))
+        out[name] = {
+            "ms": float(np.median(times[:, k])),
+            "speedup": math.exp(-mean),
+            "ci": [math.exp(-high), math.exp(-low)],
+        }
+    return out
+
+
+def error(expected, got):
+    worst = 0.0
+    for a, b in zip(expected, got, strict=True):
+        if a.dtype.kind == "f" and a.size:
+            a64, b64 = a.astype(np.float64), b.astype(np.float64)
+            worst = max(worst, float(np.linalg.norm(a64 - b64) / max(np.linalg.norm(a64), 1e-30)))
+    return worst
+
+
+def bench(source, feeds, probe, args, accuracy=None):
+    """One model: every variant's row."""
+    rows = {}
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        paths = {"float": source}
+        for variant in args.variants:
+            out = Path(folder, f"{variant}.onnx")
+            kept = args.keep and Path(args.keep, f"{source.parent.name}-{source.stem}-{out.name}")
+            if kept and kept.exists() and not variant.startswith("graphopt"):
+                shutil.copy(kept, out)
+                rows[variant] = json.loads(kept.with_suffix(".json").read_text())
+            else:
+                rows[variant] = make(variant, source, out, feeds)
+                if kept and "error" not in rows[variant]:
+                    shutil.copy(out, kept)
+                    kept.with_suffix(".json").write_text(json.dumps(rows[variant]))
+            if "error" not in rows[variant]:
+                paths[variant] = out
+        rows["float"] = {}
+        sessions = {}
+        for name, path in paths.items():
+            try:
+                sessions[name] = open_model(path, args.threads)
+            except Exception as failure:
+                rows[name]["error"] = f"does not open: {str(failure)[:150]}"
+                continue
+            rows[name]["bytes"] = Path(path).stat().st_size
+        expected = sessions["float"].run(None, probe)
+        for name, session in sessions.items():
+            rows[name]["error_l2"] = error(expected, session.run(None, probe))
+            if accuracy is not None:
+                rows[name]["accuracy"] = accuracy(session)
+        for name, figures in latency(sessions, probe, args.seconds).items():
+            rows[name].update(figures)
+    return rows
+
+
+# --- models and report ---------------------------------------------------------------------------
+
+
+def zoo(folders, only):
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*.onnx")):
+            if only and path.stem not in only:
+                continue
+            arrays = np.load(path.with_suffix(".npz"))
+            feeds = {k[3:]: arrays[k] for k in arrays.files if k.startswith("in:")}
+            yield f"{path.parent.name}/{path.stem}", path, [feeds], feeds, None
+
+
+def glyphs(folder, only):
+    data = np.load(Path(folder, "glyphs.npz"))
+
+    def images(x):
+        return ((x / np.float32(255) - np.float32(0.5)) / np.float32(0.25)).astype(np.float32)
+
+    train, val = images(data["x_train"][:CALIBRATION]), images(data["x_val"])
+    for path in sorted(Path(folder).glob("*.onnx")):
+        if only and path.stem not in only:
+            continue
+
+        def accuracy(session):
+            name = session.get_inputs()[0].name
+            hits = [
+                session.run(None, {name: val[k : k + 250]})[0].argmax(1)
+                == data["y_val"][k : k + 250]
+                for k in range(0, len(val), 250)
+            ]
+            return float(np.concatenate(hits).mean())
+
+        import onnx
+
+        name = onnx.load(path, load_external_data=False).graph.input[0].name
+        feeds = [{name: train[k : k + 8]} for k in range(0, len(train), 8)]
+        yield f"glyphs/{path.stem}", path, feeds, {name: val[:1]}, accuracy
+
+
+def table(results):
+    lines = [
+        "| model | variant | ms | speed-up | bytes | error | accuracy | seconds | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model, rows in results.items():
+        base = rows["float"].get("bytes", 1)
+        for name in ["float", *(n for n in rows if n != "float")]:
+            row = rows[name]
+            if "ms" not in row:
+                lines.append(f"| {model} | {name} | {row.get('error', '')} | | | | | | |")
+                continue
+            lines.append(
+                f"| {model} | {name} | {row['ms']:.3g} | {row['speedup']:.2f} | "
+                f"{row['bytes'] / base:.3f} | {row['error_l2']:.4f} | "
+                f"{row['accuracy']:.4f} | ".replace("nan", "")
+                if "accuracy" in row
+                else f"| {model} | {name} | {row['ms']:.3g} | {row['speedup']:.2f} | "
+                f"{row['bytes'] / base:.3f} | {row['error_l2']:.4f} | | "
+            )
+            lines[-1] += f"{row.get('seconds', 0):.1f} | {row.get('peak_mb', 0):.0f} |"
+    return "\n".join(lines)
+
+
+def summary(results):
+    """Our speed-up over the best of ONNX Runtime's variants, per model and in the mean."""
+    lines, logs = [], []
+    for model, rows in results.items():
+        mine = rows["graphopt"].get("speedup")
+        peers = {
+            n: r["speedup"] for n, r in rows.items() if n.startswith("ort_") and "speedup" in r
+        }
+        if mine is None or not peers:
+            lines.append(f"{model}: not comparable")
+            continue
+        best = max(peers, key=peers.__getitem__)
+        logs.append(math.log(mine / peers[best]))
+        lines.append(
+            f"{model:32s} ours {mine:5.2f}  best {best:12s} {peers[best]:5.2f}  "
+            f"ratio {mine / peers[best]:5.2f}  error {rows['graphopt']['error_l2']:.4f} "
+            f"against {rows[best]['error_l2']:.4f}"
+        )
+    if logs:
+        lines.append(
+            f"geometric mean of ours / best of ONNX Runtime: {math.exp(np.mean(logs)):.3f}"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", action="append", default=[], help="a folder of models")
+    parser.add_argument("--glyphs", help="the folder of glyph models and data")
+    parser.add_argument("--only", nargs="*", help="model names")
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--seconds", type=float, default=5.0, help="timing per model")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--scratch", help="folder for temporary models")
+    parser.add_argument("--keep", help="folder that keeps the peers' models between runs")
+    parser.add_argument("--out", help="write OUT.md and OUT.json")
+    args = parser.parse_args()
+    results = {}
+    models = list(zoo(args.models, args.only))
+    if args.glyphs:
+        models += list(glyphs(args.glyphs, args.only))
+    for name, path, feeds, probe, accuracy in models:
+        results[name] = bench(path, feeds, probe, args, accuracy)
+        print(summary({name: results[name]}).splitlines()[0], flush=True)
+        if args.out:
+            Path(args.out).with_suffix(".json").write_text(json.dumps(results, indent=1))
+    print(table(results))
+    print(summary(results))
+    if args.out:
+        text = f"{table(results)}\n\n```\n{summary(results)}\n```\n"
+        Path(args.out).with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

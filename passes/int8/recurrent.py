@@ -1,0 +1,73 @@
+"""LSTM with int8 weights: `com.microsoft:DynamicQuantizeLSTM`, activations quantized at run time.
+
+ONNX keeps W as [directions, 4 * hidden, input] and R as [directions, 4 * hidden, hidden]; this
+operator wants both transposed, and a symmetric scale per direction and row of 4 * hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.int8.grid import SMALLEST_SCALE
+from graphopt.passes.int8.weights import weight_of
+from graphopt.passes.int8.writer import Writer
+
+__all__ = ["OPERATOR", "quantize_lstm", "why_not"]
+
+OPERATOR = "com.microsoft:DynamicQuantizeLSTM"
+Array = np.ndarray[Any, Any]
+
+
+def why_not(node: ir.Node, operators: frozenset[str]) -> str | None:
+    """The reason why this LSTM or GRU cannot be integer, or None."""
+    if node.op_type != "LSTM":
+        return f"the runtime has no integer {node.op_type}"
+    if OPERATOR not in operators:
+        return "the target has no integer LSTM"
+    if node.attributes.get_int("layout", 0):
+        return "its layout is batch first"
+    if weight_of(node.inputs[1]) is None or weight_of(node.inputs[2]) is None:
+        return "its weights are computed, not constant"
+    return None
+
+
+def quantize_lstm(writer: Writer, node: ir.Node, *, bits: int = 8) -> None:
+    """Replace `node` by its integer form; `node` is left dead."""
+    inputs = list(node.inputs) + [None] * (8 - len(node.inputs))
+    new: list[ir.Value | None] = list(inputs)
+    extra: list[ir.Value | None] = []
+    for k in (1, 2):
+        value = inputs[k]
+        weight = weight_of(value)
+        assert value is not None
+        assert weight is not None
+        integers, scales = _rows(weight.array(), bits)
+        new[k] = writer.kept((weight.key, "lstm"), integers, f"{value.name}_q")
+        scale = writer.shared(scales, f"{value.name}_scale")
+        zero = writer.shared(np.zeros(scales.shape, np.int8), "zero")
+        extra += [scale, zero]
+    lstm = writer.node(
+        "DynamicQuantizeLSTM",
+        [*new, *extra],
+        node.name or "LSTM",
+        origin=[node],
+        before=node,
+        domain="com.microsoft",
+        outputs=len(node.outputs),
+        attributes={a.name: a.value for a in node.attributes.values() if a.name not in ("layout",)},
+    )
+    for old, value in zip(node.outputs, lstm.outputs, strict=True):
+        if not old.name:
+            value.name = ""
+            continue
+        writer.take_over(old, value)
+
+
+def _rows(array: Array, bits: int) -> tuple[Array, Array]:
+    """[d, 4h, k] -> integers [d, k, 4h] and scales [d, 4h]."""
+    top = 2 ** (bits - 1) - 1
+    scales = np.maximum(np.abs(array).max(axis=2) / top, SMALLEST_SCALE).astype(np.float32)
+    integers = np.clip(np.rint(array / scales[..., None]), -top, top).astype(np.int8)
+    return np.ascontiguousarray(integers.transpose(0, 2, 1)), scales

@@ -1,0 +1,85 @@
+"""Embedding tables: rows of int8, looked up first and scaled after.
+
+    Gather(T, i)  ->  GatherBlockQuantized(Tq, i, scales)              where the target has it
+                      Cast(Gather(Tq, i)) * Gather(scales, i)          otherwise, one scale per row
+
+Only the rows looked up are converted, so the table costs a quarter of its bytes and no time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.int8.grid import quantize, weight_scales
+from graphopt.passes.int8.weights import weight_of
+from graphopt.passes.int8.writer import Writer
+
+__all__ = ["BLOCKED", "quantize_table", "why_not"]
+
+Array = np.ndarray[Any, Any]
+
+BLOCKED = "com.microsoft:GatherBlockQuantized"
+#: Shorter rows gain nothing over their scale; smaller tables nothing worth two more nodes.
+SHORTEST_ROW, SMALLEST_TABLE = 16, 1 << 13
+
+
+def why_not(node: ir.Node) -> str | None:
+    """The reason why this lookup stays float, or None."""
+    weight = weight_of(node.inputs[0])
+    if weight is None or len(weight.shape) != 2 or weight.tensor.dtype != ir.DataType.FLOAT:
+        return "it is no table of float rows"
+    if node.attributes.get_int("axis", 0) != 0:
+        return "it does not look up rows"
+    if weight.shape[1] < SHORTEST_ROW or weight.tensor.size < SMALLEST_TABLE:
+        return "the table is small"
+    return None
+
+
+def quantize_table(writer: Writer, node: ir.Node) -> None:
+    """Replace `node` by a lookup in int8 rows; `node` is left dead."""
+    value, indices = node.inputs
+    weight = weight_of(value)
+    assert value is not None
+    assert weight is not None
+    array = weight.array()
+    block = _block(array.shape[1])
+    name = node.name or node.outputs[0].name or "Gather"
+    if BLOCKED in writer.ctx.target.operators and block:
+        blocks = array.reshape(array.shape[0], -1, block)
+        scales = np.maximum(np.abs(blocks).max(axis=2) / 127, 1e-12).astype(np.float32)
+        integers = np.clip(np.rint(blocks / scales[..., None]), -127, 127) + 128
+        stored = writer.kept(
+            (weight.key, "blocks"),
+            integers.astype(np.uint8).reshape(array.shape),
+            f"{value.name}_q",
+        )
+        scale = writer.kept((weight.key, "block scales"), scales, f"{value.name}_scale")
+        result = writer.node(
+            "GatherBlockQuantized",
+            [stored, indices, scale],
+            name,
+            origin=[node],
+            before=node,
+            domain="com.microsoft",
+            attributes={"bits": 8, "block_size": block, "gather_axis": 0, "quantize_axis": 1},
+        ).outputs[0]
+    else:
+        scales = weight_scales(array, 0)
+        stored = writer.kept((weight.key, "rows"), quantize(array, scales, 0), f"{value.name}_q")
+        scale = writer.kept((weight.key, "row scales"), scales[:, None], f"{value.name}_scale")
+
+        def add(op: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+            return writer.node(
+                op, inputs, f"{name}/{op}", origin=[node], before=node, attributes=attributes
+            ).outputs[0]
+
+        rows = add("Cast", add("Gather", stored, indices), to=int(ir.DataType.FLOAT))
+        result = add("Mul", rows, add("Gather", scale, indices))
+    writer.take_over(node.outputs[0], result)
+
+
+def _block(width: int) -> int:
+    """The largest power of two from 16 to 256 that divides a row; 0 if none does."""
+    return max((b for b in (16, 32, 64, 128, 256) if width % b == 0), default=0)

@@ -1,0 +1,118 @@
+"""Writing: new nodes and constants under fresh names, each constant stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.int8.grid import Grid
+
+from graphopt import provenance
+from graphopt.context import Context
+from graphopt.rewrite import Builder, Names
+
+__all__ = ["Writer"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Writer:
+    """Adds nodes and initializers to one model for one run of the pass."""
+
+    def __init__(self, model: ir.Model, ctx: Context) -> None:
+        self.model = model
+        self.ctx = ctx
+        self.names = Names(model)
+        self._shared: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
+        self._kept: dict[Any, ir.Value] = {}
+
+    def initializer(self, array: Array, name: str) -> ir.Value:
+        """A new initializer."""
+        return Builder(self.model, self.model.graph[0], self.names).constant(array, name)
+
+    def shared(self, array: Array, name: str) -> ir.Value:
+        """An initializer with these numbers: small ones occur often and are stored once."""
+        key = (str(array.dtype), array.tobytes(), array.shape)
+        if key not in self._shared:
+            self._shared[key] = self.initializer(array, name)
+        return self._shared[key]
+
+    def kept(self, key: Any, array: Array, name: str) -> ir.Value:
+        """The initializer made for `key`, or a new one."""
+        if key not in self._kept:
+            self._kept[key] = self.initializer(array, name)
+        return self._kept[key]
+
+    def grid(self, grid: Grid) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point of a grid."""
+        scale = self.shared(np.asarray(grid.scale, np.float32), "scale")
+        return scale, self.shared(np.asarray(grid.zero, grid.dtype), "zero")
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        *,
+        origin: Sequence[ir.Node],
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
+        attributes: dict[str, Any] | None = None,
+        domain: str = "",
+        outputs: int = 1,
+    ) -> ir.Node:
+        """Add one node at a place, with the provenance of `origin`.
+
+        Without `before` or `after` it goes to the start of the graph.
+        """
+        node = ir.Node(
+            domain,
+            op_type,
+            inputs,
+            ir.convenience.convert_attributes(attributes or {}),
+            num_outputs=outputs,
+            name=self.names.fresh(name),
+        )
+        for k, value in enumerate(node.outputs):
+            value.name = node.name if k == 0 else self.names.fresh(f"{name}_{k}")
+        graph = self.model.graph
+        if after is not None:
+            graph.insert_after(after, node)
+        else:
+            graph.insert_before(before if before is not None else graph[0], node)
+        if domain not in graph.opset_imports:
+            graph.opset_imports[domain] = 1
+        provenance.derive([node], origin, self.ctx.pass_name)
+        return node
+
+    def take_over(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` stand wherever `old` stood: its users, type, shape, and name as an output."""
+        new.type, new.shape = old.type, old.shape
+        output, name = old.is_graph_output(), old.name
+        old.replace_all_uses_with(new, replace_graph_outputs=output)
+        if output:
+            old.name = self.names.fresh(f"{name}_float")
+            new.name = name
+
+    def dequantize(
+        self,
+        q: ir.Value,
+        scale: ir.Value,
+        zero: ir.Value,
+        axis: int | None,
+        before: ir.Node,
+        name: str,
+    ) -> ir.Value:
+        """A constant as float again."""
+        node = self.node(
+            "DequantizeLinear",
+            [q, scale, zero],
+            name,
+            origin=[before],
+            before=before,
+            attributes=None if axis is None else {"axis": axis},
+        )
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), q.shape
+        return node.outputs[0]
