@@ -1,0 +1,192 @@
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphopt.passes.int8 import Int8
+
+from graphopt.context import Context
+from graphopt.runtime import run
+from graphopt.target import ONNX, Int8Scheme
+from graphopt.testing import check, parse_model
+
+# Weights are rounded to 1/127 of the largest per column, activations to 1/255 of their range.
+TOLERANCE = 0.03
+
+DYNAMIC = Int8Scheme(dynamic=frozenset({"Gemm", "LSTM", "MatMul"}))
+PLAIN = dataclasses.replace(ONNX, int8=DYNAMIC)
+FUSED = dataclasses.replace(
+    PLAIN,
+    operators=frozenset(
+        f"com.microsoft:{n}"
+        for n in ("MatMulIntegerToFloat", "DynamicQuantizeLSTM", "GatherBlockQuantized")
+    ),
+)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def operators(model):
+    return [n.op_type for n in model.graph]
+
+
+def test_products_that_share_an_activation_share_its_quantization():
+    before = "q = MatMul(x, w)  k = MatMul(x, v)  y = Add(q, k)"
+    constants = {"w": normal(16, 8), "v": normal(16, 8, seed=1)}
+    model = check(
+        Int8(),
+        before,
+        inputs={"x": (2, 5, 16)},
+        constants=constants,
+        target=FUSED,
+        tolerance=TOLERANCE,
+    )
+    assert operators(model) == [
+        "DynamicQuantizeLinear",
+        "MatMulIntegerToFloat",
+        "MatMulIntegerToFloat",
+        "Add",
+    ]
+
+
+def test_a_bias_is_added_inside():
+    before = "q = MatMul(x, w)  y = Add(b, q)"
+    constants = {"w": normal(16, 8), "b": normal(1, 8, seed=1)}
+    model = check(
+        Int8(),
+        before,
+        inputs={"x": (2, 5, 16)},
+        constants=constants,
+        target=FUSED,
+        tolerance=TOLERANCE,
+    )
+    assert operators(model) == ["DynamicQuantizeLinear", "MatMulIntegerToFloat"]
+    assert [o.name for o in model.graph.outputs] == ["y"]
+
+
+def test_an_addend_wider_than_the_product_is_no_bias():
+    before = "q = MatMul(x, w)  y = Add(q, b)"
+    constants = {"w": normal(16, 1), "b": normal(8, seed=1)}
+    model = check(
+        Int8(),
+        before,
+        inputs={"x": (5, 16)},
+        constants=constants,
+        target=FUSED,
+        tolerance=TOLERANCE,
+    )
+    assert operators(model)[-1] == "Add"
+
+
+@pytest.mark.parametrize("trans", [0, 1])
+def test_gemm_has_a_standard_form_too(trans):
+    before = f"y = Gemm <transB={trans}> (x, w, b)"
+    constants = {"w": normal(*((8, 16) if trans else (16, 8))), "b": normal(8, seed=1)}
+    for target in (PLAIN, FUSED):
+        model = check(
+            Int8(),
+            before,
+            inputs={"x": (5, 16)},
+            constants=constants,
+            target=target,
+            tolerance=TOLERANCE,
+        )
+        assert "MatMulInteger" in operators(model) or target is FUSED
+
+
+def test_a_product_of_integers_stays_static():
+    before = "c = Conv(x, v)  f = Flatten(c)  y = MatMul(f, w)"
+    constants = {"v": normal(4, 2, 1, 1), "w": normal(36, 8)}
+    inputs = {"x": normal(1, 2, 3, 3)}
+    model = check(
+        Int8(),
+        before,
+        inputs=inputs,
+        constants=constants,
+        target=FUSED,
+        samples=Given(inputs),
+        tolerance=TOLERANCE,
+    )
+    assert "MatMul" in operators(model)
+
+
+class Given:
+    synthetic = False
+
+    def __init__(self, *feeds):
+        self.feeds = feeds
+
+    def __iter__(self):
+        return iter(self.feeds)
+
+
+LSTM = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[5, 2, 16] x) => (float[5, 2, 2, 8] y) {
+    y, h, c = LSTM <hidden_size=8, direction="bidirectional"> (x, w, r, b)
+}"""
+
+
+def lstm_model():
+    model = ir.from_onnx_text(LSTM)
+    parts = {"w": normal(2, 32, 16), "r": normal(2, 32, 8, seed=1), "b": normal(2, 64, seed=2)}
+    values = {v.name: v for n in model.graph for v in n.inputs if v is not None}
+    for name, array in parts.items():
+        values[name].const_value = ir.tensor(array * 0.3, name=name)
+        values[name].dtype = ir.DataType.FLOAT
+        model.graph.register_initializer(values[name])
+    return model
+
+
+def test_lstm():
+    model = lstm_model()
+    check(Int8(), model, inputs={"x": (5, 2, 16)}, target=FUSED, tolerance=TOLERANCE)
+    assert operators(model) == ["DynamicQuantizeLSTM"]
+
+
+def test_lstm_where_the_target_has_none():
+    check(
+        Int8(),
+        lstm_model(),
+        inputs={"x": (5, 2, 16)},
+        target=PLAIN,
+        because="the target has no integer LSTM",
+    )
+
+
+@pytest.mark.parametrize("width", [32, 24, 20])
+@pytest.mark.parametrize("target", [PLAIN, FUSED], ids=["plain", "fused"])
+def test_tables(width, target):
+    table = normal(512, width) * np.exp(normal(512, 1, seed=3))  # rows of very different size
+    before = "y = Gather(t, i)"
+    ids = np.arange(0, 512, 7).reshape(2, -1)
+    model = parse_model(before, inputs={"i": ids}, constants={"t": table.astype(np.float32)})
+    expected = run(model, {"i": ids})["y"]
+    assert Int8().run(model, Context(model, target=target)) == 1
+    got = run(model, {"i": ids})["y"]
+    error = np.linalg.norm(got - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert error.max() < 0.012  # each row has a scale of its own: 1/254 of its peak at most
+    assert max(v.const_value.nbytes for v in model.graph.initializers.values()) == table.size
+
+
+def test_a_small_table_stays_float():
+    check(
+        Int8(),
+        "y = Gather(t, i)",
+        unchanged=True,
+        inputs={"i": np.arange(4)},
+        constants={"t": normal(10, 16)},
+        target=FUSED,
+    )
+
+
+def test_without_samples_the_report_says_what_is_missing():
+    model = parse_model(
+        "y = Conv(x, w)", inputs={"x": (1, 4, 5, 5)}, constants={"w": normal(4, 4, 1, 1)}
+    )
+    ctx = Context(model, target=FUSED)
+    assert Int8().run(model, ctx) == 0
+    assert any("Without --samples" in n for n in ctx.notes)
+    assert any("without samples" in r.reason for r in ctx.refusals)
