@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from graphopt.analyses.dims import dimensions as dimensions
     from graphopt.backend import Backend as Backend
     from graphopt.budget import Budget as Budget
     from graphopt.budget import Limit as Limit
     from graphopt.context import Analysis as Analysis
     from graphopt.context import Context as Context
+    from graphopt.cutting import cut as cut
     from graphopt.errors import GraphOptError as GraphOptError
     from graphopt.io import load as load
     from graphopt.io import save as save
@@ -46,6 +48,8 @@ _WHERE = {
     "Step": "report",
     "Target": "target",
     "load": "io",
+    "cut": "cutting",
+    "dimensions": "analyses.dims",
     "parse": "spec",
     "save": "io",
     "session": "sessions",

@@ -1,0 +1,91 @@
+"""The analysis: state every node's equations, solve them, and name what is left free."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.dims.describe import describe
+from graphopt.analyses.dims.dimension import Dimensions
+from graphopt.analyses.dims.operation import Axes, Operation, Tensor, Unsupported
+from graphopt.analyses.dims.operators import operators
+from graphopt.analyses.dims.operators.elementwise import OPERATORS as ELEMENTWISE
+from graphopt.analyses.dims.solve import solve
+from graphopt.analyses.dims.system import ONE
+from graphopt.analyses.shapes import shapes
+from graphopt.context import Context
+
+__all__ = ["dimensions"]
+
+#: Constants larger than this are not read to see whether they hold one value only.
+UNIFORM_LIMIT = 1 << 20
+
+
+def dimensions(ctx: Context) -> Dimensions:
+    """Every prunable dimension of the model in `ctx`, and why the other axes are frozen."""
+    axes = Axes(ctx.get(shapes))
+    for node in ctx.model.graph.all_nodes():
+        state(node, axes)
+    for value in (*ctx.model.graph.inputs, *ctx.model.graph.outputs):
+        which = "input" if value.is_graph_input() else "output"
+        for axis in (axes.of(value) or ((), ()))[0]:
+            axes.system.freeze(axis, f"model {which} '{value.name}'")
+        for tensor in axes.uses.get(value, ()):
+            for axis in tensor.axes:
+                axes.system.freeze(axis, f"model {which} '{value.name}'")
+    tied = tie(axes)
+    return describe(axes, solve(axes.system), tied)
+
+
+def state(node: ir.Node, axes: Axes) -> None:
+    """State the equations of one node; all that an unknown operator touches is frozen."""
+    op = Operation(node, axes)
+    standard = node.domain in ("", "ai.onnx")
+    key = node.op_type if standard else f"{node.domain}:{node.op_type}"
+    function = operators.get(key)
+    if function is None:
+        op.freeze_all(f"operator {key} is not known")
+        return
+    try:
+        function(op)
+    except Unsupported as unsupported:
+        op.freeze_all(f"{key}: {unsupported}")
+
+
+def tie(axes: Axes) -> tuple[str, ...]:
+    """Equate the uses of weights that are used more than once; returns their names.
+
+    Exporters merge equal constants, so a vector, a constant of one value, or an operand of an
+    elementwise operator is typed per use; a matrix used twice as weights is a tie in the model.
+    """
+    tied: list[str] = []
+    for value, uses in axes.uses.items():
+        first = uses[0]
+        if len(uses) < 2 or sum(a != ONE for a in first.axes) < 2:
+            continue
+        weights = [t for t in uses if not _elementwise(t, axes)]
+        if len(weights) < 2 or _uniform(value):
+            continue
+        tied.append(value.name or "?")
+        for other in weights[1:]:
+            for a, b in zip(weights[0].axes, other.axes, strict=True):
+                axes.system.same(a, b)
+    return tuple(tied)
+
+
+def _elementwise(tensor: Tensor, axes: Axes) -> bool:
+    return any(
+        node.op_type in ELEMENTWISE
+        for node in (u.node for u in tensor.value.uses())
+        if axes.tensors.get(node, {}).get(tensor.slot) is tensor
+    )
+
+
+def _uniform(value: ir.Value) -> bool:
+    tensor = value.const_value
+    if tensor is None or tensor.size > UNIFORM_LIMIT:
+        return False
+    array = tensor.numpy().ravel()
+    return bool(
+        array.size == 0 or (array == array[0]).all() or not np.issubdtype(array.dtype, np.number)
+    )
