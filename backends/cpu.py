@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 from graphopt.backends.isa import extensions, processors
-from graphopt.backends.ort import accepted_opset, node_times, time_models
+from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
 
 from graphopt.backend import Arrays
 from graphopt.manifest import Manifest, write_manifest
-from graphopt.sessions import OpenVinoSession, OrtSession, open_manifest
+from graphopt.sessions import OpenVinoSession, OrtSession
 from graphopt.target import Int8Scheme, Target
 from graphopt.timing import Timing
 
@@ -164,9 +164,11 @@ class Cpu:
         write_manifest(path, manifest(target))
         return path
 
-    def session(self, path: Path, target: Target) -> OrtSession | OpenVinoSession:
+    def session(
+        self, path: Path, target: Target, *, beside: bool = False
+    ) -> OrtSession | OpenVinoSession:
         """Open the model with the options of `target`."""
-        return open_manifest(path, manifest(target))
+        return open_for(path, manifest(target), beside=beside)
 
     def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
         """Time two models on the same feeds in interleaved pairs."""

@@ -14,14 +14,14 @@ import onnx
 
 from graphopt.backend import Arrays
 from graphopt.manifest import Manifest
-from graphopt.sessions import OpenVinoSession, open_manifest
+from graphopt.sessions import OpenVinoSession, OrtSession, open_manifest
 from graphopt.timing import Timing, time_pair
 
-__all__ = ["accepted_opset", "node_times", "time_models"]
+__all__ = ["accepted_opset", "node_times", "open_for", "time_models"]
 
 #: Sessions that share a machine stop their threads' spinning when a run ends: without this, two
 #: sessions in one process slow each other down up to twofold and at random.
-_BESIDE_OTHERS = {"session.force_spinning_stop": "1"}
+BESIDE = {"session.force_spinning_stop": "1"}
 PROFILE_RUNS = 5
 
 
@@ -43,16 +43,22 @@ def accepted_opset() -> int:
     return 17
 
 
+def open_for(path: Path, manifest: Manifest, *, beside: bool) -> OrtSession | OpenVinoSession:
+    """Open a model alone, or beside others that run in turn with it."""
+    if beside:
+        manifest = dataclasses.replace(manifest, config={**manifest.config, **BESIDE})
+    return open_manifest(path, manifest)
+
+
 def time_models(a: Path, b: Path, manifest: Manifest, feeds: Arrays, seconds: float) -> Timing:
     """Time two models on the same feeds in interleaved pairs (see `graphopt.timing`).
 
     Where the model is small enough `a` is opened twice, so that the spread of the model against
     itself includes what a session's place in memory does.
     """
-    beside = dataclasses.replace(manifest, config={**manifest.config, **_BESIDE_OTHERS})
-    first, second = open_manifest(a, beside), open_manifest(b, beside)
+    first, second = open_for(a, manifest, beside=True), open_for(b, manifest, beside=True)
     small = sum(f.stat().st_size for f in (a, b)) < 2**28
-    third = open_manifest(a, beside) if small else first
+    third = open_for(a, manifest, beside=True) if small else first
     return time_pair(
         lambda: first(feeds), lambda: second(feeds), seconds, again=lambda: third(feeds)
     )

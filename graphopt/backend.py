@@ -46,8 +46,12 @@ class Backend(Protocol):
         """Write the artifact for `target` at `path` (a file or a folder); returns what to open."""
         ...
 
-    def session(self, path: Path, target: Target) -> Session:
-        """Open a lowered artifact on this machine."""
+    def session(self, path: Path, target: Target, *, beside: bool = False) -> Session:
+        """Open a lowered artifact on this machine.
+
+        `beside` says that other sessions run in this process in turn with it: it must leave the
+        processor to them between its runs (no spinning threads).
+        """
         ...
 
     def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:

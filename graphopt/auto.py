@@ -1,0 +1,192 @@
+"""`--target auto`: a model lowered for every backend this machine can run, the fastest chosen.
+
+All are timed in one interleaved run. One that is refused (it does not open, or its outputs are
+outside the budget) is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphopt import plugins
+from graphopt.backend import Arrays, Backend, Session, backend_of
+from graphopt.errors import MissingExtra, ModelError, UsageError
+from graphopt.target import Target
+from graphopt.timing import Array, compare_times, interleave
+
+__all__ = ["Candidate", "Choice", "fastest", "runnable"]
+
+#: A later candidate displaces an earlier one if it is faster by more than this, beyond noise.
+MARGIN = 1.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One target for one model, and what was measured.
+
+    Attributes:
+        target: the target.
+        path: its lowered artifact, or None if it was refused before it was lowered.
+        latency_ms: median milliseconds of one run.
+        ratio, ci: latency over that of the first candidate that runs, and its 95 % interval.
+        refused: why it cannot be chosen; "" if it can.
+    """
+
+    target: Target
+    path: Path | None = None
+    latency_ms: float | None = None
+    ratio: float | None = None
+    ci: tuple[float, float] | None = None
+    refused: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The outcome; `index` is the chosen candidate's place in the order they were given.
+
+    Attributes:
+        index: position of the chosen candidate.
+        candidates: all of them, in the order given.
+        spread: noise of the first candidate against itself, as in `Timing`.
+        rounds: rounds timed.
+    """
+
+    index: int
+    candidates: tuple[Candidate, ...]
+    spread: float
+    rounds: int
+
+    @property
+    def best(self) -> Candidate:
+        """The chosen candidate."""
+        return self.candidates[self.index]
+
+    def __str__(self) -> str:
+        """One sentence: what was chosen, by how much, and why the others were not."""
+        others = [c for k, c in enumerate(self.candidates) if k != self.index]
+        parts = [f"target {self.best.target.name} was chosen"]
+        parts += [_beside(self.best, c) for c in others if c.latency_ms is not None]
+        parts += [f"{c.target.name} is out: {c.refused}" for c in others if c.refused]
+        noise = f" ({self.rounds} interleaved rounds, noise {self.spread:.1%})"
+        return "; ".join(parts) + (noise if self.rounds else "") + "."
+
+
+def runnable() -> tuple[list[Target], dict[str, str]]:
+    """The targets this machine can measure, plain CPU first, and why the others are not here."""
+    found: list[Target] = []
+    absent: dict[str, str] = {}
+    entries = plugins.find(plugins.BACKENDS)
+    for name in sorted(entries, key=lambda n: (n != "cpu", n)):
+        backend: Backend = entries[name].load()
+        for target_name in backend.targets():
+            try:
+                target = backend.target(target_name)
+            except MissingExtra as error:
+                absent[target_name] = str(error)
+                continue
+            if target.measured:
+                found.append(target)
+    return found, absent
+
+
+def fastest(
+    models: Sequence[tuple[Target, ir.Model]],
+    feeds: Arrays,
+    folder: Path,
+    *,
+    seconds: float = 5.0,
+    accept: Callable[[Target, Session], str] | None = None,
+    seed: int = 0,
+) -> Choice:
+    """Lower each model for its target, time all in interleaved rounds, and choose.
+
+    A candidate displaces one before it only if it is faster beyond noise, so plainer and more
+    exact targets belong first.
+
+    Args:
+        models: a target and the model made for it, each; the model may be the same.
+        feeds: inputs by name; every model takes them.
+        folder: artifacts are written here, one folder each.
+        seconds: bound on the timed part.
+        accept: says why a session's outputs are not acceptable, or "".
+        seed: seeds the order inside rounds.
+
+    Raises:
+        UsageError: none of them can run here within the budget.
+    """
+    candidates: list[Candidate] = []
+    sessions: dict[int, Session] = {}
+    for k, (target, model) in enumerate(models):
+        candidate, session = _prepare(target, model, folder / f"{k}-{target.name}", feeds, accept)
+        candidates.append(candidate)
+        if session is not None:
+            sessions[k] = session
+    if not sessions:
+        reasons = "; ".join(f"{c.target.name}: {c.refused}" for c in candidates)
+        raise UsageError(f"no target here can run this model within the budget ({reasons})")
+    order = list(sessions)
+    if len(order) == 1:
+        return Choice(order[0], tuple(candidates), 0.0, 0)
+    calls = [_call(sessions[k], feeds) for k in order]
+    times = interleave([*calls, calls[0]], seconds, seed=seed)
+    again = times[:, -1]
+    timings = [compare_times(times[:, 0], times[:, j], again) for j in range(len(order))]
+    for k, timing in zip(order, timings, strict=True):
+        candidates[k] = dataclasses.replace(
+            candidates[k], latency_ms=timing.b_ms, ratio=timing.ratio, ci=timing.ci
+        )
+    return Choice(order[_pick(times)], tuple(candidates), timings[0].spread, len(times))
+
+
+def _prepare(
+    target: Target,
+    model: ir.Model,
+    folder: Path,
+    feeds: Arrays,
+    accept: Callable[[Target, Session], str] | None,
+) -> tuple[Candidate, Session | None]:
+    backend = backend_of(target)
+    if backend is None or not target.measured:
+        return Candidate(target, refused="it cannot be measured on this machine"), None
+    folder.mkdir(parents=True)
+    try:
+        path = backend.lower(model, target, folder / "model.onnx")
+        session = backend.session(path, target, beside=True)
+        session(feeds)
+        reason = accept(target, session) if accept else ""
+    except (MissingExtra, ModelError) as error:
+        return Candidate(target, refused=str(error)), None
+    return Candidate(target, path, refused=reason), None if reason else session
+
+
+def _pick(times: Array) -> int:
+    """The column that no later one beats beyond noise."""
+    best = 0
+    for k in range(1, times.shape[1] - 1):
+        timing = compare_times(times[:, best], times[:, k], times[:, best])
+        if timing.ratio < 1 / MARGIN and timing.ci[1] < 1:
+            best = k
+    return best
+
+
+def _call(session: Session, feeds: Arrays) -> Callable[[], object]:
+    return lambda: session(feeds)
+
+
+def _beside(best: Candidate, other: Candidate) -> str:
+    assert best.latency_ms is not None
+    assert other.latency_ms is not None
+    ratio = other.latency_ms / best.latency_ms
+    if math.isclose(ratio, 1, abs_tol=MARGIN - 1):
+        return f"{other.target.name} is as fast ({other.latency_ms:.3g} ms)"
+    word = "slower" if ratio > 1 else "faster, within noise"
+    factor = ratio if ratio > 1 else 1 / ratio
+    return (
+        f"{other.target.name} is {factor:.2f} times {word} "
+        f"({other.latency_ms:.3g} against {best.latency_ms:.3g} ms)"
+    )

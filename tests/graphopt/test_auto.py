@@ -1,0 +1,125 @@
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from graphopt import auto
+from graphopt.auto import fastest, runnable
+from graphopt.errors import MissingExtra, ModelError, UsageError
+from graphopt.target import Target
+from graphopt.testing import parse_model
+from graphopt.timing import interleave
+
+FEEDS = {"x": np.ones((2, 3), np.float32)}
+
+
+@dataclasses.dataclass
+class Stopped:
+    """A backend whose runs are said to take the milliseconds in their target's opset."""
+
+    name: str = "stopped"
+
+    def lower(self, model, target, path):
+        if target.isa == ("refuses",):
+            raise ModelError("operator Foo is not known")
+        path.write_bytes(b"")
+        return path
+
+    def session(self, path, target, *, beside=False):
+        assert beside
+        return lambda feeds: {"y": feeds["x"], "ms": target.opset}
+
+
+@pytest.fixture(autouse=True)
+def stopped(monkeypatch):
+    """No clock is read: the times are what the sessions say, with 2 % noise."""
+
+    def interleave(runs, seconds, *, seed):
+        rng = np.random.default_rng(seed)
+        times = np.array([run()["ms"] for run in runs], float)
+        return times * np.exp(rng.normal(0, 0.02, (40, len(runs))))
+
+    monkeypatch.setattr(auto, "backend_of", lambda target: Stopped())
+    monkeypatch.setattr(auto, "interleave", interleave)
+
+
+def targets(*milliseconds, **changes):
+    model = parse_model("y = Relu(x)")
+    made = [Target(f"t{k}", opset=ms, measured=True) for k, ms in enumerate(milliseconds)]
+    return [(dataclasses.replace(t, **changes), model) for t in made]
+
+
+def test_the_fastest_is_chosen_and_the_sentence_says_by_how_much(tmp_path):
+    choice = fastest(targets(24, 8, 16), FEEDS, tmp_path)
+    assert choice.best.target.name == "t1"
+    assert choice.best.path is not None
+    assert choice.best.path.is_file()
+    assert "t1 was chosen" in str(choice)
+    assert "t0 is" in str(choice)
+    assert "times slower" in str(choice)
+
+
+def test_among_equals_the_first_stays():
+    rng = np.random.default_rng(0)
+    times = np.exp(rng.normal(0, 0.05, (40, 4)))
+    assert auto._pick(times) == 0
+    times[:, 2] *= 0.7
+    assert auto._pick(times) == 2
+
+
+def test_what_does_not_open_or_is_not_accepted_is_out_with_its_reason(tmp_path):
+    models = [*targets(4), *targets(1, name="cannot", isa=("refuses",)), *targets(1, name="wrong")]
+    choice = fastest(
+        models,
+        FEEDS,
+        tmp_path,
+        accept=lambda target, session: "its error is 0.4" if target.name == "wrong" else "",
+    )
+    assert choice.best.target.name == "t0"
+    assert [c.refused for c in choice.candidates] == [
+        "",
+        "operator Foo is not known",
+        "its error is 0.4",
+    ]
+    assert "cannot is out: operator Foo is not known" in str(choice)
+
+
+def test_none_left_is_an_error_with_every_reason(tmp_path):
+    with pytest.raises(UsageError, match="Foo is not known"):
+        fastest(targets(1, isa=("refuses",)), FEEDS, tmp_path)
+    with pytest.raises(UsageError, match="cannot be measured"):
+        fastest(targets(1, measured=False), FEEDS, tmp_path)
+
+
+def test_runnable_has_this_machine_first_and_says_what_is_absent(monkeypatch):
+    class Entry:
+        def __init__(self, backend):
+            self.load = lambda: backend
+
+    class One:
+        def targets(self):
+            return ["one", "other"]
+
+        def target(self, name):
+            return Target(name, measured=name == "one")
+
+    class Absent:
+        def targets(self):
+            return ["absent"]
+
+        def target(self, name):
+            raise MissingExtra("absent", f"target '{name}'")
+
+    table = {"a": Entry(Absent()), "cpu": Entry(One()), "b": Entry(One())}
+    monkeypatch.setattr(auto.plugins, "find", lambda group: table)
+    found, absent = runnable()
+    assert [t.name for t in found] == ["one", "one"]
+    assert "pip install" in absent["absent"]
+
+
+def test_interleave_times_what_it_runs():
+    """A run of 20 ms beside one of 1 ms: sleeping never ends early, so the order is certain."""
+    times = interleave([lambda: time.sleep(0.02), lambda: time.sleep(0.001)], 0.0)
+    assert (times[:, 0] >= 20).all()
+    assert (times[:, 1] >= 1).all()
