@@ -60,6 +60,8 @@ class Target:
         threads: threads the target runs on.
         opset: newest default-domain opset it accepts.
         operators: operators outside the ONNX standard that it has, as "domain:Name".
+        lacks: standard operators it accepts but has no kernel for (it runs their definition), so
+            that writing out is as fast or faster there.
         channel_multiple: channel counts that are a multiple of this run at full speed.
         precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").
         int8: its integer scheme, or None if integers gain nothing.
@@ -72,6 +74,7 @@ class Target:
     threads: int = 1
     opset: int = 23
     operators: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("float32",)
     int8: Int8Scheme | None = Int8Scheme()

@@ -63,24 +63,28 @@ class Affine:
             if shape is not None
         )
 
-    def scale_shift(self) -> tuple[Array, Array]:
-        """s and t, float64, each of shape () or (channels,)."""
+    def scale_shift(self, constant: Array | None = None) -> tuple[Array, Array]:
+        """s and t, float64: each a scalar or as long as the constants are.
+
+        `constant` stands for the one constant of an arithmetic operator, in another shape.
+        """
         op = self.node.op_type
-        one, zero = np.float64(1.0).reshape(()), np.float64(0.0).reshape(())
-        flat = [array(c).astype(np.float64).reshape(-1) for c in self.constants]
-        c = [a.reshape(()) if a.size == 1 and op != "BatchNormalization" else a for a in flat]
-        if op == "BatchNormalization":
-            scale, bias, mean, var = c
-            s = scale / np.sqrt(var + float(attribute(self.node, "epsilon")))
-            return s, bias - mean * s
+        one, zero = np.ones(()), np.zeros(())
         if op == "Neg":
             return -one, zero
+        flat = [array(c).astype(np.float64).reshape(-1) for c in self.constants]
+        if op == "BatchNormalization":
+            scale, bias, mean, var = flat
+            s = scale / np.sqrt(var + float(attribute(self.node, "epsilon")))
+            return s, bias - mean * s
+        c = constant if constant is not None else flat[0]
+        c = c.reshape(()) if c.size == 1 else c
         if op == "Sub":
-            return (one, -c[0]) if self.node.inputs[0] is self.input else (-one, c[0])
+            return (one, -c) if self.node.inputs[0] is self.input else (-one, c)
         if op == "Add":
-            return one, c[0]
+            return one, c
         with np.errstate(divide="ignore"):
-            return (c[0], zero) if op == "Mul" else (1.0 / c[0], zero)
+            return (c, zero) if op == "Mul" else (1.0 / c, zero)
 
 
 def affine_of(node: ir.Node, facts: Shapes, through: ir.Value | None = None) -> Affine | None:

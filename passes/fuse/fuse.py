@@ -6,10 +6,21 @@ import dataclasses
 from typing import ClassVar
 
 import onnx_ir as ir
+from graphopt.passes.fuse.activations import (
+    ErfGelu,
+    HardSigmoidClip,
+    HardSwish,
+    Mish,
+    SigmoidGate,
+    TanhGelu,
+)
 from graphopt.passes.fuse.affine_after import ScaleShiftAfter
 from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
+from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
+from graphopt.passes.fuse.operators import OPSET, raise_opset
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 from graphopt.passes.fuse.views import ShortenViews
 
 from graphopt import Context, Pass, Rule
@@ -24,6 +35,17 @@ class Fuse(Pass):
     """Fuse operators into fewer ones that compute the same."""
 
     rules: ClassVar[tuple[type[Rule], ...]] = (
+        ErfGelu,
+        TanhGelu,
+        SigmoidGate,
+        HardSwish,
+        HardSigmoidClip,
+        Mish,
+        LayerNorm,
+        RMSNorm,
+        NormScaleShift,
+        SoftmaxWritten,
+        LogSoftmaxWritten,
         ScaleShiftAfter,
         ScaleBefore,
         ShiftBefore,
@@ -35,5 +57,15 @@ class Fuse(Pass):
     )
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        """Apply the rules until none matches."""
-        return rewrite(model, ctx, self.rules, preserves=(shapes,))
+        """Apply the rules until none matches; raise the opset once if a fusion needs it."""
+        refused = len(ctx.refusals)
+        edits = rewrite(model, ctx, self.rules, preserves=(shapes,))
+        wanted = ctx.facts.pop(OPSET, None)
+        if wanted is None or not ctx.edit(self, f"opset {wanted}"):
+            return edits
+        if not raise_opset(model, wanted):
+            ctx.note(f"the model stays below opset {wanted}, which some fusions need")
+            return edits
+        ctx.invalidate()
+        del ctx.refusals[refused:]
+        return edits + 1 + rewrite(model, ctx, self.rules, preserves=(shapes,))
