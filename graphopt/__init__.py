@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from graphopt.io import load as load
     from graphopt.io import save as save
     from graphopt.pass_ import Pass as Pass
+    from graphopt.pipeline import Result as Result
+    from graphopt.pipeline import optimize as optimize
     from graphopt.report import Report as Report
     from graphopt.report import Step as Step
     from graphopt.rewrite import Rewrite as Rewrite
@@ -41,6 +43,7 @@ _WHERE = {
     "Int8Scheme": "target",
     "Limit": "budget",
     "Pass": "pass_",
+    "Result": "pipeline",
     "Report": "report",
     "Rewrite": "rewrite",
     "Rule": "rewrite",
@@ -50,6 +53,7 @@ _WHERE = {
     "load": "io",
     "cut": "cutting",
     "dimensions": "analyses.dims",
+    "optimize": "pipeline",
     "parse": "spec",
     "save": "io",
     "session": "sessions",

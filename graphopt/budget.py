@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from graphopt.errors import UsageError
+from graphopt.report import Figures
 
 __all__ = ["Budget", "Limit"]
 
@@ -80,3 +81,57 @@ class Budget:
         return any(
             x is not None for x in (self.max_error, self.max_drop, self.max_size, self.max_latency)
         )
+
+    def limits(self) -> dict[str, float | str | None]:
+        """The limits as given, for the report."""
+        size, latency = self.max_size, self.max_latency
+        return {
+            "max_error": self.max_error,
+            "max_drop": self.max_drop,
+            "max_size": None if size is None else str(size),
+            "max_latency": None if latency is None else str(latency),
+        }
+
+    def over_drop(self, source: float | None, metric: float | None) -> str:
+        """Why a metric this far below the source's may not stay; "" if it may."""
+        if self.max_drop is None or metric is None or source is None:
+            return ""
+        drop = source - metric
+        if drop <= self.max_drop + 1e-12:
+            return ""
+        return f"the metric drops by {drop:.4g}, over --max-drop {self.max_drop:g}"
+
+    def over_error(self, worst: float) -> str:
+        """Why outputs this far from the source's may not stay; "" if they may."""
+        if self.max_error is None or worst <= self.max_error:
+            return ""
+        return f"error {worst:.3g} is over --max-error {self.max_error:g}"
+
+    def missed(self, before: Figures, after: Figures, worst: float | None) -> list[str]:
+        """The limits that a result does not meet, one sentence each.
+
+        Args:
+            before, after: figures of the source and of the result.
+            worst: relative L2 difference of the worst output; None if none was compared.
+        """
+        found = [self.over_drop(before.metric, after.metric)]
+        if worst is not None:
+            found.append(self.over_error(worst))
+        elif self.max_error is not None:
+            found.append("--max-error cannot be judged: outputs were not compared")
+        if self.max_size is not None and before.bytes and after.bytes:
+            limit = self.max_size.resolve(before.bytes)
+            if after.bytes > limit:
+                found.append(f"size {after.bytes:,} bytes is over --max-size ({limit:,.0f})")
+        if self.max_latency is not None:
+            found.append(_late(self.max_latency, before.latency_ms, after.latency_ms))
+        return [f for f in found if f]
+
+
+def _late(allowed: Limit, before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "--max-latency cannot be judged: nothing was measured"
+    limit = allowed.resolve(before)
+    if after <= limit:
+        return ""
+    return f"latency {after:.3g} ms is over --max-latency ({limit:.3g} ms)"

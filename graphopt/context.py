@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from graphopt.budget import Budget
     from graphopt.samples import Samples
 
-__all__ = ["Analysis", "Context", "Edit", "Refusal"]
+__all__ = ["Analysis", "Context", "Edit", "Progress", "Refusal"]
 
 logger = logging.getLogger("graphopt")
 
 T = TypeVar("T")
 #: A plain function of a context; `ctx.get(f)` runs it once per state of the model.
 Analysis = Callable[["Context"], T]
+#: Called with (what is going on, how much of it is done, how much there is).
+Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,13 @@ class Context:
         budget: what may be lost and must be gained, or None.
         seed: seeds `rng`; the same seed gives the same edits.
         allow: called with each `Edit` before it is made; False denies it (bisecting uses this).
+        pass_name: recorded as the maker of every node that is edited.
+        shapes: concrete shape per graph input, for costs and measuring; dynamic axes are bound.
+        progress: called with (text, done, total) while something long runs.
+
+    Attributes:
+        facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
+            on a replay they are there from the start, and must be used instead of measuring.
     """
 
     def __init__(
@@ -65,6 +74,9 @@ class Context:
         seed: int = 0,
         allow: Callable[[Edit], bool] | None = None,
         pass_name: str = "",
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.model = model
         self.target = target
@@ -76,7 +88,9 @@ class Context:
         self.edits: list[Edit] = []
         self.refusals: list[Refusal] = []
         self.notes: list[str] = []
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = dict(facts or {})
+        self.shapes = dict(shapes or {})
+        self._progress = progress
         self._allow = allow
         self._cache: dict[Analysis[Any], Any] = {}
         self._needs: dict[Analysis[Any], set[Analysis[Any]]] = {}
@@ -135,6 +149,18 @@ class Context:
     def refuse(self, rule: object, node: ir.Node | ir.Value | str, reason: str) -> None:
         """Record that a rule left this place alone, with the reason a user will read."""
         self.refusals.append(Refusal(_rule_name(rule), _place_name(node), reason))
+
+    def track(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
+        """Iterate over `items`, telling the user how far along `text` is."""
+        for done, item in enumerate(items):
+            if self._progress is not None:
+                self._progress(text, done, total)
+            yield item
+
+    def adopt(self, other: Context) -> None:
+        """Take over what `other` analysed of the very same model object, unchanged since."""
+        assert other.model is self.model
+        self._cache, self._needs = other._cache, other._needs
 
     def note(self, text: str) -> None:
         """Add one plain sentence to the report of this step (once)."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 if TYPE_CHECKING:
-    from graphopt.context import Analysis, Context
+    from graphopt.context import Context
 
 __all__ = ["Pass", "snake_case"]
 
@@ -38,7 +39,7 @@ class Pass(InPlacePass):
     lossy: ClassVar[bool] = False
     speeds_up: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
-    preserves: ClassVar[tuple[Analysis[Any], ...]] = ()
+    preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = ()
 
     @abstractmethod
     def run(self, model: ir.Model, ctx: Context) -> int:

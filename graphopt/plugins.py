@@ -22,6 +22,12 @@ def find(group: str) -> dict[str, EntryPoint]:
 
 
 def name_of(group: str, cls: type[Any]) -> str | None:
-    """The entry-point name of a class, or None; nothing is imported."""
-    value = f"{cls.__module__}:{cls.__qualname__}"
-    return next((n for n, e in find(group).items() if e.value == value), None)
+    """The entry-point name of a class, or None; nothing is imported.
+
+    The entry point may name the module that defines the class or a package above it.
+    """
+    for name, entry in find(group).items():
+        inside = f"{cls.__module__}.".startswith(f"{entry.module}.")
+        if inside and entry.attr == cls.__qualname__:
+            return name
+    return None

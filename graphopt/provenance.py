@@ -6,15 +6,31 @@ names with spaces are percent-encoded). A node without either key is a source no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from urllib.parse import quote, unquote
 
 import onnx_ir as ir
 
-__all__ = ["BY", "FROM", "KEPT", "RECIPE", "derive", "made_by", "mark", "sources", "strip"]
+__all__ = [
+    "BY",
+    "FROM",
+    "KEPT",
+    "RECIPE",
+    "TRIMMED",
+    "derive",
+    "made_by",
+    "mark",
+    "sources",
+    "strip",
+    "trim",
+]
 
 FROM, BY = "graphopt.from", "graphopt.by"
 KEPT, RECIPE = "graphopt.kept", "graphopt.recipe"
+#: Set on a model whose nodes' provenance was left out to keep the file small.
+TRIMMED = "graphopt.trimmed"
+#: The largest share of a file that provenance may take.
+SHARE = 0.05
 
 
 def sources(node: ir.Node) -> tuple[str, ...]:
@@ -57,10 +73,36 @@ def strip(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for key in (FROM, BY):
             node.metadata_props.pop(key, None)
-    for key in (KEPT, RECIPE):
+    for key in (KEPT, RECIPE, TRIMMED):
         model.metadata_props.pop(key, None)
 
 
+def trim(model: ir.Model, size: int) -> bool:
+    """Keep provenance within its share of `size` bytes; True if something had to go.
+
+    What a user can do without goes first: the nodes' provenance (all of it, so that no touched node
+    passes for a source node), then the kept indices. The recipe stays.
+    """
+    allowed = SHARE * size
+    stores = [n.metadata_props for n in model.graph.all_nodes()]
+    if _spent([*stores, model.metadata_props]) <= allowed:
+        return False
+    for store in stores:
+        for key in (FROM, BY):
+            store.pop(key, None)
+    model.metadata_props[TRIMMED] = "nodes"
+    if _spent([model.metadata_props]) > allowed:
+        model.metadata_props.pop(KEPT, None)
+    return True
+
+
+def _spent(stores: Iterable[MutableMapping[str, str]]) -> int:
+    """Bytes that our entries take in the file: text, field tags and lengths."""
+    keys = (FROM, BY, KEPT, RECIPE)
+    return sum(len(k) + len(s[k].encode()) + 10 for s in stores for k in keys if k in s)
+
+
 def _write(node: ir.Node, origin: Iterable[str], by: Iterable[str]) -> None:
-    node.metadata_props[FROM] = " ".join(quote(n, safe="/:.[](),;@$#!*'+=&?~") for n in origin)
+    text = " ".join(quote(n, safe="/:.[](),;@$#!*'+=&?~") for n in origin)
+    node.metadata_props[FROM] = text
     node.metadata_props[BY] = " ".join(by)

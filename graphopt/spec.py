@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import re
 import sys
 import types
 import typing
@@ -28,6 +29,9 @@ from graphopt.pass_ import Pass
 __all__ = ["format_pass", "format_spec", "load_attribute", "options", "parse", "pass_class"]
 
 _FILES: dict[type[Any], str] = {}
+_ITEM = re.compile(
+    r"(?P<head>\w+|(?:.*?\.py|[^()]*?):[A-Za-z_]\w*)\s*(?:\((?P<options>.*)\))?", re.DOTALL
+)
 
 
 def parse(spec: str) -> list[Pass]:
@@ -88,9 +92,9 @@ def load_attribute(path: str, attribute: str, what: str) -> Any:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest spelling, or nothing."""
+    """` (did you mean 'x'?)` for the closest spelling, or nothing."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def type_name(hint: Any) -> str:
@@ -137,11 +141,12 @@ def _spelling(cls: type[Pass]) -> str:
 
 def _split(spec: str) -> list[str]:
     """Split at the commas outside brackets and quotes."""
-    items, depth, quote, start = [], 0, "", 0
+    items, depth, quote, start, escaped = [], 0, "", 0, False
     for i, c in enumerate(spec):
         if quote:
-            if c == quote and spec[i - 1] != "\\":
+            if c == quote and not escaped:
                 quote = ""
+            escaped = c == "\\" and not escaped
         elif c in "\"'" and depth:
             quote = c
         elif c in "([{":
@@ -163,18 +168,12 @@ def _split(spec: str) -> list[str]:
 
 
 def _parse_item(item: str) -> Pass:
-    head, bracket, tail = item.partition("(")
-    # A path may hold brackets itself: the option list is the bracket after the class name.
-    if ":" in item and bracket:
-        path, _, rest = item.partition(":")
-        while "(" in rest and not rest.partition("(")[0].strip().isidentifier():
-            more, _, rest = rest.partition(":")
-            path = f"{path}:{more}"
-        name, bracket, tail = rest.partition("(")
-        head = f"{path}:{name}"
-    head = head.strip()
+    match = _ITEM.fullmatch(item)
+    if match is None:
+        raise UsageError(f"cannot read '{item}': write name(option=value) or path.py:Class(...)")
+    head, tail = match["head"], match["options"]
     cls = pass_class(head)
-    given = _literals(head, tail.strip()[:-1] if bracket else "", item)
+    given = _literals(head, tail or "", item)
     known = options(cls)
     for option, value in given.items():
         if option not in known:

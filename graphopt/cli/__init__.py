@@ -1,1 +1,116 @@
-"""The command line."""
+"""The command line. Commands are imported when they run, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from graphopt import __version__
+from graphopt.errors import GraphOptError
+
+__all__ = ["main"]
+
+#: Command name -> module in this package and the one line that `--help` shows.
+COMMANDS = {
+    "optimize": ("optimize", "Run passes over a model and write the result."),
+    "inspect": ("inspect", "Show what is in a model: operators, parameters, MACs, memory."),
+    "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
+    "show": ("show", "Show the recipe and provenance of an optimized model."),
+    "passes": ("passes", "List the passes with their options."),
+    "demo": ("demo", "Optimize a small trained model that ships with graphopt."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's module only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"graphopt.cli.{COMMANDS[cmd_name][0]}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"no command is called '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="graphopt", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Make a trained model smaller and faster: as measured, never silently wrong.
+
+    \b
+    graphopt optimize model.onnx -p prune,fuse,int8 -o model.opt.onnx
+
+    Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model, samples or file,
+    4 budget missed, 5 a missing extra, 130 interrupted.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with the code the contract names."""
+    argv = sys.argv[1:] if args is None else args
+    debug = "--debug" in argv
+    try:
+        code: Any = cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        _fail("interrupted; nothing was written", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", 130)
+    except click.ClickException as error:
+        hint = (
+            f" See 'graphopt {_path(error)}--help'." if isinstance(error, click.UsageError) else ""
+        )
+        _fail(error.format_message() + hint, 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except GraphOptError as error:
+        if debug:
+            raise
+        _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        _fail(f"{name}{error.strerror or error}", 3)
+    except MemoryError:
+        _fail("out of memory; nothing was written", 1)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(
+            f"internal error: {type(error).__name__}: {error}. Nothing was written. "
+            "Please report it with the output of the same command and --debug",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"graphopt: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _path(error: click.UsageError) -> str:
+    words = error.ctx.command_path.split()[1:] if error.ctx is not None else []
+    return "".join(f"{w} " for w in words)

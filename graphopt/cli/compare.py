@@ -1,0 +1,138 @@
+"""`graphopt compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.errors import InputError
+
+#: Runs whose outputs are compared.
+RUNS = 8
+
+
+@click.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--samples", help="Inputs to compare on; synthetic ones if not given.")
+@click.option("--target", default="cpu", show_default=True, help="Where latency is measured.")
+@click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
+@click.option("--measure-seconds", type=float, default=5.0, show_default=True)
+@shape_option
+@standard
+def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
+    """Compare models A and B: outputs, structure, cost and latency side by side."""
+    from graphopt.backend import find_target
+    from graphopt.cli.progress import progress
+    from graphopt.gauge import Gauge
+    from graphopt.io import load
+    from graphopt.samples import bind_shapes, open_samples, synthetic
+    from graphopt.verify import Judge, compare_outputs
+
+    first, second = load(a), load(b)
+    _same_interface(first, second)
+    shapes, notes = bind_shapes(first, parse_shapes(options["shapes"]))
+    drawn = synthetic(first, seed=0, shapes=shapes)
+    samples = open_samples(options["samples"], first) if options["samples"] else drawn
+    with (
+        progress(not as_json) as shown,
+        Gauge(
+            find_target(options["target"]), options["measure"], options["measure_seconds"]
+        ) as gauge,
+    ):
+        shown("running both models", 0, 2)
+        judge = Judge(first, list(itertools.islice(iter(samples), RUNS)))
+        if judge.unable:
+            raise InputError(judge.unable)
+        compared = compare_outputs(judge.source, judge.outputs(second))
+        shown("timing", 1, 2)
+        timing = gauge.ratio(first, second, next(iter(drawn)))
+        figures = [gauge.figures(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
+    data: dict[str, Any] = {
+        "a": {"model": a, **dataclasses.asdict(figures[0]), "operators": _operators(first)},
+        "b": {"model": b, **dataclasses.asdict(figures[1]), "operators": _operators(second)},
+        "outputs": {n: dataclasses.asdict(e) for n, e in compared.errors.items()},
+        "broken": compared.broken,
+        "equal": judge.equal(compared),
+        "synthetic_inputs": samples.synthetic,
+        "timing": dataclasses.asdict(timing) if timing else None,
+        "notes": notes,
+    }
+    if timing is not None:
+        data["a"]["latency_ms"], data["b"]["latency_ms"] = timing.a_ms, timing.b_ms
+    if as_json:
+        emit_json(data)
+    else:
+        _print(data)
+
+
+def _same_interface(a: Any, b: Any) -> None:
+    for kind in ("inputs", "outputs"):
+        names = [
+            sorted(v.name for v in getattr(m.graph, kind) if v.name not in m.graph.initializers)
+            for m in (a, b)
+        ]
+        if names[0] != names[1]:
+            raise InputError(
+                f"the models have different {kind}: {', '.join(names[0])} and {', '.join(names[1])}"
+            )
+
+
+def _operators(model: Any) -> dict[str, int]:
+    return dict(Counter(n.op_type for n in model.graph.all_nodes()))
+
+
+def _print(data: dict[str, Any]) -> None:
+    from graphopt.cli.tables import count, milliseconds, out, size, table
+
+    console = out()
+    a, b = data["a"], data["b"]
+    made = table("", ">a", ">b", ">b / a")
+    rows = [
+        ("size", "bytes", size),
+        ("nodes", "nodes", count),
+        ("parameters", "params", count),
+        ("MACs", "macs", count),
+        ("peak activations", "peak_activation_bytes", size),
+        ("latency", "latency_ms", milliseconds),
+    ]
+    for label, key, show in rows:
+        x, y = a[key], b[key]
+        made.add_row(label, show(x), show(y), f"{y / x:.3f}" if x and y else "-")
+    console.print(made)
+    if data["timing"]:
+        low, high = data["timing"]["ci"]
+        spread = data["timing"]["spread"]
+        console.print(
+            f"latency ratio {data['timing']['ratio']:.3f} (95 %: {low:.3f}-{high:.3f}), "
+            f"noise of a against itself {spread:.1%}, {data['timing']['pairs']} pairs"
+        )
+    errors = table("output", ">relative L2", ">max abs", ">SQNR dB", ">cosine", ">top-1")
+    for name, e in data["outputs"].items():
+        top1 = "-" if e["top1"] is None else f"{e['top1']:.4f}"
+        errors.add_row(
+            name, f"{e['rel_l2']:.3g}", f"{e['max_abs']:.3g}", f"{e['sqnr_db']:.1f}",
+            f"{e['cosine']:.6f}", top1,
+        )  # fmt: skip
+    console.print(errors)
+    console.print(data["broken"] or ("outputs are equal" if data["equal"] else "outputs differ"))
+    if data["synthetic_inputs"]:
+        console.print("inputs were drawn at random; --samples compares on real ones")
+    changed = {
+        op: (a["operators"].get(op, 0), b["operators"].get(op, 0))
+        for op in sorted({*a["operators"], *b["operators"]})
+    }
+    structure = table("operator", ">a", ">b")
+    for op, (x, y) in changed.items():
+        if x != y:
+            structure.add_row(op, str(x), str(y))
+    if structure.row_count:
+        console.print(structure)
+    for note in data["notes"]:
+        console.print(note)

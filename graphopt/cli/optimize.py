@@ -1,0 +1,220 @@
+"""`graphopt optimize`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.errors import UsageError
+
+
+@click.command("optimize")
+@click.argument("model")
+@click.option("-p", "--passes", help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.")
+@click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx beside the model.")
+@click.option("--target", default="cpu", show_default=True, help="Where the result will run.")
+@click.option(
+    "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
+)
+@click.option(
+    "--preprocess",
+    help="For a folder of images: 'resize=256, crop=224, mean=..., std=..., layout=NCHW'.",
+)
+@click.option(
+    "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
+)
+@click.option(
+    "--max-error", type=float, help="Worst output's relative L2 difference to the source."
+)
+@click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
+@click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
+@click.option("--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source.")
+@click.option(
+    "--keep-best", is_flag=True, help="Write the closest model when the budget is missed."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seeds all that is random.")
+@shape_option
+@click.option(
+    "--verify",
+    type=click.Choice(["outputs", "graph"]),
+    default="outputs",
+    show_default=True,
+    help="Compare outputs after every pass, or only check the graph.",
+)
+@click.option("--measure/--no-measure", default=True, help="Time every step; undo slower ones.")
+@click.option(
+    "--measure-seconds", type=float, default=5.0, show_default=True, help="Timing per step."
+)
+@click.option("--replay", metavar="RECIPE", help="Repeat the decisions of a model or recipe.json.")
+@click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
+@click.option("--strip", is_flag=True, help="Leave recipe and provenance out of the output.")
+@click.option("--config", help="Options from this TOML file; default ./graphopt.toml.")
+@standard
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> int:
+    """Run passes over MODEL and write the result.
+
+    \b
+    graphopt optimize model.onnx -p prune,fuse,int8 --samples calib.npz -o model.opt.onnx
+    """
+    options = _with_config(ctx, given)
+    if options["replay"] and not options["passes"]:
+        from graphopt.recipe import read
+
+        options["passes"] = ", ".join(step.spec for step in read(options["replay"]).steps)
+    if not options["passes"]:
+        raise UsageError("no passes given: add -p, for example -p clean,fold,fuse")
+    return _run(options)
+
+
+def _with_config(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The command line over the configuration file over the defaults."""
+    from graphopt.config import read_config
+
+    names = {"evaluate": "eval", "shapes": "shape", "report_file": "report", "as_json": "json"}
+    known = {names.get(k, k) for k in given} - {"model", "config", "debug"}
+    config = read_config(given["config"], known)
+    merged = dict(given)
+    for key in given:
+        typed = ctx.get_parameter_source(key) == ParameterSource.COMMANDLINE
+        name = names.get(key, key)
+        if name in config and not typed:
+            merged[key] = _checked(ctx, key, config[name])
+    return merged
+
+
+def _checked(ctx: click.Context, key: str, value: Any) -> Any:
+    if key == "shapes":
+        if not isinstance(value, dict):
+            raise UsageError("the configuration's shape must be a table: [shape] x = [1, 3]")
+        return tuple(f"{k}={'x'.join(map(str, v))}" for k, v in value.items())
+    parameter = next(p for p in ctx.command.params if p.name == key)
+    return parameter.type_cast_value(ctx, value)
+
+
+def _run(options: dict[str, Any]) -> int:
+    from graphopt import pipeline
+    from graphopt.backend import find_target
+    from graphopt.cli.progress import progress
+    from graphopt.io import load, save
+    from graphopt.provenance import strip
+    from graphopt.recipe import read
+    from graphopt.samples import open_samples
+    from graphopt.spec import parse
+
+    passes = parse(options["passes"])
+    target = find_target(options["target"])
+    budget = _budget(options)
+    shapes = parse_shapes(options["shapes"])
+    source = Path(options["model"])
+    output = _output(source, options["output"])
+    replay = read(options["replay"]) if options["replay"] else None
+    model = load(source)
+    samples = (
+        open_samples(options["samples"], model, preprocess=options["preprocess"])
+        if options["samples"]
+        else None
+    )
+    with progress(not options["as_json"]) as shown:
+        result = pipeline.optimize(
+            model,
+            passes,
+            target=target,
+            samples=samples,
+            budget=budget,
+            seed=options["seed"],
+            shapes=shapes,
+            verify=options["verify"],
+            measure=options["measure"],
+            measure_seconds=options["measure_seconds"],
+            replay=replay,
+            debug=options["debug"],
+            progress=shown,
+            source_path=source,
+        )
+        written = result.met or options["keep_best"]
+        report = result.report
+        if written:
+            if options["strip"]:
+                strip(result.model)
+            save(result.model, output)
+            after = dataclasses.replace(report.after, bytes=_bytes(output))
+            report = dataclasses.replace(report, output=str(output), after=after)
+    data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
+    if options["report_file"]:
+        _write_report(Path(options["report_file"]), data)
+    if options["as_json"]:
+        emit_json(data)
+    else:
+        _print(report, written, output)
+    return 0 if result.met else 4
+
+
+def _budget(options: dict[str, Any]) -> Any:
+    from graphopt.budget import Budget, Limit
+    from graphopt.spec import load_attribute
+
+    evaluate = None
+    if options["evaluate"]:
+        path, colon, name = options["evaluate"].rpartition(":")
+        if not colon:
+            raise UsageError(f"--eval {options['evaluate']!r}: write FILE.py:function")
+        evaluate = load_attribute(path, name, "function")
+        if not callable(evaluate):
+            raise UsageError(f"--eval {options['evaluate']}: {name} is not a function")
+    size, latency = options["max_size"], options["max_latency"]
+    return Budget(
+        max_error=options["max_error"],
+        max_drop=options["max_drop"],
+        max_size=Limit.parse(size, "size") if size else None,
+        max_latency=Limit.parse(latency, "latency") if latency else None,
+        evaluate=evaluate,
+    )
+
+
+def _output(source: Path, named: str | None) -> Path:
+    """Where to write. Unnamed: beside the model, and only over what graphopt wrote itself."""
+    output = Path(named) if named else source.with_name(f"{source.stem}.opt.onnx")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output} is the input; name another file with -o")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent} is no folder; create it or name another with -o")
+    if not named and output.exists():
+        from graphopt.io import load
+        from graphopt.provenance import RECIPE
+
+        if RECIPE not in load(output).metadata_props:
+            raise UsageError(f"{output} exists and is not graphopt's; name the output with -o")
+    return output
+
+
+def _bytes(path: Path) -> int:
+    from graphopt.gauge import file_bytes
+    from graphopt.io import load
+
+    return file_bytes(path, load(path))
+
+
+def _write_report(path: Path, data: dict[str, Any]) -> None:
+    from graphopt.cli.common import finite
+    from graphopt.io.replacing import replace_files
+
+    text = json.dumps(finite(data), indent=2) + "\n"
+    replace_files([(path, [text.encode()])])
+
+
+def _print(report: Any, written: bool, output: Path) -> None:
+    from graphopt.cli.tables import out, print_report
+
+    console = out()
+    print_report(console, report)
+    if written:
+        console.print(f"wrote {output}")
+    else:
+        console.print("the budget is missed: nothing was written (--keep-best writes the closest)")

@@ -1,0 +1,44 @@
+"""Progress on stderr: shown on a terminal once something takes over two seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress"]
+
+#: Seconds before anything is shown.
+PATIENCE = 2.0
+
+
+@contextmanager
+def progress(enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A function `(text, done, total)` that keeps one line on stderr up to date."""
+    if not (enabled and sys.stderr.isatty()):
+        yield lambda text, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("", total=1)
+    began = time.monotonic()
+
+    def update(text: str, done: int, total: int) -> None:
+        if not bar.live.is_started and time.monotonic() - began > PATIENCE:
+            bar.start()
+        bar.update(task, description=text, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        bar.stop()

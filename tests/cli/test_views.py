@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+
+def test_inspect_counts_what_is_there(folder, graphopt):
+    code, out, _ = graphopt("inspect", "model.onnx", "--json", "--shape", "x=8x16", "--profile")
+    data = json.loads(out)
+    assert code == 0
+    assert data["bytes"] == Path("model.onnx").stat().st_size
+    assert data["params"] == 16 * 32 + 32 + 32 * 4
+    assert data["macs"] == 8 * (16 * 32 + 32 * 4)
+    assert data["peak_activation_bytes"] == 4 * 8 * (32 + 32)
+    assert {o["operator"]: o["count"] for o in data["operators"]} == {
+        "MatMul": 2,
+        "Add": 1,
+        "Relu": 1,
+    }
+    assert data["measured_at"] == {"x": [8, 16]}
+    assert sum(p["share"] for p in data["profile"]) > 0.99
+
+
+def test_inspect_prints_tables(folder, graphopt):
+    code, out, _ = graphopt("inspect", "model.onnx")
+    assert code == 0
+    assert "MatMul" in out
+    assert "batch" in out
+
+
+def test_show_tells_how_a_model_was_made(folder, graphopt):
+    args = ("--samples", "calib.npz", "--no-measure", "-o", "o.onnx", "--seed", "5")
+    assert graphopt("optimize", "model.onnx", "-p", "fuse", *args)[0] == 0
+    code, out, _ = graphopt("show", "o.onnx", "--json")
+    recipe = json.loads(out)["recipe"]
+    assert code == 0
+    assert recipe["seed"] == 5
+    assert recipe["steps"] == [{"spec": "fuse"}]
+    assert len(recipe["source"]) == 64
+    code, out, _ = graphopt("show", "o.onnx", "--nodes")
+    assert code == 0
+    assert "fuse" in out
+
+
+def test_compare_puts_two_models_side_by_side(folder, graphopt):
+    args = ("--samples", "calib.npz", "--no-measure", "-o", "o.onnx")
+    assert graphopt("optimize", "model.onnx", "-p", "fuse", *args)[0] == 0
+    code, out, _ = graphopt("compare", "model.onnx", "o.onnx", "--json", "--no-measure")
+    data = json.loads(out)
+    assert code == 0
+    assert data["equal"] is True
+    assert data["outputs"]["y"]["rel_l2"] < 1e-6
+    assert data["a"]["bytes"] == Path("model.onnx").stat().st_size
+    code, out, _ = graphopt("compare", "model.onnx", "o.onnx", "--measure-seconds", "0.1")
+    assert code == 0
+    assert "latency ratio" in out
+
+
+def test_passes_lists_every_pass_with_its_options(graphopt):
+    code, out, _ = graphopt("passes", "--json")
+    listed = {p["name"]: p for p in json.loads(out)}
+    assert code == 0
+    assert {"fuse", "int8"} <= listed.keys()
+    assert listed["int8"]["lossy"] is True
+    assert all(p["summary"] for p in listed.values())
+
+
+def test_the_demo_ends_with_every_figure(graphopt):
+    code, out, _ = graphopt("demo", "--json", "-p", "fuse,int8")
+    report = json.loads(out)
+    assert code == 0
+    assert report["after"]["bytes"] <= report["before"]["bytes"] / 3
+    assert report["after"]["metric"] >= report["before"]["metric"] - 0.01
+    assert report["before"]["latency_ms"] > 0
+    assert report["after"]["latency_ms"] > 0
