@@ -22,7 +22,7 @@ from graphopt.context import Analysis, Context
 from graphopt.pass_ import Pass
 from graphopt.pattern import Match, NodePattern, compile_pattern, match_at
 
-__all__ = ["Builder", "Rewrite", "Rule", "remove_dead"]
+__all__ = ["Builder", "Names", "Rewrite", "Rule", "can_replace", "remove_dead", "rewrite"]
 
 
 class Rule:
@@ -183,6 +183,7 @@ def remove_dead(nodes: Iterable[ir.Node]) -> int:
         if graph is None or any(o.uses() or o.is_graph_output() for o in node.outputs):
             continue
         values = [v for v in node.inputs if v is not None]
+        values += _detach_subgraphs(node)
         graph.remove(node, safe=True)
         removed += 1
         for value in values:
@@ -196,6 +197,32 @@ def remove_dead(nodes: Iterable[ir.Node]) -> int:
                 if isinstance(owner, ir.Graph) and value.name is not None:
                     owner.initializers.pop(value.name, None)
     return removed
+
+
+def _detach_subgraphs(node: ir.Node) -> list[ir.Value]:
+    """End the uses that a dying node's subgraphs make of outer values; returns those values."""
+    values: list[ir.Value] = []
+    for attribute in node.attributes.values():
+        graphs = attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else []
+        if attribute.type is ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        for inner in (n for graph in graphs for n in graph.all_nodes()):
+            for k, value in enumerate(inner.inputs):
+                if value is not None:
+                    values.append(value)
+                    inner.replace_input_with(k, None)
+    return values
+
+
+def can_replace(old: ir.Value, new: ir.Value) -> bool:
+    """Whether `new` can take the place of `old` by name, without an Identity between them.
+
+    The name of a graph output can pass on only to a node's output in the same graph that is no
+    graph output itself.
+    """
+    return not old.is_graph_output() or not (
+        new.producer() is None or new.is_graph_output() or new.graph is not old.graph
+    )
 
 
 class Names:
@@ -289,9 +316,7 @@ class Builder:
             old.replace_all_uses_with(new)
             return
         ours = any(new.producer() is n for n in self.nodes)
-        if not ours and (
-            new.producer() is None or new.is_graph_output() or new.graph is not old.graph
-        ):
+        if not ours and not can_replace(old, new):
             new = self.node("Identity", [new]).outputs[0]
             new.type, new.shape = old.type, old.shape
         name = old.name

@@ -74,12 +74,12 @@ def check(
     )
     feeds = _feeds(model, inputs or {}, np.random.default_rng(seed))
     expected = run(model, feeds)
-    was = structure(model)
+    was = _everything(model)
     ctx = Context(model, target=target, samples=samples, seed=seed, pass_name="pass")
     preserved: dict[Analysis[Any], Any] = {a: ctx.get(a) for a in one.preserves}
     edits = one.run(model, ctx)
     onnx.checker.check_model(ir.to_proto(model))
-    assert (edits == 0) == (structure(model) == was), f"{edits} edits reported, graph disagrees"
+    assert (edits == 0) == (_everything(model) == was), f"{edits} edits reported, graph disagrees"
     if unchanged or because is not None:
         assert edits == 0, f"expected no edit, got {edits}: {ctx.edits}"
     if because is not None:
@@ -158,6 +158,13 @@ def structure(model: ir.Model) -> tuple[Any, ...]:
             seen[value] = ("node", len(order) - 1, value.index())
     outputs = tuple(_term(v, seen, index) for v in model.graph.outputs)
     return (_canonical(order, outputs),)
+
+
+def _everything(model: ir.Model) -> tuple[Any, ...]:
+    """The structure, and what it leaves out: initializers, inputs, absent outputs, subgraphs."""
+    names = [sorted(g.initializers) for g in (model.graph, *model.graph.subgraphs())]
+    nodes = [(n.op_type, [bool(o.name) for o in n.outputs]) for n in model.graph.all_nodes()]
+    return structure(model), names, nodes, [v.name for v in model.graph.inputs]
 
 
 def _canonical(order: list[Any], outputs: tuple[Any, ...]) -> Any:

@@ -17,6 +17,7 @@ from graphopt.analyses import shape_data, shape_extensions
 from graphopt.analyses.shape_by_onnx import by_onnx
 from graphopt.analyses.shapes import DATA_LIMIT, Fact, Shapes, small_data
 from graphopt.analyses.symbolic import Dim, Expr, floordiv, maximum, nonnegative
+from graphopt.evaluate import deterministic, quick
 from graphopt.pattern import constant_value
 
 __all__ = ["OPERATORS", "broadcast", "infer_node"]
@@ -33,11 +34,28 @@ def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
         function = OPERATORS.get(node.op_type)
     else:
         function = shape_extensions.OPERATORS.get((domain, node.op_type))
-    if function is not None:
-        facts = function(node, inputs, shapes)
-        if facts is not None:
-            return facts
-    return by_onnx(node, domain, inputs, shapes)
+    facts = None if function is None else function(node, inputs, shapes)
+    if facts is None:
+        facts = by_onnx(node, domain, inputs, shapes)
+    if len(facts) == 1 and facts[0].data is None and inputs and _small(facts[0]):
+        return [_computed(node, inputs, facts[0])]
+    return facts
+
+
+def _small(fact: Fact) -> bool:
+    size = None if fact.dims is None else product(fact.dims)
+    return isinstance(size, int) and size <= DATA_LIMIT
+
+
+def _computed(node: ir.Node, inputs: Facts, fact: Fact) -> Fact:
+    """With the data of an operator on small numbers, floating point included."""
+    given = [f.concrete for f in inputs]
+    if any(g is None and v is not None for g, v in zip(given, node.inputs, strict=True)):
+        return fact
+    made = quick(node, given) if deterministic(node) else None
+    if made is None or made[0].shape != fact.dims:
+        return fact
+    return Fact(fact.dtype, fact.dims, made[0])
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:

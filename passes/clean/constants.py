@@ -1,0 +1,64 @@
+"""Constants become initializers, and initializers that only look like inputs become constants."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt import Context
+from graphopt.analyses.shapes import shapes
+from graphopt.pattern import constant_value
+from graphopt.rewrite import Names, remove_dead
+
+__all__ = ["lift_constants", "unlist_initializers"]
+
+
+def lift_constants(model: ir.Model, ctx: Context) -> int:
+    """Constant nodes, those in subgraphs too -> initializers of the main graph."""
+    nodes = [n for n in model.graph.all_nodes() if n.op_type == "Constant"]
+    if not nodes:
+        return 0
+    names = Names(model)
+    edits = 0
+    for node in nodes:
+        old = node.outputs[0]
+        tensor = constant_value(old)
+        if tensor is None or old.is_graph_output() or not old.uses():
+            continue
+        if not ctx.edit("LiftConstants", node):
+            continue
+        name = old.name or "constant"
+        if node.graph is not model.graph:
+            name = names.fresh(name)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+        )
+        value.const_value = tensor
+        old.replace_all_uses_with(value)
+        remove_dead([node])
+        model.graph.register_initializer(value)
+        edits += 1
+    if edits:
+        ctx.invalidate(preserves=(shapes,))
+    return edits
+
+
+def unlist_initializers(model: ir.Model, ctx: Context) -> int:
+    """Inputs with an initializer, in IR versions before 4 -> initializers alone.
+
+    Those versions had to list every initializer as an input, and no runtime lets callers set them.
+    From IR version 4 on such an input is a default that a caller may override: it stays.
+    """
+    graph = model.graph
+    listed = [v for v in graph.inputs if v.name in graph.initializers]
+    if listed and model.ir_version >= 4:
+        ctx.note(
+            f"{len(listed)} initializers are inputs too, so callers may override them: "
+            "they are not folded."
+        )
+    if not listed or model.ir_version >= 4 or not ctx.edit("UnlistInitializers", listed[0]):
+        return 0
+    kept = [v for v in graph.inputs if v.name not in graph.initializers]
+    graph.inputs[:] = kept
+    model.ir_version = 4
+    ctx.invalidate()
+    return 1

@@ -1,0 +1,21 @@
+"""Local functions inlined where they are called."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from graphopt import Context
+
+__all__ = ["inline_functions"]
+
+
+def inline_functions(model: ir.Model, ctx: Context) -> int:
+    """Every call of a model-local function -> its body."""
+    called = [n for n in model.graph.all_nodes() if n.op_identifier() in model.functions]
+    denied = [n for n in called if not ctx.edit("InlineFunction", n)]
+    if not called or denied:
+        return 0
+    InlinePass()(model)
+    ctx.invalidate()
+    return len(called)

@@ -1,0 +1,231 @@
+"""Evaluated: the values of a model that are the same on every run, and what storing them costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes import Shapes
+from graphopt.evaluate import MOVES, deterministic, evaluate, quick
+from graphopt.pattern import constant_value
+
+__all__ = ["Evaluated"]
+
+Array = np.ndarray[Any, Any]
+
+#: Moved weights larger than this are not held in memory: they are computed where they are read.
+HELD = 1 << 20
+#: Nothing is computed from, or into, more bytes or elements than this.
+LARGEST = 1 << 26
+#: A copy of a weight that is read elsewhere too may take this many bytes.
+COPY = 1 << 12
+#: Operators whose result may be far larger than their inputs.
+GROWING = frozenset(("Tile", "Expand", "ConstantOfShape", "Range", "Resize", "OneHot", "Pad"))
+#: Quantized weights stay quantized: folding these would undo it.
+QUANTIZATION = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A value known before the model runs: held, or to be computed by `make` when it is read.
+
+    `leaves` are the initializers it is computed from; `moved` says that its elements are theirs.
+    """
+
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    leaves: frozenset[ir.Value]
+    moved: bool = False
+    array: Array | None = None
+    make: partial[Array] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes in the file."""
+        return int(np.ceil(np.prod(self.shape, dtype=np.float64) * self.dtype.itemsize))
+
+    def read(self) -> Array:
+        """The elements."""
+        if self.array is not None:
+            return self.array
+        assert self.make is not None
+        return self.make()
+
+
+class Evaluated:
+    """Constants found so far, by value; which of their nodes stay is decided afterwards."""
+
+    def __init__(self, model: ir.Model, shapes: Shapes, limit: int) -> None:
+        self.values: dict[ir.Value, Constant] = {}
+        self._opsets = dict(model.graph.opset_imports)
+        self._shapes = shapes
+        self._limit = limit
+        self._kept: set[ir.Node] = set()
+
+    # --- forwards ---------------------------------------------------------------------------
+
+    def visit(self, node: ir.Node) -> None:
+        """Evaluate the node if its outputs are the same on every run."""
+        if node.op_type == "Constant" or _is_stored_output(node):
+            return
+        if self._by_shape(node) or not deterministic(node) or node.op_type in QUANTIZATION:
+            return
+        inputs = [self._constant(v) for v in node.inputs]
+        if any(c is None and v is not None for c, v in zip(inputs, node.inputs, strict=True)):
+            return
+        if not any(inputs):
+            return
+        leaves = frozenset[ir.Value]().union(*(c.leaves for c in inputs if c is not None))
+        if not self._defer(node, inputs, leaves):
+            self._compute(node, inputs, leaves)
+
+    def _by_shape(self, node: ir.Node) -> bool:
+        """A value whose elements follow from static shapes."""
+        known = [self._shapes.fact(o) for o in node.outputs]
+        if not known or any(f.concrete is None or f.dtype is None for f in known):
+            return False
+        for value, fact in zip(node.outputs, known, strict=True):
+            array = fact.concrete
+            assert array is not None
+            assert fact.dtype is not None
+            leaves = frozenset(v for v in node.inputs if v is not None and self._is_leaf(v))
+            self.values[value] = Constant(fact.dtype, array.shape, leaves, array=array)
+        return True
+
+    def _defer(
+        self, node: ir.Node, inputs: list[Constant | None], leaves: frozenset[ir.Value]
+    ) -> bool:
+        """Describe a large result of moving elements, to be computed when it is read."""
+        fact = self._shapes.fact(node.outputs[0])
+        dims = self._shapes.static(node.outputs[0])
+        if len(node.outputs) != 1 or dims is None or fact.dtype is None:
+            return False
+        made = Constant(fact.dtype, dims, leaves, _moved(node, inputs))
+        if made.nbytes <= HELD or node.op_type not in MOVES:
+            return False
+        make = partial(_read_first, node.op_type, _attributes(node), inputs)
+        self.values[node.outputs[0]] = dataclasses.replace(made, make=make)
+        return True
+
+    def _compute(
+        self, node: ir.Node, inputs: list[Constant | None], leaves: frozenset[ir.Value]
+    ) -> None:
+        sizes = [self._shapes.static(o) for o in node.outputs if o.name]
+        grows = any(s is None or np.prod(s, dtype=np.float64) > LARGEST for s in sizes)
+        if grows and (node.op_type in GROWING or None not in sizes):
+            return
+        if sum(c.nbytes for c in inputs if c is not None) > LARGEST:
+            return
+        arrays = evaluate(node, [None if c is None else c.read() for c in inputs], self._opsets)
+        if arrays is None:
+            return
+        moved = _moved(node, inputs)
+        for value, array in zip([o for o in node.outputs if o.name], arrays, strict=True):
+            dtype = _element_type(value, array, self._shapes)
+            if dtype is not None:
+                held = np.ascontiguousarray(array).reshape(array.shape)
+                self.values[value] = Constant(dtype, array.shape, leaves, moved, held)
+
+    def _is_leaf(self, value: ir.Value) -> bool:
+        return value.is_initializer() and not value.is_graph_input()
+
+    def _constant(self, value: ir.Value | None) -> Constant | None:
+        if value is None:
+            return None
+        known = self.values.get(value)
+        if known is not None:
+            return known
+        tensor = constant_value(value)
+        if tensor is None or tensor.dtype is ir.DataType.UNDEFINED:
+            return None
+        leaves = frozenset({value}) if self._is_leaf(value) else frozenset[ir.Value]()
+        shape = tuple(tensor.shape.numpy())
+        return Constant(tensor.dtype, shape, leaves, True, make=partial(_numpy, tensor))
+
+    # --- backwards --------------------------------------------------------------------------
+
+    def read_elsewhere(self, value: ir.Value) -> bool:
+        """Whether a node that stays reads this constant."""
+        if value not in self.values:
+            return False
+        return value.is_graph_output() or any(
+            u.node in self._kept or not any(o in self.values for o in u.node.outputs)
+            for u in value.uses()
+        )
+
+    def may_store(self, value: ir.Value) -> bool:
+        """Whether storing the value makes the file larger by no more than the limit.
+
+        Only initializers that nothing else reads are counted as saved: what is tied stays tied.
+        """
+        if value not in self.values:
+            return False
+        constant = self.values[value]
+        shared = [v for v in constant.leaves if len(v.uses()) > 1]
+        if constant.moved and shared and constant.nbytes > COPY:
+            return False
+        if constant.nbytes <= self._limit:
+            return True
+        saved = sum(_nbytes(v) for v in constant.leaves if v not in shared)
+        return constant.nbytes <= saved + self._limit
+
+    def keep(self, node: ir.Node) -> None:
+        """The node stays: what it reads is read."""
+        self._kept.add(node)
+
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol:
+        """The constant as a tensor; a large one is computed when it is read, and not held."""
+        constant = self.values[value]
+        if constant.make is None:
+            assert constant.array is not None
+            return _tensor(constant.array, constant.dtype)
+        shape = ir.Shape(constant.shape)
+        return ir.LazyTensor(partial(_made, constant), dtype=constant.dtype, shape=shape)
+
+
+def _is_stored_output(node: ir.Node) -> bool:
+    """An Identity that gives a graph output its name."""
+    return node.op_type == "Identity" and node.outputs[0].is_graph_output()
+
+
+def _moved(node: ir.Node, inputs: list[Constant | None]) -> bool:
+    return node.op_type in MOVES and inputs[0] is not None and inputs[0].moved
+
+
+def _attributes(node: ir.Node) -> list[ir.Attr]:
+    return list(node.attributes.values())
+
+
+def _read_first(op_type: str, attributes: list[ir.Attr], inputs: list[Constant | None]) -> Array:
+    """The output of a moving operator."""
+    node = ir.Node("", op_type, [], attributes)
+    arrays = quick(node, [None if c is None else c.read() for c in inputs])
+    assert arrays is not None, f"{op_type} cannot be evaluated"
+    return arrays[0]
+
+
+def _made(constant: Constant) -> ir.TensorProtocol:
+    return _tensor(constant.read(), constant.dtype)
+
+
+def _tensor(array: Array, dtype: ir.DataType) -> ir.TensorProtocol:
+    return ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype)
+
+
+def _numpy(tensor: ir.TensorProtocol) -> Array:
+    return tensor.numpy()
+
+
+def _nbytes(value: ir.Value) -> int:
+    return 0 if value.const_value is None else int(value.const_value.nbytes)
+
+
+def _element_type(value: ir.Value, array: Array, shapes: Shapes) -> ir.DataType | None:
+    known = shapes.dtype(value)
+    if known is not None:
+        return known
+    return ir.DataType.from_numpy(array.dtype) if array.dtype.kind in "fiub" else None

@@ -1,0 +1,91 @@
+"""The pass: evaluate what is constant, then keep each result that does not make the file grow.
+
+Two walks. Forwards, every node whose inputs are constant is evaluated (a large result is only
+described: it is computed when it is read). Backwards, from the values that other nodes read, each
+result becomes an initializer if it may, else its node stays and its own inputs are asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import onnx_ir as ir
+from graphopt.passes.clean.clean import tidy
+from graphopt.passes.fold.dimensions import fold_dimensions
+from graphopt.passes.fold.evaluated import Evaluated
+
+from graphopt import Context, Pass
+from graphopt.analyses.shapes import shapes
+from graphopt.rewrite import Builder, Names, remove_dead
+
+__all__ = ["Fold"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold(Pass):
+    """Compute what is constant.
+
+    Attributes:
+        limit: bytes by which a folded value may be larger than the constants it replaces.
+    """
+
+    limit: int = 1 << 20
+
+    speeds_up: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise ValueError("limit is a number of bytes, at least 0")
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        """Fold constants and shapes, in every graph, until none is left."""
+        edits = 0
+        while True:
+            made = fold_constants(model, ctx, self.limit)
+            made += fold_dimensions(model, ctx)
+            made += tidy(model, ctx)
+            edits += made
+            if not made:
+                return edits
+            ctx.invalidate()
+
+
+def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
+    """Constant values -> initializers; returns how many were made."""
+    found = Evaluated(model, ctx.get(shapes), limit)
+    for node in model.graph.all_nodes():
+        found.visit(node)
+    if not found.values:
+        return 0
+    names: Names | None = None
+    edits = 0
+    for graph in (*reversed(list(model.graph.subgraphs())), model.graph):
+        for node in [n for n in reversed(graph) if any(o in found.values for o in n.outputs)]:
+            if node.graph is None:
+                continue
+            wanted = [o for o in node.outputs if found.read_elsewhere(o)]
+            if not wanted:
+                continue
+            if not all(found.may_store(o) for o in wanted):
+                found.keep(node)
+                continue
+            if not ctx.edit("FoldConstant", node):
+                found.keep(node)
+                continue
+            names = names or Names(model)
+            builder = Builder(model, node, names)
+            for old in wanted:
+                _store(old, found.tensor(old), builder)
+            remove_dead([node])
+            edits += 1
+    if edits:
+        ctx.invalidate(preserves=(shapes,))
+    return edits
+
+
+def _store(old: ir.Value, tensor: ir.TensorProtocol, builder: Builder) -> None:
+    """An initializer in the place of `old` (behind an Identity if that is a graph output)."""
+    value = builder.constant(tensor, f"{old.name}_folded")
+    tensor.name = value.name
+    builder.take_over(old, value)
