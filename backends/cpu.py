@@ -12,6 +12,7 @@ from graphopt.backends.isa import extensions, processors
 from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
 
 from graphopt.backend import Arrays
+from graphopt.io import save
 from graphopt.manifest import Manifest, write_manifest
 from graphopt.sessions import OpenVinoSession, OrtSession
 from graphopt.target import Int8Scheme, Target
@@ -160,7 +161,7 @@ class Cpu:
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model and its manifest; the provider lays it out itself when it opens it."""
-        ir.save(model, path)
+        save(model, path)
         write_manifest(path, manifest(target))
         return path
 

@@ -18,6 +18,7 @@ from graphopt.backends.ort import node_times, open_for, time_models
 
 from graphopt.backend import Arrays
 from graphopt.errors import MissingExtra
+from graphopt.io import save
 from graphopt.manifest import Manifest, write_manifest
 from graphopt.sessions import OpenVinoSession, OrtSession
 from graphopt.target import Int8Scheme, Target
@@ -30,11 +31,37 @@ PLUGIN, NATIVE, EXTRA = "onnxruntime_ep_openvino", "openvino", "openvino"
 #: "openvino" computes in bfloat16 where the processor has it; "openvino-f32" never does.
 PRECISIONS = {"openvino": "", "openvino-f32": "f32"}
 
+#: Q/DQ that OpenVINO's low-precision transformations fuse: unsigned activations, signed symmetric
+#: weights per channel, and followers between them (ResNet-50: 1.9 times bfloat16 with followers,
+#: 1.6 without, NNCF's own placement 1.8; Zen 5, 1 thread, one run). Signed symmetric activations
+#: lose a bit on everything that is positive and gain nothing; unsigned weights run in float.
 INT8 = Int8Scheme(
     activation="uint8",
     weight="int8",
     per_channel=True,
-    operators=frozenset({"Conv", "MatMul", "Gemm"}),
+    operators=frozenset(
+        {
+            "Conv",
+            "MatMul",
+            "Gemm",
+            "Add",
+            "AveragePool",
+            "Concat",
+            "DepthToSpace",
+            "Flatten",
+            "GlobalAveragePool",
+            "MaxPool",
+            "Mul",
+            "Reshape",
+            "Resize",
+            "Slice",
+            "SpaceToDepth",
+            "Split",
+            "Squeeze",
+            "Transpose",
+            "Unsqueeze",
+        }
+    ),
 )
 
 
@@ -68,7 +95,7 @@ class OpenVino:
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model and its manifest; OpenVINO compiles it when it opens it."""
-        ir.save(model, path)
+        save(model, path)
         write_manifest(path, manifest(target))
         return path
 

@@ -35,6 +35,7 @@ class Int8Scheme:
             ones are not meant: they follow their neighbours.
         dynamic: operators better quantized at run time (activation ranges found on the fly),
             unless what they read already is integer.
+        bias: type of biases: "int32" at the scale of data times weight, or "float32" as they were.
         format: "qdq" for Q/DQ pairs around operators, "operator" for QLinear operators.
     """
 
@@ -46,6 +47,7 @@ class Int8Scheme:
     operators: frozenset[str] = INTEGER
     group_channels: int = 1
     dynamic: frozenset[str] = frozenset()
+    bias: Literal["int32", "float32"] = "int32"
     format: Literal["qdq", "operator"] = "qdq"
 
 
