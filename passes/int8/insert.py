@@ -27,8 +27,13 @@ def insert(
     plan: Plan,
     grids: Mapping[ir.Value, Grid],
     weights: Mapping[ir.Node, tuple[Array, Array]],
+    *,
+    integer_bias: bool = True,
 ) -> None:
-    """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node."""
+    """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node.
+
+    Biases stay as they are unless `integer_bias`.
+    """
     rounded: dict[ir.Value, ir.Value] = {}
     made = plan.made_by()
     for value, grid in grids.items():
@@ -46,6 +51,8 @@ def insert(
             node.replace_input_with(position, rounded[value])
         if kind.weight is not None:
             _weigh(writer, node, kind, *weights[node])
+            if kind.bias is not None and integer_bias:
+                _bias(writer, node, kind, weights[node][1])
 
 
 def _whole(plan: Plan, value: ir.Value, kind: Operator) -> bool:
@@ -121,8 +128,6 @@ def _weigh(writer: Writer, node: ir.Node, kind: Operator, integers: Array, scale
     zero = writer.shared(np.zeros(scales.shape, integers.dtype), "zero")
     dq = writer.dequantize(q, scale, zero, axis, node, f"{value.name}_dq")
     node.replace_input_with(kind.weight, dq)
-    if kind.bias is not None:
-        _bias(writer, node, kind, scales)
 
 
 def _bias(writer: Writer, node: ir.Node, kind: Operator, scales: Array) -> None:

@@ -95,7 +95,7 @@ def apply(
     grids = make_grids(plan, ranges, scheme)
     weights = make_weights(plan, grids, scheme)
     writer = Writer(model, ctx)
-    insert(writer, plan, grids, weights)
+    insert(writer, plan, grids, weights, integer_bias=scheme.bias == "int32")
     quantized: dict[ir.Value, list[ir.Value]] = {}
     dead = [*plan.tables, *plan.recurrent]
     for node, kind in plan.dynamic.items():
