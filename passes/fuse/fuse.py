@@ -16,10 +16,13 @@ from graphopt.passes.fuse.activations import (
 )
 from graphopt.passes.fuse.affine_after import ScaleShiftAfter
 from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
+from graphopt.passes.fuse.attention import ScaledDotProduct
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
+from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
 from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import OPSET, raise_opset
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.rotary import PackRotary, Rotary
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 from graphopt.passes.fuse.views import ShortenViews
 
@@ -46,6 +49,11 @@ class Fuse(Pass):
         NormScaleShift,
         SoftmaxWritten,
         LogSoftmaxWritten,
+        ScaledDotProduct,
+        RepeatedHeads,
+        Rotary,
+        PackRotary,
+        PackHeads,
         ScaleShiftAfter,
         ScaleBefore,
         ShiftBefore,

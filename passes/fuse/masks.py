@@ -1,0 +1,165 @@
+"""What an attention mask does to a row it masks fully, and how to keep that.
+
+    softmax, additive -Inf           the row is NaN (an exporter's guard makes it 0)
+    softmax, additive lowest float   every score is absorbed: the row is uniform
+    Attention                        the row is 0, for -Inf and for the lowest float alike
+
+So a guarded -Inf mask is Attention's own behaviour; the lowest float becomes the next one above it,
+which absorbs scores just as well and is no mask to Attention; an unguarded -Inf is refused unless
+no row can be fully masked. Scores are taken to be finite and below 1e30.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.fuse.weights import Array, array, constant_shape
+
+from graphopt.analyses.shapes import Shapes
+from graphopt.pattern import constant_value
+
+__all__ = ["HUGE", "Mask", "judge", "nudged", "only_masks", "soften"]
+
+#: A masked score below this is absorbed: any finite score added to it leaves it as it is.
+HUGE = -1e30
+#: Constant masks up to this many elements are read.
+LARGEST = 1 << 24
+
+_MOVES = ("Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Identity", "Tile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """What is known of an additive mask.
+
+    Attributes:
+        neg_inf: it may hold -Inf in a whole row.
+        lowest: it may hold the lowest float.
+        lowest_rows: a whole row may hold the lowest float.
+        known: False if it may hold anything.
+    """
+
+    neg_inf: bool = False
+    lowest: bool = False
+    lowest_rows: bool = False
+    known: bool = True
+
+
+UNKNOWN = Mask(known=False)
+
+
+def nudged(a: Array) -> Array:
+    """`a` with the lowest float replaced by the one above it."""
+    low = np.finfo(a.dtype).min
+    return np.where(a == low, np.nextafter(low, a.dtype.type(0)), a)
+
+
+def judge(value: ir.Value, facts: Shapes) -> Mask:
+    """What the additive mask `value` may hold."""
+    if constant_value(value) is not None:
+        return _constant(value)
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return UNKNOWN
+    if node.op_type in _MOVES and node.inputs[0] is not None:
+        return judge(node.inputs[0], facts)
+    if node.op_type == "Where":
+        a, b = node.inputs[1], node.inputs[2]
+        assert a is not None
+        assert b is not None
+        return _either(judge(a, facts), judge(b, facts))
+    if node.op_type == "Mul":
+        return _product(node, facts)
+    return UNKNOWN
+
+
+def _constant(value: ir.Value) -> Mask:
+    shape = constant_shape(value)
+    if shape is None or int(np.prod(shape)) > LARGEST:
+        return UNKNOWN
+    a = array(value)
+    if a.dtype.kind != "f":
+        return UNKNOWN
+    if np.isnan(a).any() or (a == np.inf).any():
+        return UNKNOWN
+    low = np.finfo(a.dtype).min
+    top = a.max(axis=-1) if a.ndim else a
+    return Mask(
+        neg_inf=bool((top == -np.inf).any()),
+        lowest=bool((a == low).any()),
+        lowest_rows=bool((top == low).any()),
+    )
+
+
+def _either(a: Mask, b: Mask) -> Mask:
+    return Mask(
+        a.neg_inf or b.neg_inf,
+        a.lowest or b.lowest,
+        a.lowest_rows or b.lowest_rows,
+        a.known and b.known,
+    )
+
+
+def _product(node: ir.Node, facts: Shapes) -> Mask:
+    """(1 - m) * c for a mask m of zeros and ones that came from integers or booleans."""
+    for side in (0, 1):
+        c, other = node.inputs[side], node.inputs[1 - side]
+        if c is None or other is None or constant_value(c) is None:
+            continue
+        minus = other.producer()
+        if minus is None or minus.op_type != "Sub" or minus.inputs[1] is None:
+            return UNKNOWN
+        cast = minus.inputs[1].producer()
+        while cast is not None and cast.op_type in _MOVES and cast.inputs[0] is not None:
+            cast = cast.inputs[0].producer()
+        if cast is None or cast.op_type != "Cast":
+            return UNKNOWN
+        source = facts.dtype(cast.inputs[0]) if cast.inputs[0] is not None else None
+        if source is None or not (source.is_integer() or source == ir.DataType.BOOL):
+            return UNKNOWN
+        mask = _constant(c)
+        return UNKNOWN if mask.neg_inf else mask
+    return UNKNOWN
+
+
+def soften(value: ir.Value, op: Any) -> None:
+    """Replace the lowest float by the one above it in the constants `value` is made of."""
+    node = value.producer()
+    if node is None:
+        return
+    for index, old in enumerate(node.inputs):
+        if old is None:
+            continue
+        if constant_value(old) is None:
+            soften(old, op)
+        elif _constant(old).lowest:
+            node.replace_input_with(index, op.constant(nudged(array(old)), old.name))
+
+
+def only_masks(value: ir.Value) -> bool:
+    """Whether all that reads the mask `value`, or what it is moved from, adds it to scores."""
+    node = value.producer()
+    if value.is_graph_output() or not all(_adds_to_scores(u.node, u.idx) for u in value.uses()):
+        return False
+    if node is None or node.op_type not in (*_MOVES, "Where"):
+        return True
+    return all(
+        only_masks(v)
+        for v in node.inputs
+        if v is not None and constant_value(v) is None and v.producer() is not None
+        if node.op_type != "Where" or v is not node.inputs[0]
+    )
+
+
+def _adds_to_scores(node: ir.Node, index: int) -> bool:
+    if node.op_type in ("Attention", "MultiHeadAttention"):
+        return index == (3 if node.op_type == "Attention" else 5)
+    out = node.outputs[0]
+    if node.op_type in (*_MOVES, "Where"):
+        return not out.is_graph_output() and all(_adds_to_scores(u.node, u.idx) for u in out.uses())
+    if node.op_type != "Add" or len(out.uses()) != 1:
+        return False
+    return out.consumers()[0].op_type in ("Softmax", "Add")
