@@ -127,7 +127,7 @@ class _Cut:
         self.masks = {c: m for c, m in self.masks.items() if not m.all()}
 
     def mask(self, axis: int) -> Array | None:
-        return self.masks.get(self.classes[axis]) if axis >= 0 else None
+        return self.masks.get(self.classes[axis]) if 0 <= axis < len(self.classes) else None
 
     def of(self, tensor: Tensor) -> tuple[Array | None, ...]:
         return tuple(self.mask(a) for a in tensor.axes)
@@ -308,8 +308,10 @@ class _Cut:
 
     def _tell_original(self, node: ir.Node) -> None:
         """A Shape goes on telling the sizes before the cut: where they are data they must stay."""
-        tensor = self.axes.tensors[node].get((False, 0)) or self.axes.tensor(node, False, 0)
-        if tensor is None or all(m is None for m in self.of(tensor)):
+        source = node.inputs[0]
+        constant = constant_value(source) is not None  # left alone, it would keep the whole tensor
+        tensor = self.axes.tensor(node, False, 0)
+        if tensor is None or not (constant or any(m is not None for m in self.of(tensor))):
             return
         output = node.outputs[0]
         data = self.axes.shapes.data(output)
@@ -336,6 +338,7 @@ class _Cut:
             made.type, made.shape = output.type, output.shape
         output.replace_all_uses_with(made, replace_graph_outputs=True)
         remove_dead([node])
+        self._forget(source)
 
     # --- afterwards -------------------------------------------------------------------------
 

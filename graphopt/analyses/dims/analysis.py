@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from graphopt.analyses.dims.describe import describe
 from graphopt.analyses.dims.dimension import Dimensions
-from graphopt.analyses.dims.operation import Axes, Operation, Tensor, Unsupported
+from graphopt.analyses.dims.operation import Axes, Operation, Unsupported
 from graphopt.analyses.dims.operators import operators
-from graphopt.analyses.dims.operators.elementwise import OPERATORS as ELEMENTWISE
+from graphopt.analyses.dims.operators.elementwise import BROADCAST
 from graphopt.analyses.dims.solve import solve
 from graphopt.analyses.dims.system import ONE
 from graphopt.analyses.shapes import shapes
@@ -52,33 +52,35 @@ def state(node: ir.Node, axes: Axes) -> None:
         op.freeze_all(f"{key}: {unsupported}")
 
 
+#: What takes some positions of a tensor: several such uses are parts of one tensor, not ties.
+TAKES = frozenset({"Gather", "Slice", "Split", "SplitToSequence"})
+
+
 def tie(axes: Axes) -> tuple[str, ...]:
-    """Equate the uses of weights that are used more than once; returns their names.
+    """Equate the uses of weights that are used more than once; returns names of true ties.
 
     Exporters merge equal constants, so a vector, a constant of one value, or an operand of an
-    elementwise operator is typed per use; a matrix used twice as weights is a tie in the model.
+    elementwise operator is typed per use; a matrix used twice as weights is a tie in the model,
+    and a tensor taken apart by slices is one tensor.
     """
     tied: list[str] = []
     for value, uses in axes.uses.items():
-        first = uses[0]
-        if len(uses) < 2 or sum(a != ONE for a in first.axes) < 2:
+        if len(uses) < 2:
             continue
-        weights = [t for t in uses if not _elementwise(t, axes)]
-        if len(weights) < 2 or _uniform(value):
-            continue
-        tied.append(value.name or "?")
-        for other in weights[1:]:
-            for a, b in zip(weights[0].axes, other.axes, strict=True):
+        users = {axes.tensors[u.node].get((False, u.idx)): u.node for u in value.uses()}
+        matrix = sum(a != ONE for a in uses[0].axes) >= 2 and not _uniform(value)
+        same = [
+            t
+            for t in uses
+            if t in users
+            and (users[t].op_type in TAKES or (matrix and users[t].op_type not in BROADCAST))
+        ]
+        for other in same[1:]:
+            for a, b in zip(same[0].axes, other.axes, strict=True):
                 axes.system.same(a, b)
+        if matrix and sum(users[t].op_type not in TAKES - {"Gather"} for t in same) > 1:
+            tied.append(value.name or "?")
     return tuple(tied)
-
-
-def _elementwise(tensor: Tensor, axes: Axes) -> bool:
-    return any(
-        node.op_type in ELEMENTWISE
-        for node in (u.node for u in tensor.value.uses())
-        if axes.tensors.get(node, {}).get(tensor.slot) is tensor
-    )
 
 
 def _uniform(value: ir.Value) -> bool:

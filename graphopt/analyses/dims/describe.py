@@ -37,8 +37,9 @@ def describe(axes: Axes, solution: Solution, tied: tuple[str, ...]) -> Dimension
     """Everything the solution says, in terms of the model."""
     places = _places(axes, solution)
     kinds: dict[int, set[str]] = {}
-    for axis, kind in axes.kinds:
-        if axis >= 0:
+    wholes = {int(solution.classes[m.whole]) for m in axes.system.merges}
+    for axis, kind, via in axes.kinds:
+        if axis >= 0 and (via is None or (via >= 0 and int(solution.classes[via]) in wholes)):
             kinds.setdefault(int(solution.classes[axis]), set()).add(kind)
     inside = {
         int(solution.classes[f]): int(solution.classes[m.whole])
@@ -140,7 +141,9 @@ def _dimension(
         kind != "heads" and _residual([p for p, _ in mine], roles, [c for _, c in mine])
     )
     scope: Literal["inner", "residual"] = "residual" if residual else "inner"
-    return mine[anchor][0].order, Dimension(_base_name(mine[anchor][0]), size, kind, scope, members)
+    return mine[anchor][0].order, Dimension(
+        _base_name([p for p, _ in mine], roles, anchor), size, kind, scope, members
+    )
 
 
 def _roles(
@@ -163,23 +166,11 @@ def _roles(
         if p.tensor.output:
             continue
         if roles[k] == "carries" and len(p.node.outputs) == 1:
-            roles[k] = seen.get(p.node.outputs[0], "carries") if _moves(p.node) else roles[k]
-        if roles[k] != "carries" and _from_constants(p.tensor.value):
+            made = p.node.outputs[0]
+            roles[k] = seen.get(made, "carries") if axes.fixed(made) else "carries"
+        if roles[k] != "carries" and axes.fixed(p.tensor.value):
             seen.setdefault(p.tensor.value, roles[k])
     return roles
-
-
-def _moves(node: ir.Node) -> bool:
-    return all(_from_constants(v) for v in node.inputs if v is not None)
-
-
-def _from_constants(value: ir.Value, depth: int = 16) -> bool:
-    if constant_value(value) is not None:
-        return True
-    node = value.producer()
-    if node is None or not node.inputs or depth == 0:
-        return False
-    return all(_from_constants(v, depth - 1) for v in node.inputs if v is not None)
 
 
 def _residual(places: list[Place], roles: list[Role], classes: list[int]) -> bool:
@@ -277,9 +268,13 @@ def _frozen(
     yield from dict.fromkeys(f for _, f in listed)
 
 
-def _base_name(place: Place) -> str:
-    name = place.tensor.value.name or ""
-    return _node_name(place.node) if ANONYMOUS.fullmatch(name) else name
+def _base_name(places: list[Place], roles: list[Role], anchor: int) -> str:
+    """The weight that writes it or, where an exporter has named that by number, the node."""
+    name = places[anchor].tensor.value.name or ""
+    if not ANONYMOUS.fullmatch(name):
+        return name
+    written = (p for p, r in zip(places, roles, strict=True) if r == "writes" and p.tensor.output)
+    return _node_name(next(written, places[anchor]).node)
 
 
 def _node_name(node: ir.Node) -> str:

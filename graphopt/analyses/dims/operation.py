@@ -120,8 +120,28 @@ class Axes:
         self.roles: dict[tuple[ir.Node, bool, int], list[tuple[int, Role, int | None]]] = {}
         self.derived: dict[ir.Node, list[Derived]] = {}
         self.uses: dict[ir.Value, list[Tensor]] = {}
-        self.kinds: list[tuple[int, str]] = []
+        self.kinds: list[tuple[int, str, int | None]] = []
+        self._fixed: dict[ir.Value, bool] = {}
         self._of: dict[ir.Value, tuple[tuple[int, ...], tuple[Dim, ...]] | None] = {}
+
+    def fixed(self, value: ir.Value) -> bool:
+        """Whether a value is a constant, or computed from constants alone (a weight transposed)."""
+        stack = [value]
+        while stack:
+            top = stack[-1]
+            node = top.producer()
+            if top in self._fixed:
+                stack.pop()
+            elif constant_value(top) is not None or node is None:
+                self._fixed[top] = node is not None or constant_value(top) is not None
+            else:
+                given = [v for v in node.inputs if v is not None]
+                waiting = [v for v in given if v not in self._fixed]
+                if waiting:
+                    stack.extend(waiting)
+                else:
+                    self._fixed[top] = bool(given) and all(self._fixed[v] for v in given)
+        return self._fixed[value]
 
     def of(self, value: ir.Value) -> tuple[tuple[int, ...], tuple[Dim, ...]] | None:
         """Axes and sizes of a value that is no constant; None if its rank is unknown."""
@@ -276,7 +296,12 @@ class Operation:
             self.system.freeze(axis, reason)
 
     def freeze_all(self, reason: str) -> None:
-        """Everything this node touches must stay as it is."""
+        """Everything this node touches must stay as it is, what its subgraphs return too."""
+        for attribute in self.node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                graph = attribute.as_graph()
+                for inner in (*graph.inputs, *graph.outputs):
+                    self.freeze((self.axes.of(inner) or ((), ()))[0], reason)
         for output, values in ((False, self.node.inputs), (True, self.node.outputs)):
             for k, value in enumerate(values):
                 tensor = self.axes.tensor(self.node, output, k) if value is not None else None
@@ -310,9 +335,9 @@ class Operation:
         key = (self.node, tensor.output, tensor.index)
         self.axes.roles.setdefault(key, []).append((axis % tensor.rank, role, via))
 
-    def means(self, kind: str, *axes: int) -> None:
-        """Say what kind of dimension these axes are (see `Dimension.kind`)."""
-        self.axes.kinds.extend((axis, kind) for axis in axes)
+    def means(self, kind: str, *axes: int, via: int | None = None) -> None:
+        """Say what kind of dimension axes are (see `Dimension.kind`), given `via` is a product."""
+        self.axes.kinds.extend((axis, kind, via) for axis in axes)
 
     def derive(self, derived: Derived) -> None:
         """State that an integer of this node comes from sizes of axes."""
@@ -336,5 +361,5 @@ class Operation:
 
     def pin(self, attribute: str, value: int | float, axis: int) -> None:
         """Write `attribute` out if the size of `axis`, which its default comes from, changes."""
-        if axis >= 0 and attribute not in self.node.attributes:
+        if axis >= 0:
             self.derive(Pin(attribute, value, axis))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.analyses.dims.operation import Operation
 
-__all__ = ["OPERATORS"]
+__all__ = ["BROADCAST", "OPERATORS"]
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor "
@@ -16,6 +16,9 @@ VARIADIC = (
     "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
 )
 MICROSOFT = "BiasGelu FastGelu Gelu QuickGelu BiasAdd"
+
+#: Those with several operands of equal standing.
+BROADCAST = frozenset({*VARIADIC.split(), *MICROSOFT.split()})
 
 
 def elementwise(op: Operation) -> None:

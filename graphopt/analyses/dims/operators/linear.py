@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from graphopt.analyses.dims.operation import Operation, Tensor
 from graphopt.analyses.dims.system import ONE
-from graphopt.pattern import constant_value
 
 __all__ = ["OPERATORS", "contract", "matmul", "spatial"]
 
@@ -68,23 +67,9 @@ def contract(
     """Roles of y[yo] = sum over x[xc] w[wc, wo]: activations against activations write nothing."""
     op.reads(x, xc)
     op.reads(w, wc)
-    if constant_value(w.value) is not None or made_of_constants(w):
+    if op.axes.fixed(w.value):
         op.writes(w, wo)
         op.writes(y, yo)
-
-
-def made_of_constants(w: Tensor) -> bool:
-    """Whether a weight is computed from constants (transposed, dequantized, ...)."""
-    node, depth = w.value.producer(), 0
-    while node is not None and depth < 16:
-        given = [v for v in node.inputs if v is not None]
-        if not given:
-            return False
-        if all(constant_value(v) is not None for v in given):
-            return True
-        open_ = [v for v in given if constant_value(v) is None]
-        node, depth = open_[0].producer(), depth + 1
-    return False
 
 
 def conv_transpose(op: Operation) -> None:
@@ -163,14 +148,15 @@ def product(
         i = -1 if trans_a else -2
         at = -2 if b.rank > 1 else -1
         op.same(a[i], y[at])
-        if constant_value(a.value) is not None and constant_value(b.value) is None:
+        if op.axes.fixed(a.value) and not op.axes.fixed(b.value):
             op.writes(a, i)
             op.writes(y, at)
     tail = (a.rank > 1) + (b.rank > 1)
     batch = y.axes[: y.rank - tail]
-    if y.rank > 2 and not any(made_of_constants(t) or constant_value(t.value) for t in (a, b)):
-        op.means("heads", *batch)
-        op.means("head size", a[ka], *([b[-2 if trans_b else -1]] if b.rank > 1 else []))
+    if y.rank > 2 and not any(op.axes.fixed(t.value) for t in (a, b)):
+        via = None if y.rank > 3 else batch[0]
+        op.means("heads", *batch, via=via)
+        op.means("head size", a[ka], *([b[-2 if trans_b else -1]] if b.rank > 1 else []), via=via)
     for t in (a, b):
         for k, axis in enumerate(reversed(t.axes[:-2])):
             if axis != ONE:
@@ -203,7 +189,7 @@ def einsum(op: Operation) -> None:
                 seen[letter] = tensor[k]
             if letter not in right:
                 op.reads(tensor, k)
-    weights = [(t, s) for t, s in tensors if constant_value(t.value) is not None]
+    weights = [(t, s) for t, s in tensors if op.axes.fixed(t.value)]
     for tensor, term in weights:
         for k, letter in enumerate(term):
             if letter in right and sum(letter in s for _, s in tensors) == 1:
