@@ -290,11 +290,10 @@ def test_gated_feed_forward():
 def test_recurrent(kind, gates, both):
     d, h = (2, 6) if both else (1, 6)
     how = "bidirectional" if both else "forward"
-    activations = "" if kind != "RNN" else ""
     join = "t = Transpose <perm=[0,2,1,3]> (Y)  f = Reshape(t, s)"
     built = model(
         f"""e = MatMul(x, w0)
-        Y, Yh = {kind} <hidden_size={h}, direction="{how}"{activations}> (e, W, R, B)
+        Y, Yh = {kind} <hidden_size={h}, direction="{how}"> (e, W, R, B)
         {join}  z = MatMul(f, w1)  Zt = Transpose <perm=[1,0,2]> (Yh)  Zf = Reshape(Zt, s2)
         zz = MatMul(Zf, w1)  y = Add(z, zz)""",
         TOKENS, w0=(12, 8), W=(d, gates * h, 8), R=(d, gates * h, h), B=(d, 2 * gates * h),
@@ -330,7 +329,7 @@ def test_one_merged_zero_vector_is_typed_per_use():
 
 
 def test_quantize_dequantize():
-    """Scales and zero points ride along: weights dequantized per channel, activations per tensor."""
+    """Scales and zero points ride along, per channel of weights, per tensor of activations."""
     rng = np.random.default_rng(0)
     q = {n: rng.integers(-90, 90, s).astype(np.int8) for n, s in
          {"q0": (8, 3, 1, 1), "q1": (4, 8, 1, 1)}.items()}  # fmt: skip
@@ -339,8 +338,8 @@ def test_quantize_dequantize():
         aq = QuantizeLinear(a, sa, za)  ad = DequantizeLinear(aq, sa, za)
         w1 = DequantizeLinear <axis=0> (q1, s1, z1)  y = Conv(ad, w1)""",
         IMAGE,
-        arrays={**q, "s0": np.linspace(0.01, 0.03, 8).astype(np.float32), "z0": np.zeros(8, np.int8),
-                "s1": np.linspace(0.01, 0.03, 4).astype(np.float32), "z1": np.zeros(4, np.int8),
+        arrays={**q, "s0": np.linspace(0.01, 0.03, 8, dtype="f4"), "z0": np.zeros(8, np.int8),
+                "s1": np.linspace(0.01, 0.03, 4, dtype="f4"), "z1": np.zeros(4, np.int8),
                 "sa": np.float32(0.05), "za": np.uint8(128)},
     )  # fmt: skip
     assert [s[:2] for s in sizes(built)] == [("q0", 8)]
