@@ -1,6 +1,10 @@
-"""Models in and out: mapped reading, streamed writing."""
+"""Models in and out: mapped reading, streamed writing, raising the opset.
+
+`raise_opset` lives in `graphopt.io.opset`, as it needs more of graphopt than reading does.
+"""
 
 from graphopt.io.reading import Source, load, source_of
+from graphopt.io.weights import warnings_of
 from graphopt.io.writing import save, size_of, skeleton_of
 
-__all__ = ["Source", "load", "save", "size_of", "skeleton_of", "source_of"]
+__all__ = ["Source", "load", "save", "size_of", "skeleton_of", "source_of", "warnings_of"]
