@@ -26,6 +26,8 @@ class Manifest:
         target: the target the model was lowered for.
         provider: the execution provider that runs it; the CPU provider takes what it leaves.
         provider_options: the provider's own options.
+        fallbacks: providers that take, in this order, what the provider leaves to others.
+        bind: device ("cuda") whose memory holds inputs and outputs between runs; "" for none.
         plugin: package whose `get_library_path()` holds the provider, if it comes as a plugin.
         device: metadata that tells a plugin's device for this target from its others.
         native: package that runs the model where the plugin finds no device of its own.
@@ -39,6 +41,8 @@ class Manifest:
     target: str
     provider: str = "CPUExecutionProvider"
     provider_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+    bind: str = ""
     plugin: str = ""
     device: Mapping[str, str] = dataclasses.field(default_factory=dict)
     native: str = ""
@@ -72,6 +76,7 @@ def read_manifest(path: Path) -> Manifest | None:
         data = json.loads(file.read_text())
         schema = data.pop("schema")
         if schema == SCHEMA:
+            data["fallbacks"] = tuple(data.get("fallbacks", ()))
             return Manifest(**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not a session manifest: {error}") from error

@@ -15,7 +15,7 @@ import numpy as np
 from graphopt.errors import InputError, MissingExtra, ModelError
 from graphopt.manifest import Manifest, read_manifest
 
-__all__ = ["OpenVinoSession", "OrtSession", "open_manifest", "session"]
+__all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
 
 CPU = "CPUExecutionProvider"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -32,6 +32,37 @@ class OrtSession:
     def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Run once: arrays by input name in, arrays by output name out."""
         return dict(zip(self.outputs, self.raw.run(self.outputs, dict(feeds)), strict=True))
+
+
+class BoundSession(OrtSession):
+    """A model whose inputs and outputs stay in a device's memory, at the same place in every run.
+
+    CUDA graphs need that: they replay the kernels of an earlier run, addresses included.
+    """
+
+    def __init__(self, raw: Any, device: str) -> None:
+        super().__init__(raw)
+        self._binding = raw.io_binding()
+        self._held: dict[str, Any] = {}
+        for name in self.outputs:
+            self._binding.bind_output(name, device)
+        self._device = device
+
+    def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once: arrays by input name in, arrays by output name out."""
+        from onnxruntime import OrtValue
+
+        for name, given in feeds.items():
+            array = np.ascontiguousarray(given)
+            held = self._held.get(name)
+            if held is not None and tuple(held.shape()) == array.shape:
+                held.update_inplace(array)
+                continue
+            self._held[name] = OrtValue.ortvalue_from_numpy(array, self._device, 0)
+            self._binding.bind_ortvalue_input(name, self._held[name])
+        self.raw.run_with_iobinding(self._binding)
+        values = self._binding.copy_outputs_to_cpu()
+        return dict(zip(self.outputs, values, strict=True))
 
 
 class OpenVinoSession:
@@ -143,8 +174,13 @@ def _open_ort(
         return OrtSession(ort.InferenceSession(str(path), options))
     providers: list[Any] = [CPU]
     if manifest.provider != CPU:
-        providers.insert(0, (manifest.provider, dict(manifest.provider_options)))
-    return OrtSession(ort.InferenceSession(str(path), options, providers=providers))
+        providers = [
+            (manifest.provider, _placed(path, manifest.provider_options)),
+            *manifest.fallbacks,
+            CPU,
+        ]
+    raw = ort.InferenceSession(str(path), options, providers=providers)
+    return BoundSession(raw, manifest.bind) if manifest.bind else OrtSession(raw)
 
 
 def _open_native(path: Path, manifest: Manifest, profile: bool) -> OpenVinoSession:
@@ -177,6 +213,14 @@ def _fixed_shapes(path: Path, sizes: Mapping[str, int]) -> dict[str, list[int]]:
         i.name: [sizes.get(d.dim_param, d.dim_value or -1) for d in i.type.tensor_type.shape.dim]
         for i in graph.input
         if i.name not in constant
+    }
+
+
+def _placed(path: Path, options: Mapping[str, str]) -> dict[str, str]:
+    """Provider options with paths of caches made relative to the model, not to the caller."""
+    return {
+        k: str(path.parent / v) if k.endswith("_path") and not Path(v).is_absolute() else v
+        for k, v in options.items()
     }
 
 

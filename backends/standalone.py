@@ -1,0 +1,71 @@
+"""Run a lowered model with onnxruntime alone: python model.run.py INPUTS.npz OUTPUTS.npz
+
+Opens the .onnx file beside this script as its .session.json says: provider, options, caches,
+threads. Inputs and outputs are arrays by name. Import it to keep the session:
+
+    run = Model()
+    outputs = run({"x": array})
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+
+class Model:
+    """A session, and the binding of its inputs and outputs where the manifest asks for one."""
+
+    def __init__(self, path=None):
+        script = Path(__file__).resolve()
+        path = (
+            Path(path) if path else script.with_name(script.name.removesuffix(".run.py") + ".onnx")
+        )
+        how = json.loads(path.with_suffix(".session.json").read_text())
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = how.get("threads", 0)
+        for key, value in how.get("config", {}).items():
+            options.add_session_config_entry(key, value)
+        for name, size in how.get("free_dimensions", {}).items():
+            options.add_free_dimension_override_by_name(name, size)
+        given = {
+            key: str(path.parent / value) if key.endswith("_path") else value
+            for key, value in how.get("provider_options", {}).items()
+        }
+        providers = [(how.get("provider", "CPUExecutionProvider"), given)]
+        providers += [*how.get("fallbacks", []), "CPUExecutionProvider"]
+        absent = {providers[0][0]} - set(ort.get_available_providers())
+        if absent:
+            sys.exit(f"this onnxruntime has no {absent.pop()}; install graphopt[{how['extra']}]")
+        self.session = ort.InferenceSession(str(path), options, providers=providers)
+        self.outputs = [o.name for o in self.session.get_outputs()]
+        self.device = how.get("bind", "")
+        self.held = {}
+        if self.device:
+            self.binding = self.session.io_binding()
+            for name in self.outputs:
+                self.binding.bind_output(name, self.device)
+
+    def __call__(self, feeds):
+        """Run once: arrays by input name in, arrays by output name out."""
+        if not self.device:
+            return dict(zip(self.outputs, self.session.run(self.outputs, feeds)))
+        for name, array in feeds.items():
+            array = np.ascontiguousarray(array)
+            held = self.held.get(name)
+            if held is not None and tuple(held.shape()) == array.shape:
+                held.update_inplace(array)
+                continue
+            self.held[name] = ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+            self.binding.bind_ortvalue_input(name, self.held[name])
+        self.session.run_with_iobinding(self.binding)
+        return dict(zip(self.outputs, self.binding.copy_outputs_to_cpu()))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    with np.load(sys.argv[1]) as given:
+        np.savez(sys.argv[2], **Model()({name: given[name] for name in given.files}))

@@ -1,0 +1,196 @@
+"""What the GPU backends write, looked at on a machine without a GPU."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from graphopt.backends import cuda, gpu, tensorrt
+from graphopt.passes.int8 import Int8
+
+from graphopt.backend import find_target
+from graphopt.context import Context
+from graphopt.errors import MissingExtra
+from graphopt.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from graphopt.sessions import BoundSession, open_manifest, session
+from graphopt.testing import parse_model
+
+RNG = np.random.default_rng(0)
+W = RNG.standard_normal((8, 4, 3, 3)).astype(np.float32)
+B = RNG.standard_normal(8).astype(np.float32)
+X = {"x": RNG.standard_normal((1, 4, 8, 8)).astype(np.float32)}
+
+
+def convnet():
+    text = "a = Conv <pads = [1, 1, 1, 1]> (x, w, b)  y = Relu(a)"
+    return parse_model(text, inputs={"x": (1, 4, 8, 8)}, constants={"w": W, "b": B})
+
+
+def dynamic(model):
+    model.graph.inputs[0].shape = ir.Shape(["n", 4, "h", 8])
+    model.graph.outputs[0].shape = ir.Shape(["n", 8, "h", 8])
+    return model
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda-sm70", "cuda-sm90", "tensorrt", "tensorrt-sm75"])
+def test_targets_are_data(name):
+    target = find_target(name)
+    assert target.name == name
+    assert "float16" in target.precisions
+    if "sm" in name:
+        assert target.isa == (name.partition("-")[2],)
+        assert not target.measured
+
+
+def test_a_newer_gpu_has_at_least_what_the_newest_known_one_has():
+    assert gpu.precisions("sm120") == gpu.CAPABILITIES["sm90"]
+    assert gpu.precisions("sm60") == ("float32",)
+
+
+def test_the_answer_of_nvidia_smi_is_read():
+    assert gpu.parse_capability("9.0\n9.0\n") == "sm90"
+    assert gpu.parse_capability("") is None
+    assert gpu.parse_capability("No devices were found\n") is None
+
+
+def test_cuda_replays_a_graph_only_where_shapes_are_static(tmp_path):
+    target = find_target("cuda-sm80")
+    path = cuda.BACKEND.lower(convnet(), target, tmp_path / "m.onnx")
+    fixed = read_manifest(path)
+    assert fixed is not None
+    assert fixed.provider == "CUDAExecutionProvider"
+    assert fixed.bind == "cuda"
+    assert fixed.provider_options["enable_cuda_graph"] == "1"
+    assert fixed.provider_options["prefer_nhwc"] == "1"
+    free = cuda.manifest(dynamic(convnet()), target)
+    assert free.provider_options["enable_cuda_graph"] == "0"
+    matmul = parse_model("y = MatMul(x, w)", constants={"w": np.eye(3, dtype="f4")})
+    assert cuda.manifest(matmul, target).provider_options["prefer_nhwc"] == "0"
+
+
+def test_tensorrt_gets_profiles_for_dynamic_axes_only():
+    target = find_target("tensorrt")
+    fixed = tensorrt.manifest(convnet(), target).provider_options
+    assert not any("profile" in k for k in fixed)
+    assert fixed["trt_cuda_graph_enable"] == "1"
+    free = tensorrt.manifest(dynamic(convnet()), target).provider_options
+    assert free["trt_profile_min_shapes"] == "x:1x4x1x8"
+    assert free["trt_profile_opt_shapes"] == "x:1x4x128x8"
+    assert free["trt_profile_max_shapes"] == "x:16x4x512x8"
+    assert free["trt_cuda_graph_enable"] == "0"
+
+
+def test_tensorrt_is_allowed_the_types_the_model_holds():
+    target = find_target("tensorrt")
+    assert not any(
+        f in tensorrt.manifest(convnet(), target).provider_options for f in tensorrt.FLAGS
+    )
+    model = convnet()
+    Int8().run(model, Context(model, target=target, samples=[X]))
+    assert tensorrt.manifest(model, target).provider_options["trt_int8_enable"] == "1"
+
+
+def test_int8_for_tensorrt_has_the_form_it_takes():
+    """Zero points all 0, signed integers, weights per channel, float biases."""
+    model = convnet()
+    assert Int8().run(model, Context(model, target=find_target("tensorrt"), samples=[X])) > 0
+    proto = ir.to_proto(model)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    rounding = [n for n in proto.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert rounding
+    for node in rounding:
+        zero = arrays[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    conv = next(n for n in proto.graph.node if n.op_type == "Conv")
+    made = {o: n for n in proto.graph.node for o in n.output}
+    assert arrays[conv.input[2]].dtype == np.float32
+    assert arrays[made[conv.input[1]].input[1]].shape == (8,)
+
+
+@pytest.mark.parametrize("backend", [cuda, tensorrt])
+def test_without_the_gpu_build_opening_is_one_plain_sentence(backend, tmp_path):
+    import onnxruntime as ort
+
+    if backend.PROVIDER in ort.get_available_providers():
+        pytest.skip("this machine has the provider")
+    target = find_target(backend.BACKEND.name)
+    path = backend.BACKEND.lower(convnet(), target, tmp_path / "m.onnx")
+    with pytest.raises(MissingExtra, match=rf"graphopt\[{backend.BACKEND.name}\]"):
+        session(path)
+
+
+def test_caches_lie_beside_the_model_wherever_it_is_opened_from(monkeypatch, tmp_path):
+    import onnxruntime as ort
+
+    asked = {}
+
+    class Raw:
+        def get_inputs(self):
+            return []
+
+        get_outputs = get_inputs
+
+        def io_binding(self):
+            return None
+
+    def open_(path, options, providers):
+        asked["providers"] = providers
+        return Raw()
+
+    target = find_target("tensorrt")
+    path = tensorrt.BACKEND.lower(convnet(), target, tmp_path / "m.onnx")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [tensorrt.PROVIDER])
+    monkeypatch.setattr(ort, "InferenceSession", open_)
+    tensorrt.BACKEND.session(path, target)
+    (name, options), second, third = asked["providers"]
+    assert (name, second, third) == (
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    )
+    assert options["trt_engine_cache_path"] == str(tmp_path / "trt-cache")
+
+
+def test_bound_memory_gives_the_same_outputs(tmp_path):
+    """On the CPU's own memory: what is bound, updated in place and copied back is the same."""
+    from graphopt.backends.cpu import BACKEND as CPU
+
+    path = CPU.lower(convnet(), find_target("cpu"), tmp_path / "m.onnx")
+    bound = open_manifest(path, Manifest("cpu", bind="cpu"))
+    assert isinstance(bound, BoundSession)
+    plain = open_manifest(path, Manifest("cpu"))
+    for feeds in (X, {"x": -X["x"]}):
+        np.testing.assert_array_equal(bound(feeds)["y"], plain(feeds)["y"])
+
+
+@pytest.mark.parametrize("bind", ["", "cpu"])
+def test_the_script_runs_the_model_without_graphopt(tmp_path, bind):
+    path = cuda.BACKEND.lower(convnet(), find_target("cuda"), tmp_path / "m.onnx")
+    script = tmp_path / "m.run.py"
+    assert "graphopt" not in {
+        w for line in script.read_text().splitlines() if "import" in line for w in line.split()
+    }
+    write_manifest(path, Manifest("cpu", bind=bind, threads=1))
+    np.savez(tmp_path / "in.npz", **X)
+    subprocess.run(
+        [sys.executable, script, tmp_path / "in.npz", tmp_path / "out.npz"], check=True, timeout=120
+    )
+    expected = open_manifest(path, Manifest("cpu", threads=1))(X)
+    with np.load(tmp_path / "out.npz") as got:
+        np.testing.assert_array_equal(got["y"], expected["y"])
+
+
+def test_the_script_says_what_is_missing(tmp_path):
+    path = cuda.BACKEND.lower(convnet(), find_target("cuda"), tmp_path / "m.onnx")
+    data = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps({**data, "provider": "NoSuchProvider"}))
+    spec = importlib.util.spec_from_file_location("script", tmp_path / "m.run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit, match=r"NoSuchProvider.*graphopt\[cuda\]"):
+        module.Model()
