@@ -7,9 +7,12 @@ threads. Inputs and outputs are arrays by name. Import it to keep the session:
     outputs = run({"x": array})
 """
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,11 +21,9 @@ import onnxruntime as ort
 class Model:
     """A session, and the binding of its inputs and outputs where the manifest asks for one."""
 
-    def __init__(self, path=None):
+    def __init__(self, path: Path | None = None) -> None:
         script = Path(__file__).resolve()
-        path = (
-            Path(path) if path else script.with_name(script.name.removesuffix(".run.py") + ".onnx")
-        )
+        path = path or script.with_name(script.name.removesuffix(".run.py") + ".onnx")
         how = json.loads(path.with_suffix(".session.json").read_text())
         options = ort.SessionOptions()
         options.intra_op_num_threads = how.get("threads", 0)
@@ -34,7 +35,7 @@ class Model:
             key: str(path.parent / value) if key.endswith("_path") else value
             for key, value in how.get("provider_options", {}).items()
         }
-        providers = [(how.get("provider", "CPUExecutionProvider"), given)]
+        providers: list[Any] = [(how.get("provider", "CPUExecutionProvider"), given)]
         providers += [*how.get("fallbacks", []), "CPUExecutionProvider"]
         absent = {providers[0][0]} - set(ort.get_available_providers())
         if absent:
@@ -42,16 +43,16 @@ class Model:
         self.session = ort.InferenceSession(str(path), options, providers=providers)
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.device = how.get("bind", "")
-        self.held = {}
+        self.held: dict[str, Any] = {}
         if self.device:
             self.binding = self.session.io_binding()
             for name in self.outputs:
                 self.binding.bind_output(name, self.device)
 
-    def __call__(self, feeds):
+    def __call__(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Run once: arrays by input name in, arrays by output name out."""
         if not self.device:
-            return dict(zip(self.outputs, self.session.run(self.outputs, feeds)))
+            return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
         for name, array in feeds.items():
             array = np.ascontiguousarray(array)
             held = self.held.get(name)
@@ -61,7 +62,7 @@ class Model:
             self.held[name] = ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
             self.binding.bind_ortvalue_input(name, self.held[name])
         self.session.run_with_iobinding(self.binding)
-        return dict(zip(self.outputs, self.binding.copy_outputs_to_cpu()))
+        return dict(zip(self.outputs, self.binding.copy_outputs_to_cpu(), strict=True))
 
 
 if __name__ == "__main__":

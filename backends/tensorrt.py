@@ -81,7 +81,7 @@ class TensorRt:
     def session(
         self, path: Path, target: Target, *, beside: bool = False
     ) -> OrtSession | OpenVinoSession:
-        """Build or load the engines and open the model. Raises MissingExtra without the provider."""
+        """Build or load the engines. Raises MissingExtra without the provider."""
         return open_for(path, _written(path, target), beside=beside)
 
     def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
