@@ -26,11 +26,12 @@ ANONYMOUS = re.compile(r"(onnx::.*|val_\d+|\d+|.*_\d{3,}|)$")
 class Place:
     """One axis of one tensor at one node."""
 
-    __slots__ = ("axis", "constant", "node", "order", "tensor")
+    __slots__ = ("axis", "constant", "key", "name", "node", "order", "tensor")
 
     def __init__(self, order: int, node: ir.Node, tensor: Tensor, axis: int, constant: bool):
         self.order, self.node, self.tensor, self.axis = order, node, tensor, axis
-        self.constant = constant
+        self.constant, self.name = constant, _node_name(node)
+        self.key = (order, tensor.output, tensor.index, axis)
 
 
 def describe(axes: Axes, solution: Solution, tied: tuple[str, ...]) -> Dimensions:
@@ -46,7 +47,7 @@ def describe(axes: Axes, solution: Solution, tied: tuple[str, ...]) -> Dimension
         for m in axes.system.merges
         for f in m.factors
     }
-    found: list[tuple[int, Dimension, dict[int, Array]]] = []
+    found: list[tuple[tuple[object, ...], Dimension, dict[int, Array]]] = []
     for labelling in solution.labellings:
         for labels in _split(labelling):
             made = _dimension(labels, axes, solution, places, kinds)
@@ -94,12 +95,16 @@ def _split(labelling: Labelling) -> Iterator[dict[int, Array]]:
     if group.max() == 0:
         yield labelling.labels
         return
+    number = np.zeros(labelling.units, np.int64)
     for g in range(int(group.max()) + 1):
-        number = np.full(labelling.units + 1, -1)
         mine = np.flatnonzero(group == g)
         number[mine] = np.arange(len(mine))
-        split = {c: number[old] for c, old in labelling.labels.items()}
-        yield {c: new for c, new in split.items() if (new >= 0).any()}
+    split: list[dict[int, Array]] = [{} for _ in range(int(group.max()) + 1)]
+    for c, labels in labelling.labels.items():
+        owner = np.where(labels >= 0, group[labels], -1)
+        for g in np.unique(owner[owner >= 0]).tolist():
+            split[g][c] = np.where(owner == g, number[labels], -1)
+    yield from split
 
 
 def _dimension(
@@ -108,12 +113,12 @@ def _dimension(
     solution: Solution,
     places: dict[int, list[Place]],
     kinds: dict[int, set[str]],
-) -> tuple[int, Dimension] | None:
+) -> tuple[tuple[object, ...], Dimension] | None:
     """The dimension of these labels, if it has two units and weights; labels are renumbered."""
     size = 1 + max(int(a.max()) for a in labels.values())
     mine = sorted(
         ((p, c) for c in labels for p in places.get(c, ())),
-        key=lambda pc: (pc[0].order, pc[0].tensor.output, pc[0].tensor.index, pc[0].axis),
+        key=lambda pc: pc[0].key,
     )
     if size < 2 or not any(p.constant for p, _ in mine):
         return None
@@ -132,7 +137,7 @@ def _dimension(
         for c in labels:
             labels[c] = number[labels[c]]
     members = tuple(
-        Member(_node_name(p.node), p.tensor.value.name or "", p.axis, role, labels[c], p.constant)
+        Member(p.name, p.tensor.value.name or "", p.axis, role, labels[c], p.constant)
         for (p, c), role in zip(mine, roles, strict=True)
     )
     claimed = set().union(*(kinds.get(c, set()) for c in labels))
@@ -141,7 +146,8 @@ def _dimension(
         kind != "heads" and _residual([p for p, _ in mine], roles, [c for _, c in mine])
     )
     scope: Literal["inner", "residual"] = "residual" if residual else "inner"
-    return mine[anchor][0].order, Dimension(
+    where = (*mine[anchor][0].key, int(np.argmax(labels[mine[anchor][1]] >= 0)), KINDS.index(kind))
+    return where, Dimension(
         _base_name([p for p, _ in mine], roles, anchor), size, kind, scope, members
     )
 
@@ -203,7 +209,7 @@ def _residual(places: list[Place], roles: list[Role], classes: list[int]) -> boo
 
 
 def _outer(
-    found: list[tuple[int, Dimension, dict[int, Array]]],
+    found: list[tuple[tuple[object, ...], Dimension, dict[int, Array]]],
     inside: dict[int, int],
     kinds: dict[int, set[str]],
 ) -> dict[int, tuple[str, Literal["inner", "residual"]]]:

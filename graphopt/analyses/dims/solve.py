@@ -108,21 +108,44 @@ class _Solver:
         classes = sorted(set(self.classes.tolist()))
         simple = [c for c in classes if c not in self.wholes and c not in self.composed]
         composed = [c for c in classes if c not in self.wholes and c in self.composed]
-        for c in (*simple, *composed):
-            free = ~touched[c] if c in touched else np.ones(self.sizes[c], bool)
-            if c in self.frozen and c not in self.composed:
-                free = free & (self.frozen[c] < 0)
-            if not free.any() or (c in self.frozen and (self.frozen[c] >= 0).all()):
-                continue
-            closure = _Closure(self, c, free)
+
+        def keep(closure: _Closure) -> None:
             for k, labels in closure.labels.items():
                 mask = touched.setdefault(k, np.zeros(self.sizes[k], bool))
                 mask |= labels >= 0
             found = closure.finish(self.reasons)
             if found is not None:
                 labellings.append(found)
+
+        def free(c: int) -> Array:
+            open_ = ~touched[c] if c in touched else np.ones(self.sizes[c], bool)
+            if c in self.frozen and ((self.frozen[c] >= 0).all() or c not in self.composed):
+                open_ &= self.frozen[c] < 0
+            return open_
+
+        for group in self._together(simple):
+            seeds = {c: f for c in group for f in [free(c)] if f.any()}
+            closure = _Closure(self, seeds) if len(seeds) > 1 else None
+            if closure is not None and not closure.ambiguous:
+                keep(closure)
+                continue
+            for c in seeds:
+                if free(c).any():
+                    keep(_Closure(self, {c: free(c)}))
+        for c in composed:
+            if free(c).any():
+                keep(_Closure(self, {c: free(c)}))
         self._inherit(classes)
         return Solution(self.classes, labellings, self.reasons, self.texts)
+
+    def _together(self, seeds: list[int]) -> list[list[int]]:
+        """Seeds that parts connect (branches of a concatenation), which one closure may serve."""
+        pairs = [(p.axis, p.whole) for c in self.parts for p in self.parts[c]]
+        component = _join(len(self.sizes), pairs)
+        groups: dict[int, list[int]] = {}
+        for c in seeds:
+            groups.setdefault(int(component[c]), []).append(c)
+        return list(groups.values())
 
     def _inherit(self, classes: list[int]) -> None:
         """Frozen factors freeze their product: hand their reason on."""
@@ -137,20 +160,27 @@ class _Solver:
 
 
 class _Closure:
-    """Labels spread from one axis until every equation holds."""
+    """Labels spread from some axes until every equation holds.
 
-    def __init__(self, solver: _Solver, seed: int, free: Array) -> None:
+    Several seeds may share a closure unless it is `ambiguous`: a product met labels of more than
+    one factor, or had to choose one.
+    """
+
+    def __init__(self, solver: _Solver, seeds: dict[int, Array]) -> None:
         self.s = solver
-        n = int(free.sum())
+        self.ambiguous = False
+        n = sum(int(free.sum()) for free in seeds.values())
         self.parent = np.append(np.arange(n), -1)
         self.why = np.full(n, NEVER)
         self.labels: dict[int, Array] = {}
         self.dirty: deque[int] = deque()
         self.pending: set[Merge] = set()
         self.rigid: set[Merge] = set()
-        start = np.full(solver.sizes[seed], -1)
-        start[free] = np.arange(n)
-        self.put(seed, np.arange(len(start)), start)
+        first = 0
+        for seed, free in seeds.items():
+            at = np.flatnonzero(free)
+            self.put(seed, at, np.arange(first, first + len(at)))
+            first += len(at)
         self.spread()
 
     def at(self, c: int) -> Array:
@@ -160,21 +190,18 @@ class _Closure:
 
     def put(self, c: int, at: Array, labels: Array) -> None:
         """Give the positions `at` of class `c` these labels (-1: nothing to say)."""
-        have = labels >= 0
-        if not have.any():
-            return
-        if not have.all():
-            at, labels = at[have], labels[have]
         mine = self.labels.get(c)
         if mine is None:
             mine = self.labels[c] = np.full(self.s.sizes[c], -1)
         now = self.parent[mine[at]]
-        new = now < 0
+        if np.array_equal(now, labels):
+            return
+        new = (now < 0) & (labels >= 0)
         if new.any():
             mine[at[new]] = labels[new]
             self.mark(c)
             now = self.parent[mine[at]]
-        differ = now != labels
+        differ = (now != labels) & (labels >= 0)
         if differ.any():
             self.union(now[differ], labels[differ])
 
@@ -237,6 +264,7 @@ class _Closure:
     def merge(self, m: Merge) -> None:
         labelled = [k for k, f in enumerate(m.factors) if f in self.labels]
         if len(labelled) > 1:
+            self.ambiguous = True
             for c in (m.whole, *m.factors):
                 if c in self.labels:
                     self.freeze(self.at(c), self.s._text[TWICE])
@@ -261,6 +289,7 @@ class _Closure:
 
     def choose(self, m: Merge) -> None:
         """Take the factor that leaves most units; none that leaves two: the units stay."""
+        self.ambiguous = True
         whole = self.at(m.whole)
         have = np.flatnonzero(whole >= 0)
         best, kept = -1, 1

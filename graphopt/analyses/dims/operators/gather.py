@@ -36,11 +36,12 @@ def gather(op: Operation) -> None:
     array = op.array(1)
     assert array is not None
     at = np.where(array < 0, array + size, array).ravel()
-    if i.rank == 1 and i[0] != ONE:
-        op.part(i[0], x[axis], at)
-    else:
+    if all(a == ONE for a in i.axes):
         op.system.freeze(x[axis], "single positions of it are taken", np.unique(at))
-        op.freeze(i, "single positions are taken by it")
+    else:
+        flat = op.virtual(len(at))
+        op.merge(flat, i.axes)
+        op.part(flat, x[axis], at)
     if x[axis] >= 0:
         op.derive(Remap(1, x[axis]))
 
