@@ -47,7 +47,7 @@ def command(
             from graphopt.analyses.dims import dimensions
 
             shown("finding dimensions", 0, 1)
-            data.update(ctx.get(dimensions).to_json())
+            data["dims"] = ctx.get(dimensions).to_json()
     if as_json:
         emit_json(data)
     else:
@@ -161,27 +161,27 @@ def _print(data: dict[str, Any]) -> None:
             rest = data["profile"][30:]
             times.add_row(f"{len(rest)} more", f"{sum(i['ms'] for i in rest):.3f}", "")
         console.print(times)
-    if "dimensions" in data:
-        _print_dims(console, data)
+    if "dims" in data:
+        _print_dims(console, data["dims"])
     for note in data["notes"]:
         console.print(note)
 
 
-def _print_dims(console: Any, data: dict[str, Any]) -> None:
+def _print_dims(console: Any, dims: dict[str, Any]) -> None:
     from graphopt.cli.tables import table
 
     made = table("dimension", ">units", "kind", "scope", ">tensors", "carried by")
-    for dim in data["dimensions"]:
+    for dim in dims["dims"]:
         nodes = list(dict.fromkeys(m["node"] for m in dim["members"] if m["node"]))
         shown = ", ".join(nodes[:4]) + (f" and {len(nodes) - 4} more" if len(nodes) > 4 else "")
         made.add_row(
-            dim["name"], str(dim["size"]), dim["kind"], dim["scope"],
+            dim["name"], str(dim["size"]), dim["kind"], dim.get("scope", ""),
             str(len(dim["members"])), shown,
         )  # fmt: skip
     console.print(made)
-    reasons = Counter(f["reason"] for f in data["frozen"])
+    reasons = Counter(f["reason"] for f in dims["frozen"])
     frozen = table(">axes", "frozen because", "for example")
     for reason, n in reasons.most_common():
-        first = next(f for f in data["frozen"] if f["reason"] == reason)
+        first = next(f for f in dims["frozen"] if f["reason"] == reason)
         frozen.add_row(str(n), reason, f"{first['tensor']} axis {first['axis']}")
     console.print(frozen)

@@ -1,0 +1,138 @@
+"""Choice: how many units each dimension keeps. Pure arithmetic over costs and work.
+
+Each dimension comes with a *curve*: the order in which its units would go, and what it costs to
+have removed the first j of them. A choice is a count per dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from graphopt.passes.prune.work import Work
+
+from graphopt.analyses.dims import Dimension
+
+__all__ = ["Curve", "allowed_counts", "choose"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The units of one dimension, cheapest first, and the cost of removing the first j.
+
+    Attributes:
+        order: every unit, in the order of removal.
+        cost: cost[j] for j = 0 .. size removed units; cost[0] is 0 and it never falls.
+    """
+
+    order: Array
+    cost: Array
+
+    @classmethod
+    def of_scores(cls, scores: Array) -> Curve:
+        """Units in order of rising score; their costs add up."""
+        order = np.argsort(scores, kind="stable")
+        return cls(order, np.concatenate([[0.0], np.cumsum(scores[order])]))
+
+    def kept(self, count: int) -> Array:
+        """The units that stay when `count` do, in their original order."""
+        return np.sort(self.order[len(self.order) - count :])
+
+
+def allowed_counts(dim: Dimension, multiple: int, floor: float) -> list[int]:
+    """Counts a dimension may keep, largest first: all of them, or what the target likes.
+
+    Every axis of a weight must stay a multiple of `multiple` where a unit is narrower than that.
+    At least two units stay, and at least the share `floor`. Long dimensions shrink in steps of a
+    sixty-fourth.
+    """
+    widths = [
+        int(np.bincount(m.positions[m.positions >= 0]).max()) for m in dim.members if m.constant
+    ]
+    needed = multiple // math.gcd(multiple, min(widths, default=1))
+    step = needed * max(1, round(dim.size / 64 / needed))
+    least = max(2, math.ceil(dim.size * floor - 1e-9))
+    return [dim.size, *(c for c in range(dim.size - 1, least - 1, -1) if c % step == 0)]
+
+
+def choose(
+    curves: Mapping[str, Curve],
+    counts: Mapping[str, list[int]],
+    work: Work,
+    ratio: float,
+    *,
+    uniform: bool = False,
+) -> dict[str, int]:
+    """Units each dimension keeps so that the share `ratio` of the work goes.
+
+    `uniform` takes the same share from every dimension; otherwise, step by step, the units go that
+    cost least per work saved. If the ratio is out of reach, everything allowed goes.
+
+    Args:
+        curves: units in order of removal and their costs, by dimension.
+        counts: counts each dimension may keep, largest first.
+        work: the work that the ratio is a share of.
+        ratio: share of the work to remove, in [0, 1).
+    """
+    goal = work.total * (1 - ratio)
+    if uniform:
+        return _uniform(curves, counts, work, goal)
+    sizes = {n: len(c.order) for n, c in curves.items()}
+    at = dict.fromkeys(curves, 0)
+    share = {n: counts[n][0] / sizes[n] for n in curves}
+    left = work.left(share)
+
+    def price(name: str) -> tuple[float, float] | None:
+        """Cost per work saved, and the work saved, of the next step of a dimension."""
+        k = at[name]
+        if k + 1 >= len(counts[name]):
+            return None
+        now, then = counts[name][k], counts[name][k + 1]
+        saved = work.saved(share, name, then / sizes[name])
+        cost = curves[name].cost[sizes[name] - then] - curves[name].cost[sizes[name] - now]
+        return (float(cost) / saved, saved) if saved > 0 else None
+
+    queue = [(p[0], n) for n in sorted(curves) if (p := price(n)) is not None]
+    heapq.heapify(queue)
+    while queue and left > goal * (1 + 1e-9):
+        _, name = heapq.heappop(queue)
+        now = price(name)
+        if now is None:
+            continue
+        if queue and now[0] > queue[0][0] * (1 + 1e-12):
+            heapq.heappush(queue, (now[0], name))  # its price rose as others shrank
+            continue
+        at[name] += 1
+        share[name] = counts[name][at[name]] / sizes[name]
+        left -= now[1]
+        following = price(name)
+        if following is not None:
+            heapq.heappush(queue, (following[0], name))
+    return {n: counts[n][k] for n, k in at.items()}
+
+
+def _uniform(
+    curves: Mapping[str, Curve], counts: Mapping[str, list[int]], work: Work, goal: float
+) -> dict[str, int]:
+    """The largest common share that leaves no more than `goal`."""
+
+    def at(share: float) -> dict[str, int]:
+        wanted = {n: share * len(c.order) for n, c in curves.items()}
+        return {n: min(counts[n], key=lambda c: (abs(c - w), c)) for n, w in wanted.items()}
+
+    def left(kept: dict[str, int]) -> float:
+        return work.left({n: k / len(curves[n].order) for n, k in kept.items()})
+
+    low, high = 0.0, 1.0
+    if left(at(1.0)) <= goal:
+        return at(1.0)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if left(at(middle)) <= goal else (low, middle)
+    return at(low)

@@ -1,0 +1,73 @@
+"""Curves: for every dimension, which units go first and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.prune.choice import Curve
+from graphopt.passes.prune.readers import readers
+from graphopt.passes.prune.reconstruct import eliminate
+from graphopt.passes.prune.scores import magnitude
+
+from graphopt.analyses.dims import Dimension
+from graphopt.context import Context
+from graphopt.errors import UsageError
+from graphopt.runtime import Arrays
+
+__all__ = ["Score", "curves"]
+
+Score = Literal["auto", "reconstruction", "activation", "l1", "l2", "fpgm", "random"]
+
+
+def curves(
+    score: Score,
+    model: ir.Model,
+    dims: Mapping[str, Dimension],
+    samples: Iterable[Arrays] | None,
+    ctx: Context,
+) -> dict[str, Curve]:
+    """A curve for each dimension.
+
+    Scores of weights become costs as shares of the dimension's squared scores, so that losing all
+    of any dimension costs 1; reconstruction errors are shares of what the readers' outputs vary by.
+    """
+    if score == "auto":
+        score = "l2" if samples is None else "reconstruction"
+    if score in ("reconstruction", "activation"):
+        if samples is None:
+            raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
+        return _observed(score == "reconstruction", model, dims, samples, ctx)
+    found = {}
+    for name, dim in dims.items():
+        squares = magnitude(score, model, dim, ctx) ** 2
+        found[name] = Curve.of_scores(squares / squares.sum())
+    return found
+
+
+def _observed(
+    refitted: bool,
+    model: ir.Model,
+    dims: Mapping[str, Dimension],
+    samples: Iterable[Arrays],
+    ctx: Context,
+) -> dict[str, Curve]:
+    """Costs as relative errors of the readers' outputs, with or without refitting them."""
+    found = {}
+    for name, known in readers(model, dims, samples, ctx):
+        size = dims[name].size
+        if not known:
+            squares = magnitude("l2", model, dims[name], ctx) ** 2
+            found[name] = Curve.of_scores(squares / squares.sum())
+        elif refitted:
+            found[name] = eliminate(known, size, 2)
+        else:
+            costs = np.zeros(size)
+            for r in known:
+                power = (r.weight**2).sum(axis=0) * np.diag(r.covariance) / r.energy
+                here = r.units >= 0
+                costs += np.bincount(r.units[here], power[here], minlength=size)
+            found[name] = Curve.of_scores(costs)
+    return found

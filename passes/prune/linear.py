@@ -1,0 +1,290 @@
+"""Linear operators with constant weights, seen as y = W f(x) + b: what compensation can refit.
+
+Convolutions (grouped, depthwise, of any rank), their transposes, Gemm and MatMul are all products
+of a weight matrix and *features* gathered from the input: for output position p and kernel tap t
+a table says which input position is read, or none. One table serves both kinds of convolution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.pattern import constant_value
+from graphopt.rewrite import Builder, remove_dead
+from graphopt.runtime import run
+
+__all__ = ["Linear", "array_of", "linear"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A node that computes W f(x) + b with constant W (and b, if it has one).
+
+    Attributes:
+        node: the Conv, ConvTranspose, Gemm or MatMul.
+        groups: number of independent blocks of channels.
+        out_axis: axis of the weight that holds output channels.
+        adds: for a MatMul, the Add that holds its bias, or None.
+    """
+
+    node: ir.Node
+    groups: int
+    out_axis: int
+    adds: ir.Node | None = None
+
+    @property
+    def x(self) -> ir.Value:
+        """The input that is not constant."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+    @property
+    def y(self) -> ir.Value:
+        """The output."""
+        return self.node.outputs[0]
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output that holds channels."""
+        return -1 if self.node.op_type in ("Gemm", "MatMul") else 1
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether it has, or can be given, a bias."""
+        return self.node.op_type != "MatMul" or self.adds is not None
+
+    def matrix(self) -> Array:
+        """The weight as [groups, outputs per group, features], float64."""
+        w = array_of(self.node.inputs[1]).astype(np.float64)
+        kind, g = self.node.op_type, self.groups
+        if kind == "Conv":
+            return w.reshape(g, w.shape[0] // g, -1)
+        if kind == "ConvTranspose":
+            w = w.reshape(g, w.shape[0] // g, w.shape[1], -1)
+            return w.transpose(0, 2, 1, 3).reshape(g, w.shape[2], -1)
+        if kind == "Gemm":
+            w = w * self.node.attributes.get_float("alpha", 1.0)
+            return (w if self.out_axis == 0 else w.T)[None]
+        return w.T[None]
+
+    def bias(self) -> Array:
+        """The bias of each output, float64 (zeros if there is none)."""
+        outputs = self.matrix().shape[0] * self.matrix().shape[1]
+        value: ir.Value | None = None
+        scale = 1.0
+        if self.node.op_type == "MatMul":
+            if self.adds is not None:
+                value = next(v for v in self.adds.inputs if v is not self.y)
+        elif len(self.node.inputs) > 2:
+            value = self.node.inputs[2]
+            scale = self.node.attributes.get_float("beta", 1.0)
+        if value is None:
+            return np.zeros(outputs)
+        b = array_of(value).astype(np.float64).reshape(-1) * scale
+        return np.broadcast_to(b, (outputs,)).copy()
+
+    def channels(self, y: Array, positions: Array | None = None) -> Array:
+        """Outputs `y` as [groups, rows, outputs per group], at some spatial positions or at all."""
+        if self.channel_axis == 1:
+            flat = y.reshape(*y.shape[:2], -1)
+            if positions is not None:
+                flat = flat[:, :, positions]
+            rows = flat.transpose(0, 2, 1).reshape(-1, y.shape[1])
+        else:
+            rows = y.reshape(-1, y.shape[-1])
+        return rows.reshape(len(rows), self.groups, -1).transpose(1, 0, 2)
+
+    def features(self, x: Array, y_shape: tuple[int, ...], positions: Array | None = None) -> Array:
+        """f(x) as [groups, rows, features], row for row beside `channels`."""
+        if self.channel_axis == -1:
+            return x.reshape(1, -1, x.shape[-1])
+        table = taps(self.node, x.shape[2:], y_shape[2:])
+        if positions is not None:
+            table = table[positions]
+        n, c, g = x.shape[0], x.shape[1], self.groups
+        flat = x.reshape(n, c, -1)
+        flat = np.concatenate([flat, np.zeros((n, c, 1), x.dtype)], axis=2)
+        got = flat.reshape(n, g, c // g, -1)[:, :, :, table]  # n, g, c/g, p, t
+        return got.transpose(1, 0, 3, 2, 4).reshape(g, n * len(table), -1)
+
+    def positions(self, y_shape: tuple[int, ...]) -> int:
+        """How many spatial positions an output of this shape has (1 for Gemm and MatMul)."""
+        return int(np.prod(y_shape[2:])) if self.channel_axis == 1 else 1
+
+    def store(self, model: ir.Model, matrix: Array, bias: Array | None) -> None:
+        """Put a refitted weight [groups, outputs per group, features] and bias into the node."""
+        node, g = self.node, self.groups
+        old = node.inputs[1]
+        assert old is not None
+        like = array_of(old)
+        if node.op_type == "ConvTranspose":
+            w = matrix.reshape(g, matrix.shape[1], like.shape[0] // g, -1).transpose(0, 2, 1, 3)
+        elif node.op_type == "Conv" or (node.op_type == "Gemm" and self.out_axis == 0):
+            w = matrix
+        else:
+            w = matrix[0].T
+        builder = Builder(model, node)
+        _set(node, 1, builder, w.reshape(like.shape).astype(like.dtype))
+        if node.op_type == "Gemm":
+            node.attributes.pop("alpha", None)
+            node.attributes.pop("beta", None)
+        if bias is None:
+            return
+        if node.op_type == "MatMul":
+            assert self.adds is not None
+            k = next(k for k, v in enumerate(self.adds.inputs) if v is not self.y)
+            held = array_of(self.adds.inputs[k])
+            _set(
+                self.adds,
+                k,
+                Builder(model, self.adds),
+                bias.reshape((*held.shape[:-1], -1)).astype(held.dtype),
+            )
+        else:
+            if len(node.inputs) < 3:
+                node.resize_inputs(3)
+            _set(node, 2, builder, bias.astype(like.dtype))
+
+
+def linear(node: ir.Node) -> Linear | str:
+    """`node` as a linear operator, or why it is none (empty if it is no candidate at all)."""
+    if node.domain not in ("", "ai.onnx"):
+        return ""
+    kind = node.op_type
+    if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return ""
+    weight = node.inputs[1]
+    assert weight is not None
+    if not constant(weight):
+        return ""
+    if kind in ("Conv", "ConvTranspose"):
+        if kind == "ConvTranspose" and (
+            "output_shape" in node.attributes
+            or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+        ):
+            return "its padding depends on the input size"
+        if len(node.inputs) > 2 and node.inputs[2] is not None and not constant(node.inputs[2]):
+            return "its bias is computed"
+        return Linear(node, node.attributes.get_int("group", 1), 0 if kind == "Conv" else 1)
+    if weight.shape is not None and len(weight.shape) != 2:
+        return "its weight is batched"
+    if kind == "Gemm":
+        if node.attributes.get_int("transA", 0):
+            return "its input is transposed"
+        if len(node.inputs) > 2 and node.inputs[2] is not None and not constant(node.inputs[2]):
+            return "its bias is computed"
+        return Linear(node, 1, 0 if node.attributes.get_int("transB", 0) else 1)
+    return Linear(node, 1, 1, _bias_add(node))
+
+
+def constant(value: ir.Value | None) -> bool:
+    """Whether a value is computed from initializers alone."""
+    if value is None:
+        return False
+    if constant_value(value) is not None:
+        return True
+    node = value.producer()
+    return node is not None and bool(node.inputs) and all(constant(v) for v in node.inputs if v)
+
+
+def array_of(value: ir.Value | None) -> Array:
+    """The array of a constant value, computed if nodes stand between it and its initializers."""
+    assert value is not None
+    known = constant_value(value)
+    if known is not None:
+        return known.numpy()
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    part = ir.convenience.extract(graph, [], [value])
+    (array,) = run(ir.Model(part, ir_version=10), {}).values()
+    return array
+
+
+def taps(node: ir.Node, size_in: tuple[int, ...], size_out: tuple[int, ...]) -> Array:
+    """[positions, taps]: the flat input position that each tap reads at each output, or -1.
+
+    Convolution reads i = o * stride - pad + t * dilation; the transpose reads i where
+    i * stride = o + pad - t * dilation.
+    """
+    weight = node.inputs[1]
+    assert weight is not None
+    rank = len(size_in)
+    kernel = array_of(weight).shape[2:]
+    a = node.attributes
+    strides = a.get_ints("strides", [1] * rank)
+    dilations = a.get_ints("dilations", [1] * rank)
+    pads = _pads(node, size_in, size_out, kernel, strides, dilations)
+    flat = np.zeros((1,) * (2 * rank), np.int64)
+    valid = np.ones((1,) * (2 * rank), bool)
+    for d in range(rank):
+        o = np.arange(size_out[d])[:, None]
+        t = np.arange(kernel[d])[None] * dilations[d]
+        if node.op_type == "Conv":
+            i = o * strides[d] - pads[d] + t
+            ok = np.ones_like(i, bool)
+        else:
+            i, ok = (o + pads[d] - t) // strides[d], (o + pads[d] - t) % strides[d] == 0
+        ok &= (i >= 0) & (i < size_in[d])
+        shape = [1] * (2 * rank)
+        shape[d], shape[rank + d] = i.shape
+        flat = flat * size_in[d] + i.reshape(shape)
+        valid = valid & ok.reshape(shape)
+    return np.where(valid, flat, -1).reshape(int(np.prod(size_out)), int(np.prod(kernel)))
+
+
+def _pads(
+    node: ir.Node,
+    size_in: tuple[int, ...],
+    size_out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: Any,
+    dilations: Any,
+) -> list[int]:
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        return list(node.attributes.get_ints("pads", [0] * (2 * len(size_in))))
+    if mode == "VALID":
+        return [0] * len(size_in)
+    total = [
+        max(0, (o - 1) * s + (k - 1) * d + 1 - i)
+        for i, o, k, s, d in zip(size_in, size_out, kernel, strides, dilations, strict=True)
+    ]
+    return [p // 2 if mode == "SAME_UPPER" else p - p // 2 for p in total]
+
+
+def _bias_add(node: ir.Node) -> ir.Node | None:
+    """The Add right after a MatMul whose other input is one constant per output channel."""
+    uses = node.outputs[0].uses()
+    if len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    after = uses[0].node
+    if after.op_type != "Add" or after.domain not in ("", "ai.onnx"):
+        return None
+    other = after.inputs[1 - uses[0].idx]
+    if not constant(other):
+        return None
+    shape = array_of(other).shape
+    width = array_of(node.inputs[1]).shape[-1]
+    return after if shape and shape[-1] == width and int(np.prod(shape)) == width else None
+
+
+def _set(node: ir.Node, index: int, builder: Builder, array: Array) -> None:
+    """Give `node` its own new constant; the old one goes if nothing else uses it."""
+    old = node.inputs[index] if index < len(node.inputs) else None
+    name = (old.name if old is not None and old.name else f"{node.name}.{index}") + ".refitted"
+    node.replace_input_with(index, builder.constant(array, name))
+    if old is None or old.uses():
+        return
+    producer = old.producer()
+    if producer is not None:
+        remove_dead([producer])
+    elif old.is_initializer() and not (old.is_graph_input() or old.is_graph_output()):
+        assert isinstance(old.graph, ir.Graph)
+        old.graph.initializers.pop(old.name or "")

@@ -1,0 +1,197 @@
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphopt.passes.prune import Prune
+
+from graphopt import Context, parse
+from graphopt.analyses.cost import cost
+from graphopt.errors import UsageError
+from graphopt.runtime import run
+from graphopt.samples import Samples
+from graphopt.target import ONNX
+from graphopt.testing import parse_model
+
+IMAGES = (10, 3, 6, 6)
+RESIDUAL = """a = Conv <pads=[1, 1, 1, 1]> (x, w0, b0)  r = Relu (a)
+b = Conv <pads=[1, 1, 1, 1]> (r, w1, b1)  c = Relu (b)  d = Conv <pads=[1, 1, 1, 1]> (c, w2, b2)
+s = Add (d, r)  t = Relu (s)
+e = Conv <pads=[1, 1, 1, 1]> (t, w3, b3)  f = Relu (e)  g = Conv <pads=[1, 1, 1, 1]> (f, w4, b4)
+u = Add (g, t)  p = GlobalAveragePool (u)  h = Flatten (p)  y = Gemm (h, w5, b5)"""
+
+
+def normal(*shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def residual(rank=8, seed=0):
+    """Two residual blocks of 16 channels, 24 inside; what is inside varies in about `rank` ways."""
+    mix = normal(24, rank, seed=seed + 90) @ normal(rank, 144, seed=seed + 91) / 12
+    mix2 = normal(24, rank, seed=seed + 92) @ normal(rank, 144, seed=seed + 93) / 12
+    constants = {
+        "w0": normal(16, 3, 3, 3, seed=seed) / 5,
+        "w1": mix.reshape(24, 16, 3, 3) / rank**0.5,
+        "w2": normal(16, 24, 3, 3, seed=seed + 2) / 15,
+        "w3": mix2.reshape(24, 16, 3, 3) / rank**0.5,
+        "w4": normal(16, 24, 3, 3, seed=seed + 4) / 15,
+        "w5": normal(16, 5, seed=seed + 5),
+    }
+    constants |= {
+        f"b{k}": normal(n, seed=k + 50) / 5 for k, n in enumerate((16, 24, 16, 24, 16, 5))
+    }
+    return parse_model(RESIDUAL, inputs={"x": IMAGES}, constants=constants)
+
+
+def images(count=20, seed=7):
+    return Samples([{"x": normal(*IMAGES, seed=seed + k)} for k in range(count)])
+
+
+def error(model, other, seed=1000):
+    feeds = {"x": normal(*IMAGES, seed=seed)}
+    (a,), (b,) = run(model, feeds).values(), run(other, feeds).values()
+    return float(np.linalg.norm(a - b) / np.linalg.norm(a - a.mean(0)))
+
+
+def pruned(one, model, **kwargs):
+    copy = model.clone()
+    ctx = Context(copy, **kwargs)
+    return copy, one.run(copy, ctx), ctx
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+@pytest.mark.parametrize("of", ["macs", "params", "units"])
+@pytest.mark.parametrize("spread", ["global", "uniform"])
+def test_removes_what_it_is_told(ratio, of, spread):
+    model = residual()
+    copy, edits, ctx = pruned(Prune(ratio=ratio, of=of, spread=spread), model)
+    before, after = cost(Context(model)), cost(Context(copy))
+    assert edits
+    left = {"macs": after.macs / before.macs, "params": after.params / before.params}
+    # one unit in 24 of each of two dimensions is at most 6 % of the work
+    assert 1 - ratio - 0.07 <= left.get(of, 1 - ratio) <= 1 - ratio
+    assert any("no samples" in note for note in ctx.notes)
+    run(copy, {"x": normal(*IMAGES, seed=0)})
+
+
+def test_samples_choose_units_and_refit_what_reads_them():
+    model = residual()
+    plain, _, _ = pruned(Prune(ratio=0.5, compensate=False), model)
+    chosen, _, _ = pruned(Prune(ratio=0.5, compensate=False), model, samples=images())
+    refitted, _, ctx = pruned(Prune(ratio=0.5), model, samples=images())
+    assert error(model, refitted) < 0.5 * min(error(model, plain), error(model, chosen))
+    assert {e.rule for e in ctx.edits} == {"Prune", "Refit"}
+
+
+def test_every_score_prunes():
+    model = residual()
+    for score in ("reconstruction", "activation", "l1", "l2", "fpgm", "random"):
+        copy, edits, _ = pruned(Prune(score=score, compensate=False), model, samples=images(2))
+        assert edits == 2, score
+        assert cost(Context(copy)).macs <= 0.7 * cost(Context(model)).macs, score
+
+
+def test_redundant_units_cost_nothing():
+    model = residual()
+    weights = model.graph.initializers
+    for read, written, bias in (("w2", "w1", "b1"), ("w4", "w3", "b3")):
+        w, v, b = (weights[n].const_value.numpy().copy() for n in (written, read, bias))
+        w[12:], b[12:] = w[:12], b[:12]  # twelve channels, each twice
+        for name, array in ((written, w), (read, v), (bias, b)):
+            weights[name].const_value = ir.tensor(array, name=name)
+    copy, _, _ = pruned(Prune(layers=(("*", 0.5),)), model, samples=images())
+    assert copy.graph.initializers["w1"].shape[0] == 12
+    # float32 least squares with a ridge of 1e-5 at least
+    assert error(model, copy) < 1e-2
+
+
+def test_the_channel_multiple_is_kept():
+    target = dataclasses.replace(ONNX, channel_multiple=8)
+    copy, _, _ = pruned(Prune(ratio=0.3), residual(), target=target)
+    widths = [v.shape[0] for v in copy.graph.initializers.values() if len(v.shape) == 4]
+    assert all(w % 8 == 0 for w in widths)
+    assert 24 not in widths or 16 in widths
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ((("w1", 0.0),), {"w1": 24}),
+        ((("w1", 0.5),), {"w1": 12}),
+        ((("w*", 0.25), ("w1", 0.5)), {"w1": 18, "w3": 18}),
+        ((("Conv_2", 0.5), ("w?", 0.0)), {"w1": 12, "w3": 24}),
+    ],
+)
+def test_layers_say_what_else(layers, expected):
+    copy, _, _ = pruned(Prune(ratio=0.3, layers=layers), residual())
+    for name, width in expected.items():
+        assert copy.graph.initializers[name].shape[0] == width
+
+
+def test_the_residual_width_goes_with_scope_all_only():
+    inner, _, _ = pruned(Prune(ratio=0.2, spread="uniform"), residual())
+    assert inner.graph.initializers["w0"].shape[0] == 16
+    both, _, _ = pruned(Prune(ratio=0.2, spread="uniform", scope="all"), residual())
+    assert both.graph.initializers["w0"].shape[0] < 16
+
+
+def test_says_when_the_ratio_is_out_of_reach():
+    _, _, ctx = pruned(Prune(ratio=0.95), residual())
+    assert any("all that can go" in note for note in ctx.notes)
+
+
+def test_leaves_alone_what_has_no_free_dimension():
+    model = parse_model(
+        "y = Conv (x, w)", constants={"w": normal(4, 3, 1, 1, seed=0)}, inputs={"x": IMAGES}
+    )
+    _, edits, ctx = pruned(Prune(), model)
+    assert edits == 0
+    assert any("nothing to prune" in note for note in ctx.notes)
+
+
+def test_denied_edits_change_nothing():
+    model = residual()
+    copy, edits, _ = pruned(Prune(ratio=0.5), model, samples=images(2), allow=lambda edit: False)
+    assert edits == 0
+    assert error(model, copy) == 0
+
+
+def test_the_same_seed_gives_the_same_weights():
+    model = residual()
+    first, _, _ = pruned(Prune(ratio=0.5), model, samples=images(4), seed=3)
+    second, _, _ = pruned(Prune(ratio=0.5), model, samples=images(4), seed=3)
+    for name, value in first.graph.initializers.items():
+        np.testing.assert_array_equal(
+            value.const_value.numpy(), second.graph.initializers[name].const_value.numpy()
+        )
+
+
+def test_synthetic_samples_do_not_count():
+    samples = images(2)
+    samples.synthetic = True
+    _, _, ctx = pruned(Prune(ratio=0.3), residual(), samples=samples)
+    assert any("no samples" in note for note in ctx.notes)
+
+
+def test_scores_that_need_samples_say_so():
+    with pytest.raises(UsageError, match="needs samples"):
+        pruned(Prune(score="activation"), residual())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "prune",
+        "prune(ratio=0.5, of='params', scope='all')",
+        "prune(layers=(('*.stem', 0.0), ('layer4*', 0.6)), compensate=False)",
+    ],
+)
+def test_spec_round_trip(spec):
+    (one,) = parse(spec)
+    assert parse(str(one)) == [one]
+
+
+@pytest.mark.parametrize("options", [{"ratio": 1.0}, {"floor": 2.0}, {"layers": (("a", 1.5),)}])
+def test_refuses_shares_that_are_none(options):
+    with pytest.raises(ValueError, match="share"):
+        Prune(**options)

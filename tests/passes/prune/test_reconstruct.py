@@ -1,0 +1,58 @@
+import numpy as np
+from graphopt.passes.prune.reconstruct import Reader, eliminate
+
+
+def reader(size, width=1, outputs=5, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((500, size * width)) @ rng.standard_normal((size * width,) * 2)
+    w = rng.standard_normal((outputs, size * width))
+    return x - x.mean(0), w, np.repeat(np.arange(size), width)
+
+
+def residual(x, w, units, gone):
+    """Error per row of the best W on what is left, by least squares on the data itself."""
+    y, left = x @ w.T, x[:, ~np.isin(units, gone)]
+    return ((y - left @ np.linalg.lstsq(left, y, rcond=None)[0]) ** 2).sum() / len(x)
+
+
+def test_costs_are_those_of_least_squares():
+    x, w, units = reader(6, width=3)
+    curve = eliminate([Reader(w, x.T @ x / len(x), units, 1.0)], 6, 2)
+    scale = curve.cost[-1]
+    for k in range(1, 4):
+        # the damping of 1e-3 of the mean variance is all that tells them apart
+        expected = residual(x, w, units, curve.order[:k])
+        assert abs(curve.cost[k] - expected) < 0.02 * expected + 1e-3 * scale
+
+
+def test_the_first_unit_is_the_cheapest():
+    x, w, units = reader(8)
+    curve = eliminate([Reader(w, x.T @ x / len(x), units, 1.0)], 8, 2)
+    costs = [residual(x, w, units, [u]) for u in range(8)]
+    assert costs[curve.order[0]] <= min(costs) * 1.05
+
+
+def test_a_combination_of_others_costs_nothing():
+    x, w, units = reader(6)
+    x[:, 3] = x[:, 0] - 2 * x[:, 5]
+    curve = eliminate([Reader(w, x.T @ x / len(x), units, 1.0)], 6, 2)
+    assert curve.order[0] in (0, 3, 5)
+    assert curve.cost[1] < 0.01 * curve.cost[-1]
+
+
+def test_readers_add_up_and_units_of_none_stay():
+    x, w, units = reader(6)
+    rest = np.where(units == 2, -1, units)
+    one = Reader(w, x.T @ x / len(x), rest, 1.0)
+    curve = eliminate([one, one], 6, 2)
+    alone = eliminate([one], 6, 2)
+    assert curve.order[0] == alone.order[0] == 2  # nothing reads it
+    np.testing.assert_allclose(curve.cost[:4], 2 * alone.cost[:4])
+
+
+def test_curves_are_permutations_that_never_fall():
+    x, w, units = reader(130)
+    curve = eliminate([Reader(w, x.T @ x / len(x), units, 1.0)], 130, 4)
+    assert sorted(curve.order) == list(range(130))
+    assert len(curve.cost) == 131
+    assert (np.diff(curve.cost) >= 0).all()
