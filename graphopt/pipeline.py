@@ -282,8 +282,10 @@ class _Run:
             before=before,
             after=after,
             steps=tuple(steps),
+            latency_ratio=total.ratio if total else None,
+            latency_ratio_ci=total.ci if total else None,
             validated=made.validated,
-            notes=tuple(dict.fromkeys([*self.notes, *missed])),
+            notes=tuple(dict.fromkeys([*self.notes, *remark(total), *missed])),
         )
         return Result(self.current, report, made)
 

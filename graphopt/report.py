@@ -90,7 +90,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The whole run. `validated` is False if neither samples nor a budget judged the result."""
+    """The whole run.
+
+    `validated` is False if neither samples nor a budget judged the result. `latency_ratio` is the
+    result's latency over the source's, from interleaved pairs, with its 95 % interval.
+    """
 
     graphopt: str
     input: str
@@ -102,6 +106,8 @@ class Report:
     before: Figures
     after: Figures
     steps: tuple[Step, ...]
+    latency_ratio: float | None = None
+    latency_ratio_ci: tuple[float, float] | None = None
     validated: bool = False
     notes: tuple[str, ...] = ()
 

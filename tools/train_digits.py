@@ -43,8 +43,9 @@ class Residual(nn.Module):
 
 
 def network() -> nn.Module:
-    """8x8 images in, ten logits out."""
+    """8x8 images in, ten logits out; the images are doubled in size first."""
     return nn.Sequential(
+        nn.Upsample(scale_factor=2),
         nn.Conv2d(1, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
         nn.ReLU(),
@@ -52,6 +53,7 @@ def network() -> nn.Module:
         nn.Conv2d(32, 40, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(40),
         nn.ReLU(),
+        nn.AvgPool2d(2),
         nn.Flatten(),
         nn.Linear(40 * 16, 32),
         nn.ReLU(),

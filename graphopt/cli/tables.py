@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import IO, Any
 
@@ -109,8 +108,8 @@ def _gain(report: Report) -> str:
     before, after = report.before, report.after
     if before.bytes and after.bytes:
         parts.append(f"{after.bytes / before.bytes:.2f}x size")
-    if before.latency_ms and after.latency_ms and not math.isnan(after.latency_ms):
-        parts.append(f"{before.latency_ms / after.latency_ms:.2f}x speed")
+    if report.latency_ratio:
+        parts.append(f"{1 / report.latency_ratio:.2f}x speed")
     return ", ".join(parts)
 
 
