@@ -19,6 +19,7 @@ COMMANDS = {
     "optimize": ("optimize", "Run passes over a model and write the result."),
     "inspect": ("inspect", "Show what is in a model: operators, parameters, MACs, memory."),
     "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
+    "bench": ("bench", "Time models on targets, threads and batch sizes, beside each other."),
     "show": ("show", "Show the recipe and provenance of an optimized model."),
     "passes": ("passes", "List the passes with their options."),
     "demo": ("demo", "Optimize a small trained model that ships with graphopt."),

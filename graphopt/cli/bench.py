@@ -1,0 +1,106 @@
+"""`graphopt bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.errors import UsageError
+
+
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True)
+@click.option("--targets", default="cpu", show_default=True, help="Comma-separated; 'auto' is all.")
+@click.option("--threads", default="", help="Comma-separated numbers of threads, e.g. 1,2.")
+@click.option("--batch", default="", help="Comma-separated sizes of a free batch axis, e.g. 1,8.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="Per batch size.")
+@click.option("--plot", metavar="FILE.svg", help="Draw the latencies.")
+@shape_option
+@standard
+def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
+    """Time MODELS beside each other: latency, throughput, load time and memory.
+
+    Every model runs on every target, number of threads and batch size. The rows of one batch size
+    are timed in interleaved rounds, so that they compare even on a busy machine.
+    """
+    from graphopt.benchmark import benchmark
+    from graphopt.cli.progress import progress
+
+    plot = options["plot"]
+    if plot and not plot.endswith(".svg"):
+        raise UsageError(f"--plot {plot!r}: the plot is an SVG; name it FILE.svg")
+    with progress(not as_json) as shown:
+        found = benchmark(
+            [Path(m) for m in models],
+            _targets(options["targets"]),
+            threads=_numbers("--threads", options["threads"]),
+            batches=_numbers("--batch", options["batch"]),
+            shapes=parse_shapes(options["shapes"]),
+            seconds=options["seconds"],
+            progress=shown,
+        )
+    if plot:
+        from graphopt.cli.plot import latency_svg
+
+        Path(plot).write_text(latency_svg(found.rows))
+    if as_json:
+        noise = {"fixed" if k is None else str(k): v for k, v in found.noise.items()}
+        emit_json({"rows": [dataclasses.asdict(r) for r in found.rows], "noise": noise})
+    else:
+        _print(found)
+
+
+def _targets(text: str) -> list[Any]:
+    from graphopt.auto import runnable
+    from graphopt.backend import find_target
+
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    if names == ["auto"]:
+        return runnable()[0]
+    if not names:
+        raise UsageError("--targets names no target; write for example --targets cpu,openvino")
+    return [find_target(n) for n in names]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """`"1,8"` -> `[1, 8]`. Raises UsageError for anything but positive integers."""
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    if not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise UsageError(f"{option} {text!r}: write positive numbers, for example 1,8")
+    return [int(p) for p in parts]
+
+
+def _print(found: Any) -> None:
+    from graphopt.cli.tables import milliseconds, out, size, table
+
+    console = out()
+    made = table(
+        "model", "target", ">threads", ">batch", ">median", ">p90", ">p99", ">per second",
+        ">x first", ">load", ">memory",
+    )  # fmt: skip
+    for row in found.rows:
+        if row.refused:
+            continue
+        made.add_row(
+            Path(row.model).name,
+            row.target,
+            str(row.threads),
+            "-" if row.batch is None else str(row.batch),
+            *map(milliseconds, (row.median_ms, row.p90_ms, row.p99_ms)),
+            f"{row.per_second:.4g}",
+            f"{row.ratio:.3f} ±{(row.ci[1] - row.ci[0]) / 2:.3f}",
+            milliseconds(row.load_ms),
+            size(row.memory_bytes),
+        )
+    if made.row_count:
+        console.print(made)
+    for batch, spread in found.noise.items():
+        where = "" if batch is None else f" at batch {batch}"
+        console.print(f"noise of the first row against itself{where}: {spread:.1%}")
+    for row in found.rows:
+        if row.refused:
+            console.print(f"{Path(row.model).name} on {row.target}: {row.refused}")

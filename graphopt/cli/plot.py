@@ -1,0 +1,48 @@
+"""Plots as SVG, written by hand: bars need no plotting library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from graphopt.benchmark import Row
+
+__all__ = ["latency_svg"]
+
+WIDTH, LABEL, BAR, GAP, HEAD = 760, 300, 18, 8, 40
+COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
+
+
+def latency_svg(rows: Sequence[Row]) -> str:
+    """One bar per row up to the median, a whisker to the 90th percentile, colors by target."""
+    drawn = [r for r in rows if r.median_ms is not None]
+    scale = (WIDTH - LABEL - 110) / max((r.p90_ms or 0.0 for r in drawn), default=1.0)
+    targets = list(dict.fromkeys(r.target for r in drawn))
+    height = HEAD + len(drawn) * (BAR + GAP) + GAP
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="{LABEL}" y="22" font-weight="bold">latency, median and 90th percentile</text>',
+    ]
+    for k, row in enumerate(drawn):
+        assert row.median_ms is not None
+        assert row.p90_ms is not None
+        top = HEAD + k * (BAR + GAP)
+        middle, text = top + BAR / 2, top + BAR - 5
+        end, far = LABEL + row.median_ms * scale, LABEL + row.p90_ms * scale
+        color = COLORS[targets.index(row.target) % len(COLORS)]
+        parts += [
+            f'<text x="{LABEL - 8}" y="{text}" text-anchor="end">{escape(_label(row))}</text>',
+            f'<rect x="{LABEL}" y="{top}" width="{end - LABEL:.1f}" height="{BAR}" '
+            f'fill="{color}"/>',
+            f'<path d="M{end:.1f} {middle}H{far:.1f}m0 -4v8" stroke="black" fill="none"/>',
+            f'<text x="{far + 6:.1f}" y="{text}">{row.median_ms:.3g} ms</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _label(row: Row) -> str:
+    batch = "" if row.batch is None else f", batch {row.batch}"
+    return f"{Path(row.model).stem}, {row.target}, {row.threads} threads{batch}"
