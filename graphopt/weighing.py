@@ -20,6 +20,9 @@ from graphopt.target import Target
 __all__ = ["Weight", "in_fresh_process"]
 
 
+STATUS = Path("/proc/self/status")
+
+
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """Milliseconds to open a model, and bytes by which opening and one run raised peak memory.
@@ -33,7 +36,7 @@ class Weight:
 
 def in_fresh_process(path: Path, target: Target, feeds: Arrays, folder: Path) -> Weight:
     """Weigh the artifact at `path`; `folder` takes the inputs. Raises ModelError if that fails."""
-    np.savez(folder / "feeds.npz", **feeds)
+    np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
     asked = [str(path), target.name, str(target.threads), str(folder / "feeds.npz")]
     done = subprocess.run(
         [sys.executable, "-m", "graphopt.weighing", *asked],
@@ -56,24 +59,26 @@ def weigh(path: Path, target: Target, feeds: Arrays) -> Weight:
             '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) {y = Relu(x)}'
         )
         backend.session(backend.lower(nothing, target, Path(folder, "model.onnx")), target)
-    before = peak_memory()
+    before = resident(reset=True)
     began = time.perf_counter()
     session = backend.session(path, target)
     took = time.perf_counter() - began
     session(feeds)
-    after = peak_memory()
-    grown = None if before is None or after is None else after - before
-    return Weight(took * 1e3, grown)
+    after = resident()
+    return Weight(took * 1e3, after - before if before is not None and after is not None else None)
 
 
-def peak_memory() -> int | None:
-    """Bytes this process has had resident at most, or None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
+def resident(*, reset: bool = False) -> int | None:
+    """Most bytes this process has had resident; None where there is no /proc to tell.
+
+    `reset` makes the peak start again from what is resident now.
+    """
+    if not STATUS.is_file():
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(t for t in STATUS.read_text().splitlines() if t.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def main(arguments: list[str]) -> None:
