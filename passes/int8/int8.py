@@ -15,6 +15,7 @@ from graphopt.passes.int8.operators import ALREADY
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.tables import quantize_table
+from graphopt.passes.int8.trials import slower_nodes
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
@@ -63,11 +64,26 @@ class Int8(Pass):
         static = samples is not None
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         ranges = {} if samples is None else minmax(model, observed(draft), samples)
+
+        def quantize(trial: ir.Model, denied: Mapping[str, str]) -> Plan:
+            inside = Context(trial, target=ctx.target)
+            made = make_plan(
+                trial.graph,
+                ctx.target,
+                lambda n, mode: denied.get(n.name or "") or self._allowed(n, mode),
+                static=static,
+            )
+            apply(trial, inside, made, ranges, scheme)
+            return made
+
+        slow = slower_nodes(model, ctx, draft, quantize)
         plan = make_plan(
             model.graph,
             ctx.target,
             lambda n, mode: (
-                self._allowed(n, mode) or (None if ctx.edit(self, n) else "its edit was denied")
+                slow.get(n.name or "")
+                or self._allowed(n, mode)
+                or (None if ctx.edit(self, n) else "its edit was denied")
             ),
             static=static,
         )

@@ -132,8 +132,7 @@ def make_plan(
             continue
         reason = allowed(node, "dynamic" if dynamic else "static")
         if reason is not None:
-            if kind.weight is not None:
-                plan.left[node] = reason
+            plan.left[node] = reason
             continue
         if dynamic:
             plan.dynamic[node] = kind

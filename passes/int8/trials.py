@@ -1,0 +1,233 @@
+"""Never slower: what is made integer is timed beside what it replaces, and losers stay float.
+
+Products, lookups and LSTMs are cut out and timed alone, once for each kind (operator and shapes):
+they are many and alike. What is static hangs together, so it is timed inside the model: first all
+of it, then without one class of nodes after the other (depthwise convolutions, sums, ...), keeping
+what is faster. The decisions go into the recipe; a replay repeats them and times nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.int8.dynamic import addend_after
+from graphopt.passes.int8.operators import describe
+from graphopt.passes.int8.plan import CORE, POOLS, Plan
+from graphopt.passes.int8.weights import weight_of
+
+from graphopt.analyses.shapes import Shapes, bound_shapes
+from graphopt.backend import Backend, backend_of
+from graphopt.context import Context
+from graphopt.samples import bind_shapes, synthetic
+from graphopt.timing import Timing
+
+__all__ = ["FACT", "slower_nodes"]
+
+#: The name of the decisions in the recipe.
+FACT = "int8.float"
+#: Seconds per timed pair: cut out, and inside the model.
+ALONE, INSIDE = 0.3, 1.5
+#: A class of nodes is taken back for a gain above this.
+GAIN = 0.99
+SLOWER = "integers are slower there than float"
+
+#: Makes a model integer in place, but for the named nodes; returns what it planned.
+Quantize = Callable[[ir.Model, Mapping[str, str]], Plan]
+
+
+def slower_nodes(model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize) -> dict[str, str]:
+    """Nodes of `plan` to leave in float, by name, and why. `model` is not changed."""
+    if FACT in ctx.facts:
+        return dict.fromkeys(ctx.facts[FACT], SLOWER)
+    backend = backend_of(ctx.target) if ctx.target.measured else None
+    if backend is None or not len(plan):
+        return {}
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        found = _Trials(model, ctx, plan, quantize, backend, Path(folder)).run()
+    ctx.facts[FACT] = sorted(found)
+    return found
+
+
+class _Trials:
+    def __init__(
+        self,
+        model: ir.Model,
+        ctx: Context,
+        plan: Plan,
+        quantize: Quantize,
+        backend: Backend,
+        folder: Path,
+    ) -> None:
+        self.model, self.ctx, self.plan, self.quantize = model, ctx, plan, quantize
+        self.backend, self.folder = backend, folder
+        self.bound, _ = bind_shapes(model, ctx.shapes)
+        self.shapes: Shapes = bound_shapes(model, self.bound)
+        self.feeds = next(iter(synthetic(model, seed=ctx.seed, shapes=self.bound)))
+        self.count = 0
+        self.slow: dict[str, str] = {}
+
+    def run(self) -> dict[str, str]:
+        """Products first, then classes of static nodes, then all against the float model."""
+        units = _units(self.plan)
+        verdicts: dict[Any, bool] = {}
+        text = "timing integer products"
+        for key, nodes, cut in self.ctx.track(units, len(units), text):
+            signature = (key, *(self._signature(n) for n in nodes))
+            if signature not in verdicts:
+                verdicts[signature] = self._loses(nodes, cut)
+            if verdicts[signature]:
+                self._drop(nodes)
+        if self.plan.nodes:
+            self._static()
+        elif len(self.slow) < len(self.plan):
+            self._whole()
+        return self.slow
+
+    def _drop(self, nodes: Iterable[ir.Node]) -> None:
+        self.slow.update((n.name, SLOWER) for n in nodes if n.name)
+
+    # --- cut out ----------------------------------------------------------------------------
+
+    def _signature(self, node: ir.Node) -> tuple[Any, ...]:
+        shapes = tuple(self.shapes.static(v) if v is not None else None for v in node.inputs)
+        return node.op_type, shapes
+
+    def _loses(self, nodes: list[ir.Node], cut: list[ir.Value]) -> bool:
+        """Whether these nodes alone are slower as integers; False if they can't be cut out."""
+        given = {
+            v
+            for n in nodes
+            for v in n.inputs
+            if v is not None and weight_of(v) is None and v.producer() not in nodes
+        }
+        feeds = {}
+        for value in given:
+            shape, dtype = self.shapes.static(value), self.shapes.dtype(value)
+            if shape is None or dtype is None or not value.name:
+                return False
+            feeds[value.name] = _fill(shape, dtype.numpy(), nodes)
+        inside = self.model.clone()
+        graph = ir.convenience.extract(inside.graph, sorted(feeds), [v.name or "" for v in cut])
+        for value in graph.inputs:
+            value.shape = ir.Shape(feeds[value.name or ""].shape)
+            value.dtype = ir.DataType.from_numpy(feeds[value.name or ""].dtype)
+        alone = ir.Model(graph, ir_version=self.model.ir_version)
+        alone.graph.opset_imports.update(self.model.graph.opset_imports)
+        integer = alone.clone()
+        if not len(self.quantize(integer, {})):
+            return False
+        timing = self._time(alone, integer, feeds, ALONE)
+        return _slower(timing)
+
+    # --- inside the model -------------------------------------------------------------------
+
+    def _static(self) -> None:
+        best = self._build(self.slow)
+        classes = _classes(self.plan)
+        text = "timing integer regions"
+        for nodes in self.ctx.track(classes.values(), len(classes), text):
+            trial = {**self.slow, **{n.name: SLOWER for n in nodes if n.name}}
+            other = self._build(trial)
+            timing = self._time(best, other, self.feeds, INSIDE)
+            if timing.ratio < GAIN and timing.ci[1] < 1.0:
+                best, self.slow = other, trial
+        self._whole(best)
+
+    def _whole(self, best: ir.Model | None = None) -> None:
+        """Against the float model: static nodes go back to float if that is faster, then all."""
+        best = best or self._build(self.slow)
+        if not _slower(self._time(self.model, best, self.feeds, INSIDE)):
+            return
+        if self.plan.nodes:
+            self._drop(self.plan.nodes)
+            if len(self.slow) == len(self.plan):
+                return
+            best = self._build(self.slow)
+            if not _slower(self._time(self.model, best, self.feeds, INSIDE)):
+                return
+        self._drop(self.plan.modes())
+
+    def _build(self, denied: Mapping[str, str]) -> ir.Model:
+        made = self.model.clone()
+        self.quantize(made, denied)
+        return made
+
+    def _time(
+        self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float
+    ) -> Timing:
+        paths = []
+        for model in (a, b):
+            self.count += 1
+            folder = self.folder / str(self.count)
+            folder.mkdir()
+            paths.append(self.backend.lower(model, self.ctx.target, folder / "model.onnx"))
+        timing = self.backend.measure(paths[0], paths[1], feeds, self.ctx.target, seconds)
+        for path in paths:
+            for file in path.parent.iterdir():
+                file.unlink()
+        return timing
+
+
+def _slower(timing: Timing) -> bool:
+    """Whether the second model is slower beyond the noise of this run."""
+    return timing.ci[0] > 1.0
+
+
+def _units(plan: Plan) -> list[tuple[str, list[ir.Node], list[ir.Value]]]:
+    """What is timed alone: products that share an activation, lookups, LSTMs; and their results."""
+    groups: dict[ir.Value | None, list[ir.Node]] = {}
+    for node in plan.dynamic:
+        groups.setdefault(node.inputs[0], []).append(node)
+    units: list[tuple[str, list[ir.Node], list[ir.Value]]] = []
+    for nodes in groups.values():
+        adds = [addend_after(n) for n in nodes]
+        ends = [n if a is None else a[0] for n, a in zip(nodes, adds, strict=True)]
+        key = "".join("+" if a else "." for a in adds)
+        units.append((key, nodes, [n.outputs[0] for n in ends]))
+    for node in (*plan.recurrent, *plan.tables):
+        units.append((node.op_type, [node], [o for o in node.outputs if o.name and o.uses()]))
+    return units
+
+
+def _classes(plan: Plan) -> dict[str, list[ir.Node]]:
+    """Static nodes that are likely to win or lose together; the bulk of the work comes last."""
+    found: dict[str, list[ir.Node]] = {}
+    for node in plan.nodes:
+        found.setdefault(_class(node), []).append(node)
+    if len(found) == 1:
+        return {}
+    return dict(sorted(found.items(), key=lambda item: item[0] in ("convolutions", "products")))
+
+
+def _class(node: ir.Node) -> str:
+    if node.op_type == "Conv":
+        weight = weight_of(node.inputs[1])
+        shape = weight.shape if weight is not None else ()
+        if node.attributes.get_int("group", 1) > 1:
+            return "depthwise convolutions" if shape[1] == 1 else "grouped convolutions"
+        return "convolutions of few channels" if shape[1] <= 4 else "convolutions"
+    if node.op_type in CORE:
+        return "products"
+    if node.op_type in POOLS:
+        return "pools"
+    kind = describe(node)
+    moves = kind is not None and not isinstance(kind, str) and kind.output == "same"
+    return "moves" if moves else f"{node.op_type} nodes"
+
+
+def _fill(shape: tuple[int, ...], dtype: Any, nodes: list[ir.Node]) -> np.ndarray[Any, Any]:
+    """Numbers of this type: normal floats, and indices that every table has."""
+    rng = np.random.default_rng(0)
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    top = 2
+    for node in nodes:
+        weight = weight_of(node.inputs[0]) if node.op_type == "Gather" else None
+        if weight is not None:
+            top = weight.shape[0]
+    return rng.integers(0, top, shape).astype(dtype)
