@@ -24,7 +24,7 @@ logger = logging.getLogger("graphopt")
 T = TypeVar("T")
 #: A plain function of a context; `ctx.get(f)` runs it once per state of the model.
 Analysis = Callable[["Context"], T]
-#: Called with (what is going on, how much of it is done, how much there is).
+#: Called with (what is going on, how much of it is done, how much there is; 0: nobody knows).
 Progress = Callable[[str, int, int], None]
 
 

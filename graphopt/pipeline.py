@@ -139,7 +139,7 @@ class _Run:
         self.gauge = gauge(target)
         judge = None
         if compare:
-            progress("running the source model", 0, 1)
+            progress("running the source model", 0, 0)
             judge = Judge(source, self._probe(samples or drawn))
             if judge.unable:
                 self.notes.append(f"outputs were not compared: {judge.unable}")
@@ -189,7 +189,7 @@ class _Run:
             for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
                 self.setting.progress(spec, k, len(passes))
                 steps.append(self._step(one, spec, k))
-            self.setting.progress("measuring the result", len(passes), len(passes))
+            self.setting.progress("measuring the result", 0, 0)
             return self._finish(before, steps)
 
     # --- one step ---------------------------------------------------------------------------
@@ -316,7 +316,7 @@ class _Run:
         evaluate = self.setting.budget.evaluate
         if evaluate is None:
             return None
-        self.setting.progress("evaluating", 0, 1)
+        self.setting.progress("evaluating", 0, 0)
         return self.gauge.evaluate(model, evaluate)
 
     def _over_drop(self, metric: float | None) -> str:

@@ -108,7 +108,7 @@ def try_pass(
     verdict = verify(one, ctx.model, setting, outputs)
     if not (search and verdict.broken):
         return Trial(ctx, edits, verdict, tuple(denied))
-    setting.progress(f"{short_name(one)}: looking for the edit at fault", 0, 1)
+    setting.progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
     last: list[Trial] = []
 
     def attempt(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:

@@ -46,12 +46,12 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
             find_target(options["target"]), options["measure"], options["measure_seconds"]
         ) as gauge,
     ):
-        shown("running both models", 0, 2)
+        shown("running both models", 0, 0)
         judge = Judge(first, list(itertools.islice(iter(samples), RUNS)))
         if judge.unable:
             raise InputError(judge.unable)
         compared = compare_outputs(judge.source, judge.outputs(second))
-        shown("timing", 1, 2)
+        shown("timing", 0, 0)
         timing = gauge.ratio(first, second, next(iter(drawn)))
         figures = [gauge.figures(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
     data: dict[str, Any] = {

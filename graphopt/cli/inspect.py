@@ -38,15 +38,15 @@ def command(
     where = find_target(target)
     ctx = Context(loaded, target=where, shapes=bound)
     with progress(not as_json) as shown:
-        shown("inspecting", 0, 1)
+        shown("inspecting", 0, 0)
         data = _facts(model, ctx, notes)
         if profile:
-            shown("profiling", 0, 1)
+            shown("profiling", 0, 0)
             data["profile"] = _profile(ctx)
         if dims:
             from graphopt.analyses.dims import dimensions
 
-            shown("finding dimensions", 0, 1)
+            shown("finding dimensions", 0, 0)
             data["dims"] = ctx.get(dimensions).to_json()
     if as_json:
         emit_json(data)

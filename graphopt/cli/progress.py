@@ -25,18 +25,19 @@ def progress(enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[share]}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
     )
-    task = bar.add_task("", total=1)
+    task = bar.add_task("", total=None, share="")
     began = time.monotonic()
 
     def update(text: str, done: int, total: int) -> None:
         if not bar.live.is_started and time.monotonic() - began > PATIENCE:
             bar.start()
-        bar.update(task, description=text, completed=done, total=total)
+        share = f"{done}/{total}" if total else ""
+        bar.update(task, description=text, completed=done, total=total or None, share=share)
 
     try:
         yield update
