@@ -1,0 +1,201 @@
+"""Opening samples: files, folders, functions, arrays and iterables become `Samples`."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import SamplesError, UsageError
+from graphopt.samples.images import SUFFIXES, read_images, recipe_for
+from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
+
+__all__ = ["open_samples"]
+
+Array = np.ndarray[Any, Any]
+Items = Callable[[], Iterator[object]]
+#: Most samples in one run where the model takes any number.
+BATCH = 32
+
+
+def open_samples(
+    given: object,
+    model: ir.Model,
+    *,
+    preprocess: str | None = None,
+    count: int | None = None,
+    batch: int = BATCH,
+) -> Samples:
+    """Samples for `model` from what the user named; read again at every iteration.
+
+    Args:
+        given: a path (.npz or .npy file, folder of those or of images, `file.py:function` with a
+            function that yields samples), or in Python `Samples`, a dict of arrays, one array, a
+            function that yields samples, or an iterable of them. A sample is a dict of arrays by
+            input name, or one array if the model has one input; see `stream.fit` for shapes.
+        model: whose inputs they are for.
+        preprocess: for images, `resize=256, crop=224, scale=..., mean=..., std=..., layout=NCHW`.
+        count: use this many samples at most.
+        batch: most samples in one run where the model takes any number.
+
+    Raises:
+        SamplesError: nothing there, nothing in it, or not what the model takes.
+    """
+    if isinstance(given, Samples):
+        return given
+    inputs = inputs_of(model)
+    source, items = _items(given, inputs, preprocess)
+    samples = Samples(
+        _Again(lambda: fit(items(), inputs, source, batch=batch, count=count)), source
+    )
+    if next(iter(samples), None) is None:
+        raise SamplesError(f"{source} holds no samples, or too few for one batch of the model")
+    return samples
+
+
+class _Again:
+    """An iterable that calls `start` for each iteration."""
+
+    def __init__(self, start: Callable[[], Iterator[Feeds]]) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return self._start()
+
+
+def _items(given: object, inputs: list[Input], preprocess: str | None) -> tuple[str, Items]:
+    """What to call it in messages, and a function that starts reading it."""
+    if isinstance(given, (str, Path)):
+        return str(given), _from_path(str(given), inputs, preprocess)
+    if isinstance(given, (Mapping, np.ndarray)):
+        return "arrays", lambda: iter([given])
+    if callable(given):
+        return _from_function(given, getattr(given, "__name__", "function"))
+    if isinstance(given, Iterator):
+        kept = list(given)
+        return "iterator", lambda: iter(kept)
+    if isinstance(given, Iterable):
+        return type(given).__name__, lambda: iter(given)
+    raise SamplesError(f"samples cannot be made from {type(given).__name__}")
+
+
+def _from_path(text: str, inputs: list[Input], preprocess: str | None) -> Items:
+    name, _, attribute = text.rpartition(":")
+    if name.endswith(".py"):
+        from graphopt.spec import load_attribute
+
+        try:
+            function = load_attribute(name, attribute, "function")
+        except UsageError as error:
+            raise SamplesError(f"samples {text}: {error}") from error
+        return _from_function(function, text)[1]
+    path = Path(text)
+    if path.is_dir():
+        return _from_folder(path, inputs, preprocess)
+    if not path.is_file():
+        raise SamplesError(f"samples {text}: no such file or folder")
+    if path.suffix == ".npz":
+        return lambda: iter([_read_npz(path, inputs)])
+    if path.suffix == ".npy":
+        return lambda: iter([_read_npy(path)])
+    if path.suffix.lower() in SUFFIXES:
+        return _from_images([path], inputs, preprocess, text)
+    raise SamplesError(
+        f"samples {text}: give an .npz or .npy file, a folder of them or of images, "
+        "or file.py:function"
+    )
+
+
+def _from_function(function: object, name: str) -> tuple[str, Items]:
+    if not callable(function):
+        raise SamplesError(f"samples {name}: not a function but {type(function).__name__}")
+
+    def start() -> Iterator[object]:
+        try:
+            yield from function()
+        except Exception as error:
+            note = f"samples {name}: {type(error).__name__}: {error}"
+            raise SamplesError(note.splitlines()[0]) from error
+
+    return name, start
+
+
+def _from_folder(folder: Path, inputs: list[Input], preprocess: str | None) -> Items:
+    def files(*suffixes: str) -> list[Path]:
+        return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+
+    archives, arrays, images = files(".npz"), files(".npy"), files(*SUFFIXES)
+    if archives:
+        return lambda: (_read_npz(p, inputs) for p in archives)
+    if arrays:
+        stems = {p.stem: p for p in arrays}
+        if all(i.name in stems for i in inputs):
+            return lambda: iter([{i.name: _read_npy(stems[i.name]) for i in inputs}])
+        if len(inputs) == 1:
+            return lambda: (_read_npy(p) for p in arrays)
+        names = ", ".join(f"{i.name}.npy" for i in inputs)
+        raise SamplesError(f"samples {folder}: it should hold {names}")
+    if images:
+        return _from_images(images, inputs, preprocess, str(folder))
+    raise SamplesError(f"samples {folder}: it holds no .npz, .npy or image files")
+
+
+def _from_images(
+    files: list[Path], inputs: list[Input], preprocess: str | None, where: str
+) -> Items:
+    if len(inputs) != 1:
+        names = ", ".join(i.name for i in inputs)
+        raise SamplesError(f"samples {where}: images fit a model with one input, not {names}")
+    how = recipe_for(inputs[0], preprocess)
+    return lambda: read_images(files, how)
+
+
+def _read_npy(path: Path) -> Array:
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SamplesError(f"samples {path}: {str(error).splitlines()[0]}") from error
+    return array
+
+
+def _read_npz(path: Path, inputs: list[Input]) -> dict[str, Array]:
+    """The arrays the model may need; those stored without compression are mapped, not read."""
+    wanted = {n for i in inputs for n in (i.name, f"in:{i.name}", "arr_0")}
+    found: dict[str, Array] = {}
+    try:
+        with np.load(path, allow_pickle=False) as data, zipfile.ZipFile(path) as archive:
+            names = list(data.files)
+            for name in names:
+                if name in wanted:
+                    mapped = _mapped_member(path, archive, f"{name}.npy")
+                    found[name] = data[name] if mapped is None else mapped
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SamplesError(f"samples {path}: {str(error).splitlines()[0]}") from error
+    others = itertools.islice((n for n in names if n not in found), 20)
+    return found or {n: np.zeros(0) for n in others}
+
+
+def _mapped_member(path: Path, archive: zipfile.ZipFile, member: str) -> Array | None:
+    """An array of an .npz mapped where it lies, or None if it is compressed or not plain."""
+    try:
+        info = archive.getinfo(member)
+    except KeyError:
+        return None
+    if info.compress_type != zipfile.ZIP_STORED:
+        return None
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)
+        sizes = np.frombuffer(file.read(4), "<u2")
+        file.seek(int(sizes.sum()), 1)
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or fortran or 0 in shape:
+            return None
+        return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape)

@@ -1,0 +1,186 @@
+"""A concrete shape for every input of a model with dynamic axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from graphopt.errors import ModelError, UsageError
+from graphopt.samples.meaning import meaning_of
+from graphopt.samples.stream import Input, inputs_of
+from graphopt.samples.synthetic import synthetic
+
+__all__ = ["bind_shapes"]
+
+Shapes = dict[str, tuple[int, ...]]
+#: Sizes to try for an axis that is not a batch, best first; the first that runs is taken.
+_IMAGE = (224, 256, 64, 32, 299, 512)
+_AUDIO = (16000, 4000, 32000, 3000, 400)
+_OTHER = (16, 8, 32, 64, 1, 128)
+_PAST = (16, 8, 4, 1, 2, 3)
+
+
+def bind_shapes(
+    model: ir.Model, given: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Shapes, list[str]]:
+    """A shape for every input that must be given, and sentences on what was chosen.
+
+    Axes of one name get one size. Batch axes become 1; other axes that `given` does not fix get a
+    size usual for what they are, which is tried on the model.
+
+    Args:
+        model: the model.
+        given: shapes by input name.
+
+    Raises:
+        UsageError: `given` names no input of the model, or does not fit it.
+    """
+    fixed = {name: tuple(shape) for name, shape in (given or {}).items()}
+    inputs = inputs_of(model)
+    _check_names(fixed, inputs)
+    sizes: dict[str, int] = {}
+    for one in inputs:
+        if one.name in fixed:
+            _bind(one, fixed[one.name], sizes)
+    for one in inputs:
+        if one.name not in fixed and one.dims and one.batch is None:
+            sizes.setdefault(_key(one, 0), 1)
+    choices = _choices(model, [i for i in inputs if i.name not in fixed], set(sizes))
+    if not choices:
+        shapes = {i.name: _shape(i, fixed, sizes) for i in inputs}
+        return shapes, _notes(inputs, fixed, shapes)
+    attempts = max(len(c) for c in choices.values())
+    first: Shapes | None = None
+    for k in range(attempts):
+        tried = {n: c[min(k, len(c) - 1)] for n, c in choices.items()}
+        shapes = {i.name: _shape(i, fixed, {**sizes, **tried}) for i in inputs}
+        first = first or shapes
+        if _runs(model, shapes):
+            return shapes, _notes(inputs, fixed, shapes)
+    assert first is not None
+    listed = ", ".join(f"{i.name}={'x'.join(map(str, first[i.name]))}" for i in inputs)
+    return first, [
+        f"No sizes were found that the model runs with (tried {listed} and others); "
+        "give them with --shape NAME=1x2x3"
+    ]
+
+
+def _check_names(given: Mapping[str, tuple[int, ...]], inputs: list[Input]) -> None:
+    from graphopt.spec import nearest
+
+    names = [i.name for i in inputs]
+    for name in given:
+        if name not in names:
+            raise UsageError(
+                f"--shape {name}: the model has no such input{nearest(name, names)}. "
+                f"Its inputs: {', '.join(names) or 'none'}"
+            )
+
+
+def _bind(one: Input, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Record the size of each named axis of `one`."""
+    text = "x".join(map(str, shape))
+    if one.dims is None:
+        return
+    fits = len(shape) == len(one.dims) and all(
+        not isinstance(want, int) or want == have
+        for want, have in zip(one.dims, shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(f"--shape {one.name}={text}: the model takes {one}")
+    for name, size in zip(one.dims, shape, strict=True):
+        if isinstance(name, str) and sizes.setdefault(name, size) != size:
+            raise UsageError(
+                f"--shape {one.name}={text}: axis '{name}' has {sizes[name]} in another input"
+            )
+
+
+def _key(one: Input, axis: int) -> str:
+    """What stands for the size of an axis: its name, or one made up for an axis without."""
+    name = one.dims[axis] if one.dims is not None else None
+    return name if isinstance(name, str) else f"{one.name}[{axis}]"
+
+
+def _choices(model: ir.Model, inputs: list[Input], known: set[str]) -> dict[str, tuple[int, ...]]:
+    """Sizes to try for each axis that is neither given nor a batch."""
+    values = {v.name: v for v in model.graph.inputs}
+    found: dict[str, tuple[int, ...]] = {}
+    for one in inputs:
+        for axis, size in enumerate(one.dims or ()):
+            key = _key(one, axis)
+            if isinstance(size, int) or key in known or _terms(key, known) is not None:
+                continue
+            kind = meaning_of(values[one.name], model).kind
+            for name in _symbols(key):
+                if name not in known:
+                    found.setdefault(name, _usual(one, axis, name, kind))
+    return found
+
+
+def _usual(one: Input, axis: int, name: str, kind: str) -> tuple[int, ...]:
+    rank = len(one.dims or ())
+    if kind in ("image", "bytes") and rank == 4 and axis > 0:
+        return _IMAGE if axis > 1 or one.dims is None or one.dims[-1] in (1, 3, 4) else (3,)
+    if re.search(r"past|cache", name, re.I):
+        return _PAST
+    if kind == "normal" and rank == 2 and axis == 1:
+        return _AUDIO
+    return _OTHER
+
+
+def _symbols(name: str) -> list[str]:
+    """`past + sequence` -> [past, sequence]; a plain name is itself."""
+    parts = [p.strip() for p in name.split("+")]
+    return [p for p in parts if not p.isdigit()] if len(parts) > 1 else [name]
+
+
+def _terms(name: str, sizes: Mapping[str, int] | set[str]) -> list[str] | None:
+    """The terms of a sum of known sizes and numbers, or None."""
+    parts = [p.strip() for p in name.split("+")]
+    known = all(p.isdigit() or p in sizes for p in parts)
+    return parts if len(parts) > 1 and known else None
+
+
+def _shape(
+    one: Input, given: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]
+) -> tuple[int, ...]:
+    if one.name in given:
+        return given[one.name]
+    shape = []
+    for axis, size in enumerate(one.dims or ()):
+        key = _key(one, axis)
+        if isinstance(size, int):
+            shape.append(size)
+        elif key in sizes:
+            shape.append(sizes[key])
+        else:
+            terms = _terms(key, sizes) or []
+            shape.append(sum(int(t) if t.isdigit() else sizes[t] for t in terms) or 1)
+    return tuple(shape)
+
+
+def _runs(model: ir.Model, shapes: Shapes) -> bool:
+    from graphopt.runtime import run_each
+
+    try:
+        for _ in run_each(model, iter(synthetic(model, shapes=shapes, runs=1))):
+            pass
+    except ModelError:
+        return False
+    return True
+
+
+def _notes(
+    inputs: list[Input], given: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    chosen = []
+    for one in inputs:
+        if one.dims is None and one.name not in given:
+            chosen.append(f"{one.name} (which declares no shape) = scalar")
+        elif one.name not in given and any(not isinstance(d, int) for d in one.dims or ()):
+            chosen.append(f"{one.name}={'x'.join(map(str, shapes[one.name]))}")
+    if not chosen:
+        return []
+    return [f"Dynamic axes were bound to {', '.join(chosen)}; --shape binds them otherwise."]

@@ -1,0 +1,246 @@
+"""Arrays of samples cut into runs of a model: by its batch axis, checked against its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import SamplesError
+
+__all__ = ["Feeds", "Input", "Samples", "fit", "inputs_of"]
+
+logger = logging.getLogger("graphopt")
+
+Array = np.ndarray[Any, Any]
+#: One run's inputs: arrays by input name.
+Feeds = dict[str, Array]
+#: Names of axes that are not a batch, though they come first.
+_NOT_BATCH = re.compile(r"seq|len|time|token|frame|step|height|width|point|node|edge|channel", re.I)
+
+
+class Samples:
+    """Feeds for a model's inputs, one dict of arrays per run; iterate as often as needed.
+
+    Attributes:
+        source: where they come from, as shown to the user.
+        synthetic: True if they were drawn at random for want of real ones.
+    """
+
+    def __init__(self, feeds: Iterable[Feeds], source: str = "", synthetic: bool = False) -> None:
+        self._feeds, self.source, self.synthetic = feeds, source, synthetic
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return iter(self._feeds)
+
+    def digest(self) -> str:
+        """SHA-256 of every array with its name, type and shape, in order."""
+        seen = hashlib.sha256()
+        for feed in self:
+            for name in sorted(feed):
+                array = np.ascontiguousarray(feed[name])
+                seen.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+                if array.dtype.kind == "O":
+                    seen.update(repr(array.tolist()).encode())
+                else:
+                    seen.update(array.reshape(-1).view(np.uint8).data)
+        return seen.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input a model must be given.
+
+    Attributes:
+        dims: per axis its size, the name of its size, or None; None in all if the rank is unknown.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int | str | None, ...] | None
+
+    @property
+    def batch(self) -> int | None:
+        """Samples in one run along axis 0: a fixed number, or None if any number goes.
+
+        0 if axis 0 is no batch.
+        """
+        if not self.dims:
+            return 0
+        first = self.dims[0]
+        if isinstance(first, int):
+            return first
+        named = first is not None and (first in self.dims[1:] or _NOT_BATCH.search(first))
+        return 0 if named else None
+
+    def __str__(self) -> str:
+        if self.dims is None:
+            return str(self.dtype)
+        return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.dims)}]"
+
+
+def inputs_of(model: ir.Model) -> list[Input]:
+    """The inputs that must be given: those without an initializer."""
+    found = []
+    for value in model.graph.inputs:
+        if value.name is None or value.name in model.graph.initializers:
+            continue
+        if not isinstance(value.type, ir.TensorType):
+            raise SamplesError(
+                f"input '{value.name}' is {value.type or 'of unknown type'}, not a tensor: "
+                "graphopt cannot make or read samples for it"
+            )
+        dims = None
+        if value.shape is not None:
+            dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        found.append(Input(value.name, value.type.dtype.numpy(), dims))
+    return found
+
+
+def fit(
+    items: Iterable[object],
+    inputs: list[Input],
+    where: str,
+    *,
+    batch: int,
+    count: int | None = None,
+) -> Iterator[Feeds]:
+    """Runs of the model from items that hold one sample, one batch or many samples each.
+
+    Args:
+        items: mappings of arrays by input name (or `in:` and the name), or one array for a model
+            with one input. An array has the input's shape, more along its batch axis, one further
+            leading axis over samples, or lacks a batch axis of 1.
+        inputs: what the model takes.
+        where: named in errors.
+        batch: most samples in one run where the model takes any number.
+        count: stop after this many samples (None: all).
+
+    Raises:
+        SamplesError: names the input, what it takes and what was found.
+    """
+    left = count
+    rest: Feeds = {}
+    for k, item in enumerate(items):
+        arrays = _named(item, inputs, where, k)
+        if rest:
+            arrays = {n: np.concatenate([rest[n], a]) for n, a in arrays.items()}
+        runs, rest = _split(arrays, inputs, where, batch)
+        for feed, rows in runs:
+            if left is not None and left <= 0:
+                return
+            if left is not None and rows > left and all(i.batch is None for i in inputs):
+                feed, rows = {n: a[:left] for n, a in feed.items()}, left
+            yield {n: _finite(n, np.ascontiguousarray(a), where, k) for n, a in feed.items()}
+            left = None if left is None else left - rows
+    if rest:
+        size = len(next(iter(rest.values())))
+        logger.info("%s: the last %d samples do not fill a batch and were left out", where, size)
+
+
+def _named(item: object, inputs: list[Input], where: str, k: int) -> Feeds:
+    """The item's arrays by input name, of the right type and shape but for the leading axis."""
+    if not isinstance(item, Mapping):
+        if len(inputs) != 1:
+            names = ", ".join(i.name for i in inputs)
+            raise SamplesError(
+                f"{where}, sample {k}: {type(item).__name__} found; the model has several inputs, "
+                f"so give a dict of arrays named {names}"
+            )
+        item = {inputs[0].name: item}
+    found = {}
+    for one in inputs:
+        keys = [n for n in (one.name, f"in:{one.name}") if n in item]
+        if not keys and len(inputs) == 1 and "arr_0" in item:
+            keys = ["arr_0"]
+        if not keys:
+            from graphopt.spec import nearest
+
+            have = [str(n) for n in item if not str(n).startswith("out:")]
+            raise SamplesError(
+                f"{where}, sample {k}: there is no array for input '{one.name}'"
+                f"{nearest(one.name, have)}. It holds: {', '.join(have) or 'nothing'}"
+            )
+        found[one.name] = _checked(np.asarray(item[keys[0]]), one, f"{where}, sample {k}")
+    return found
+
+
+def _checked(array: Array, one: Input, where: str) -> Array:
+    if array.dtype.kind in "US" and one.dtype.kind == "O":
+        array = array.astype(object)
+    if array.dtype.kind == "V" and array.dtype.itemsize == one.dtype.itemsize:
+        array = array.view(one.dtype)  # .npz knows no bfloat16 and its like
+    found = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+    if array.dtype != one.dtype:
+        raise SamplesError(
+            f"{where}: input '{one.name}' takes {one}, the samples hold {found}: "
+            f"convert them, for example with .astype('{one.dtype}')"
+        )
+    if one.dims is None:
+        return array
+    rank = len(one.dims)
+    if array.ndim == rank - 1 and one.batch in (1, None):
+        array = array[np.newaxis]
+    fixed = array.ndim > rank or one.batch == 0
+    body = array.shape[array.ndim - rank :]
+    fits = array.ndim in (rank, rank + 1) and all(
+        not isinstance(want, int) or want == have
+        for axis, (want, have) in enumerate(zip(one.dims, body, strict=False))
+        if axis > 0 or fixed
+    )
+    if not fits:
+        raise SamplesError(f"{where}: input '{one.name}' takes {one}, the samples hold {found}")
+    return array
+
+
+def _split(
+    arrays: Feeds, inputs: list[Input], where: str, batch: int
+) -> tuple[list[tuple[Feeds, int]], Feeds]:
+    """Runs with the number of samples in each, and samples too few to fill a fixed batch."""
+    stacked = {
+        i.name: len(arrays[i.name])
+        for i in inputs
+        if i.dims is not None and arrays[i.name].ndim > len(i.dims)
+    }
+    if stacked:
+        _agree(stacked, where)
+        n = next(iter(stacked.values()))
+        return [
+            ({k: a[r] if k in stacked else a for k, a in arrays.items()}, 1) for r in range(n)
+        ], {}
+    along = [i for i in inputs if i.dims and i.batch != 0]
+    rows = {i.name: len(arrays[i.name]) for i in along}
+    fixed = {i.batch for i in along if i.batch is not None}
+    whole = {i.name for i in along if i.batch == rows[i.name] and len(i.dims or ()) < 2}
+    if not rows or (len(set(rows.values())) > 1 and len(fixed) > 1):
+        return [(arrays, 1)], {}
+    cut = {n: r for n, r in rows.items() if n not in whole} or rows
+    _agree(cut, where)
+    total = next(iter(cut.values()))
+    size = next(iter(fixed)) if len(fixed) == 1 else None
+    step = size or batch
+    ends = total - total % size if size else total
+    runs = []
+    for at in range(0, ends, step):
+        part = {n: a[at : at + step] if n in cut else a for n, a in arrays.items()}
+        runs.append((part, min(step, ends - at)))
+    rest = {n: a[ends:] if n in cut else a for n, a in arrays.items()} if ends < total else {}
+    return runs, rest
+
+
+def _agree(counts: dict[str, int], where: str) -> None:
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"'{n}' {c}" for n, c in counts.items())
+        raise SamplesError(f"{where}: inputs hold different numbers of samples: {listed}")
+
+
+def _finite(name: str, array: Array, where: str, k: int) -> Array:
+    if array.dtype.kind not in "iubOSU" and np.isnan(array).any():
+        raise SamplesError(f"{where}, sample {k}: input '{name}' holds NaN")
+    return array

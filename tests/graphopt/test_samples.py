@@ -1,0 +1,319 @@
+"""Samples from every source: cut into the model's batches, checked against its inputs."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt.errors import SamplesError, UsageError
+from graphopt.samples import Samples, open_samples
+
+Dims = tuple[int | str | None, ...]
+
+
+def taking(**inputs: tuple[str, Dims]) -> ir.Model:
+    """A model with these inputs: name=(dtype, dims)."""
+    values = [
+        ir.Value(
+            name=n,
+            type=ir.TensorType(getattr(ir.DataType, dtype)),
+            shape=ir.Shape(list(dims)),
+        )
+        for n, (dtype, dims) in inputs.items()
+    ]
+    graph = ir.Graph(values, [], nodes=[], opset_imports={"": 20}, name="g")
+    return ir.Model(graph, ir_version=10)
+
+
+IMAGE = taking(x=("FLOAT", (1, 3, 4, 4)))
+TOKENS = taking(ids=("INT64", ("batch", "seq")), mask=("INT64", ("batch", "seq")))
+
+
+def array(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def shapes(samples: Samples, name: str = "x") -> list[tuple[int, ...]]:
+    return [f[name].shape for f in samples]
+
+
+def fails(given: object, model: ir.Model = IMAGE, *words: str, **options: object) -> None:
+    with pytest.raises(SamplesError) as caught:
+        list(open_samples(given, model, **options))
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert "\n" not in str(caught.value)
+
+
+# --- cutting into runs ----------------------------------------------------------------------
+
+
+def test_more_samples_than_the_fixed_batch():
+    samples = open_samples({"x": array(5, 3, 4, 4)}, IMAGE)
+    assert shapes(samples) == [(1, 3, 4, 4)] * 5
+    assert np.array_equal(np.concatenate([f["x"] for f in samples]), array(5, 3, 4, 4))
+
+
+def test_a_further_leading_axis():
+    assert shapes(open_samples({"x": array(5, 1, 3, 4, 4)}, IMAGE)) == [(1, 3, 4, 4)] * 5
+
+
+def test_a_missing_batch_axis():
+    assert shapes(open_samples([array(3, 4, 4)] * 2, IMAGE)) == [(1, 3, 4, 4)] * 2
+
+
+def test_single_samples_are_gathered_into_a_fixed_batch():
+    model = taking(x=("FLOAT", (2, 3)))
+    samples = open_samples([{"x": array(1, 3) + k} for k in range(5)], model)
+    assert shapes(samples) == [(2, 3)] * 2
+    assert [f["x"][1, 0] for f in samples] == [1, 3]
+
+
+def test_a_free_batch_is_cut_at_most():
+    model = taking(x=("FLOAT", ("n", 3)))
+    assert shapes(open_samples({"x": array(70, 3)}, model)) == [(32, 3), (32, 3), (6, 3)]
+    assert shapes(open_samples({"x": array(7, 3)}, model, batch=4)) == [(4, 3), (3, 3)]
+
+
+def test_a_free_axis_that_is_no_batch_is_not_cut():
+    model = taking(x=("FLOAT", ("sequence", 1, 3)))
+    assert shapes(open_samples({"x": array(70, 1, 3)}, model)) == [(70, 1, 3)]
+
+
+def test_inputs_are_cut_together():
+    tokens = {"ids": array(40, 6, dtype="int64"), "mask": array(40, 6, dtype="int64")}
+    runs = list(open_samples(tokens, TOKENS))
+    assert [len(r["ids"]) for r in runs] == [32, 8]
+    assert all(np.array_equal(r["ids"], r["mask"]) for r in runs)
+
+
+def test_an_input_without_batch_goes_to_every_run():
+    model = taking(x=("FLOAT", (1, 3)), scale=("FLOAT", ()), anchor=("FLOAT", (1,)))
+    given = {"x": array(4, 3), "scale": np.float32(2), "anchor": array(1)}
+    runs = list(open_samples(given, model))
+    assert len(runs) == 4
+    assert all(r["scale"] == 2 and r["anchor"].shape == (1,) for r in runs)
+
+
+def test_count_limits_the_samples():
+    model = taking(x=("FLOAT", ("n", 3)))
+    assert shapes(open_samples({"x": array(70, 3)}, model, count=40)) == [(32, 3), (8, 3)]
+    assert len(shapes(open_samples({"x": array(9, 3, 4, 4)}, IMAGE, count=4))) == 4
+
+
+# --- sources --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("key", ["x", "in:x", "arr_0"])
+def test_npz(tmp_path, save, key):
+    save(tmp_path / "s.npz", **{key: array(5, 3, 4, 4), "out:y": array(2)})
+    samples = open_samples(tmp_path / "s.npz", IMAGE)
+    for _ in range(2):
+        assert np.array_equal(np.concatenate([f["x"] for f in samples]), array(5, 3, 4, 4))
+
+
+def test_npz_of_odd_arrays(tmp_path):
+    """Fortran order and empty others are read, not mapped."""
+    np.savez(tmp_path / "s.npz", x=np.asfortranarray(array(5, 3, 4, 4)), empty=array(0))
+    (first, *_) = open_samples(tmp_path / "s.npz", IMAGE)
+    assert np.array_equal(first["x"], array(5, 3, 4, 4)[:1])
+
+
+def test_npy_is_mapped(tmp_path):
+    np.save(tmp_path / "s.npy", array(5, 3, 4, 4))
+    assert len(list(open_samples(str(tmp_path / "s.npy"), IMAGE))) == 5
+
+
+def test_folder_of_npz(tmp_path):
+    for k in range(3):
+        np.savez(tmp_path / f"{k}.npz", x=array(2, 3, 4, 4) + k)
+    assert [f["x"].min() for f in open_samples(tmp_path, IMAGE)] == [0, 48, 1, 49, 2, 50]
+
+
+def test_folder_of_npy_by_input(tmp_path):
+    for name in ("ids", "mask"):
+        np.save(tmp_path / f"{name}.npy", array(4, 6, dtype="int64"))
+    assert len(list(open_samples(tmp_path, TOKENS))) == 1
+
+
+def test_folder_of_npy_of_one_input(tmp_path):
+    for k in range(3):
+        np.save(tmp_path / f"{k}.npy", array(3, 4, 4))
+    assert len(list(open_samples(tmp_path, IMAGE))) == 3
+
+
+def test_function_in_a_file(tmp_path):
+    (tmp_path / "calib.py").write_text(
+        "import numpy as np\n"
+        "def feeds():\n"
+        "    for k in range(3):\n"
+        "        yield {'x': np.full((1, 3, 4, 4), k, np.float32)}\n"
+    )
+    samples = open_samples(f"{tmp_path}/calib.py:feeds", IMAGE)
+    for _ in range(2):
+        assert [f["x"].max() for f in samples] == [0, 1, 2]
+
+
+def test_python_sources():
+    item = {"x": array(1, 3, 4, 4)}
+    for given in ([item] * 3, lambda: iter([item] * 3), (item for _ in range(3))):
+        samples = open_samples(given, IMAGE)
+        assert len(list(samples)) == len(list(samples)) == 3
+    assert len(list(open_samples(array(3, 3, 4, 4), IMAGE))) == 3
+    assert open_samples(samples, IMAGE) is samples
+
+
+def test_a_generator_function_is_streamed():
+    """Nothing is kept: an endless source works with a count."""
+
+    def endless():
+        for k in itertools.count():
+            yield {"x": np.full((1, 3, 4, 4), k, np.float32)}
+
+    assert len(list(open_samples(endless, IMAGE, count=5))) == 5
+
+
+def test_digest_tells_samples_apart(tmp_path):
+    np.savez(tmp_path / "s.npz", x=array(5, 3, 4, 4))
+    same = [open_samples(s, IMAGE).digest() for s in (tmp_path / "s.npz", {"x": array(5, 3, 4, 4)})]
+    other = open_samples({"x": array(5, 3, 4, 4) + 1}, IMAGE).digest()
+    fewer = open_samples({"x": array(5, 3, 4, 4)}, IMAGE, count=4).digest()
+    assert same[0] == same[1]
+    assert len({same[0], other, fewer}) == 3
+
+
+# --- what does not fit ----------------------------------------------------------------------
+
+
+def test_missing_file_or_folder(tmp_path):
+    fails(tmp_path / "none.npz", IMAGE, "no such file")
+    fails(f"{tmp_path}/none.py:f", IMAGE, "no such file")
+
+
+def test_a_file_that_is_not_what_it_says(tmp_path):
+    for name in ("s.npz", "s.npy"):
+        (tmp_path / name).write_bytes(b"not numpy at all")
+        fails(tmp_path / name, IMAGE, name)
+    (tmp_path / "s.txt").write_text("x")
+    fails(tmp_path / "s.txt", IMAGE, ".npz")
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "s.npz", x=np.array([{}], dtype=object))
+    fails(tmp_path / "s.npz", IMAGE, "pickle")
+
+
+def test_empty_sources(tmp_path):
+    fails([], IMAGE, "no samples")
+    fails(tmp_path, IMAGE, "holds no")
+    fails({"x": array(0, 3, 4, 4)}, IMAGE, "no samples")
+    fails({"x": array(1, 3)}, taking(x=("FLOAT", (2, 3))), "too few")
+
+
+def test_wrong_name():
+    fails({"xs": array(1, 3, 4, 4)}, IMAGE, "'x'", "did you mean 'xs'", "xs")
+    fails({"ids": array(1, 3, dtype="int64")}, TOKENS, "'mask'", "ids")
+
+
+def test_wrong_name_in_a_file(tmp_path):
+    np.savez(tmp_path / "s.npz", image=array(1, 3, 4, 4))
+    fails(tmp_path / "s.npz", IMAGE, "'x'", "image")
+
+
+def test_wrong_shape():
+    fails({"x": array(1, 3, 5, 4)}, IMAGE, "'x'", "float32[1, 3, 4, 4]", "float32[1, 3, 5, 4]")
+    fails({"x": array(3, 4)}, IMAGE, "float32[3, 4]")
+
+
+def test_wrong_type():
+    fails({"x": array(1, 3, 4, 4, dtype="float64")}, IMAGE, "'x'", "float32", "float64", "astype")
+
+
+def test_inputs_of_different_length():
+    given = {"ids": array(4, 6, dtype="int64"), "mask": array(5, 6, dtype="int64")}
+    fails(given, TOKENS, "'ids' 4", "'mask' 5")
+
+
+def test_nan():
+    x = array(1, 3, 4, 4)
+    x[0, 0, 0, 0] = np.nan
+    fails({"x": x}, IMAGE, "'x'", "NaN")
+
+
+def test_one_array_for_several_inputs():
+    fails([array(1, 2)], TOKENS, "ids, mask")
+
+
+def test_a_function_that_raises(tmp_path):
+    (tmp_path / "calib.py").write_text("def feeds():\n    raise ValueError('no\\nluck')\n")
+    fails(f"{tmp_path}/calib.py:feeds", IMAGE, "calib.py:feeds", "ValueError: no")
+    (tmp_path / "data.py").write_text("feeds = 3\n")
+    fails(f"{tmp_path}/data.py:feeds", IMAGE, "not a function")
+
+
+def test_inputs_that_are_no_tensors():
+    value = ir.Value(name="s", type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT)))
+    graph = ir.Graph([value], [], nodes=[], opset_imports={"": 20})
+    fails({"s": array(1)}, ir.Model(graph, ir_version=10), "'s'", "not a tensor")
+
+
+# --- images ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    image = pytest.importorskip("PIL.Image")
+    for k, size in enumerate([(40, 20), (20, 60)]):
+        pixels = np.full((size[1], size[0], 3), (255, 0, 51), np.uint8)
+        image.fromarray(pixels).save(tmp_path / f"{k}.png")
+    return tmp_path
+
+
+def test_images_follow_the_stated_preprocessing(photos):
+    how = "resize=8, crop=4, scale=1/255, mean=(0.5, 0.5, 0.2), std=(0.5, 0.5, 0.1), layout=NCHW"
+    runs = list(open_samples(photos, IMAGE, preprocess=how))
+    assert len(runs) == 2
+    assert runs[0]["x"].dtype == np.float32
+    for run in runs:
+        assert run["x"].shape == (1, 3, 4, 4)
+        assert np.allclose(run["x"][0, :, 2, 2], [1, -1, 0], atol=1e-6)
+
+
+def test_images_fit_the_input_by_default(photos):
+    (first, _) = open_samples(photos, IMAGE)
+    assert np.allclose(first["x"][0, :, 0, 0], [1, 0, 0.2], atol=1e-6)
+    last = taking(x=("UINT8", ("n", 6, 5, 3)))
+    (first, _) = open_samples(photos, last)
+    assert first["x"].shape == (1, 6, 5, 3)
+    assert first["x"][0, 0, 0].tolist() == [255, 0, 51]
+    gray = taking(x=("FLOAT", (1, 1, 6, 5)))
+    assert next(iter(open_samples(photos, gray)))["x"].shape == (1, 1, 6, 5)
+    bgr = open_samples(photos, IMAGE, preprocess="channels=BGR")
+    assert np.allclose(next(iter(bgr))["x"][0, :, 0, 0], [0.2, 0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("resize", "cannot read"),
+        ("size=8", "did you mean 'resize'"),
+        ("layout=NWHC", "NCHW or NHWC"),
+        ("mean='grey'", "'mean'"),
+        ("resize=2", "smaller than crop"),
+    ],
+)
+def test_preprocessing_that_cannot_be(photos, text, word):
+    with pytest.raises(UsageError, match=word):
+        open_samples(photos, IMAGE, preprocess=text)
+
+
+def test_images_that_cannot_be(photos):
+    (photos / "2.png").write_bytes(b"no image")
+    fails(photos, IMAGE, "2.png", "not a readable image")
+    fails(photos, TOKENS, "one input")
+    fails(photos, taking(x=("FLOAT", (1, 3))), "not a batch of images")
