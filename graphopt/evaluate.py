@@ -26,6 +26,10 @@ NOT_FUNCTIONS = frozenset(
 )
 
 
+#: NumPy numbers the types that extensions add from here on.
+USER_TYPES = 256
+
+
 def deterministic(node: ir.Node) -> bool:
     """Whether equal inputs give equal outputs: a standard operator without state or subgraphs."""
     if node.domain not in ("", "ai.onnx", "ai.onnx.ml") or node.op_type in NOT_FUNCTIONS:
@@ -42,9 +46,7 @@ def quick(node: ir.Node, inputs: Inputs) -> list[Array] | None:
     function = _TABLE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if function is None or (inputs and inputs[0] is None) or "broadcast" in node.attributes:
         return None
-    if node.op_type not in MOVES and any(
-        x is not None and x.dtype.kind not in "fiub" for x in inputs
-    ):
+    if node.op_type not in MOVES and not _plain(inputs):
         return None
     with np.errstate(all="ignore"):
         try:
@@ -63,9 +65,14 @@ def evaluate(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Arra
     made = quick(node, inputs)
     if made is not None:
         return made
-    if any(x is not None and x.dtype.kind not in "fiub" for x in inputs):
+    if not _plain(inputs):
         return None
     return _by_runtime(node, inputs, opsets)
+
+
+def _plain(inputs: Inputs) -> bool:
+    """Whether NumPy itself has these element types (it lacks bfloat16, float8, int4 and text)."""
+    return all(x is None or (x.dtype.kind in "fiub" and x.dtype.num < USER_TYPES) for x in inputs)
 
 
 def _by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Array] | None:
@@ -82,6 +89,7 @@ def _by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[A
         ort.capi.onnxruntime_pybind11_state.Fail,
         ort.capi.onnxruntime_pybind11_state.InvalidArgument,
         ort.capi.onnxruntime_pybind11_state.RuntimeException,
+        RuntimeError,  # outputs of an element type that NumPy lacks
     )
     try:
         session = ort.InferenceSession(

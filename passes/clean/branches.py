@@ -52,6 +52,8 @@ def unroll_loops(model: ir.Model, ctx: Context) -> int:
         body = node.attributes["body"].as_graph()
         if turns is None:
             continue
+        if any(v is not None and not isinstance(v.type, ir.TensorType) for v in node.inputs[2:]):
+            continue
         scans = len(body.outputs) - 1 - len(node.inputs[2:])
         if scans and model.graph.opset_imports.get("", 0) < 13:
             ctx.refuse("UnrollLoop", node, "Unsqueeze takes its axes as an input from opset 13 on")

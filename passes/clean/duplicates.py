@@ -85,7 +85,9 @@ def _key(node: ir.Node) -> Any:
 def _hashable(attribute: ir.Attr) -> Any:
     value = attribute.value
     if attribute.type is ir.AttributeType.TENSOR:
-        return str(value.dtype), tuple(value.shape.numpy()), value.tobytes()
+        text = value.dtype is ir.DataType.STRING
+        elements = repr(value.numpy().tolist()) if text else value.tobytes()
+        return str(value.dtype), tuple(value.shape.numpy()), elements
     if isinstance(value, (list, tuple)):
         return tuple(repr(v) for v in value)
     return repr(value)

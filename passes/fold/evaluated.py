@@ -126,7 +126,7 @@ class Evaluated:
         moved = _moved(node, inputs)
         for value, array in zip([o for o in node.outputs if o.name], arrays, strict=True):
             dtype = _element_type(value, array, self._shapes)
-            if dtype is not None:
+            if dtype not in (None, ir.DataType.STRING):
                 held = np.ascontiguousarray(array).reshape(array.shape)
                 self.values[value] = Constant(dtype, array.shape, leaves, moved, held)
 
@@ -140,7 +140,7 @@ class Evaluated:
         if known is not None:
             return known
         tensor = constant_value(value)
-        if tensor is None or tensor.dtype is ir.DataType.UNDEFINED:
+        if tensor is None or tensor.dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
             return None
         leaves = frozenset({value}) if self._is_leaf(value) else frozenset[ir.Value]()
         shape = tuple(tensor.shape.numpy())
