@@ -158,6 +158,9 @@ def constant_value(value: ir.Value | None) -> ir.TensorProtocol | None:
     if node is not None:
         if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
             return None
+        tensor = node.attributes.get("value")
+        if tensor is not None and tensor.type is ir.AttributeType.TENSOR:
+            return tensor.value  # type: ignore[no-any-return]
         return ir.convenience.get_const_tensor(value)
     if value.is_initializer() and not value.is_graph_input():
         return value.const_value

@@ -21,6 +21,8 @@ from graphopt.analyses.shapes import shapes
 from graphopt.context import Analysis, Context
 from graphopt.pass_ import Pass
 from graphopt.pattern import Match, NodePattern, compile_pattern, match_at
+from graphopt.spill import spill
+from graphopt.traverse import all_graphs, all_nodes, subgraphs
 
 __all__ = ["Builder", "Names", "Rewrite", "Rule", "can_replace", "remove_dead", "rewrite"]
 
@@ -78,7 +80,7 @@ def rewrite(
     `preserves`: analyses that stay true of every value while the rules work, as `shapes` does.
     """
     table = _by_operator(tuple(rules))
-    queue = deque(n for n in model.graph.all_nodes() if n.op_type in table)
+    queue = deque(n for n in all_nodes(model.graph) if n.op_type in table)
     queued = set(queue)
     names = Names(model)
     edits = 0
@@ -202,11 +204,8 @@ def remove_dead(nodes: Iterable[ir.Node]) -> int:
 def _detach_subgraphs(node: ir.Node) -> list[ir.Value]:
     """End the uses that a dying node's subgraphs make of outer values; returns those values."""
     values: list[ir.Value] = []
-    for attribute in node.attributes.values():
-        graphs = attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else []
-        if attribute.type is ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        for inner in (n for graph in graphs for n in graph.all_nodes()):
+    for graph in subgraphs(node):
+        for inner in all_nodes(graph):
             for k, value in enumerate(inner.inputs):
                 if value is not None:
                     values.append(value)
@@ -230,7 +229,7 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self._taken: set[str] = set()
-        for graph in (model.graph, *model.graph.subgraphs()):
+        for graph in all_graphs(model.graph):
             self._taken.update(v.name or "" for v in graph.inputs)
             self._taken.update(graph.initializers)
             for node in graph:
@@ -266,7 +265,8 @@ class Builder:
     def constant(self, array: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.Value:
         """A new initializer of the main graph holding `array`, named `name` if that is free."""
         fresh = self._names.fresh(name)
-        tensor = ir.tensor(array, name=fresh) if isinstance(array, np.ndarray) else array
+        held = ir.Tensor(array, name=fresh) if isinstance(array, np.ndarray) else array
+        tensor = spill(held)
         value = ir.Value(
             name=fresh, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
         )

@@ -23,7 +23,11 @@ def by_onnx(node: ir.Node, domain: str, ins: Sequence[Fact], shapes: Shapes) -> 
     """ONNX's own inference for one node; symbolic sizes pass through it as names."""
     version = shapes.opsets.get(node.domain, shapes.opsets.get(domain, 0))
     schema = _schema(domain, node.op_type, version)
-    if schema is None or (domain, node.op_type) in WRONG or any(_has_graph(a) for a in node.attributes.values()):
+    if (
+        schema is None
+        or (domain, node.op_type) in WRONG
+        or any(_has_graph(a) for a in node.attributes.values())
+    ):
         return []
     names: dict[str, Dim] = {}
     proto = onnx.NodeProto(op_type=node.op_type, domain=domain)

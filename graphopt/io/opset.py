@@ -54,7 +54,7 @@ def raise_opset(model: ir.Model, version: int) -> bool:
         plan += zip(nodes, _convert_all(model, nodes, old, version), strict=True)
     names = Names(model)
     for node, proto in plan:
-        if not _same(proto, ir.to_proto(node)):
+        if not _same(proto, ir.serde.serialize_node(node)):
             _replace(node, proto, names)
     for root in older:
         root.opset_imports[""] = version
@@ -144,7 +144,7 @@ def _changed(node: ir.Node, old: int, new: int) -> bool:
 def _alone(node: ir.Node) -> onnx.GraphProto:
     """A graph of this one node: inputs i0, i1, ... with what is known of them, outputs o0, ..."""
     graph = onnx.GraphProto(name="alone")
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     for field in ("name", "doc_string", "metadata_props"):
         proto.ClearField(field)
     for k, value in enumerate(node.inputs):

@@ -12,6 +12,7 @@ from graphopt.analyses.shapes import shapes
 from graphopt.pattern import constant_value
 from graphopt.provenance import derive
 from graphopt.rewrite import Builder, Names, remove_dead
+from graphopt.traverse import all_nodes
 
 __all__ = ["resolve_branches", "unroll_loops"]
 
@@ -22,7 +23,7 @@ TURNS, NODES = 16, 64
 def resolve_branches(model: ir.Model, ctx: Context) -> int:
     """If(constant) -> the nodes of the branch that is always taken."""
     edits = 0
-    waiting = [n for n in model.graph.all_nodes() if n.op_type == "If" and n.domain == ""]
+    waiting = [n for n in all_nodes(model.graph) if n.op_type == "If" and n.domain == ""]
     names = Names(model) if waiting else None
     for node in waiting:
         condition = _truth(node.inputs[0], ctx)
@@ -43,7 +44,7 @@ def resolve_branches(model: ir.Model, ctx: Context) -> int:
 def unroll_loops(model: ir.Model, ctx: Context) -> int:
     """Loop with a constant trip count and a condition that stays true -> its turns in a row."""
     edits = 0
-    waiting = [n for n in model.graph.all_nodes() if n.op_type == "Loop" and n.domain == ""]
+    waiting = [n for n in all_nodes(model.graph) if n.op_type == "Loop" and n.domain == ""]
     names = Names(model) if waiting else None
     for node in waiting:
         if node.graph is None:
@@ -58,7 +59,7 @@ def unroll_loops(model: ir.Model, ctx: Context) -> int:
         if scans and model.graph.opset_imports.get("", 0) < 13:
             ctx.refuse("UnrollLoop", node, "Unsqueeze takes its axes as an input from opset 13 on")
             continue
-        if not 0 < turns <= TURNS or turns * sum(1 for _ in body.all_nodes()) > NODES:
+        if not 0 < turns <= TURNS or turns * sum(1 for _ in all_nodes(body)) > NODES:
             ctx.refuse("UnrollLoop", node, f"{turns} turns would make too many nodes")
             continue
         if not ctx.edit("UnrollLoop", node):

@@ -8,13 +8,14 @@ from graphopt import Context
 from graphopt.analyses.shapes import shapes
 from graphopt.pattern import constant_value
 from graphopt.rewrite import Names, remove_dead
+from graphopt.traverse import all_nodes
 
 __all__ = ["lift_constants", "unlist_initializers"]
 
 
 def lift_constants(model: ir.Model, ctx: Context) -> int:
     """Constant nodes, those in subgraphs too -> initializers of the main graph."""
-    nodes = [n for n in model.graph.all_nodes() if n.op_type == "Constant"]
+    nodes = [n for n in all_nodes(model.graph) if n.op_type == "Constant"]
     if not nodes:
         return 0
     names = Names(model)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from graphopt import Context
 from graphopt.analyses.shapes import shapes
 from graphopt.rewrite import remove_dead
+from graphopt.traverse import all_graphs, all_nodes
 
 __all__ = ["remove_unused"]
 
@@ -18,9 +19,9 @@ def remove_unused(model: ir.Model, ctx: Context) -> int:
     """Remove what nothing uses; returns the number of edits."""
     edits = 0
     edits += _drop_nodes(model.graph, ctx)
-    for graph in list(model.graph.subgraphs()):
+    for graph in all_graphs(model.graph)[1:]:
         edits += _drop_nodes(graph, ctx)
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in all_graphs(model.graph):
         edits += _drop_outputs(model, graph, ctx)
         edits += _drop_initializers(graph, ctx)
     edits += _drop_functions(model, ctx)
@@ -97,7 +98,7 @@ def _drop_functions(model: ir.Model, ctx: Context) -> int:
     if not model.functions:
         return 0
     called: set[ir.OperatorIdentifier] = set()
-    waiting = [n.op_identifier() for n in model.graph.all_nodes()]
+    waiting = [n.op_identifier() for n in all_nodes(model.graph)]
     while waiting:
         name = waiting.pop()
         if name in model.functions and name not in called:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap, defaultdict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphopt.analyses.shapes import shapes
 from graphopt.evaluate import deterministic
 from graphopt.pattern import COMMUTATIVE
 from graphopt.rewrite import Builder, Names, remove_dead
+from graphopt.traverse import all_graphs, subgraphs
 
 __all__ = ["merge_initializers", "merge_nodes"]
 
@@ -41,7 +42,7 @@ def _merge_in(
     seen = ChainMap({}, outer)
     edits = 0
     for node in list(graph):
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             edits += _merge_in(inner, seen, model, ctx, names)
         if not deterministic(node):
             continue
@@ -55,14 +56,6 @@ def _merge_in(
         remove_dead([node])
         edits += 1
     return edits
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type is ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _covers(first: ir.Node, node: ir.Node) -> bool:
@@ -96,7 +89,7 @@ def _hashable(attribute: ir.Attr) -> Any:
 def merge_initializers(model: ir.Model, ctx: Context) -> int:
     """Equal initializers of a graph -> one of them. Contents are read where all else fits."""
     edits = 0
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in all_graphs(model.graph):
         groups: dict[Any, list[ir.Value]] = defaultdict(list)
         for value in graph.initializers.values():
             tensor = value.const_value

@@ -6,13 +6,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from graphopt import Context
+from graphopt.traverse import all_nodes
 
 __all__ = ["inline_functions"]
 
 
 def inline_functions(model: ir.Model, ctx: Context) -> int:
     """Every call of a model-local function -> its body."""
-    called = [n for n in model.graph.all_nodes() if n.op_identifier() in model.functions]
+    called = [n for n in all_nodes(model.graph) if n.op_identifier() in model.functions]
     denied = [n for n in called if not ctx.edit("InlineFunction", n)]
     if not called or denied:
         return 0

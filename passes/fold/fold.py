@@ -18,6 +18,7 @@ from graphopt.passes.fold.evaluated import Evaluated
 from graphopt import Context, Pass
 from graphopt.analyses.shapes import shapes
 from graphopt.rewrite import Builder, Names, remove_dead
+from graphopt.traverse import all_graphs, all_nodes
 
 __all__ = ["Fold"]
 
@@ -54,13 +55,13 @@ class Fold(Pass):
 def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
     """Constant values -> initializers; returns how many were made."""
     found = Evaluated(model, ctx.get(shapes), limit)
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         found.visit(node)
     if not found.values:
         return 0
     names: Names | None = None
     edits = 0
-    for graph in (*reversed(list(model.graph.subgraphs())), model.graph):
+    for graph in reversed(all_graphs(model.graph)):
         for node in [n for n in reversed(graph) if any(o in found.values for o in n.outputs)]:
             if node.graph is None:
                 continue

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from graphopt import Rewrite, Rule
-from graphopt.testing import check
+from graphopt.rewrite import Builder
+from graphopt.testing import check, parse_model
 
 
 class ReluRelu(Rule):
@@ -71,3 +72,12 @@ def test_an_output_that_is_an_input_keeps_its_name_by_identity():
 def test_refuses_with_a_reason():
     zero = {"zero": np.zeros((4, 1, 3), np.float32)}
     check(DropZero(), before="y = Add(x, zero)", because="broadcasts", constants=zero)
+
+
+def test_large_constants_are_mapped_not_held():
+    """Weights that passes compute would add up to the size of the model in memory."""
+    array = np.arange(1 << 21, dtype=np.float32)
+    model = parse_model("y = Relu(x)")
+    value = Builder(model, model.graph.node(0)).constant(array, "w")
+    assert isinstance(value.const_value.numpy().base, np.memmap)
+    assert np.array_equal(value.const_value.numpy(), array)
