@@ -17,7 +17,7 @@ from graphopt.budget import Budget
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import BudgetMissed, InputError, ModelError, UsageError
 from graphopt.gauge import Gauge, objection, remark
-from graphopt.io import load, size_of
+from graphopt.io import load, size_of, warnings_of
 from graphopt.report import Figures, Report, Step, Undone
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, synthetic
 from graphopt.spec import format_pass, parse
@@ -133,7 +133,8 @@ class _Run:
         gauge: Callable[[Target], Gauge],
     ) -> None:
         self.source, self.path, self.samples, self.replay = source, path, samples, replay
-        self.shapes, self.notes = bind_shapes(source, given_shapes)
+        self.shapes, notes = bind_shapes(source, given_shapes)
+        self.notes = [*warnings_of(source), *notes]
         drawn = synthetic(source, seed=seed, shapes=self.shapes)
         self.feeds = next(iter(drawn))
         self.gauge = gauge(target)

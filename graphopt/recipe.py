@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt import provenance
 from graphopt.errors import InputError
+from graphopt.io.tensors import chunks
 
 __all__ = ["Decision", "Recipe", "digest", "read"]
 
@@ -114,7 +115,8 @@ def digest(model: ir.Model) -> str:
             tensor = value.const_value
             if tensor is not None:
                 seen.update(f"{value.name}|{tensor.dtype}|{tensor.shape}|".encode())
-                seen.update(memoryview(tensor.tobytes()))
+                for chunk in chunks(tensor):
+                    seen.update(chunk)
         for value in (*graph.inputs, *graph.outputs):
             seen.update(f"{value.name}|{value.type}|{value.shape}|".encode())
         for node in graph:

@@ -16,6 +16,7 @@ from graphopt.passes.fuse.activations import (
 )
 from graphopt.passes.fuse.affine_after import ScaleShiftAfter
 from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
+from graphopt.passes.fuse.apart import SumBeforeNorm
 from graphopt.passes.fuse.attention import ScaledDotProduct
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
 from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
@@ -62,6 +63,7 @@ class Fuse(Pass):
         TransposedOperand,
         MatMulAdd,
         ShortenViews,
+        SumBeforeNorm,
     )
 
     def run(self, model: ir.Model, ctx: Context) -> int:

@@ -10,19 +10,19 @@ activation share its quantization.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import Operator
+from graphopt.passes.int8.plan import PRODUCT
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
-__all__ = ["FUSED", "addend_after", "multiply_dynamically"]
+__all__ = ["addend_after", "multiply", "quantize_at_run_time"]
 
 Array = np.ndarray[Any, Any]
-
-FUSED = "com.microsoft:MatMulIntegerToFloat"
 
 
 def addend_after(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
@@ -47,29 +47,38 @@ def addend_after(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
     return after, row
 
 
-def multiply_dynamically(
+def quantize_at_run_time(writer: Writer, x: ir.Value, origin: ir.Node) -> list[ir.Value]:
+    """`x` as integers, their scale and zero point."""
+    producer = x.producer()
+    place = {"after": producer} if producer is not None else {"before": writer.model.graph[0]}
+    q = writer.node(
+        "DynamicQuantizeLinear", [x], f"{x.name}_q", origin=[origin], outputs=3, **place
+    )
+    return list(q.outputs)
+
+
+def multiply(
     writer: Writer,
     node: ir.Node,
     kind: Operator,
     weights: tuple[Array, Array],
-    quantized: dict[ir.Value, list[ir.Value]],
+    quantized: Sequence[ir.Value],
 ) -> ir.Node:
-    """Replace MatMul or Gemm `node` (weight of rank 2) by its dynamic integer form.
+    """Replace MatMul or Gemm `node` (weight of rank 2) by a product of integers.
 
     Args:
         writer: where new nodes go.
         node: the node.
         kind: what it is.
         weights: its integers and scales, channels on `kind.axis`.
-        quantized: outputs of DynamicQuantizeLinear by activation, shared and extended.
+        quantized: its activation as integers, their scale and zero point.
 
     Returns:
         the node that is now dead, with what only it used.
     """
     assert kind.weight is not None
-    x, old = node.inputs[0], node.inputs[kind.weight]
+    old = node.inputs[kind.weight]
     weight = weight_of(old)
-    assert x is not None
     assert old is not None
     assert weight is not None
     integers, scales = weights
@@ -80,15 +89,7 @@ def multiply_dynamically(
     if row is None and (found := addend_after(node)) is not None and _wide(found[1], integers):
         last, row = found
     origin = [node] if last is node else [node, last]
-    if x not in quantized:
-        producer = x.producer()
-        first = writer.model.graph[0]
-        place = {"after": producer} if producer is not None else {"before": first}
-        q = writer.node(
-            "DynamicQuantizeLinear", [x], f"{x.name}_q", origin=[node], outputs=3, **place
-        )
-        quantized[x] = list(q.outputs)
-    q8, step, zero = quantized[x]
+    q8, step, zero = quantized
     name = last.name or last.outputs[0].name or "MatMul"
     stored = writer.kept(
         (weight.key, scales.tobytes(), kind.axis, "dynamic"),
@@ -96,7 +97,7 @@ def multiply_dynamically(
         f"{old.name}_q",
     )
     scale = writer.shared(scales, f"{old.name}_scale")
-    if FUSED in writer.ctx.target.operators:
+    if PRODUCT in writer.ctx.target.operators:
         flat = None if row is None else _row(writer, row)
         result = writer.node(
             "MatMulIntegerToFloat",

@@ -17,7 +17,7 @@ from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
-__all__ = ["insert"]
+__all__ = ["insert", "integers_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +38,7 @@ def insert(
     made = plan.made_by()
     for value, grid in grids.items():
         producer = made.get(value)
-        if producer is not None and _whole(plan, value, plan.nodes[producer]):
+        if producer is not None and plan.whole(producer):
             rounded[value] = _round_all(writer, value, grid, producer)
     for node, kind in plan.nodes.items():
         for position in kind.data:
@@ -49,19 +49,18 @@ def insert(
             if value not in rounded:
                 rounded[value] = _round(writer, value, grids[value], node)
             node.replace_input_with(position, rounded[value])
-        if kind.weight is not None:
+        if kind.weight is not None and node not in plan.joined:
             _weigh(writer, node, kind, *weights[node])
             if kind.bias is not None and integer_bias:
                 _bias(writer, node, kind, weights[node][1])
 
 
-def _whole(plan: Plan, value: ir.Value, kind: Operator) -> bool:
-    """Whether every user of an integer node's result reads the rounded value."""
-    if kind.output != "either":
-        return True
-    return not value.is_graph_output() and all(
-        use.node in plan.nodes and use.idx in plan.nodes[use.node].data for use in value.uses()
-    )
+def integers_of(node: ir.Node) -> list[ir.Value]:
+    """What the DequantizeLinear before `node`'s activation reads: integers, scale, zero point."""
+    value = node.inputs[0]
+    pair = value.producer() if value is not None else None
+    assert pair is not None
+    return [v for v in pair.inputs if v is not None]
 
 
 def _round_all(writer: Writer, value: ir.Value, grid: Grid, producer: ir.Node) -> ir.Value:

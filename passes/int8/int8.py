@@ -8,12 +8,13 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import onnx_ir as ir
-from graphopt.passes.int8.dynamic import multiply_dynamically
+from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.grids import make_grids, make_weights, observed
-from graphopt.passes.int8.insert import insert
+from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.operators import ALREADY
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.recurrent import quantize_lstm
+from graphopt.passes.int8.settle import settle_weights
 from graphopt.passes.int8.tables import quantize_table
 from graphopt.passes.int8.trials import slower_nodes
 from graphopt.passes.int8.weights import weight_of
@@ -61,6 +62,7 @@ class Int8(Pass):
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
+        settled = settle_weights(model, ctx)
         static = samples is not None
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         ranges = {} if samples is None else minmax(model, observed(draft), samples)
@@ -89,7 +91,7 @@ class Int8(Pass):
         )
         _report(model, ctx, plan)
         apply(model, ctx, plan, ranges, scheme)
-        return len(plan)
+        return settled + len(plan)
 
     def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
         name = node.name or ""
@@ -115,7 +117,13 @@ def apply(
     quantized: dict[ir.Value, list[ir.Value]] = {}
     dead = [*plan.tables, *plan.recurrent]
     for node, kind in plan.dynamic.items():
-        dead.append(multiply_dynamically(writer, node, kind, weights[node], quantized))
+        x = node.inputs[0]
+        assert x is not None
+        if x not in quantized:
+            quantized[x] = quantize_at_run_time(writer, x, node)
+        dead.append(multiply(writer, node, kind, weights[node], quantized[x]))
+    for node in plan.joined:
+        dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
     for node in plan.tables:
         quantize_table(writer, node)
     for node in plan.recurrent:

@@ -27,6 +27,8 @@ Mode = Literal["static", "dynamic", "table", "lstm"]
 #: Operators that compute with a weight and start an integer region.
 CORE = frozenset({"Conv", "Gemm", "MatMul"})
 POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
+#: A product of integers with a float result and bias, in one operator.
+PRODUCT = "com.microsoft:MatMulIntegerToFloat"
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
@@ -37,6 +39,7 @@ class Plan:
     Attributes:
         nodes: the static nodes, and what each operator is.
         clamps: Relu and Clip nodes that belong to the integer node before them, by that node.
+        joined: static products with a float result, to be written as the target's own operator.
         dynamic: nodes whose activations are quantized at run time.
         tables, recurrent: lookups and LSTMs to make integer.
         left: nodes with weights that stay float, and why.
@@ -44,6 +47,7 @@ class Plan:
 
     nodes: dict[ir.Node, Operator] = dataclasses.field(default_factory=dict)
     clamps: dict[ir.Node, ir.Node] = dataclasses.field(default_factory=dict)
+    joined: list[ir.Node] = dataclasses.field(default_factory=list)
     dynamic: dict[ir.Node, Operator] = dataclasses.field(default_factory=dict)
     tables: list[ir.Node] = dataclasses.field(default_factory=list)
     recurrent: list[ir.Node] = dataclasses.field(default_factory=list)
@@ -63,6 +67,15 @@ class Plan:
     def output(self, node: ir.Node) -> ir.Value:
         """The value that carries the result of static node `node`."""
         return self.clamps.get(node, node).outputs[0]
+
+    def whole(self, node: ir.Node) -> bool:
+        """Whether every user of static node `node` reads its result rounded."""
+        if self.nodes[node].output != "either":
+            return True
+        value = self.output(node)
+        return not value.is_graph_output() and all(
+            use.node in self.nodes and use.idx in self.nodes[use.node].data for use in value.uses()
+        )
 
     def made_by(self) -> dict[ir.Value, ir.Node]:
         """Static node by the values that carry its results."""
@@ -145,6 +158,8 @@ def make_plan(
             integer.update(node.outputs)
             integer.add(plan.output(node))
     _trim(plan)
+    if PRODUCT in target.operators:
+        plan.joined = [n for n, k in plan.nodes.items() if _two_axes(n, k) and not plan.whole(n)]
     return plan
 
 
@@ -187,7 +202,8 @@ def _narrow(node: ir.Node, channels: int) -> bool:
 
 
 def _two_axes(node: ir.Node, kind: Operator) -> bool:
-    if kind.weight is None:
+    """Whether it is a product with a constant matrix."""
+    if kind.weight is None or kind.output != "either":
         return False
     weight = weight_of(node.inputs[kind.weight])
     return weight is not None and len(weight.shape) == 2

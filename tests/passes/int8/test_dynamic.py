@@ -109,7 +109,8 @@ def test_a_product_of_integers_stays_static():
         samples=Given(inputs),
         tolerance=TOLERANCE,
     )
-    assert "MatMul" in operators(model)
+    assert "DynamicQuantizeLinear" not in operators(model)
+    assert operators(model)[-1] == "MatMulIntegerToFloat"
 
 
 class Given:
@@ -180,6 +181,20 @@ def test_a_small_table_stays_float():
         constants={"t": normal(10, 16)},
         target=FUSED,
     )
+
+
+def test_weights_computed_from_constants_are_folded_first():
+    before = "a = Concat <axis=1> (u, v)  y = MatMul(x, a)"
+    constants = {"u": normal(16, 8), "v": normal(16, 8, seed=1)}
+    model = check(
+        Int8(),
+        before,
+        inputs={"x": (5, 16)},
+        constants=constants,
+        target=FUSED,
+        tolerance=TOLERANCE,
+    )
+    assert operators(model) == ["DynamicQuantizeLinear", "MatMulIntegerToFloat"]
 
 
 def test_without_samples_the_report_says_what_is_missing():
