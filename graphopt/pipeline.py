@@ -108,6 +108,7 @@ def optimize(
         progress=progress or (lambda text, done, total: None),
         debug=debug,
         compare=verify == "outputs",
+        timed=measure and replay is None,
         gauge=lambda where: Gauge(where, measure and replay is None, measure_seconds),
     )
     return run(parse(passes) if isinstance(passes, str) else list(passes))
@@ -130,6 +131,7 @@ class _Run:
         progress: Progress,
         debug: bool,
         compare: bool,
+        timed: bool,
         gauge: Callable[[Target], Gauge],
     ) -> None:
         self.source, self.path, self.samples, self.replay = source, path, samples, replay
@@ -146,7 +148,7 @@ class _Run:
                 self.notes.append(f"outputs were not compared: {judge.unable}")
                 judge = None
         self.setting = Setting(
-            target=target,
+            target=target if timed else dataclasses.replace(target, measured=False),
             samples=samples or drawn,
             budget=budget,
             seed=seed,
