@@ -81,7 +81,7 @@ def unknown_standard_operator():
 
 
 BROKEN = [
-    (empty, "empty"),
+    (empty, "no samples"),
     (text, "text"),
     (truncated, "cut off"),
     (cyclic, "cycle"),
@@ -110,8 +110,8 @@ def test_a_broken_model_is_one_clear_line(folder, graphopt, make, says):
     [
         ({"z": (8, 16)}, "z"),
         ({"x": (8, 17)}, "16"),
-        ({"x": (0, 16)}, "empty"),
-        ({}, "empty"),
+        ({"x": (0, 16)}, "no samples"),
+        ({}, "no samples"),
     ],
 )
 def test_samples_that_do_not_fit_are_one_clear_line(folder, graphopt, arrays, says):
