@@ -113,6 +113,7 @@ def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
         list(node.inputs[:3]),
         [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values() if a.name not in extra],
     )
+    conv.outputs[0].name = "y"
     found = by_onnx(conv, "", list(ins[:3]), shapes)
     conv.resize_inputs(0)
     return found

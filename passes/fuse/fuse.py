@@ -24,6 +24,14 @@ from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import OPSET, raise_opset
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
 from graphopt.passes.fuse.rotary import PackRotary, Rotary
+from graphopt.passes.fuse.runtime import (
+    BiasGelu,
+    ConvActivation,
+    GemmActivation,
+    SkipLayerNorm,
+    SkipRMSNorm,
+    TransposedMatMul,
+)
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 from graphopt.passes.fuse.views import ShortenViews
 
@@ -66,16 +74,26 @@ class Fuse(Pass):
         SumBeforeNorm,
     )
 
+    #: What only some targets have goes last: the rules above look for the standard operators.
+    last: ClassVar[tuple[type[Rule], ...]] = (
+        BiasGelu,
+        SkipLayerNorm,
+        SkipRMSNorm,
+        TransposedMatMul,
+        ConvActivation,
+        GemmActivation,
+    )
+
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply the rules until none matches; raise the opset once if a fusion needs it."""
         refused = len(ctx.refusals)
         edits = rewrite(model, ctx, self.rules, preserves=(shapes,))
         wanted = ctx.facts.pop(OPSET, None)
-        if wanted is None or not ctx.edit(self, f"opset {wanted}"):
-            return edits
-        if not raise_opset(model, wanted):
-            ctx.note(f"the model stays below opset {wanted}, which some fusions need")
-            return edits
-        ctx.invalidate()
-        del ctx.refusals[refused:]
-        return edits + 1 + rewrite(model, ctx, self.rules, preserves=(shapes,))
+        if wanted is not None and ctx.edit(self, f"opset {wanted}"):
+            if raise_opset(model, wanted):
+                ctx.invalidate()
+                del ctx.refusals[refused:]
+                edits += 1 + rewrite(model, ctx, self.rules, preserves=(shapes,))
+            else:
+                ctx.note(f"the model stays below opset {wanted}, which some fusions need")
+        return edits + rewrite(model, ctx, self.last, preserves=(shapes,))
