@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.fuse.operators import has, standard
+from graphopt.passes.fuse.operators import has, reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, number
 
 from graphopt import Context, Rule
@@ -47,9 +47,9 @@ class ErfGelu(Rule):
 
     def check(self, ctx: Context) -> bool | str:
         """The target has one of the operators."""
-        if standard(ctx, "Gelu", 20) or has(ctx, "com.microsoft:Gelu"):
-            return True
-        return "the target has no Gelu at this opset"
+        if reachable(ctx, "Gelu", 20):
+            return standard(ctx, "Gelu", 20)
+        return has(ctx, "com.microsoft:Gelu") or "the target has no Gelu at this opset"
 
     def rewrite(self, op: Any, x: ir.Value, ctx: Context) -> ir.Value:
         """Gelu."""
@@ -74,9 +74,9 @@ class TanhGelu(Rule):
 
     def check(self, ctx: Context) -> bool | str:
         """The target has one of the operators."""
-        if standard(ctx, "Gelu", 20) or has(ctx, "com.microsoft:FastGelu"):
-            return True
-        return "the target has no Gelu at this opset"
+        if reachable(ctx, "Gelu", 20):
+            return standard(ctx, "Gelu", 20)
+        return has(ctx, "com.microsoft:FastGelu") or "the target has no Gelu at this opset"
 
     def rewrite(self, op: Any, x: ir.Value, ctx: Context) -> ir.Value:
         """Gelu by tanh."""
@@ -100,8 +100,8 @@ class SigmoidGate(Rule):
             return False
         if has(ctx, "com.microsoft:QuickGelu"):
             return {"alpha": alpha, "domain": "com.microsoft"}
-        if standard(ctx, "Swish", 24):
-            return {"alpha": alpha, "domain": ""}
+        if reachable(ctx, "Swish", 24):
+            return standard(ctx, "Swish", 24) and {"alpha": alpha, "domain": ""}
         return "the target has neither QuickGelu nor Swish"
 
     def rewrite(self, op: Any, x: ir.Value, alpha: float, domain: str) -> ir.Value:
@@ -144,7 +144,9 @@ class HardSwish(Rule):
 
     def check(self, ctx: Context) -> bool | str:
         """The target has the operator."""
-        return standard(ctx, "HardSwish", 14) or "the target has no HardSwish at this opset"
+        if reachable(ctx, "HardSwish", 14):
+            return standard(ctx, "HardSwish", 14)
+        return "the target has no HardSwish at this opset"
 
     def rewrite(self, op: Any, x: ir.Value) -> ir.Value:
         """HardSwish."""
@@ -161,7 +163,9 @@ class Mish(Rule):
 
     def check(self, ctx: Context) -> bool | str:
         """The target has the operator."""
-        return standard(ctx, "Mish", 18) or "the target has no Mish at this opset"
+        if reachable(ctx, "Mish", 18):
+            return standard(ctx, "Mish", 18)
+        return "the target has no Mish at this opset"
 
     def rewrite(self, op: Any, x: ir.Value) -> ir.Value:
         """Mish."""

@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import Context, Rule
+from graphopt.analyses.shapes import shapes
 from graphopt.pattern import Match, constant_value
 
 __all__ = ["SumBeforeNorm"]
@@ -36,7 +37,7 @@ class SumBeforeNorm(Rule):
         value = match.root.outputs[0]
         return (
             any(FUSED.get(use.node.op_type) in ctx.target.slow for use in value.uses())
-            and value.dtype == ir.DataType.FLOAT
+            and ctx.get(shapes).dtype(value) == ir.DataType.FLOAT
             and constant_value(a) is None
             and constant_value(b) is None
         )

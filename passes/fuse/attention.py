@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.affine import attribute
 from graphopt.passes.fuse.masks import HUGE, Mask, judge, nudged, only_masks, soften
-from graphopt.passes.fuse.operators import has, standard
+from graphopt.passes.fuse.operators import has, reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, array, number
 
 from graphopt import Context, Rule
@@ -74,6 +74,8 @@ class ScaledDotProduct(Rule):
         plan = _plan(ctx, facts, scores, guarded, dims)
         if isinstance(plan, (str, bool)):
             return plan
+        if plan.operator == "Attention" and not standard(ctx, "Attention", 23):
+            return False
         return {
             "nodes": [*found, *scores.nodes, scores.product, *more_q, *more_k],
             "q": q,
@@ -242,7 +244,7 @@ def _plan(
     heads = q[1] if isinstance(q[1], int) else 0
     grid = (*q[:3], k[3])
     base = _Plan("Attention", heads, (q, (*k[:2], k[3], k[2]), v))
-    exact = standard(ctx, "Attention", 23)
+    exact = reachable(ctx, "Attention", 23)
     contrib = has(ctx, "com.microsoft:MultiHeadAttention") and heads > 0
     if not (exact or contrib):
         return "the target has no fused attention at this opset"

@@ -21,7 +21,7 @@ from graphopt.passes.fuse.attention import ScaledDotProduct
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
 from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
 from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
-from graphopt.passes.fuse.operators import OPSET, raise_opset
+from graphopt.passes.fuse.operators import STUCK, WANTED
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
 from graphopt.passes.fuse.rotary import PackRotary, Rotary
 from graphopt.passes.fuse.runtime import (
@@ -37,6 +37,8 @@ from graphopt.passes.fuse.views import ShortenViews
 
 from graphopt import Context, Pass, Rule
 from graphopt.analyses.shapes import shapes
+from graphopt.errors import ModelError
+from graphopt.io.opset import raise_opset
 from graphopt.rewrite import rewrite
 
 __all__ = ["Fuse"]
@@ -46,7 +48,8 @@ __all__ = ["Fuse"]
 class Fuse(Pass):
     """Fuse operators into fewer ones that compute the same."""
 
-    rules: ClassVar[tuple[type[Rule], ...]] = (
+    #: What is written out: it has to be recognized before a rule below moves a constant of it.
+    written: ClassVar[tuple[type[Rule], ...]] = (
         ErfGelu,
         TanhGelu,
         SigmoidGate,
@@ -55,14 +58,17 @@ class Fuse(Pass):
         Mish,
         LayerNorm,
         RMSNorm,
-        NormScaleShift,
         SoftmaxWritten,
         LogSoftmaxWritten,
         ScaledDotProduct,
-        RepeatedHeads,
         Rotary,
+    )
+    rules: ClassVar[tuple[type[Rule], ...]] = (
+        *written,
+        RepeatedHeads,
         PackRotary,
         PackHeads,
+        NormScaleShift,
         ScaleShiftAfter,
         ScaleBefore,
         ShiftBefore,
@@ -73,12 +79,12 @@ class Fuse(Pass):
         ShortenViews,
         SumBeforeNorm,
     )
-
     #: What only some targets have goes last: the rules above look for the standard operators.
     last: ClassVar[tuple[type[Rule], ...]] = (
         BiasGelu,
         SkipLayerNorm,
         SkipRMSNorm,
+        SumBeforeNorm,
         TransposedMatMul,
         ConvActivation,
         GemmActivation,
@@ -86,14 +92,29 @@ class Fuse(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply the rules until none matches; raise the opset once if a fusion needs it."""
-        refused = len(ctx.refusals)
-        edits = rewrite(model, ctx, self.rules, preserves=(shapes,))
-        wanted = ctx.facts.pop(OPSET, None)
-        if wanted is not None and ctx.edit(self, f"opset {wanted}"):
-            if raise_opset(model, wanted):
-                ctx.invalidate()
+        edits = 0
+        for rules in (self.written, self.rules, self.last):
+            refused = len(ctx.refusals)
+            edits += rewrite(model, ctx, rules, preserves=(shapes,))
+            wanted = ctx.facts.pop(WANTED, None)
+            if wanted is not None:
+                edits += self._raise(model, ctx, wanted)
                 del ctx.refusals[refused:]
-                edits += 1 + rewrite(model, ctx, self.rules, preserves=(shapes,))
-            else:
-                ctx.note(f"the model stays below opset {wanted}, which some fusions need")
-        return edits + rewrite(model, ctx, self.last, preserves=(shapes,))
+                edits += rewrite(model, ctx, rules, preserves=(shapes,))
+        ctx.facts.pop(STUCK, None)
+        return edits
+
+    def _raise(self, model: ir.Model, ctx: Context, version: int) -> int:
+        """Raise the opset; a model that cannot be raised stays where it is, with a note."""
+        if not ctx.edit(self, f"opset {version}"):
+            ctx.facts[STUCK] = True
+            return 0
+        try:
+            raise_opset(model, version)
+        except ModelError as error:
+            ctx.edits.pop()
+            ctx.facts[STUCK] = True
+            ctx.note(f"some fusions need opset {version}: {error}")
+            return 0
+        ctx.invalidate()
+        return 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.affine import affine_of, attribute, rounded
-from graphopt.passes.fuse.operators import standard
+from graphopt.passes.fuse.operators import reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, number
 
 from graphopt import Context, Rule
@@ -85,9 +85,11 @@ class LayerNorm(Rule):
     ) -> dict[str, Any] | str | bool:
         """Both means over the same last axes, of known size."""
         found = _last_axes((mean, variance), x, epsilon, ctx)
-        if isinstance(found, dict) and not standard(ctx, "LayerNormalization", 17):
+        if not isinstance(found, dict):
+            return found
+        if not reachable(ctx, "LayerNormalization", 17):
             return "the target has no LayerNormalization at this opset"
-        return found
+        return found if standard(ctx, "LayerNormalization", 17) else False
 
     def rewrite(
         self,
@@ -120,9 +122,11 @@ class RMSNorm(Rule):
     ) -> dict[str, Any] | str | bool:
         """The mean over last axes of known size."""
         found = _last_axes((mean,), x, epsilon, ctx)
-        if isinstance(found, dict) and not standard(ctx, "RMSNormalization", 23):
+        if not isinstance(found, dict):
+            return found
+        if not reachable(ctx, "RMSNormalization", 23):
             return "the target has no RMSNormalization at this opset"
-        return found
+        return found if standard(ctx, "RMSNormalization", 23) else False
 
     def rewrite(
         self,

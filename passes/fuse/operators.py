@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-import onnx_ir as ir
-
 from graphopt import Context
 
-__all__ = ["OPSET", "has", "raise_opset", "standard"]
+__all__ = ["STUCK", "WANTED", "has", "reachable", "standard"]
 
-#: In `ctx.facts`: the lowest default-domain opset that a fusion refused for want of.
-OPSET = "fuse.opset"
+#: In `ctx.facts`: the lowest default-domain opset that a fusion waits for.
+WANTED = "fuse.opset"
+#: In `ctx.facts`: the model's opset cannot be raised.
+STUCK = "fuse.stuck"
 
 
 def has(ctx: Context, name: str) -> bool:
@@ -19,27 +17,27 @@ def has(ctx: Context, name: str) -> bool:
     return name in ctx.target.operators
 
 
-def standard(ctx: Context, name: str, since: int) -> bool:
-    """Whether the standard operator `name`, of opset `since`, may be written into the model.
-
-    If the model's opset is too low and the target accepts a higher one, the wish is left in
-    `ctx.facts`: `Fuse` raises the opset once and lets the rules try again.
-    """
-    if name in ctx.target.lacks or since > ctx.target.opset:
-        return False
+def _opset(ctx: Context) -> int:
     imports = ctx.model.graph.opset_imports
-    have = imports.get("", imports.get("ai.onnx", 1))
-    if have >= since:
+    return imports.get("", imports.get("ai.onnx", 1))
+
+
+def reachable(ctx: Context, name: str, since: int) -> bool:
+    """Whether the standard operator `name`, of opset `since`, could be written into the model."""
+    if name in ctx.target.lacks:
+        return False
+    return _opset(ctx) >= since or (since <= ctx.target.opset and STUCK not in ctx.facts)
+
+
+def standard(ctx: Context, name: str, since: int) -> bool:
+    """Whether the standard operator `name`, of opset `since`, may be written into the model now.
+
+    Ask last: if the target accepts a higher opset than the model has, the wish is left in
+    `ctx.facts`, and `Fuse` raises the opset once and lets the rules try again.
+    """
+    if not reachable(ctx, name, since):
+        return False
+    if _opset(ctx) >= since:
         return True
-    ctx.facts[OPSET] = max(since, ctx.facts.get(OPSET, 0))
+    ctx.facts[WANTED] = max(since, ctx.facts.get(WANTED, 0))
     return False
-
-
-def raise_opset(model: ir.Model, version: int) -> bool:
-    """Bring the model to a newer default-domain opset; False if an operator in it cannot go."""
-    if importlib.util.find_spec("graphopt.io") is None:
-        return False
-    if importlib.util.find_spec("graphopt.io.opset") is None:
-        return False
-    module = importlib.import_module("graphopt.io.opset")
-    return bool(module.raise_opset(model, version))

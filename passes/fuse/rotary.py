@@ -9,7 +9,7 @@ import onnx_ir as ir
 from graphopt.passes.fuse.affine import attribute
 from graphopt.passes.fuse.axes import Steps
 from graphopt.passes.fuse.heads import packed_steps
-from graphopt.passes.fuse.operators import standard
+from graphopt.passes.fuse.operators import reachable, standard
 from graphopt.passes.fuse.views import apply_steps, reshape_target
 from graphopt.passes.fuse.weights import Array, array, constant_shape
 
@@ -101,8 +101,10 @@ class Rotary(Rule):
             tables.append(np.ascontiguousarray(table[:, :half]))
         if not isinstance(dims[0], int):
             return "the batch size is not known"
-        if not standard(ctx, "RotaryEmbedding", 23):
+        if not reachable(ctx, "RotaryEmbedding", 23):
             return "the target has no RotaryEmbedding at this opset"
+        if not standard(ctx, "RotaryEmbedding", 23):
+            return False
         return {"tables": tables, "batch": dims[0]}
 
     def rewrite(
