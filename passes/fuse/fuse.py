@@ -77,7 +77,6 @@ class Fuse(Pass):
         TransposedOperand,
         MatMulAdd,
         ShortenViews,
-        SumBeforeNorm,
     )
     #: What only some targets have goes last: the rules above look for the standard operators.
     last: ClassVar[tuple[type[Rule], ...]] = (
