@@ -1,0 +1,384 @@
+#!/usr/bin/env python3
+"""graphopt's targets beside OpenVINO, NNCF and ONNX Runtime's quantizer, one interleaved run each.
+
+    python bench/targets.py --models DIR [--glyphs DIR] [--threads 2] [--out bench/results] [NAME ...]
+
+DIR holds NAME.onnx with NAME.npz (`in:` and `out:` arrays) beside it. For each model every variant
+is opened in one process and timed in rounds of random order; a table gives the speed-up over ONNX
+Runtime's float, its 95 % interval, and the relative L2 error of the outputs. Below it, for every
+peer: whether the fastest graphopt result that is at least as exact is slower than it.
+
+--glyphs adds trained models (NAME.onnx and glyphs.npz with x_val, y_val, x_train): accuracy
+instead of error, and the fastest graphopt result that lost at most one point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt import Budget, load, optimize, save
+from graphopt.auto import runnable
+from graphopt.backend import backend_of, find_target
+from graphopt.errors import GraphOptError
+from graphopt.samples import Samples
+from graphopt.sessions import OpenVinoSession
+from graphopt.timing import compare_times, interleave
+
+SPECS = {
+    "float": "clean, fold, fuse",
+    "int8": "clean, fold, fuse, int8",
+    "prune + int8": "clean, fold, prune(ratio=0.5), fuse, int8",
+}
+TRANSFORMERS = ("bert", "vit", "gpt2", "transformer")
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclasses.dataclass
+class Variant:
+    """One way to run a model; `error` is relative L2, or points of accuracy lost."""
+
+    name: str
+    ours: bool
+    call: Callable[[Feeds], dict[str, Any]]
+    error: float = 0.0
+    seconds: float = 0.0
+    speed: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--glyphs", type=Path)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for folder, run in ((args.models, zoo), (args.glyphs, glyphs)):
+        for path in sorted(folder.glob("*.onnx")) if folder else []:
+            if args.names and path.stem not in args.names:
+                continue
+            with tempfile.TemporaryDirectory() as work:
+                found = run(path, Path(work), args)
+            remember(args.out / "targets.json", path.stem, found)
+            gc.collect()
+    write_table(args.out / "targets.json", args.out / "targets.md")
+
+
+def zoo(path: Path, work: Path, args: Any) -> dict[str, Any]:
+    """A model with random weights: error against the reference outputs."""
+    with np.load(path.with_suffix(".npz")) as data:
+        feeds = {k[3:]: data[k] for k in data.files if k.startswith("in:")}
+        expected = {k[4:]: data[k] for k in data.files if k.startswith("out:")}
+    calibration = [feeds, *(draw(feeds, seed) for seed in range(7))]
+    variants = [*peers(path, work, calibration, args), *ours(path, work, calibration, args)]
+    for variant in variants:
+        got = variant.call(feeds)
+        variant.error = max(relative(got[k], expected[k]) for k in expected)
+    return timed(path.stem, variants, feeds, args.seconds)
+
+
+def glyphs(path: Path, work: Path, args: Any) -> dict[str, Any]:
+    """A trained model: points of accuracy lost on the validation data."""
+    with np.load(path.parent / "glyphs.npz") as data:
+        pixels = {k: (data[k] / np.float32(255) - 0.5) / 0.25 for k in ("x_train", "x_val")}
+        labels = data["y_val"]
+    pixels = {k: v.astype(np.float32).reshape(-1, 1, 32, 32) for k, v in pixels.items()}
+    (name,) = [v.name for v in load(path).graph.inputs]
+
+    def accuracy(predict: Callable[[Feeds], dict[str, Any]]) -> float:
+        right = 0
+        for k in range(0, len(labels), 100):
+            (scores,) = predict({name: pixels["x_val"][k : k + 100]}).values()
+            right += int((scores.argmax(-1) == labels[k : k + 100]).sum())
+        return right / len(labels)
+
+    calibration = [{name: pixels["x_train"][k : k + 32]} for k in range(0, 512, 32)]
+    budget = Budget(max_drop=0.01, evaluate=accuracy)
+    specs = {f"prune {r} + int8": f"prune(ratio={r}), fuse, int8" for r in (0.2, 0.35, 0.5)}
+    variants = [
+        *peers(path, work, calibration, args),
+        *ours(path, work, calibration, args, {**SPECS, **specs}, budget),
+    ]
+    feeds = {name: pixels["x_val"][:1]}
+    source = accuracy(variants[0].call)
+    for variant in variants:
+        variant.error = 100 * (source - accuracy(variant.call))
+    return {**timed(path.stem, variants, feeds, args.seconds), "accuracy": source}
+
+
+def ours(
+    path: Path,
+    work: Path,
+    calibration: list[Feeds],
+    args: Any,
+    specs: dict[str, str] = SPECS,
+    budget: Budget | None = None,
+) -> list[Variant]:
+    """graphopt on every target this machine runs."""
+    found = []
+    for target in runnable()[0]:
+        if args.threads:
+            target = dataclasses.replace(target, threads=args.threads)
+        backend = backend_of(target)
+        assert backend is not None
+        for label, spec in specs.items():
+            began = time.perf_counter()
+            file = work / f"{target.name}-{label.replace(' ', '')}" / "model.onnx"
+            file.parent.mkdir()
+            try:
+                result = optimize(
+                    path,
+                    spec,
+                    target=target,
+                    samples=Samples(calibration, "calibration"),
+                    budget=budget,
+                    measure_seconds=3.0,
+                )
+                opened = backend.session(
+                    backend.lower(result.model, target, file), target, beside=True
+                )
+            except GraphOptError as error:
+                print(f"  {target.name} {label}: {error}", flush=True)
+                continue
+            took = time.perf_counter() - began
+            undone = [s.spec for s in result.report.steps if s.status in ("undone", "refused")]
+            note = f" (without {', '.join(undone)})" if undone else ""
+            found.append(Variant(f"graphopt {target.name}: {label}{note}", True, opened, 0.0, took))
+            print(f"  {found[-1].name}: made in {took:.0f} s", flush=True)
+    return found
+
+
+def peers(path: Path, work: Path, calibration: list[Feeds], args: Any) -> list[Variant]:
+    """ONNX Runtime float first (the reference), its quantizer three ways, OpenVINO, NNCF."""
+    threads = args.threads or find_target("cpu").threads
+    files: dict[str, Callable[[Path], None]] = {
+        "ONNX Runtime quantizer, static (default S8S8)": lambda out: static(
+            path, out, calibration, "QInt8"
+        ),
+        "ONNX Runtime quantizer, static U8S8": lambda out: static(path, out, calibration, "QUInt8"),
+        "ONNX Runtime quantizer, dynamic": lambda out: dynamic(path, out),
+    }
+    found = [Variant("ONNX Runtime float", False, runtime(path, threads))]
+    for k, (label, make) in enumerate(files.items()):
+        out = work / f"peer-{k}.onnx"
+        attempt(found, label, lambda make=make, out=out: (make(out), runtime(out, threads))[1])
+    attempt(found, "OpenVINO", lambda: openvino(path, threads))
+    attempt(found, "OpenVINO, float32", lambda: openvino(path, threads, "f32"))
+    attempt(found, "OpenVINO + NNCF", lambda: openvino(nncf(path, work, calibration), threads))
+    return found
+
+
+def attempt(found: list[Variant], label: str, make: Callable[[], Any]) -> None:
+    """A peer that fails on a model is said so and left out."""
+    began = time.perf_counter()
+    try:
+        call = make()
+    except Exception as error:
+        print(f"  {label}: {type(error).__name__}: {str(error)[:120]!r}", flush=True)
+        return
+    found.append(Variant(label, False, call, 0.0, time.perf_counter() - began))
+
+
+def runtime(path: Path, threads: int) -> Callable[[Feeds], dict[str, Any]]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def static(path: Path, out: Path, calibration: list[Feeds], activation: str) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest = iter(calibration)
+
+        def get_next(self) -> Any:
+            return next(self.rest, None)
+
+    prepared = out.with_suffix(".prepared.onnx")
+    try:
+        quant_pre_process(str(path), str(prepared))
+    except Exception:  # it cannot infer some models' shapes; its own advice is to skip that
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(out),
+        Reader(),
+        activation_type=QuantType[activation],
+        per_channel=activation == "QUInt8",
+    )
+
+
+def dynamic(path: Path, out: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(str(path), str(out))
+
+
+def openvino(path: Path, threads: int, precision: str = "") -> Callable[[Feeds], dict[str, Any]]:
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(str(path))
+    names = [o.get_any_name() for o in model.outputs]
+    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
+    if precision:
+        properties["INFERENCE_PRECISION_HINT"] = precision
+    return OpenVinoSession(core.compile_model(model, "CPU", properties), names)
+
+
+def nncf(path: Path, work: Path, calibration: list[Feeds]) -> Path:
+    import nncf as tool
+    import openvino as ov
+
+    tool.set_log_level(logging.ERROR)
+    kind = tool.ModelType.TRANSFORMER if any(t in path.stem for t in TRANSFORMERS) else None
+    made = tool.quantize(
+        ov.Core().read_model(str(path)),
+        tool.Dataset(calibration),
+        subset_size=len(calibration),
+        model_type=kind,
+    )
+    ov.save_model(made, work / "nncf.xml", compress_to_fp16=False)
+    return work / "nncf.xml"
+
+
+def draw(feeds: Feeds, seed: int) -> Feeds:
+    """Inputs like the given ones: normal floats, token ids below the largest seen, the same masks."""
+    rng = np.random.default_rng(seed)
+    drawn = {}
+    for name, array in feeds.items():
+        if array.dtype.kind == "f":
+            drawn[name] = rng.standard_normal(array.shape).astype(array.dtype)
+        elif array.max(initial=0) > 1:
+            drawn[name] = rng.integers(0, array.max(), array.shape).astype(array.dtype)
+        else:
+            drawn[name] = array
+    return drawn
+
+
+def relative(got: Any, expected: Any) -> float:
+    a, b = np.asarray(expected, np.float64), np.asarray(got, np.float64)
+    return float(np.linalg.norm(b - a) / max(np.linalg.norm(a), 1e-30))
+
+
+def timed(name: str, variants: list[Variant], feeds: Feeds, seconds: float) -> dict[str, Any]:
+    calls = [lambda call=v.call: call(feeds) for v in variants]
+    times = interleave([*calls, calls[0]], seconds)
+    again = times[:, -1]
+    for k, variant in enumerate(variants):
+        timing = compare_times(times[:, 0], times[:, k], again)
+        variant.speed = 1 / timing.ratio
+        variant.interval = (1 / timing.ci[1], 1 / timing.ci[0])
+        print(
+            f"{name:14s} {variant.speed:6.2f} ({variant.interval[0]:.2f}-{variant.interval[1]:.2f}) "
+            f"error {variant.error:9.5f}  {variant.name}",
+            flush=True,
+        )
+    noise = compare_times(times[:, 0], again, again).spread
+    rows = [
+        {k: v for k, v in dataclasses.asdict(dataclasses.replace(x, call=str)).items() if k != "call"}
+        for x in variants
+    ]
+    return {
+        "float_ms": float(np.median(times[:, 0])),
+        "rounds": len(times),
+        "noise": noise,
+        "variants": rows,
+        "verdicts": verdicts(variants, times, again),
+    }
+
+
+def verdicts(variants: list[Variant], times: Any, again: Any) -> list[dict[str, Any]]:
+    """For every peer, the fastest of ours that is at least as exact, and the ratio of the two."""
+    said = []
+    for k, peer in enumerate(variants):
+        if peer.ours:
+            continue
+        exact = [j for j, v in enumerate(variants) if v.ours and v.error <= peer.error * 1.01 + 1e-6]
+        if not exact:
+            said.append({"peer": peer.name, "ours": None, "ratio": None, "ci": None})
+            continue
+        best = min(exact, key=lambda j: float(np.median(times[:, j] / times[:, k])))
+        timing = compare_times(times[:, k], times[:, best], again)
+        said.append(
+            {
+                "peer": peer.name,
+                "ours": variants[best].name,
+                "ratio": 1 / timing.ratio,
+                "ci": (1 / timing.ci[1], 1 / timing.ci[0]),
+            }
+        )
+    return said
+
+
+def remember(file: Path, name: str, found: dict[str, Any]) -> None:
+    data = json.loads(file.read_text()) if file.is_file() else {}
+    data[name] = found
+    file.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def write_table(source: Path, out: Path) -> None:
+    from graphopt.backends.isa import extensions, processors
+
+    data = json.loads(source.read_text())
+    lines = [
+        "# Targets and peers",
+        "",
+        "`python bench/targets.py --models DIR --glyphs DIR`: speed-up over ONNX Runtime float (95 % "
+        "interval), and relative L2 error, or points of accuracy lost where accuracy is given. "
+        f"{processors()} processors; {', '.join(extensions())}.",
+    ]
+    for name, found in data.items():
+        trained = "accuracy" in found
+        head = f", accuracy {found['accuracy']:.4f}" if trained else ""
+        lines += [
+            "",
+            f"## {name}: {found['float_ms']:.3g} ms{head}, {found['rounds']} rounds, "
+            f"noise {found['noise']:.1%}",
+            "",
+            f"| variant | speed-up | {'points lost' if trained else 'error'} | made in |",
+            "|---|---|---|---|",
+        ]
+        for row in found["variants"]:
+            low, high = row["interval"]
+            lines.append(
+                f"| {row['name']} | {row['speed']:.2f} ({low:.2f}-{high:.2f}) | {row['error']:.3g} | "
+                f"{row['seconds']:.0f} s |"
+            )
+        lines += ["", "| peer | fastest graphopt result at least as exact | times as fast |"]
+        lines += ["|---|---|---|"]
+        for said in found["verdicts"]:
+            ratio = "-"
+            if said["ratio"]:
+                ratio = f"{said['ratio']:.2f} ({said['ci'][0]:.2f}-{said['ci'][1]:.2f})"
+            lines.append(f"| {said['peer']} | {said['ours'] or 'none'} | {ratio} |")
+    out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
