@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 
 import onnx_ir as ir
-from graphopt.backends.isa import extensions, processors
+from graphopt.backends.isa import extensions
 from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
 
 from graphopt.backend import Arrays
 from graphopt.io import save
 from graphopt.manifest import Manifest, write_manifest
+from graphopt.processors import processors
 from graphopt.sessions import OpenVinoSession, OrtSession
 from graphopt.target import Int8Scheme, Target
 from graphopt.timing import Timing
@@ -187,8 +188,9 @@ class Cpu:
 
 
 def manifest(target: Target) -> Manifest:
-    """How a model for `target` is opened: as many threads as this machine has if it is meant."""
-    return Manifest(target.name, threads=target.threads if target.measured else 0)
+    """How a model for `target` is opened; threads are written where they were chosen."""
+    chosen = target.measured and target.threads != processors()
+    return Manifest(target.name, threads=target.threads if chosen else 0)
 
 
 @cache

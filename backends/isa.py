@@ -1,16 +1,14 @@
-"""Which instruction set extensions and how many processors this process has, found at run time."""
+"""Which instruction set extensions this machine has, found at run time."""
 
 from __future__ import annotations
 
-import math
-import os
 import platform
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["extensions", "processors"]
+__all__ = ["extensions"]
 
 #: What matters to neural networks, weakest first: our name, and the flags that mean it.
 _X86 = (
@@ -48,16 +46,6 @@ def extensions() -> tuple[str, ...]:
     return tuple(name for name, needed in table if needed <= flags)
 
 
-def processors() -> int:
-    """Processors this process may use: its affinity, and a container's quota if that is less."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
-    return max(1, min(count, math.ceil(quota))) if quota else count
-
-
 def parse_cpuinfo(text: str) -> set[str]:
     """The flags that every processor in the text of /proc/cpuinfo has."""
     lines = [line.partition(":") for line in text.splitlines()]
@@ -85,11 +73,3 @@ def parse_sysctl(text: str) -> set[str]:
         if key in ("machdep.cpu.features", "machdep.cpu.leaf7_features"):
             flags.update(value.lower().split())
     return flags - {""}
-
-
-def _quota(file: Path) -> float | None:
-    """Processors' worth of time in a control group's cpu.max ("150000 100000"); None: no limit."""
-    if not file.is_file():
-        return None
-    allowed, _, period = file.read_text().strip().partition(" ")
-    return None if allowed == "max" else int(allowed) / int(period or 100000)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """graphopt's targets beside OpenVINO, NNCF and ONNX Runtime's quantizer, one interleaved run each.
 
-    python bench/targets.py --models DIR [--glyphs DIR] [--threads 2] [--out bench/results] [NAME ...]
+    python bench/targets.py --models DIR [--glyphs DIR] [--threads 2] [--out DIR] [NAME ...]
 
 DIR holds NAME.onnx with NAME.npz (`in:` and `out:` arrays) beside it. For each model every variant
 is opened in one process and timed in rounds of random order; a table gives the speed-up over ONNX
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import Budget, load, optimize, save
+from graphopt import Budget, load, optimize
 from graphopt.auto import runnable
 from graphopt.backend import backend_of, find_target
 from graphopt.errors import GraphOptError
@@ -268,7 +268,7 @@ def nncf(path: Path, work: Path, calibration: list[Feeds]) -> Path:
 
 
 def draw(feeds: Feeds, seed: int) -> Feeds:
-    """Inputs like the given ones: normal floats, token ids below the largest seen, the same masks."""
+    """Inputs like the given: normal floats, token ids below the largest seen, the same masks."""
     rng = np.random.default_rng(seed)
     drawn = {}
     for name, array in feeds.items():
@@ -295,13 +295,17 @@ def timed(name: str, variants: list[Variant], feeds: Feeds, seconds: float) -> d
         variant.speed = 1 / timing.ratio
         variant.interval = (1 / timing.ci[1], 1 / timing.ci[0])
         print(
-            f"{name:14s} {variant.speed:6.2f} ({variant.interval[0]:.2f}-{variant.interval[1]:.2f}) "
-            f"error {variant.error:9.5f}  {variant.name}",
+            f"{name:14s} {span(variant.speed, variant.interval)} error {variant.error:9.5f}  "
+            f"{variant.name}",
             flush=True,
         )
     noise = compare_times(times[:, 0], again, again).spread
     rows = [
-        {k: v for k, v in dataclasses.asdict(dataclasses.replace(x, call=str)).items() if k != "call"}
+        {
+            k: v
+            for k, v in dataclasses.asdict(dataclasses.replace(x, call=str)).items()
+            if k != "call"
+        }
         for x in variants
     ]
     return {
@@ -319,7 +323,9 @@ def verdicts(variants: list[Variant], times: Any, again: Any) -> list[dict[str, 
     for k, peer in enumerate(variants):
         if peer.ours:
             continue
-        exact = [j for j, v in enumerate(variants) if v.ours and v.error <= peer.error * 1.01 + 1e-6]
+        exact = [
+            j for j, v in enumerate(variants) if v.ours and v.error <= peer.error * 1.01 + 1e-6
+        ]
         if not exact:
             said.append({"peer": peer.name, "ours": None, "ratio": None, "ci": None})
             continue
@@ -336,6 +342,10 @@ def verdicts(variants: list[Variant], times: Any, again: Any) -> list[dict[str, 
     return said
 
 
+def span(value: float, interval: Any) -> str:
+    return f"{value:.2f} ({interval[0]:.2f}-{interval[1]:.2f})"
+
+
 def remember(file: Path, name: str, found: dict[str, Any]) -> None:
     data = json.loads(file.read_text()) if file.is_file() else {}
     data[name] = found
@@ -343,14 +353,16 @@ def remember(file: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def write_table(source: Path, out: Path) -> None:
-    from graphopt.backends.isa import extensions, processors
+    from graphopt.backends.isa import extensions
+
+    from graphopt.processors import processors
 
     data = json.loads(source.read_text())
     lines = [
         "# Targets and peers",
         "",
-        "`python bench/targets.py --models DIR --glyphs DIR`: speed-up over ONNX Runtime float (95 % "
-        "interval), and relative L2 error, or points of accuracy lost where accuracy is given. "
+        "`python bench/targets.py --models DIR --glyphs DIR`: speed-up over ONNX Runtime float "
+        "(95 % interval), relative L2 error, or points of accuracy lost where accuracy is given. "
         f"{processors()} processors; {', '.join(extensions())}.",
     ]
     for name, found in data.items():
@@ -365,17 +377,12 @@ def write_table(source: Path, out: Path) -> None:
             "|---|---|---|---|",
         ]
         for row in found["variants"]:
-            low, high = row["interval"]
-            lines.append(
-                f"| {row['name']} | {row['speed']:.2f} ({low:.2f}-{high:.2f}) | {row['error']:.3g} | "
-                f"{row['seconds']:.0f} s |"
-            )
+            cells = (row["name"], span(row["speed"], row["interval"]), f"{row['error']:.3g}")
+            lines.append(f"| {' | '.join(cells)} | {row['seconds']:.0f} s |")
         lines += ["", "| peer | fastest graphopt result at least as exact | times as fast |"]
         lines += ["|---|---|---|"]
         for said in found["verdicts"]:
-            ratio = "-"
-            if said["ratio"]:
-                ratio = f"{said['ratio']:.2f} ({said['ci'][0]:.2f}-{said['ci'][1]:.2f})"
+            ratio = span(said["ratio"], said["ci"]) if said["ratio"] else "-"
             lines.append(f"| {said['peer']} | {said['ours'] or 'none'} | {ratio} |")
     out.write_text("\n".join(lines) + "\n")
 

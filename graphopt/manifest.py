@@ -33,7 +33,7 @@ class Manifest:
         native: package that runs the model where the plugin finds no device of its own.
         properties: properties of the device, for the plugin and the native package alike.
         extra: the extra of graphopt that installs what is needed.
-        threads: threads of one run; 0 leaves it to the runtime.
+        threads: threads of one run; 0 takes what the machine has when the model is opened.
         config: session configuration entries.
         free_dimensions: sizes of named dynamic dimensions, where they are fixed.
     """

@@ -14,6 +14,7 @@ import numpy as np
 
 from graphopt.errors import InputError, MissingExtra, ModelError
 from graphopt.manifest import Manifest, read_manifest
+from graphopt.processors import threads_to_ask_for
 
 __all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
 
@@ -158,7 +159,7 @@ def _open_ort(
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = manifest.threads
+    options.intra_op_num_threads = manifest.threads or threads_to_ask_for()
     for key, value in manifest.config.items():
         options.add_session_config_entry(key, value)
     for name, size in manifest.free_dimensions.items():
@@ -199,7 +200,8 @@ def _open_native(path: Path, manifest: Manifest, profile: bool) -> OpenVinoSessi
 
 def _properties(manifest: Manifest) -> dict[str, str]:
     """The provider's own properties, with the number of threads where one is given."""
-    threads = {"INFERENCE_NUM_THREADS": str(manifest.threads)} if manifest.threads else {}
+    count = manifest.threads or threads_to_ask_for()
+    threads = {"INFERENCE_NUM_THREADS": str(count)} if count else {}
     return {**manifest.properties, **threads}
 
 

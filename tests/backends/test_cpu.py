@@ -9,17 +9,19 @@ from graphopt import plugins
 from graphopt.backend import Backend, backend_of, find_target
 from graphopt.errors import InputError, ModelError, UsageError
 from graphopt.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from graphopt.processors import processors
 from graphopt.sessions import session
 from graphopt.testing import parse_model
 
+COUNT = processors() + 1
 FEEDS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
 @pytest.fixture
 def lowered(tmp_path):
-    """A lowered small model, on one thread."""
+    """A lowered small model, on a number of threads that is not the machine's own."""
     model = parse_model("a = MatMul(x, w)  y = Relu(a)", constants={"w": np.eye(3, dtype="f4")})
-    target = dataclasses.replace(BACKEND.target("cpu"), threads=1)
+    target = dataclasses.replace(BACKEND.target("cpu"), threads=COUNT)
     return BACKEND.lower(model, target, tmp_path / "model.onnx"), target
 
 
@@ -93,12 +95,12 @@ def test_the_manifest_opens_the_model_as_lowered(lowered):
     path, _ = lowered
     manifest = read_manifest(path)
     assert manifest is not None
-    assert manifest.threads == 1
+    assert manifest.threads == COUNT
     opened = session(path)
-    assert opened.raw.get_session_options().intra_op_num_threads == 1
+    assert opened.raw.get_session_options().intra_op_num_threads == COUNT
     assert opened.raw.get_providers() == ["CPUExecutionProvider"]
     np.testing.assert_array_equal(opened(FEEDS)["y"], FEEDS["x"])
-    assert session(path, threads=2).raw.get_session_options().intra_op_num_threads == 2
+    assert session(path, threads=1).raw.get_session_options().intra_op_num_threads == 1
 
 
 def test_a_model_without_a_manifest_opens_too(lowered):
@@ -149,5 +151,12 @@ def test_manifests_hold_only_what_says_something(lowered):
         "schema": 1,
         "target": "cpu",
         "provider": "CPUExecutionProvider",
-        "threads": 1,
+        "threads": COUNT,
     }
+
+
+def test_threads_nobody_chose_are_not_written(tmp_path):
+    """The model may run on another machine, with more processors than this one."""
+    model = parse_model("y = Relu(x)")
+    path = BACKEND.lower(model, BACKEND.target("cpu"), tmp_path / "m.onnx")
+    assert read_manifest(path).threads == 0

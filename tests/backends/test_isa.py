@@ -1,5 +1,3 @@
-from pathlib import Path
-
 from graphopt.backends import isa
 
 
@@ -16,16 +14,3 @@ def test_mac_features_are_read():
     text = "hw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_BF16: 0\nkern.x: 1\n"
     assert isa.parse_sysctl(text) == {"asimddp"}
     assert "avx2" in isa.parse_sysctl("machdep.cpu.leaf7_features: SMEP AVX2\n")
-
-
-def test_a_container_quota_bounds_the_processors(tmp_path: Path):
-    file = tmp_path / "cpu.max"
-    file.write_text("150000 100000\n")
-    assert isa._quota(file) == 1.5
-    file.write_text("max 100000\n")
-    assert isa._quota(file) is None
-    assert isa._quota(tmp_path / "none") is None
-
-
-def test_this_machine_has_at_least_one_processor():
-    assert isa.processors() >= 1
