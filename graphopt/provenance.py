@@ -2,6 +2,7 @@
 
 `graphopt.from` holds source node names, `graphopt.by` pass names, both joined by spaces (node
 names with spaces are percent-encoded). A node without either key is a source node, untouched.
+`graphopt.why` says in words what a pass made of it, as "pass: what".
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ __all__ = [
     "KEPT",
     "RECIPE",
     "TRIMMED",
+    "WHY",
     "derive",
+    "explain",
     "made_by",
     "mark",
     "sources",
     "strip",
     "trim",
+    "why",
 ]
 
-FROM, BY = "graphopt.from", "graphopt.by"
+FROM, BY, WHY = "graphopt.from", "graphopt.by", "graphopt.why"
 KEPT, RECIPE = "graphopt.kept", "graphopt.recipe"
 #: Set on a model whose nodes' provenance was left out to keep the file small.
 TRIMMED = "graphopt.trimmed"
@@ -68,10 +72,21 @@ def derive(new: Iterable[ir.Node], old: Iterable[ir.Node], pass_name: str) -> No
         _write(node, origin, by)
 
 
+def explain(nodes: Iterable[ir.Node], text: str) -> None:
+    """Record on `nodes` what was made of them, as "pass: what"."""
+    for node in nodes:
+        node.metadata_props[WHY] = text
+
+
+def why(node: ir.Node) -> str:
+    """What a pass said it made of `node`, or ""."""
+    return node.metadata_props.get(WHY, "")
+
+
 def strip(model: ir.Model) -> None:
     """Remove every provenance and recipe entry that graphopt wrote."""
     for node in model.graph.all_nodes():
-        for key in (FROM, BY):
+        for key in (FROM, BY, WHY):
             node.metadata_props.pop(key, None)
     for key in (KEPT, RECIPE, TRIMMED):
         model.metadata_props.pop(key, None)

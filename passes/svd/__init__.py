@@ -1,0 +1,258 @@
+"""Svd: write layers as two or three thinner ones where that is cheaper on the target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+from graphopt.passes.svd.allot import allot, cheapest
+from graphopt.passes.svd.edit import replace
+from graphopt.passes.svd.faster import is_faster
+from graphopt.passes.svd.layers import Layer, Use, find
+from graphopt.passes.svd.moments import Moments, moments_of
+from graphopt.passes.svd.plan import Curve, curve_of, finish, problem_of, saves, useful_ranks
+from graphopt.passes.svd.schemes import Candidate, Factors, Problem, original
+from graphopt.passes.svd.sensitivity import sensitivities
+from graphopt.passes.svd.weights import Array
+
+from graphopt import provenance
+from graphopt.context import Context
+from graphopt.errors import UsageError
+from graphopt.pass_ import Pass
+from graphopt.rewrite import Names
+
+__all__ = ["Svd"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Svd(Pass):
+    """Low-rank factorization: x M -> (x A) B, and its forms for convolutions and recurrent layers.
+
+    With samples, factors minimize the error of each layer's output; without, of its weight. One of
+    `energy`, `error`, `ratio` and `rank` says how far to go; `energy` 0.99 if none does. Ranks are
+    multiples of the target's channel multiple. Layers whose factors would not be cheaper (measured,
+    where the target can be) are left alone.
+
+    Attributes:
+        energy: share of each layer's squared output to keep, 0 to 1.
+        error: relative L2 error of each layer's output to allow.
+        ratio: share of the whole model's MACs to remove, spent where it costs least error.
+        rank: the rank of every layer.
+        of: what `ratio` and cheapness count, "macs" or "params".
+        exclude: names of nodes to leave alone; `*` and `?` match as in file names.
+    """
+
+    energy: float | None = None
+    error: float | None = None
+    ratio: float | None = None
+    rank: int | None = None
+    of: Literal["macs", "params"] = "macs"
+    exclude: tuple[str, ...] = ()
+
+    lossy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("energy", "error", "ratio", "rank") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise UsageError(f"svd takes one of energy, error, ratio and rank, not {given}")
+        for name in ("energy", "error", "ratio"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"svd({name}=...) must be between 0 and 1, not {value}")
+        if self.rank is not None and self.rank < 1:
+            raise UsageError(f"svd(rank=...) must be at least 1, not {self.rank}")
+        if self.of not in ("macs", "params"):
+            raise UsageError(f'svd(of=...) is "macs" or "params", not {self.of!r}')
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        """Factor what pays; returns the number of layers factored."""
+        if any(provenance.why(n).startswith(f"{self}: ") for n in model.graph.all_nodes()):
+            ctx.note(f"{self} has run on this model before and has nothing to add.")
+            return 0
+        layers = [la for la in find(model, ctx, self) if not self._excluded(la)]
+        if ctx.samples is None:
+            ctx.note("svd: no samples given, so weights were approximated, not outputs.")
+        chosen = self._for_all(layers, ctx) if self.ratio is not None else self._each(layers, ctx)
+        names = Names(model)
+        edits = 0
+        for curve, candidate, made, shifts in chosen:
+            layer = curve.layer
+            granted = [ctx.edit(self, use.node) for use in layer.uses]
+            if not all(granted):
+                continue
+            why = describe(str(self), layer, candidate, made)
+            replace(
+                model,
+                layer,
+                made.stages,
+                shifts,
+                why=why,
+                pass_name=ctx.pass_name,
+                names=names,
+            )
+            ctx.note(f"{why}.")
+            edits += 1
+        if edits:
+            ctx.invalidate(self.preserves)
+        return edits
+
+    def _excluded(self, layer: Layer) -> bool:
+        return any(fnmatch(u.node.name or "", p) for u in layer.uses for p in self.exclude)
+
+    # --- layer by layer ---------------------------------------------------------------------
+
+    def _allowed(self) -> float:
+        """Relative squared error a layer may have."""
+        if self.error is not None:
+            return self.error**2
+        return 1 - (self.energy if self.energy is not None else 0.99)
+
+    def _each(self, layers: Sequence[Layer], ctx: Context) -> list[_Choice]:
+        wanted = None if self.rank is not None else 1 - self._allowed()
+        chosen = []
+        for curve, problem in self._curves(layers, ctx, wanted):
+            candidate = self._pick(curve, ctx)
+            if candidate is None:
+                continue
+            made, shifts = finish(problem, curve, candidate)
+            if self._measured(curve, candidate, made, ctx):
+                chosen.append((curve, candidate, made, shifts))
+        order = {layer: i for i, layer in enumerate(layers)}
+        return sorted(chosen, key=lambda c: order[c[0].layer])
+
+    def _pick(self, curve: Curve, ctx: Context) -> Candidate | None:
+        layer = curve.layer
+        if self.rank is not None:
+            rank = -(-self.rank // ctx.target.channel_multiple) * ctx.target.channel_multiple
+            pair = (c for c in curve.candidates if c.scheme == "channel" and c.ranks == (rank,))
+            found = next(pair, None)
+            if found is None:
+                ctx.refuse(self, layer.node, f"at rank {rank} its factors would not be cheaper")
+            return found
+        found = cheapest(curve.candidates, self._allowed(), self.of)
+        if found is None:
+            ctx.refuse(self, layer.node, why_not(curve, self._allowed(), self.of))
+        return found
+
+    def _measured(self, curve: Curve, candidate: Candidate, made: Factors, ctx: Context) -> bool:
+        if is_faster(curve.layer, candidate, made, ctx, curve.place) is not False:
+            return True
+        text = f"{candidate.scheme} factors of rank {_ranks(candidate)}"
+        ctx.refuse(self, curve.layer.node, f"{text} measured no faster on {ctx.target.name}")
+        return False
+
+    def _curves(
+        self, layers: Sequence[Layer], ctx: Context, wanted: float | None
+    ) -> Iterator[tuple[Curve, Problem]]:
+        """Every layer's curve and numbers, one layer at a time."""
+        for layer, moments in observed(layers, ctx):
+            weigh = saves(layer, self.of)
+            useful = useful_ranks(layer, weigh)
+            if useful <= ctx.target.channel_multiple:
+                ctx.refuse(self, layer.node, too_small(layer, self.of))
+                continue
+            problem, energies = problem_of(
+                layer, moments, wanted=wanted, useful=useful, seed=ctx.seed
+            )
+            multiple = ctx.target.channel_multiple
+            yield curve_of(problem, energies, moments, multiple, weigh), problem
+
+    # --- the whole model --------------------------------------------------------------------
+
+    def _for_all(self, layers: Sequence[Layer], ctx: Context) -> list[_Choice]:
+        assert self.ratio is not None
+        curves = {c.layer: c for c, _ in self._curves(layers, ctx, None)}
+        curves = {la: curves[la] for la in layers if la in curves}
+        originals = {la: original(la) for la in curves}
+        weights = dict.fromkeys(curves, 1.0)
+        if ctx.samples is not None:
+            weights |= sensitivities(
+                ctx.model, {la: c.spectrum for la, c in curves.items()}, ctx.samples
+            )
+        save = self.ratio * sum(original(la).of(self.of) for la in layers)
+        able = {la: c.candidates for la, c in curves.items()}
+        done: dict[Layer, _Choice] = {}
+        while True:
+            choice = allot(able, originals, weights, save, self.of)
+            done = {la: d for la, d in done.items() if choice.get(la) is d[1]}
+            new = {la: c for la, c in choice.items() if la not in done}
+            if not new:
+                break
+            for layer, moments in again(new, ctx):
+                curve, candidate = curves[layer], new[layer]
+                problem, _ = problem_of(
+                    layer, moments, wanted=None, useful=0, seed=ctx.seed, spectrum=curve.spectrum
+                )
+                made, shifts = finish(problem, curve, candidate)
+                done[layer] = curve, candidate, made, shifts
+                if not self._measured(curve, candidate, made, ctx):
+                    limit = candidate.cost.of(self.of)
+                    able[layer] = tuple(c for c in able[layer] if c.cost.of(self.of) < limit)
+        saved = sum(originals[la].of(self.of) - c.cost.of(self.of) for la, c in choice.items())
+        if saved < save:
+            ctx.note(f"svd: only {saved / save * self.ratio:.1%} of {self.of} could be removed.")
+        return [done[la] for la in curves if la in choice]
+
+
+_Choice = tuple[Curve, Candidate, Factors, Mapping[Use, Array]]
+
+
+def observed(
+    layers: Sequence[Layer], ctx: Context
+) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
+    """Every layer, with what samples show of its inputs (None where they show nothing)."""
+    seen = set[Layer]()
+    if ctx.samples is not None:
+        for layer, moments in moments_of(ctx.model, layers, ctx.samples, ctx.seed):
+            seen.add(layer)
+            yield layer, moments
+    for layer in layers:
+        if layer not in seen:
+            yield layer, None
+
+
+def again(
+    choice: Mapping[Layer, Candidate], ctx: Context
+) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
+    """The chosen layers; those whose factors need it are observed a second time."""
+    inside = [la for la, c in choice.items() if c.scheme != "channel"]
+    if ctx.samples is not None:
+        yield from observed(inside, ctx)
+    else:
+        yield from ((la, None) for la in inside)
+    yield from ((la, None) for la, c in choice.items() if c.scheme == "channel")
+
+
+def describe(spec: str, layer: Layer, candidate: Candidate, made: Factors) -> str:
+    """The sentence that reports and provenance carry."""
+    size = f"{layer.rows}x{layer.columns}"
+    lost = made.error**0.5
+    return (
+        f"{spec}: {layer.weight_name} ({size}) as {candidate.scheme} factors of rank "
+        f"{_ranks(candidate)}, relative output error {lost:.3g}"
+    )
+
+
+def _ranks(candidate: Candidate) -> str:
+    return "x".join(map(str, candidate.ranks))
+
+
+def why_not(curve: Curve, allowed: float, of: str) -> str:
+    """Why no candidate was good enough."""
+    best = min((c.error for c in curve.candidates), default=1.0)
+    return (
+        f"no factors that save {of} keep {1 - allowed:.4g} of the energy: "
+        f"the best keep {1 - best:.4g}"
+    )
+
+
+def too_small(layer: Layer, of: str) -> str:
+    """Why no rank saves anything."""
+    if of == "macs" and all(u.lookup for u in layer.uses):
+        return 'a lookup multiplies nothing, factors would add work (of="params" counts its size)'
+    if layer.shared:
+        return "its weight is read by other nodes too and would stay in the file"
+    return f"a {layer.rows}x{layer.columns} matrix has no rank whose factors save {of}"

@@ -1,0 +1,95 @@
+"""Sensitivity: how far the model's outputs move when one layer loses a known share of its own.
+
+Each layer in turn gets a truncated weight, the others stay; weights are fed as inputs, so one
+session serves all. A layer's weight in the budget is its outputs' relative squared movement over
+its own relative squared error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.svd.layers import Layer, Use
+from graphopt.passes.svd.spectrum import Spectrum
+from graphopt.passes.svd.weights import Array, as_array
+
+from graphopt.runtime import run_each
+from graphopt.samples import Feeds
+
+__all__ = ["sensitivities"]
+
+#: Runs of the samples each layer is tried on.
+RUNS = 1
+#: Share of a layer's squared output that is taken away.
+SHARE = 0.05
+
+
+def sensitivities(
+    model: ir.Model, spectra: Mapping[Layer, Spectrum], samples: Iterable[Feeds]
+) -> dict[Layer, float]:
+    """Squared relative movement of the outputs per squared relative error of each layer.
+
+    Layers inside subgraphs are left out.
+    """
+    clone = model.clone()
+    nodes = {n.name: n for n in clone.graph}
+    fed: dict[Layer, list[tuple[str, Use]]] = {}
+    plain: dict[str, Array] = {}
+    for layer in spectra:
+        for use in layer.uses:
+            node, array = nodes.get(use.node.name), as_array(use.weight)
+            if node is None or array is None or use.node.graph is not model.graph:
+                continue
+            name = f"graphopt:{len(plain)}"
+            kind = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            value = ir.Value(name=name, type=kind, shape=ir.Shape(array.shape))
+            node.replace_input_with(list(use.node.inputs).index(use.weight), value)
+            clone.graph.inputs.append(value)
+            plain[name] = array
+            fed.setdefault(layer, []).append((name, use))
+    runs = list(islice(iter(samples), RUNS))
+    lost: list[tuple[Layer, float]] = []
+
+    def feeds() -> Iterator[Feeds]:
+        for run in runs:
+            yield {**run, **plain}
+        for layer, given in fed.items():
+            changed, error = _truncated(layer, spectra[layer])
+            lost.append((layer, error))
+            weights = {name: layer.stored(changed, use) for name, use in given}
+            for run in runs:
+                yield {**run, **plain, **weights}
+
+    results = run_each(clone, feeds())
+    reference = [next(results) for _ in runs]
+    moved: dict[Layer, float] = {}
+    for k, outputs in enumerate(results):
+        layer, error = lost[k // len(runs)]
+        far = _distance(reference[k % len(runs)], outputs) / max(error, 1e-12) / len(runs)
+        moved[layer] = moved.get(layer, 0.0) + far
+    return moved
+
+
+def _truncated(layer: Layer, spectrum: Spectrum) -> tuple[Array, float]:
+    """M with about `SHARE` of its squared output taken away, and how much it was."""
+    matrix = layer.matrix()
+    errors = spectrum.errors()
+    rank = max(int(np.searchsorted(-errors, -SHARE)), 1)
+    rank = min(rank, len(errors) - 1)
+    basis = spectrum.basis(matrix, rank)
+    changed = (matrix.astype(np.float64) @ basis) @ basis.T
+    return changed.astype(matrix.dtype), float(errors[rank])
+
+
+def _distance(reference: Mapping[str, Array], got: Mapping[str, Array]) -> float:
+    """Mean over outputs of the relative squared L2 difference."""
+    far = [
+        float(np.sum(np.square(a.astype(np.float64) - got[name])))
+        / max(float(np.sum(np.square(a.astype(np.float64)))), 1e-300)
+        for name, a in reference.items()
+        if a.dtype.kind == "f"
+    ]
+    return sum(far) / max(len(far), 1)
