@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from graphopt.passes.svd import Svd
 
 from graphopt import provenance
 from graphopt.context import Context
 from graphopt.errors import UsageError
-from graphopt.passes.svd import Svd
 from graphopt.runtime import run
 from graphopt.samples import Samples
 from graphopt.target import Target
