@@ -105,6 +105,8 @@ def trim(model: ir.Model, size: int) -> bool:
     for store in stores:
         for key in (FROM, BY):
             store.pop(key, None)
+        if WHY in store:  # which pass it was tells a second run what is done already
+            store[WHY] = store[WHY].partition(": ")[0]
     model.metadata_props[TRIMMED] = "nodes"
     if _spent([model.metadata_props]) > allowed:
         model.metadata_props.pop(KEPT, None)
@@ -113,7 +115,7 @@ def trim(model: ir.Model, size: int) -> bool:
 
 def _spent(stores: Iterable[MutableMapping[str, str]]) -> int:
     """Bytes that our entries take in the file: text, field tags and lengths."""
-    keys = (FROM, BY, KEPT, RECIPE)
+    keys = (FROM, BY, WHY, KEPT, RECIPE)
     return sum(len(k) + len(s[k].encode()) + 10 for s in stores for k in keys if k in s)
 
 

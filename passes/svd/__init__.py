@@ -14,15 +14,18 @@ from graphopt.passes.svd.faster import is_faster
 from graphopt.passes.svd.layers import Layer, Use, find
 from graphopt.passes.svd.moments import Moments, moments_of
 from graphopt.passes.svd.plan import Curve, curve_of, finish, problem_of, saves, useful_ranks
-from graphopt.passes.svd.schemes import Candidate, Factors, Problem, original
+from graphopt.passes.svd.schemes import Candidate, Cost, Factors, Problem, original
 from graphopt.passes.svd.sensitivity import sensitivities
 from graphopt.passes.svd.weights import Array
 
 from graphopt import provenance
+from graphopt.analyses.cost import cost, macs_of
+from graphopt.analyses.shapes import bound_shapes
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.pass_ import Pass
 from graphopt.rewrite import Names
+from graphopt.samples import Samples, bind_shapes
 
 __all__ = ["Svd"]
 
@@ -69,11 +72,11 @@ class Svd(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Factor what pays; returns the number of layers factored."""
-        if any(provenance.why(n).startswith(f"{self}: ") for n in model.graph.all_nodes()):
+        if any(provenance.why(n).partition(": ")[0] == str(self) for n in model.graph.all_nodes()):
             ctx.note(f"{self} has run on this model before and has nothing to add.")
             return 0
         layers = [la for la in find(model, ctx, self) if not self._excluded(la)]
-        if ctx.samples is None:
+        if samples_of(ctx) is None:
             ctx.note("svd: no samples given, so weights were approximated, not outputs.")
         chosen = self._for_all(layers, ctx) if self.ratio is not None else self._each(layers, ctx)
         names = Names(model)
@@ -168,11 +171,12 @@ class Svd(Pass):
         curves = {la: curves[la] for la in layers if la in curves}
         originals = {la: original(la) for la in curves}
         weights = dict.fromkeys(curves, 1.0)
-        if ctx.samples is not None:
-            weights |= sensitivities(
-                ctx.model, {la: c.spectrum for la, c in curves.items()}, ctx.samples
-            )
-        save = self.ratio * sum(original(la).of(self.of) for la in layers)
+        samples = samples_of(ctx)
+        if samples is not None:
+            spectra = {la: c.spectrum for la, c in curves.items()}
+            weights |= sensitivities(ctx.model, spectra, samples)
+        whole = whole_model(ctx)
+        save = self.ratio * (whole.macs if self.of == "macs" else whole.params)
         able = {la: c.candidates for la, c in curves.items()}
         done: dict[Layer, _Choice] = {}
         while True:
@@ -193,11 +197,25 @@ class Svd(Pass):
                     able[layer] = tuple(c for c in able[layer] if c.cost.of(self.of) < limit)
         saved = sum(originals[la].of(self.of) - c.cost.of(self.of) for la, c in choice.items())
         if saved < save:
-            ctx.note(f"svd: only {saved / save * self.ratio:.1%} of {self.of} could be removed.")
+            ctx.note(
+                f"svd: only {saved / save * self.ratio:.1%} of {self.of} could be removed by low rank."
+            )
         return [done[la] for la in curves if la in choice]
 
 
 _Choice = tuple[Curve, Candidate, Factors, Mapping[Use, Array]]
+
+
+def whole_model(ctx: Context) -> Cost:
+    """What the whole model costs, layers that cannot be factored included."""
+    shapes = bound_shapes(ctx.model, bind_shapes(ctx.model, ctx.shapes)[0])
+    macs = sum(macs_of(node, shapes) or 0 for node in ctx.model.graph.all_nodes())
+    return Cost(macs, ctx.get(cost).params)
+
+
+def samples_of(ctx: Context) -> Samples | None:
+    """The samples, unless they were drawn at random: noise says nothing about a layer's inputs."""
+    return None if ctx.samples is None or ctx.samples.synthetic else ctx.samples
 
 
 def observed(
@@ -205,8 +223,9 @@ def observed(
 ) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
     """Every layer, with what samples show of its inputs (None where they show nothing)."""
     seen = set[Layer]()
-    if ctx.samples is not None:
-        for layer, moments in moments_of(ctx.model, layers, ctx.samples, ctx.seed):
+    samples = samples_of(ctx)
+    if samples is not None:
+        for layer, moments in moments_of(ctx.model, layers, samples, ctx.seed):
             seen.add(layer)
             yield layer, moments
     for layer in layers:
@@ -219,10 +238,7 @@ def again(
 ) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
     """The chosen layers; those whose factors need it are observed a second time."""
     inside = [la for la, c in choice.items() if c.scheme != "channel"]
-    if ctx.samples is not None:
-        yield from observed(inside, ctx)
-    else:
-        yield from ((la, None) for la in inside)
+    yield from observed(inside, ctx)
     yield from ((la, None) for la, c in choice.items() if c.scheme == "channel")
 
 

@@ -17,9 +17,11 @@ import onnx_ir as ir
 from graphopt.passes.svd.weights import Array, as_array, is_constant, root, static_shape
 
 from graphopt import provenance
+from graphopt.analyses.shapes import Shapes, bound_shapes
 from graphopt.context import Context
+from graphopt.samples import bind_shapes
 
-__all__ = ["Geometry", "Layer", "Use", "dims", "find", "geometry"]
+__all__ = ["Geometry", "Layer", "Use", "find"]
 
 Kind = Literal["linear", "conv", "recurrent"]
 
@@ -48,6 +50,20 @@ class Use:
         return self.node.op_type == "Gather"
 
 
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Where a layer is applied: spatial sizes before and after (convolutions), and how often.
+
+    Attributes:
+        times: applications in one run, spatial positions of a convolution not counted.
+        before, after: spatial sizes of a convolution's input and output.
+    """
+
+    times: int
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
     """A constant matrix M [K, N] and the nodes that multiply by it.
@@ -58,6 +74,7 @@ class Layer:
         kernel: spatial sizes of a convolution's kernel, else ().
         uses: the nodes, in graph order.
         shared: other nodes read the same weight, so it stays in the file.
+        places: how often each use is applied, in the order of `uses`.
     """
 
     kind: Kind
@@ -66,6 +83,7 @@ class Layer:
     uses: tuple[Use, ...]
     kernel: tuple[int, ...] = ()
     shared: bool = False
+    places: tuple[Geometry, ...] = ()
 
     @property
     def node(self) -> ir.Node:
@@ -110,25 +128,12 @@ class Layer:
         return self.rows * self.columns
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Where a layer is applied: spatial sizes before and after (convolutions), and how often.
-
-    Attributes:
-        times: applications in one run, spatial positions of a convolution not counted.
-        before, after: spatial sizes of a convolution's input and output.
-    """
-
-    times: int
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-
-
 def find(model: ir.Model, ctx: Context, rule: object) -> list[Layer]:
     """Layers whose weight is constant and not factored yet; the others are refused with a reason.
 
     Nodes that read one weight (tied embedding and head, layers that share) form one layer.
     """
+    shapes = bound_shapes(model, bind_shapes(model, ctx.shapes)[0])
     groups: dict[tuple[ir.Value, str], list[Layer]] = {}
     for node in model.graph.all_nodes():
         reader = _READERS.get(node.op_type)
@@ -142,10 +147,10 @@ def find(model: ir.Model, ctx: Context, rule: object) -> list[Layer]:
         elif found is not None:
             source, _ = root(found.uses[0].weight)
             groups.setdefault((source, found.kind), []).append(found)
-    return [_join(source, layers) for (source, _), layers in groups.items()]
+    return [_join(source, layers, shapes) for (source, _), layers in groups.items()]
 
 
-def _join(source: ir.Value, layers: list[Layer]) -> Layer:
+def _join(source: ir.Value, layers: list[Layer], shapes: Shapes) -> Layer:
     """One layer of all that read `source`, seen from the first that is no lookup."""
     first = next((la for la in layers if not la.uses[0].lookup), layers[0])
     seen = _orientation(first.uses[0])
@@ -157,7 +162,8 @@ def _join(source: ir.Value, layers: list[Layer]) -> Layer:
     readers = {use.node for use in source.uses()}
     inside = {u.node for u in uses} | {p for u in uses if (p := u.weight.producer()) is not None}
     shared = bool(readers - inside) or source.is_graph_output()
-    return dataclasses.replace(first, uses=tuple(uses), shared=shared)
+    places = tuple(geometry(use, first.kernel, shapes) for use in uses)
+    return dataclasses.replace(first, uses=tuple(uses), shared=shared, places=places)
 
 
 def _orientation(use: Use) -> bool:
@@ -201,7 +207,7 @@ def _matmul(node: ir.Node) -> Layer | str | None:
         return None
     shape = _shape(a)
     if shape is not None and len(shape) == 2 and a is not None and b is not None:
-        if dims(b) is None or len(dims(b) or ()) < 2:
+        if b.shape is None or len(b.shape) < 2:
             return None
         return Layer("linear", shape[1], shape[0], (Use(node, b, a, left=True),))
     return None
@@ -255,28 +261,19 @@ _READERS: dict[str, Callable[[ir.Node], Layer | str | None]] = {
 }
 
 
-def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """The known sizes of a value (None where symbolic), or None if its rank is unknown."""
-    if value is None or value.shape is None:
-        return None
-    return tuple(d if isinstance(d, int) else None for d in value.shape)
-
-
-def geometry(use: Use, kernel: tuple[int, ...]) -> Geometry:
-    """How often a use applies its matrix in one run; symbolic sizes count as 1."""
-    out, into = dims(use.node.outputs[0]), dims(use.x)
+def geometry(use: Use, kernel: tuple[int, ...], shapes: Shapes) -> Geometry:
+    """How often a use applies its matrix in one run; sizes that cannot be told count as 1."""
+    out, into = _sizes(use.node.outputs[0], shapes), _sizes(use.x, shapes)
     if use.node.op_type == "Conv":
-        after = _known(out, len(kernel), use.node)
-        before = _known(into, len(kernel), use.node)
-        return Geometry((out or (None,))[0] or 1, before, after)
+        blank = (1,) * len(kernel)
+        return Geometry((out or (1,))[0], (into or ())[2:] or blank, (out or ())[2:] or blank)
     if use.node.op_type in ("LSTM", "GRU"):
-        return Geometry(int(np.prod([d or 1 for d in (into or ())[:2]])))
-    if out is None:
+        return Geometry(int(np.prod((into or ())[:2])))
+    if not out:
         return Geometry(1)
-    kept = out[:-2] + out[-1:] if use.left else out[:-1]
-    return Geometry(int(np.prod([d or 1 for d in kept])))
+    return Geometry(int(np.prod(out[:-2] + out[-1:] if use.left else out[:-1])))
 
 
-def _known(shape: tuple[int | None, ...] | None, count: int, node: ir.Node) -> tuple[int, ...]:
-    sizes = (shape or ())[2:] or (None,) * count
-    return tuple(d or 1 for d in sizes)
+def _sizes(value: ir.Value, shapes: Shapes) -> tuple[int, ...] | None:
+    dims = shapes.shape(value)
+    return None if dims is None else tuple(d if isinstance(d, int) else 1 for d in dims)

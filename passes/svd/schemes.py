@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from graphopt.passes.svd.layers import Geometry, Layer, geometry
+from graphopt.passes.svd.layers import Geometry, Layer
 from graphopt.passes.svd.spectrum import Spectrum, orthonormal, product, symmetric
 from graphopt.passes.svd.weights import Array
 
@@ -74,8 +74,7 @@ class Factors:
 def original(layer: Layer) -> Cost:
     """What the layer costs as it is. A lookup multiplies nothing."""
     macs = 0.0
-    for use in layer.uses:
-        place = geometry(use, layer.kernel)
+    for use, place in zip(layer.uses, layer.places, strict=True):
         if not use.lookup:
             macs += place.times * np.prod(place.after, dtype=float) * layer.params
     return Cost(macs, layer.params)
@@ -85,8 +84,7 @@ def cost_of(layer: Layer, shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...
     """What stages cost: each given by the shape of its weight and the axes it carries."""
     params = float(sum(np.prod(shape, dtype=float) for shape, _ in shapes))
     macs = 0.0
-    for use in layer.uses:
-        place = geometry(use, layer.kernel)
+    for use, place in zip(layer.uses, layer.places, strict=True):
         if layer.kind == "conv":
             macs += _conv_macs(place, shapes)
             continue

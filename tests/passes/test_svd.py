@@ -21,7 +21,7 @@ class Draws(Samples):
     """Feeds of one input, drawn once."""
 
     def __init__(self, *arrays, name="x"):
-        self.feeds = [{name: a.astype(np.float32)} for a in arrays]
+        super().__init__([{name: a.astype(np.float32)} for a in arrays])
 
     def __iter__(self):
         return iter(self.feeds)
