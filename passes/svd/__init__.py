@@ -197,9 +197,8 @@ class Svd(Pass):
                     able[layer] = tuple(c for c in able[layer] if c.cost.of(self.of) < limit)
         saved = sum(originals[la].of(self.of) - c.cost.of(self.of) for la, c in choice.items())
         if saved < save:
-            ctx.note(
-                f"svd: only {saved / save * self.ratio:.1%} of {self.of} could be removed by low rank."
-            )
+            reached = saved / save * self.ratio
+            ctx.note(f"svd: only {reached:.1%} of {self.of} could be removed by low rank.")
         return [done[la] for la in curves if la in choice]
 
 

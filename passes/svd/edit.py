@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.svd.layers import Layer, Use
 from graphopt.passes.svd.schemes import Stage
-from graphopt.passes.svd.weights import Array, as_array
+from graphopt.passes.svd.weights import Array, as_array, static_shape
 
 from graphopt import provenance
 from graphopt.rewrite import Builder, Names, remove_dead
@@ -287,9 +287,10 @@ def _conv_shape(use: Use, stages: Sequence[Stage]) -> ir.Shape | None:
 def _recurrent(builder: Builder, use: Use, weights: _Weights, shift: Array | None) -> None:
     """x A goes in; W [D, G H, I] becomes Bᵀ [D, G H, r]; the shift joins the input biases."""
     node = use.node
-    before = as_array(use.weight)
-    assert before is not None
-    directions, gates = before.shape[:2]
+    before = use.weight
+    shape = static_shape(before)
+    assert shape is not None
+    directions, gates = shape[:2]
     rank = weights.stages[0].weight.shape[1]
     h: ir.Value = builder.MatMul(use.x, weights.stored(0))
     if use.x.type is not None:
@@ -297,7 +298,7 @@ def _recurrent(builder: Builder, use: Use, weights: _Weights, shift: Array | Non
     last = weights.stages[1].weight.T.reshape(directions, gates, rank)
     node.replace_input_with(0, h)
     node.replace_input_with(1, weights.constant(last, f"{weights.layer.weight_name}.svd1"))
-    _drop(use.weight)
+    _drop(before)
     if shift is None:
         return
     bias = node.inputs[3] if len(node.inputs) > 3 else None

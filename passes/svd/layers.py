@@ -32,17 +32,30 @@ class Use:
 
     Attributes:
         node: the MatMul, Gemm, Conv, Gather, LSTM or GRU.
-        x: what is multiplied (the indices, for Gather).
-        weight: the value the node reads the matrix from.
+        at: which input is multiplied; the weight is the other of the first two.
         reverse: it multiplies by Mᵀ: x is [N].
         left: the matrix stands on the left: Mᵀ x, contracted over the last but one axis of x.
     """
 
     node: ir.Node
-    x: ir.Value
-    weight: ir.Value
+    at: Literal[0, 1] = 0
     reverse: bool = False
     left: bool = False
+
+    @property
+    def x(self) -> ir.Value:
+        """What is multiplied, as the graph is now (the indices, for Gather)."""
+        return self._input(self.at)
+
+    @property
+    def weight(self) -> ir.Value:
+        """The value the node reads the matrix from."""
+        return self._input(1 - self.at)
+
+    def _input(self, k: int) -> ir.Value:
+        value = self.node.inputs[k]
+        assert value is not None
+        return value
 
     @property
     def lookup(self) -> bool:
@@ -203,13 +216,13 @@ def _matmul(node: ir.Node) -> Layer | str | None:
         if len(shape) != 2:
             return None if len(shape) < 2 else "the weight is a stack of matrices, not one"
         if not is_constant(a):
-            return Layer("linear", shape[0], shape[1], (Use(node, a, b),))
+            return Layer("linear", shape[0], shape[1], (Use(node),))
         return None
     shape = _shape(a)
     if shape is not None and len(shape) == 2 and a is not None and b is not None:
         if b.shape is None or len(b.shape) < 2:
             return None
-        return Layer("linear", shape[1], shape[0], (Use(node, b, a, left=True),))
+        return Layer("linear", shape[1], shape[0], (Use(node, at=1, left=True),))
     return None
 
 
@@ -219,7 +232,7 @@ def _gemm(node: ir.Node) -> Layer | str | None:
     if shape is None or len(shape) != 2 or a is None or b is None or is_constant(a):
         return None
     rows, columns = reversed(shape) if _int(node, "transB") else shape
-    return Layer("linear", rows, columns, (Use(node, a, b),))
+    return Layer("linear", rows, columns, (Use(node),))
 
 
 def _conv(node: ir.Node) -> Layer | str | None:
@@ -230,7 +243,7 @@ def _conv(node: ir.Node) -> Layer | str | None:
     if _int(node, "group", 1) != 1:
         return "grouped convolution: its matrix is block diagonal, two factors would not be cheaper"
     rows = int(np.prod(shape[1:]))
-    return Layer("conv", rows, shape[0], (Use(node, x, w),), kernel=tuple(shape[2:]))
+    return Layer("conv", rows, shape[0], (Use(node),), kernel=tuple(shape[2:]))
 
 
 def _gather(node: ir.Node) -> Layer | str | None:
@@ -240,7 +253,7 @@ def _gather(node: ir.Node) -> Layer | str | None:
         return None
     if is_constant(ids):
         return None
-    return Layer("linear", shape[0], shape[1], (Use(node, ids, w),))
+    return Layer("linear", shape[0], shape[1], (Use(node, at=1),))
 
 
 def _recurrent(node: ir.Node) -> Layer | str | None:
@@ -248,7 +261,7 @@ def _recurrent(node: ir.Node) -> Layer | str | None:
     shape = _shape(w)
     if shape is None or len(shape) != 3 or x is None or w is None:
         return None
-    return Layer("recurrent", shape[2], shape[0] * shape[1], (Use(node, x, w),))
+    return Layer("recurrent", shape[2], shape[0] * shape[1], (Use(node),))
 
 
 _READERS: dict[str, Callable[[ir.Node], Layer | str | None]] = {

@@ -38,7 +38,7 @@ ENOUGH = 4
 
 @dataclasses.dataclass
 class Moments:
-    """Sums over rows x [K] of one layer.
+    """Sums over rows x [K] of one layer, less the mean of the first rows (against cancellation).
 
     Attributes:
         outputs: `second` is of the outputs x M [N, N], else of the inputs [K, K].
@@ -46,6 +46,7 @@ class Moments:
         total: sum of the rows [K].
         power: sum of squares over all rows and columns.
         second: sum of outer products.
+        origin: what is subtracted from every row [K].
         place: shape of the first array seen.
     """
 
@@ -55,9 +56,13 @@ class Moments:
     power: float
     second: Array
     place: tuple[int, ...] = ()
+    origin: Array | None = None
 
     def add(self, rows: Array, matrix: Array | None) -> None:
         """Take rows [n, K] in; `matrix` is M where the outputs' moments are kept."""
+        if self.origin is None:
+            self.origin = rows.mean(0)
+        rows = rows - self.origin
         self.count += len(rows)
         self.total += rows.sum(0, dtype=np.float64)
         self.power += float(np.square(rows, dtype=np.float64).sum())
@@ -67,6 +72,10 @@ class Moments:
     @property
     def mean(self) -> Array:
         """Mean of the inputs [K]."""
+        return self._drift + (0.0 if self.origin is None else self.origin)
+
+    @property
+    def _drift(self) -> Array:
         return self.total / max(self.count, 1)
 
     def covariance(self, matrix: Array, gram: Array | None = None) -> Array:
@@ -76,11 +85,12 @@ class Moments:
             matrix: M [K, N].
             gram: MᵀM, what a white input would give; needed where the outputs are kept.
         """
-        mean = self.mean if not self.outputs else self.mean @ matrix.astype(np.float64)
+        drift = self._drift
+        mean = drift if not self.outputs else drift @ matrix.astype(np.float64)
         raw = self.second / max(self.count, 1) - np.outer(mean, mean)
         raw = (raw + raw.T) / 2
         rho = _shrinkage(raw, self.count)
-        variance = max(self.power / max(self.count, 1) - float(self.mean @ self.mean), 0.0)
+        variance = max(self.power / max(self.count, 1) - float(drift @ drift), 0.0)
         variance /= len(self.total)
         if self.outputs:
             assert gram is not None
@@ -170,7 +180,7 @@ def _observed(
                 moments.add(rows, layer.matrix() if moments.outputs else None)
     while sums:
         layer, uses = sums.popitem()
-        if all(m.count > 1 and m.power > 0 for m in uses.values()):
+        if all(m.count > 0 for m in uses.values()):
             yield layer, uses
 
 

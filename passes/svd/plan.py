@@ -19,7 +19,7 @@ from graphopt.passes.svd.schemes import (
     factors,
     original,
 )
-from graphopt.passes.svd.spectrum import Spectrum, decompose, gram
+from graphopt.passes.svd.spectrum import Spectrum, decompose, gram, root
 from graphopt.passes.svd.weights import Array
 
 __all__ = ["Curve", "curve_of", "finish", "problem_of", "saves", "useful_ranks"]
@@ -106,7 +106,7 @@ def problem_of(
     if spectrum is None:
         spectrum = decompose(
             matrix,
-            chol=None if outputs else np.linalg.cholesky(total),
+            chol=None if outputs else root(total),
             outputs=total if outputs else None,
             wanted=wanted,
             useful=useful,

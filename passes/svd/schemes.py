@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from graphopt.passes.svd.layers import Geometry, Layer
-from graphopt.passes.svd.spectrum import Spectrum, orthonormal, product, symmetric
+from graphopt.passes.svd.spectrum import Spectrum, orthonormal, product, root, symmetric
 from graphopt.passes.svd.weights import Array
 
 __all__ = ["Candidate", "Cost", "Factors", "Stage", "candidates", "cost_of", "factors", "original"]
@@ -226,7 +226,7 @@ def _spanned(unfolded: Array, covariance: Array | None, rank: int) -> Array:
     inner = unfolded @ unfolded.T
     if covariance is None:
         return symmetric(inner)[1][:, :rank]
-    chol = np.linalg.cholesky(_regular(covariance))
+    chol = root(_regular(covariance))
     _, left = symmetric(chol.T @ inner @ chol)
     return orthonormal(inner @ (chol @ left[:, :rank]))
 
@@ -390,7 +390,7 @@ class _Seen:
         self.features = features
         across = features if problem.covariance is None else problem.covariance @ features
         target = product(problem.matrix.T, across).T
-        self._root = np.linalg.cholesky(_regular(features.T @ across))
+        self._root = root(_regular(features.T @ across))
         self._z = np.linalg.solve(self._root, target)
         self._total = problem.spectrum.total
         self._kept = np.concatenate([[0.0], np.square(self._z).sum(1).cumsum()])

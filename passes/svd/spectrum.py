@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from graphopt.passes.svd.weights import Array
 
-__all__ = ["LARGE", "Spectrum", "decompose", "gram", "orthonormal", "product", "symmetric"]
+__all__ = ["LARGE", "Spectrum", "decompose", "gram", "orthonormal", "product", "root", "symmetric"]
 
 #: Smaller sides above this are decomposed at random.
 LARGE = 2048
@@ -115,6 +115,18 @@ def symmetric(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, largest first and not below zero, and eigenvectors of a symmetric matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+
+
+def root(matrix: Array) -> Array:
+    """Lower triangular L with L Lᵀ = C, for C positive definite up to rounding."""
+    try:
+        return np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(matrix)
+        floor = max(1e-7 * float(values[-1]), 1e-300)
+        half = vectors * np.sqrt(np.maximum(values, floor))
+        upper: Array = np.linalg.qr(half.T, mode="r")
+        return upper.T
 
 
 def orthonormal(columns: Array) -> Array:

@@ -17,14 +17,9 @@ from graphopt.testing import check, parse_model
 RNG = np.random.default_rng(7)
 
 
-class Draws(Samples):
-    """Feeds of one input, drawn once."""
-
-    def __init__(self, *arrays, name="x"):
-        super().__init__([{name: a.astype(np.float32)} for a in arrays])
-
-    def __iter__(self):
-        return iter(self.feeds)
+def draws(*arrays, name="x"):
+    """Samples of one input, one run per array."""
+    return Samples([{name: a.astype(np.float32)} for a in arrays])
 
 
 def weight(*shape, rank=None, scale=1.0):
@@ -222,7 +217,7 @@ def test_with_samples_the_output_error_is_optimal(shape):
     mix = RNG.standard_normal((shape[0], shape[0])) * np.geomspace(1, 0.01, shape[0])
     x = RNG.standard_normal((4000, shape[0])) @ mix.T + 3.0
     model = parse_model("y = MatMul(x, w)", inputs={"x": ("n", shape[0])}, constants={"w": w})
-    samples = Draws(*np.split(x, 8))
+    samples = draws(*np.split(x, 8))
     assert factor(model, Svd(rank=8), samples=samples)[0] == 1
     y = x.astype(np.float32) @ w
     got = run(model, {"x": x.astype(np.float32)})["y"]
@@ -236,7 +231,7 @@ def test_bias_absorbs_the_mean():
     x = 0.1 * RNG.standard_normal((500, 30)) + 5.0
     text = "m = MatMul(x, w)  y = Add(m, c)"
     model = parse_model(text, inputs={"x": ("n", 30)}, constants={"w": w, "c": c})
-    factor(model, Svd(rank=4), samples=Draws(x))
+    factor(model, Svd(rank=4), samples=draws(x))
     assert operators(model) == ["MatMul", "MatMul", "Add"]
     y = x.astype(np.float32) @ w + c
     got = run(model, {"x": x.astype(np.float32)})["y"]
@@ -248,7 +243,7 @@ def test_tiny_sample_sets_give_finite_factors(rows):
     w = weight(30, 40)
     x = RNG.standard_normal((rows, 30)).astype(np.float32)
     model = parse_model("y = MatMul(x, w)", inputs={"x": ("n", 30)}, constants={"w": w})
-    factor(model, Svd(rank=12), samples=Draws(x))
+    factor(model, Svd(rank=12), samples=draws(x))
     got = run(model, {"x": RNG.standard_normal((50, 30)).astype(np.float32)})["y"]
     assert np.isfinite(got).all()
 
@@ -256,7 +251,7 @@ def test_tiny_sample_sets_give_finite_factors(rows):
 def test_constant_inputs_are_no_obstacle():
     w = weight(30, 40)
     model = parse_model("y = MatMul(x, w)", inputs={"x": ("n", 30)}, constants={"w": w})
-    edits, _ = factor(model, Svd(rank=4), samples=Draws(np.zeros((8, 30))))
+    edits, _ = factor(model, Svd(rank=4), samples=draws(np.zeros((8, 30))))
     assert edits == 1
     assert np.isfinite(run(model, {"x": np.ones((2, 30), np.float32)})["y"]).all()
 
@@ -296,7 +291,7 @@ def test_every_convolution_scheme_reports_the_error_it_has(scheme, aware, monkey
     if not aware:
         x = RNG.standard_normal(x.shape).astype(np.float32)
     before = run(model, {"x": x})["y"]
-    edits, ctx = factor(model, Svd(energy=0.7), samples=Draws(x) if aware else None)
+    edits, ctx = factor(model, Svd(energy=0.7), samples=draws(x) if aware else None)
     assert edits == 1
     said = float(ctx.notes[-1].rsplit(" ", 1)[1].rstrip("."))
     got = run(model, {"x": x})["y"]
@@ -358,7 +353,14 @@ def test_the_same_seed_gives_the_same_bytes():
         local = np.random.default_rng(3)
         w = local.standard_normal((24, 12, 3, 3)).astype(np.float32)
         model = parse_model("y = Conv(x, w)", inputs={"x": ("n", 12, 9, 9)}, constants={"w": w})
-        factor(model, Svd(energy=0.6), samples=Draws(local.standard_normal((64, 12, 9, 9))))
+        factor(model, Svd(energy=0.6), samples=draws(local.standard_normal((64, 12, 9, 9))))
         return ir.to_proto(model).SerializeToString(deterministic=True)
 
     assert once() == once()
+
+
+def test_a_chain_of_factored_convolutions_stays_connected():
+    constants = {"u": weight(24, 24, 3, 3, rank=3), "v": weight(32, 24, 1, 1, rank=3)}
+    before = "a = Conv(x, u)  y = Conv(a, v)"
+    model = check(EXACT, before=before, inputs={"x": (1, 24, 6, 6)}, constants=constants)
+    assert operators(model) == ["Conv"] * 4
