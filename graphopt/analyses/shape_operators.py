@@ -369,15 +369,32 @@ def join(a: Fact, b: Fact, shapes: Shapes) -> Fact:
 
 
 def _loop(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
-    """Carried values keep their type; their shapes may change from turn to turn."""
-    carried = [Fact(f.dtype, type=f.type) for f in ins[2:]]
+    """Carried values whose shape a turn does not change keep it; scanned ones are stacked."""
     body = attribute(node, "body")
-    ends = shapes.enter(body, [Fact(INT64, ()), Fact(ir.DataType.BOOL, ()), *carried])
+    first = [Fact(INT64, ()), Fact(ir.DataType.BOOL, ())]
+    carried, ends = _turn(body, first, ins[2:], (), 1, shapes)
     scans = []
     for f in ends[1 + len(carried) :]:
         inner = None if f.dims is None else (shapes.fresh(), *_outside(f.dims, shapes))
         scans.append(Fact(f.dtype, inner))
     return [*carried, *scans]
+
+
+def _turn(
+    body: ir.Graph, before: Facts, states: Facts, after: Facts, skip: int, shapes: Shapes
+) -> tuple[list[Fact], list[Fact]]:
+    """Facts of the states of a loop that hold in every turn, and of its body's outputs.
+
+    If a turn that is given states of these shapes returns states of these shapes, by induction all
+    do (`skip` outputs come before them); if not, nothing is known of their shapes.
+    """
+    carried = [Fact(f.dtype, f.dims, type=f.type) for f in states]
+    ends = shapes.enter(body, [*before, *carried, *after])
+    if any(e.dims != f.dims for e, f in zip(ends[skip:], carried, strict=False)):
+        carried = [Fact(f.dtype, type=f.type) for f in states]
+        shapes.forget(body)
+        ends = shapes.enter(body, [*before, *carried, *after])
+    return carried, ends
 
 
 def _outside(dims: tuple[Dim, ...], shapes: Shapes) -> tuple[Dim, ...]:
@@ -386,9 +403,26 @@ def _outside(dims: tuple[Dim, ...], shapes: Shapes) -> tuple[Dim, ...]:
 
 
 def _scan(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact] | None:
+    """States as in a loop; slices of the scanned inputs go in, slices of outputs come out."""
     body = attribute(node, "body")
-    shapes.enter(body, [Fact(f.dtype) for f in ins])
-    return [Fact(None)] * len(node.outputs)
+    count = attribute(node, "num_scan_inputs")
+    states, scanned = ins[: len(ins) - count], ins[len(ins) - count :]
+    axes = attribute(node, "scan_input_axes") or [0] * count
+    slices = []
+    for f, axis in zip(scanned, axes, strict=True):
+        at = axis % len(f.dims) if f.dims else 0
+        slices.append(Fact(f.dtype, None if not f.dims else (*f.dims[:at], *f.dims[at + 1 :])))
+    carried, ends = _turn(body, (), states, slices, 0, shapes)
+    out_axes = attribute(node, "scan_output_axes") or [0] * (len(ends) - len(carried))
+    outs = []
+    for f, axis in zip(ends[len(carried) :], out_axes, strict=True):
+        dims = None
+        if f.dims is not None:
+            at = axis % (len(f.dims) + 1)
+            inner = _outside(f.dims, shapes)
+            dims = (*inner[:at], shapes.fresh(), *inner[at:])
+        outs.append(Fact(f.dtype, dims))
+    return [*carried, *outs]
 
 
 _KEEP = (

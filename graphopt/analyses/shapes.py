@@ -158,6 +158,12 @@ class Shapes:
             self._infer_with_producers(node)
         return [self.fact(v) for v in graph.outputs]
 
+    def forget(self, graph: ir.Graph) -> None:
+        """Drop what was found inside a subgraph, to infer it again from other inputs."""
+        for node in graph.all_nodes():
+            for value in node.outputs:
+                self._facts.pop(value, None)
+
     def _infer_with_producers(self, node: ir.Node) -> None:
         """Infer `node` after whatever it depends on (a stack: chains may be thousands long)."""
         stack = [node]

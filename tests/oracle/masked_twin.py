@@ -302,3 +302,5 @@ class _Masker:
             return
         last = ranks[0] - 1
         self.zero(node, 0, {a: m for a, m in self.axes(node, 0).items() if a == last}, ranks[0])
+        if node.op_type == "MultiHeadAttention":
+            self.zero(node, 3, self.axes(node, 3), 1)

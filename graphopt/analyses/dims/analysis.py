@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.dims.describe import describe
 from graphopt.analyses.dims.dimension import Dimensions
+from graphopt.analyses.dims.instance import instance
 from graphopt.analyses.dims.operation import Axes, Operation, Unsupported
 from graphopt.analyses.dims.operators import operators
 from graphopt.analyses.dims.operators.elementwise import BROADCAST
@@ -23,7 +24,7 @@ UNIFORM_LIMIT = 1 << 20
 
 def dimensions(ctx: Context) -> Dimensions:
     """Every prunable dimension of the model in `ctx`, and why the other axes are frozen."""
-    axes = Axes(ctx.get(shapes))
+    axes = Axes(ctx.get(shapes), instance(ctx))
     for node in ctx.model.graph.all_nodes():
         state(node, axes)
     for value in (*ctx.model.graph.inputs, *ctx.model.graph.outputs):

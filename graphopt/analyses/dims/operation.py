@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.dims.instance import free_size
 from graphopt.analyses.dims.system import ONE, UNKNOWN, Array, System
 from graphopt.analyses.shapes import Shapes
 from graphopt.analyses.symbolic import Dim
@@ -111,10 +112,14 @@ Derived = Count | Sizes | Remap | Pin
 
 
 class Axes:
-    """Axes of every value of a model; a constant has axes of its own at each use."""
+    """Axes of every value of a model; a constant has axes of its own at each use.
 
-    def __init__(self, shapes: Shapes) -> None:
+    Elements of values are those of `shapes`; sizes of axes are those at one instance, `at`.
+    """
+
+    def __init__(self, shapes: Shapes, at: Shapes | None = None) -> None:
         self.shapes = shapes
+        self.at = shapes if at is None else at
         self.system = System()
         self.tensors: dict[ir.Node, dict[tuple[bool, int], Tensor]] = {}
         self.roles: dict[tuple[ir.Node, bool, int], list[tuple[int, Role, int | None]]] = {}
@@ -150,11 +155,16 @@ class Axes:
         return self._of[value]
 
     def new(self, value: ir.Value) -> tuple[tuple[int, ...], tuple[Dim, ...]] | None:
-        """New axes for a value."""
-        sizes = self.shapes.shape(value)
+        """New axes for a value, at the instance's sizes; those of unknown size are frozen."""
+        sizes = self.at.shape(value)
         if sizes is None:
             return None
-        return tuple(self.axis(s) for s in sizes), sizes
+        axes = tuple(self.axis(s) for s in sizes)
+        if self.at is not self.shapes:
+            for axis, size in zip(axes, self.shapes.shape(value) or (), strict=False):
+                if not free_size(size):
+                    self.system.freeze(axis, "its size is not fixed")
+        return axes, sizes
 
     def axis(self, size: Dim) -> int:
         """A new axis."""
@@ -193,8 +203,12 @@ class Operation:
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
 
     def made(self, index: int) -> bool:
-        """Whether output `index` is there and used."""
-        return index < len(self.node.outputs) and bool(self.node.outputs[index].name)
+        """Whether output `index` is there (and, if its rank is unknown, used)."""
+        if index >= len(self.node.outputs) or not self.node.outputs[index].name:
+            return False
+        value = self.node.outputs[index]
+        used = bool(value.uses()) or value.is_graph_output()
+        return used or self.axes.at.rank(value) is not None
 
     def x(self, index: int) -> Tensor:
         """Input `index`."""

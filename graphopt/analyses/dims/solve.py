@@ -192,6 +192,8 @@ class _Closure:
         """Give the positions `at` of class `c` these labels (-1: nothing to say)."""
         mine = self.labels.get(c)
         if mine is None:
+            if not (labels >= 0).any():
+                return
             mine = self.labels[c] = np.full(self.s.sizes[c], -1)
         now = self.parent[mine[at]]
         if np.array_equal(now, labels):

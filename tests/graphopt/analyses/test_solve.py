@@ -3,7 +3,7 @@
 import random
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from graphopt.analyses.dims.solve import solve
@@ -83,6 +83,17 @@ def test_one_dimension_on_two_merged_axes_is_frozen():
     assert "occurs twice" in solve(s).texts[int(solve(s).reasons[0].max())]
 
 
+def test_a_part_without_labels_does_not_count_as_labelled():
+    """Found by the property below: factor b seemed labelled, so c never got its labels."""
+    s = System()
+    whole, a, b, c, joined = (s.axis(n) for n in (4, 2, 2, 2, 6))
+    s.part(whole, joined, np.arange(2, 6))
+    s.merge(whole, (a, b))
+    s.merge(whole, (c, b))
+    s.part(b, joined, np.arange(2))
+    assert live(s, c) == blocks({0}, {1})
+
+
 @st.composite
 def systems(draw):
     """Random equations over axes of composite sizes."""
@@ -135,6 +146,7 @@ def test_the_result_does_not_depend_on_the_order_of_equations(system, seed):
 @given(systems(), st.data())
 def test_every_choice_of_units_satisfies_every_equation(system, data):
     """Remove random units: parts agree, products stay where all factors stay, frozen stays."""
+    note(f"{system.sizes} {system.sames} {system.parts} {system.merges} {system.freezes}")
     solution = solve(system)
     keep = [np.ones(n, bool) for n in system.sizes]
     for labelling in solution.labellings:

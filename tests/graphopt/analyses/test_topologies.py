@@ -385,3 +385,22 @@ def test_softmax_and_topk_freeze_what_they_look_along():
     dims = Context(built).get(dimensions)
     assert not dims.prunable
     assert ("w0", "Softmax looks along it") in {(f.tensor, f.reason) for f in dims.frozen}
+
+
+def test_batch_times_heads_with_an_unknown_batch():
+    """As torch's nn.MultiheadAttention is written: (steps, batch*heads, head size)."""
+    built = model(
+        """q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+        s = Shape(x)  t = Slice(s, i0, i1)  b = Slice(s, i1, i2)  bh = Mul(b, four)
+        fold = Concat <axis=0> (t, bh, three)
+        q3 = Reshape(q, fold)  k3 = Reshape(k, fold)  v3 = Reshape(v, fold)
+        qt = Transpose <perm=[1,0,2]> (q3)  kt = Transpose <perm=[1,2,0]> (k3)
+        vt = Transpose <perm=[1,0,2]> (v3)
+        a = MatMul(qt, kt)  p = Softmax(a)  o = MatMul(p, vt)  ot = Transpose <perm=[1,0,2]> (o)
+        join = Concat <axis=0> (t, b, twelve)  oc = Reshape(ot, join)  y = MatMul(oc, wo)""",
+        {"x": ("steps", "batch", 12)}, wq=(12, 12), wk=(12, 12), wv=(12, 12), wo=(12, 5),
+        arrays={"i0": ints(0), "i1": ints(1), "i2": ints(2), "four": ints(4), "three": ints(3),
+                "twelve": ints(12)},
+    )  # fmt: skip
+    assert [s[1:3] for s in sizes(built)] == [(4, "heads"), (3, "head size"), (3, "head size")]
+    holds(built, x=np.random.default_rng(0).standard_normal((7, 3, 12)).astype(np.float32))

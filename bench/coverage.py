@@ -1,0 +1,98 @@
+"""Parameters left when half of the units of every prunable dimension go, beside onnxsim's pruning.
+
+    python bench/coverage.py --models DIR [--models DIR ...] [--out bench/results/coverage.md]
+
+*inner* and *all* are the two scopes, on the graph as it was exported. onnxsim prunes structures and
+attention heads at sparsity 0.5, after simplifying (its Python functions, the wider of its two).
+Every pruned model is run, and must keep the names, shapes and types of its outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt import Context, cut
+from graphopt.analyses.dims import dimensions
+from graphopt.runtime import run
+
+
+def parameters(model: ir.Model) -> int:
+    """Elements of initializers and constant tensors."""
+    held = [v.const_value for v in model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        if node.op_type == "Constant" and "value" in node.attributes:
+            held.append(node.attributes["value"].as_tensor())
+    return sum(t.size for t in held if t is not None)
+
+
+def same_interface(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return [(n, v.shape, v.dtype) for n, v in a.items()] == [
+        (n, v.shape, v.dtype) for n, v in b.items()
+    ]
+
+
+def ours(path: Path, scope: str, feeds, want) -> tuple[float, dict[str, int]]:
+    model = ir.load(path)
+    before = parameters(model)
+    dims = Context(model).get(dimensions)
+    chosen = [d for d in dims.prunable.values() if scope == "all" or d.scope == "inner"]
+    cut(model, {d.name: np.arange(d.size - d.size // 2) for d in chosen})
+    assert same_interface(want, run(model, feeds)), path
+    kinds: dict[str, int] = {}
+    for d in chosen:
+        kinds[d.kind] = kinds.get(d.kind, 0) + 1
+    return parameters(model) / before, kinds
+
+
+def onnxsim_left(path: Path, feeds, want) -> str:
+    import onnxsim
+
+    simple, _ = onnxsim.simplify(onnx.load(path))
+    before = parameters(ir.from_proto(simple))
+    try:
+        pruned = onnxsim.apply_structured_pruning(simple, sparsity=0.5)
+        pruned = onnxsim.apply_attention_head_pruning(pruned, sparsity=0.5)
+        result = ir.from_proto(pruned)
+        left = parameters(result) / before
+        return f"{left:.2f}" if same_interface(want, run(result, feeds)) else f"{left:.2f} (wrong)"
+    except Exception as error:  # a peer's failure is a result
+        return type(error).__name__
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--no-onnxsim", action="store_true")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    rows = ["| model | inner | all | onnxsim | dimensions |", "|---|---|---|---|---|"]
+    for folder in args.models:
+        for path in sorted(folder.glob("*.onnx")):
+            arrays = np.load(path.with_suffix(".npz"))
+            feeds = {k[3:]: arrays[k] for k in arrays.files if k.startswith("in:")}
+            want = {k[4:]: arrays[k] for k in arrays.files if k.startswith("out:")}
+            inner, _ = ours(path, "inner", feeds, want)
+            whole, kinds = ours(path, "all", feeds, want)
+            peer = "" if args.no_onnxsim else onnxsim_left(path, feeds, want)
+            found = ", ".join(f"{n} {k}" for k, n in kinds.items())
+            rows.append(
+                f"| {folder.name}/{path.stem} | {inner:.2f} | {whole:.2f} | {peer} | {found} |"
+            )
+            print(rows[-1], flush=True)
+    if args.out:
+        args.out.write_text(__doc__.split("\n")[0] + "\n\n" + "\n".join(rows) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
