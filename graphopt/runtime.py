@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import onnx_ir as ir
 from graphopt.errors import ModelError
 from graphopt.io import skeleton_of
 
-__all__ = ["open_session", "run", "run_each", "runtime_errors"]
+__all__ = ["open_session", "opened", "run", "run_each", "runtime_errors"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 _WEIGHTS = "weights"
@@ -66,6 +66,23 @@ def run(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Outputs by name for one set of feeds (input name -> array)."""
     return next(iter(run_each(model, [feeds], optimize=optimize)))
+
+
+@contextlib.contextmanager
+def opened(model: ir.Model) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
+    """A function that runs the model, with the runtime's own optimizations: what users predict by.
+
+    Raises:
+        ModelError: the runtime cannot load or run the model.
+    """
+    with _session(model, True) as session:
+        names = [o.name for o in session.get_outputs()]
+
+        def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+            with runtime_errors():
+                return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+        yield predict
 
 
 @contextlib.contextmanager

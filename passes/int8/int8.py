@@ -13,6 +13,7 @@ from graphopt.passes.int8.grids import make_grids, make_weights, observed
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.operators import ALREADY
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
+from graphopt.passes.int8.precision import float_nodes
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.settle import settle_weights
 from graphopt.passes.int8.tables import quantize_table
@@ -67,23 +68,24 @@ class Int8(Pass):
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         ranges = {} if samples is None else minmax(model, observed(draft), samples)
 
-        def quantize(trial: ir.Model, denied: Mapping[str, str]) -> Plan:
+        def quantize(trial: ir.Model, without: Mapping[str, str]) -> Plan:
             inside = Context(trial, target=ctx.target)
             made = make_plan(
                 trial.graph,
                 ctx.target,
-                lambda n, mode: denied.get(n.name or "") or self._allowed(n, mode),
+                lambda n, mode: without.get(n.name or "") or self._allowed(n, mode),
                 static=static,
             )
             apply(trial, inside, made, ranges, scheme)
             return made
 
         slow = slower_nodes(model, ctx, draft, quantize)
+        denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
         plan = make_plan(
             model.graph,
             ctx.target,
             lambda n, mode: (
-                slow.get(n.name or "")
+                denied.get(n.name or "")
                 or self._allowed(n, mode)
                 or (None if ctx.edit(self, n) else "its edit was denied")
             ),

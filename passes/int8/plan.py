@@ -10,7 +10,7 @@ followers nodes all of whose activations already are integers: they join at no c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import onnx_ir as ir
@@ -20,7 +20,7 @@ from graphopt.passes.int8.weights import weight_of
 
 from graphopt.target import Target
 
-__all__ = ["Mode", "Plan", "make_plan"]
+__all__ = ["Mode", "Plan", "Quantize", "make_plan"]
 
 Mode = Literal["static", "dynamic", "table", "lstm"]
 
@@ -85,6 +85,10 @@ class Plan:
                 found[value] = node
             found[self.output(node)] = node
         return found
+
+
+#: Makes a model integer in place, but for the named nodes (with why); returns what it planned.
+Quantize = Callable[[ir.Model, Mapping[str, str]], Plan]
 
 
 def make_plan(

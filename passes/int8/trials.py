@@ -9,7 +9,7 @@ what is faster. The decisions go into the recipe; a replay repeats them and time
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.dynamic import addend_after
 from graphopt.passes.int8.operators import describe
-from graphopt.passes.int8.plan import CORE, POOLS, Plan
+from graphopt.passes.int8.plan import CORE, POOLS, Plan, Quantize
 from graphopt.passes.int8.weights import weight_of
 
 from graphopt.analyses.shapes import Shapes, bound_shapes
@@ -35,9 +35,6 @@ ALONE, INSIDE = 0.3, 1.5
 #: A class of nodes is taken back for a gain above this.
 GAIN = 0.99
 SLOWER = "integers are slower there than float"
-
-#: Makes a model integer in place, but for the named nodes; returns what it planned.
-Quantize = Callable[[ir.Model, Mapping[str, str]], Plan]
 
 
 def slower_nodes(model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize) -> dict[str, str]:
