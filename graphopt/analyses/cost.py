@@ -229,10 +229,9 @@ def _recurrent(gates: int) -> MacRule:
     """T * N * directions * gates * H * (I + H)."""
 
     def rule(node: ir.Node, i: list[Shape | None], o: list[Shape | None]) -> int:
-        x, w, r = _known(i[0]), _known(i[1]), _known(i[2])
+        x, w = _known(i[0]), _known(i[1])
         hidden = node.attributes["hidden_size"].as_int()
-        directions = w[0]
-        return x[0] * x[1] * directions * gates * hidden * (x[2] + hidden) if r else 0
+        return x[0] * x[1] * w[0] * gates * hidden * (x[2] + hidden)
 
     return rule
 
@@ -308,6 +307,7 @@ RULES: dict[str, MacRule] = {
     "RNN": _recurrent(1),
     "Einsum": _einsum,
     "Attention": _packed_attention,
+    "QAttention": _packed_attention,
     "MultiHeadAttention": _scaled_dot_product,
     "GroupQueryAttention": _scaled_dot_product,
 }

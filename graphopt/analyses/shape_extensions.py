@@ -137,6 +137,58 @@ def _dequantize(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
     return [Fact(ins[1].dtype, ins[0].dims)]
 
 
+def _gather_blocks(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """GatherBlockQuantized: rows of a table at `indices`, with the type of the scales."""
+    table, indices = ins[0].dims, ins[1].dims
+    if table is None or indices is None:
+        return [Fact(ins[2].dtype)]
+    axis = _value(node, "gather_axis", 0) % len(table)
+    return [Fact(ins[2].dtype, (*table[:axis], *indices, *table[axis + 1 :]))]
+
+
+def _integer_sum(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QLinearAdd, QLinearMul of (a, scale, zero, b, scale, zero, ...): shapes broadcast."""
+    from graphopt.analyses.shape_operators import broadcast
+
+    a, b = ins[0].dims, ins[3].dims
+    dims = None if a is None or b is None else broadcast(shapes, a, b)
+    return [Fact(ins[0].dtype, dims)]
+
+
+def _integer_global_pool(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    dims = ins[0].dims
+    if dims is None or len(dims) < 3:
+        return [Fact(ins[0].dtype)]
+    if _value(node, "channels_last", 0):
+        return [Fact(ins[0].dtype, (dims[0], *(1 for _ in dims[2:]), dims[-1]))]
+    return [Fact(ins[0].dtype, (*dims[:2], *(1 for _ in dims[2:])))]
+
+
+def _integer_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QAttention: input (B, S, I) and weight (I, 3 * H) give (B, S, H)."""
+    x, weight = ins[0].dims, ins[1].dims
+    hidden = None if weight is None or len(weight) != 2 else floordiv(weight[1], 3)
+    if x is None or len(x) != 3 or hidden is None:
+        return [Fact(FLOAT)]
+    return [Fact(FLOAT, (*x[:2], hidden))]
+
+
+def _integer_lstm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """DynamicQuantizeLSTM of X (T, B, I), W (D, I, 4H): (T, D, B, H), (D, B, H), (D, B, H)."""
+    x, weight = ins[0].dims, ins[1].dims
+    hidden = _value(node, "hidden_size", None)
+    if x is None or weight is None or hidden is None:
+        return [Fact(FLOAT)] * 3
+    last = Fact(FLOAT, (weight[0], x[1], hidden))
+    return [Fact(FLOAT, (x[0], weight[0], x[1], hidden)), last, last]
+
+
+def _block_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """MatMulNBits: (..., K) times a packed (K, N) gives (..., N)."""
+    dims, columns = ins[0].dims, _value(node, "N", None)
+    return [Fact(ins[0].dtype, None if dims is None or columns is None else (*dims[:-1], columns))]
+
+
 _LIKE_FIRST = (
     "BiasGelu FastGelu QuickGelu Gelu BiasSoftmax GroupNorm RotaryEmbedding QLinearSigmoid "
     "QLinearLeakyRelu QLinearSoftmax BiasDropout Inverse"
@@ -155,6 +207,13 @@ OPERATORS: dict[tuple[str, str], Callable[[ir.Node, Sequence[Fact], Shapes], lis
     (_MS, "GroupQueryAttention"): _group_query_attention,
     (_MS, "DynamicQuantizeMatMul"): _integer_matmul,
     (_MS, "MatMulIntegerToFloat"): _integer_matmul,
+    (_MS, "GatherBlockQuantized"): _gather_blocks,
+    (_MS, "QLinearAdd"): _integer_sum,
+    (_MS, "QLinearMul"): _integer_sum,
+    (_MS, "QLinearGlobalAveragePool"): _integer_global_pool,
+    (_MS, "QAttention"): _integer_attention,
+    (_MS, "DynamicQuantizeLSTM"): _integer_lstm,
+    (_MS, "MatMulNBits"): _block_matmul,
     (_MS, "QuantizeLinear"): _quantize,
     (_MS, "DequantizeLinear"): _dequantize,
 }
