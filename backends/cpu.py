@@ -8,13 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import onnx_ir as ir
-from graphopt.backends.isa import extensions
 from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
 
 from graphopt.backend import Arrays
 from graphopt.io import save
 from graphopt.manifest import Manifest, write_manifest
-from graphopt.processors import processors
+from graphopt.processors import extensions, processors
 from graphopt.sessions import OpenVinoSession, OrtSession
 from graphopt.target import Int8Scheme, Target
 from graphopt.timing import Timing

@@ -13,14 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import onnx_ir as ir
-from graphopt.backends.isa import extensions
 from graphopt.backends.ort import node_times, open_for, time_models
 
 from graphopt.backend import Arrays
 from graphopt.errors import MissingExtra
 from graphopt.io import save
 from graphopt.manifest import Manifest, write_manifest
-from graphopt.processors import processors
+from graphopt.processors import extensions, processors
 from graphopt.sessions import OpenVinoSession, OrtSession
 from graphopt.target import Int8Scheme, Target
 from graphopt.timing import Timing

@@ -353,9 +353,8 @@ def remember(file: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def write_table(source: Path, out: Path) -> None:
-    from graphopt.backends.isa import extensions
 
-    from graphopt.processors import processors
+    from graphopt.processors import extensions, processors
 
     data = json.loads(source.read_text())
     lines = [

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graphopt.pass_ import Pass as Pass
     from graphopt.pipeline import Result as Result
     from graphopt.pipeline import optimize as optimize
+    from graphopt.prepared import prepare as prepare
     from graphopt.report import Report as Report
     from graphopt.report import Step as Step
     from graphopt.rewrite import Rewrite as Rewrite
@@ -55,6 +56,7 @@ _WHERE = {
     "dimensions": "analyses.dims",
     "optimize": "pipeline",
     "parse": "spec",
+    "prepare": "prepared",
     "save": "io",
     "session": "sessions",
 }

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from graphopt.errors import InputError
 
@@ -33,6 +34,7 @@ class Manifest:
         native: package that runs the model where the plugin finds no device of its own.
         properties: properties of the device, for the plugin and the native package alike.
         extra: the extra of graphopt that installs what is needed.
+        prepared: the model's prepared form and what it depends on (`graphopt.prepared`).
         threads: threads of one run; 0 takes what the machine has when the model is opened.
         config: session configuration entries.
         free_dimensions: sizes of named dynamic dimensions, where they are fixed.
@@ -48,6 +50,7 @@ class Manifest:
     native: str = ""
     properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     extra: str = ""
+    prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     threads: int = 0
     config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     free_dimensions: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -14,6 +14,7 @@ import numpy as np
 
 from graphopt.errors import InputError, MissingExtra, ModelError
 from graphopt.manifest import Manifest, read_manifest
+from graphopt.prepared import prepared_for
 from graphopt.processors import threads_to_ask_for
 
 __all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
@@ -164,6 +165,10 @@ def _open_ort(
         options.add_session_config_entry(key, value)
     for name, size in manifest.free_dimensions.items():
         options.add_free_dimension_override_by_name(name, size)
+    prepared = prepared_for(path, manifest) if profile is None else None
+    if prepared is not None:
+        path = prepared
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
