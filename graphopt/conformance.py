@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.backend import Backend
+from graphopt.backend import Arrays, Backend
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.runtime import run
 from graphopt.target import Target
@@ -70,7 +70,7 @@ def _check_running(
     target: Target,
     model: ir.Model,
     path: Path,
-    feeds: dict[str, np.ndarray],  # type: ignore[type-arg]
+    feeds: Arrays,
     tolerance: float,
 ) -> None:
     expected = run(model, feeds)["y"]
