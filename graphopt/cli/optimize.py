@@ -100,7 +100,7 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 
 def _run(options: dict[str, Any]) -> int:
     from graphopt import pipeline
-    from graphopt.backend import find_target
+    from graphopt.backend import backend_of, find_target
     from graphopt.cli.progress import progress
     from graphopt.io import load, save
     from graphopt.provenance import strip
@@ -143,7 +143,11 @@ def _run(options: dict[str, Any]) -> int:
         if written:
             if options["strip"]:
                 strip(result.model)
-            save(result.model, output)
+            backend = backend_of(target)
+            if backend is None:
+                save(result.model, output)
+            else:
+                backend.lower(result.model, target, output)
             after = dataclasses.replace(report.after, bytes=_bytes(output))
             report = dataclasses.replace(report, output=str(output), after=after)
     data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
