@@ -1,27 +1,36 @@
-"""Ranges: the least and greatest value each activation takes on samples, streamed.
+"""Ranges: what values each activation takes on samples, streamed, and which interval to represent.
 
-Memory does not grow with the number of samples: what is kept per value is a few numbers (or one
-histogram of fixed size), and values are observed in groups whose arrays together stay below
-`GROUP_BYTES`, so that a large model's activations are never all alive at once.
+Memory does not grow with the number of samples: what is kept per value is a few numbers or one
+histogram of fixed size. Values are observed in groups whose arrays together stay below
+`GROUP_BYTES`, and batches are cut up where one run would hold more, so that a large model's
+activations are never all alive at once. One pass over the samples per group.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.histogram import Histogram
+from graphopt.analyses.shapes import bound_shapes
 from graphopt.observe import observe
 
-__all__ = ["Range", "groups", "minmax"]
+__all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
 
 #: Arrays of this many bytes may be alive at once while observing.
 GROUP_BYTES = 192 << 20
+#: Weight of a new run in the moving average.
+MOMENTUM = 0.1
 
-Feeds = Mapping[str, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+Method = Literal["minmax", "average", "percentile", "entropy", "mse"]
+METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,77 +45,171 @@ class Range:
         return Range(min(self.lo, other.lo), max(self.hi, other.hi))
 
 
-def minmax(
-    model: ir.Model, names: Iterable[str], samples: Iterable[Feeds]
-) -> dict[str, Range | None]:
-    """The range of each named value over all samples; None where it was never finite or empty.
+@dataclasses.dataclass
+class Observed:
+    """What was seen of one value.
+
+    Attributes:
+        lo, hi: least and greatest finite value.
+        range: the interval the method chose.
+        rms: root of the mean square.
+    """
+
+    lo: float
+    hi: float
+    range: Range
+    rms: float
+
+    @property
+    def reach(self) -> float:
+        """How far the largest magnitude lies above the usual one."""
+        return max(-self.lo, self.hi) / self.rms if self.rms > 0 else 1.0
+
+
+def calibrate(
+    model: ir.Model,
+    names: Iterable[str],
+    samples: Iterable[Feeds],
+    method: Method = "minmax",
+    *,
+    track: Callable[[Iterable[Feeds]], Iterable[Feeds]] = lambda samples: samples,
+) -> dict[str, Observed | None]:
+    """What each named value was seen to be; None where it was never finite, or empty.
 
     NaN and Inf are left out: a masked score of minus infinity is no magnitude to represent.
+
+    Args:
+        model: the model; it is not changed.
+        names: values of its main graph.
+        samples: feeds; they are gone through once per group of values.
+        method: "minmax": all that was seen. "average": least and greatest of a run, in the moving
+            average. "percentile": all but the outermost 1e-5. "entropy": the clipping that keeps
+            the distribution of the integers closest to that of the values (Kullback-Leibler;
+            Migacz, GTC 2017). "mse": the clipping with the least squared error.
+        track: wraps the samples of each group, to show progress.
     """
-    found: dict[str, Range | None] = dict.fromkeys(names)
-    for group in groups(model, list(found), samples):
-        for arrays in observe(model, group, samples):
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return {}
+    first = next(iter(samples), None)
+    if first is None:
+        return dict.fromkeys(wanted)
+    parts, rows = groups(model, wanted, first)
+    found: dict[str, Observed | None] = {}
+    for group in parts:
+        sums = {name: _Sums(method) for name in group}
+        for arrays in observe(model, group, _cut(track(samples), rows)):
             for name, array in arrays.items():
-                seen = _span(array)
-                before = found[name]
-                if seen is not None:
-                    found[name] = seen if before is None else before.join(seen)
+                sums[name].add(array)
+        found.update((name, s.result()) for name, s in sums.items())
     return found
 
 
-def groups(
-    model: ir.Model, names: Sequence[str], samples: Iterable[Feeds], limit: int = GROUP_BYTES
-) -> list[list[str]]:
-    """`names` in groups whose arrays, on the largest of the first samples, stay below `limit`.
+class _Sums:
+    """Running figures of one value."""
 
-    Sizes come from static shapes; a value of unknown shape counts as the largest known one.
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.lo, self.hi = math.inf, -math.inf
+        self.average: Range | None = None
+        self.count, self.square = 0, 0.0
+        binned = method in ("percentile", "entropy", "mse")
+        self.histogram = Histogram() if binned else None
+
+    def add(self, array: Array) -> None:
+        """Add the array of one run."""
+        if array.dtype.kind != "f" or array.size == 0:
+            return
+        flat = array.reshape(-1)
+        lo, hi = float(flat.min()), float(flat.max())
+        if not (math.isfinite(lo) and math.isfinite(hi)):
+            flat = flat[np.isfinite(flat)]
+            if flat.size == 0:
+                return
+            lo, hi = float(flat.min()), float(flat.max())
+        self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+        old = self.average or Range(lo, hi)
+        self.average = Range(old.lo + MOMENTUM * (lo - old.lo), old.hi + MOMENTUM * (hi - old.hi))
+        self.count += flat.size
+        self.square += (
+            float(np.dot(flat, flat))
+            if flat.dtype == np.float32
+            else float(np.square(flat, dtype=np.float64).sum())
+        )
+        if self.histogram is not None:
+            self.histogram.add(flat)
+
+    def result(self) -> Observed | None:
+        """The figures, or None if nothing finite was seen."""
+        if self.average is None:
+            return None
+        seen = Range(self.lo, self.hi)
+        if self.method == "average":
+            chosen = self.average
+        elif self.histogram is None:
+            chosen = seen
+        else:
+            lo, hi = self.histogram.clip(self.method)
+            chosen = Range(max(lo, seen.lo), min(hi, seen.hi))
+        return Observed(self.lo, self.hi, chosen, math.sqrt(self.square / self.count))
+
+
+def groups(
+    model: ir.Model, names: Sequence[str], feed: Feeds, limit: int | None = None
+) -> tuple[list[list[str]], int]:
+    """`names` in groups whose arrays stay below `limit` bytes, and how many rows to run at once
+    (0: as they come).
+
+    Sizes are those of the first feed's shapes; a value of unknown shape counts as the largest known
+    one. Rows are fewer than the feed's only if every input has a free first axis of its length.
     """
+    limit = GROUP_BYTES if limit is None else limit
+    shapes = bound_shapes(model, {k: v.shape for k, v in feed.items()})
     values = {v.name: v for v in (*model.graph.inputs, *model.graph.initializers.values())}
     values.update({o.name: o for node in model.graph for o in node.outputs})
-    free = max((_elements(s) for s in _first(samples)), default=1)
-    sizes = {n: _size(values[n], free) for n in names}
-    known = max((s for s in sizes.values() if s is not None), default=limit // 16)
-    out: list[list[str]] = []
-    used = limit
+    known = {}
     for name in names:
-        size = sizes[name]
-        size = known if size is None else size
-        if used + size > limit or not out:
+        static = shapes.static(values[name])
+        known[name] = None if static is None else 4 * math.prod(static)
+    largest = max((s for s in known.values() if s is not None), default=limit // 16)
+    sizes = {name: largest if size is None else size for name, size in known.items()}
+    rows = _batch(model, feed)
+    share = 1.0
+    if rows > 1 and sum(sizes.values()) > limit:
+        kept = max(1, int(rows * limit / sum(sizes.values())))
+        share, rows = kept / rows, kept
+    else:
+        rows = 0
+    out: list[list[str]] = []
+    used = math.inf
+    for name in names:
+        size = share * sizes[name]
+        if used + size > limit:
             out.append([])
             used = 0
         out[-1].append(name)
         used += size
-    return out
+    return out, rows
 
 
-def _first(samples: Iterable[Feeds]) -> list[Feeds]:
+def _batch(model: ir.Model, feed: Feeds) -> int:
+    """Rows of a feed that may be run in parts, or 0."""
+    lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
+    free = all(
+        v.shape is not None and len(v.shape) > 0 and not isinstance(v.shape[0], int)
+        for v in model.graph.inputs
+        if v.name in feed
+    )
+    return lengths.pop() if free and len(lengths) == 1 else 0
+
+
+def _cut(samples: Iterable[Feeds], rows: int) -> Iterator[Feeds]:
+    """The feeds, in parts of `rows` rows where they are longer; 0 leaves them whole."""
     for feed in samples:
-        return [feed]
-    return []
-
-
-def _elements(feed: Feeds) -> int:
-    return max((int(a.shape[0]) if a.ndim else 1 for a in feed.values()), default=1)
-
-
-def _size(value: ir.Value, batch: int) -> int | None:
-    """Bytes of a value of static shape; one unbound axis is taken to be the batch."""
-    if value.shape is None:
-        return None
-    fixed = [d for d in value.shape if isinstance(d, int)]
-    unbound = len(value.shape) - len(fixed)
-    if unbound > 1:
-        return None
-    return 4 * int(np.prod(fixed, dtype=np.int64)) * (batch if unbound else 1)
-
-
-def _span(array: np.ndarray[Any, Any]) -> Range | None:
-    if array.size == 0:
-        return None
-    lo, hi = float(array.min()), float(array.max())
-    if not (np.isfinite(lo) and np.isfinite(hi)):
-        finite = array[np.isfinite(array)]
-        if finite.size == 0:
-            return None
-        lo, hi = float(finite.min()), float(finite.max())
-    return Range(lo, hi)
+        lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
+        length = lengths.pop() if len(lengths) == 1 else 0
+        if rows < 1 or length <= rows:
+            yield feed
+            continue
+        for start in range(0, length, rows):
+            yield {k: a[start : start + rows] for k, a in feed.items()}

@@ -29,9 +29,7 @@ def observed(plan: Plan) -> list[str]:
     return list(names)
 
 
-def make_grids(
-    plan: Plan, ranges: Mapping[str, Range | None], scheme: Int8Scheme
-) -> dict[ir.Value, Grid]:
+def make_grids(plan: Plan, ranges: Mapping[str, Range], scheme: Int8Scheme) -> dict[ir.Value, Grid]:
     """One grid per value the plan rounds; values joined by "same" operators share theirs."""
     values = _values(plan)
     parent = {v: v for v in values}
@@ -108,9 +106,9 @@ def _results(plan: Plan, node: ir.Node) -> list[ir.Value]:
     return [o for o in node.outputs if o.name]
 
 
-def _range(value: ir.Value, ranges: Mapping[str, Range | None]) -> Range:
+def _range(value: ir.Value, ranges: Mapping[str, Range]) -> Range:
     tensor = weight_of(value)
     if tensor is not None:
         array = tensor.array()
         return Range(float(array.min()), float(array.max())) if array.size else NOTHING
-    return ranges.get(value.name or "") or NOTHING
+    return ranges.get(value.name or "", NOTHING)

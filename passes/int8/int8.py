@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -21,14 +21,17 @@ from graphopt.passes.int8.trials import slower_nodes
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
-from graphopt.analyses.ranges import Range, minmax
+from graphopt.analyses.ranges import METHODS, Method, Range, calibrate
 from graphopt.context import Context
 from graphopt.pass_ import Pass
 from graphopt.rewrite import remove_dead
+from graphopt.samples import Feeds
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
 
+#: A peak above this many times the root mean square leaves the rest of a tensor few levels.
+OUTLIER = 128.0
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -38,13 +41,20 @@ class Int8(Pass):
     """Compute in 8-bit integers where the target gains from it, with ranges from samples.
 
     Attributes:
+        calibrator: how ranges follow from samples: "minmax", "average", "percentile", "entropy"
+            or "mse" (see `graphopt.analyses.ranges.calibrate`).
         exclude: node name patterns (`*` and `?` match) to leave in float.
     """
 
+    calibrator: Method = "minmax"
     exclude: tuple[str, ...] = ()
 
     lossy: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"samples"})
+
+    def __post_init__(self) -> None:
+        if self.calibrator not in METHODS:
+            raise ValueError(f"calibrator is one of {', '.join(METHODS)}, not {self.calibrator!r}")
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Quantize `model` in place; returns how many nodes became integer."""
@@ -66,7 +76,7 @@ class Int8(Pass):
         settled = settle_weights(model, ctx)
         static = samples is not None
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
-        ranges = {} if samples is None else minmax(model, observed(draft), samples)
+        ranges = self._ranges(model, ctx, draft)
 
         def quantize(trial: ir.Model, without: Mapping[str, str]) -> Plan:
             inside = Context(trial, target=ctx.target)
@@ -95,6 +105,24 @@ class Int8(Pass):
         apply(model, ctx, plan, ranges, scheme)
         return settled + len(plan)
 
+    def _ranges(self, model: ir.Model, ctx: Context, draft: Plan) -> dict[str, Range]:
+        """The range of every activation that `draft` rounds; outliers are named in a note."""
+        if ctx.samples is None:
+            return {}
+        names = observed(draft)
+
+        def track(samples: Iterable[Feeds]) -> Iterable[Feeds]:
+            return ctx.track(samples, 0, "observing activations")
+
+        found = calibrate(model, names, ctx.samples, self.calibrator, track=track)
+        for name, seen in found.items():
+            if seen is not None and seen.reach > OUTLIER:
+                ctx.note(
+                    f"'{name}' reaches {seen.reach:.0f} times its usual size: 8 bits leave "
+                    "little for the rest; with a budget int8 keeps what it spoils in float."
+                )
+        return {n: s.range for n, s in found.items() if s is not None}
+
     def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
         name = node.name or ""
         for pattern in self.exclude:
@@ -107,7 +135,7 @@ def apply(
     model: ir.Model,
     ctx: Context,
     plan: Plan,
-    ranges: Mapping[str, Range | None],
+    ranges: Mapping[str, Range],
     scheme: Int8Scheme,
 ) -> None:
     """Make the nodes of `plan` integer and drop what they leave behind."""
