@@ -29,11 +29,14 @@ def dimensions(ctx: Context) -> Dimensions:
         state(node, axes)
     for value in (*ctx.model.graph.inputs, *ctx.model.graph.outputs):
         which = "input" if value.is_graph_input() else "output"
+        reason = f"model {which} '{value.name}'"
+        if value.is_graph_input() and value.is_initializer():
+            reason += " with a default value (the pass `clean` makes it a weight)"
         for axis in (axes.of(value) or ((), ()))[0]:
-            axes.system.freeze(axis, f"model {which} '{value.name}'")
+            axes.system.freeze(axis, reason)
         for tensor in axes.uses.get(value, ()):
             for axis in tensor.axes:
-                axes.system.freeze(axis, f"model {which} '{value.name}'")
+                axes.system.freeze(axis, reason)
     tied = tie(axes)
     return describe(axes, solve(axes.system), tied)
 

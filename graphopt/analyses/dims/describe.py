@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from typing import Literal
@@ -57,9 +58,12 @@ def describe(axes: Axes, solution: Solution, tied: tuple[str, ...]) -> Dimension
     prunable: dict[str, Dimension] = {}
     plan: dict[str, dict[int, Array]] = {}
     outer = _outer(found, inside, kinds)
-    for name, (_, d, labels) in zip(_unique([f[1] for f in found]), found, strict=True):
+    named = []
+    for _, d, _ in found:
         kind, scope = outer.get(id(d), (d.kind, d.scope))
-        prunable[name] = Dimension(name, d.size, kind, scope, d.members)
+        named.append(dataclasses.replace(d, kind=kind, scope=scope))
+    for name, d, (_, _, labels) in zip(_unique(named), named, found, strict=True):
+        prunable[name] = dataclasses.replace(d, name=name)
         plan[name] = labels
     frozen = tuple(_frozen(axes, solution, places, plan))
     return Dimensions(prunable, frozen, tied, Plan(axes, solution.classes, plan))

@@ -89,14 +89,14 @@ class Dimensions:
     plan: Plan
 
     def to_json(self) -> dict[str, Any]:
-        """`{dimensions: [{name, size, kind, scope, units, members}], frozen, tied}`.
+        """`{dims: [{name, size, kind, scope, units, members}], frozen, tied}`.
 
         `units` is the number of units again; a member's `positions` are runs
         `[start, stop, unit, repeat]`: position p in [start, stop) belongs to unit
         `unit + (p - start) // repeat`. Positions in no run belong to none.
         """
         return {
-            "dimensions": [
+            "dims": [
                 {
                     "name": d.name,
                     "size": d.size,
