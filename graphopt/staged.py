@@ -66,13 +66,16 @@ class Staged:
             yield [fixed[v] if v in fixed else self._read(v, run) for v in wanted]
 
     def forget(self, still_wanted: Iterable[ir.Value]) -> None:
-        """Delete every remembered value that computing `still_wanted` does not start from."""
+        """Delete the remembered values, but inputs, that `still_wanted` does not start from."""
         needed = self._sources(still_wanted)
-        for value in [v for v in self._known if v not in needed]:
+        self.recompute([v for v in self._known if v not in needed])
+
+    def recompute(self, values: Iterable[ir.Value]) -> None:
+        """Forget these values, which an edit has changed since they were asked for."""
+        for value in [v for v in values if v in self._known and not v.is_graph_input()]:
             for run in range(self.runs):
-                self._path(value, run).unlink(missing_ok=True)
-            if not value.is_graph_input():
-                del self._known[value]
+                self._path(value, run).unlink()
+            del self._known[value]
 
     def _sources(self, wanted: Iterable[ir.Value]) -> set[ir.Value]:
         """The remembered values from which `wanted` can be computed."""

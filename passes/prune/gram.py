@@ -50,6 +50,13 @@ class Moments:
             self.ff + other.ff, self.fy + other.fy, self.yy + other.yy, self.rows + other.rows
         )
 
+    def covariance(self) -> Array:
+        """Covariance of the features [groups, n - 1, n - 1], where the last of them is 1."""
+        second = self.ff / max(self.rows, 1)
+        mean = second[:, -1, :-1]
+        covariance: Array = second[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
+        return covariance
+
     def error(self, w: Array) -> float:
         """Sum of (Y - F W^T)^2 for w [groups, m, n]."""
         cross = np.einsum("gmn,gnm->", w, self.fy)
@@ -97,12 +104,13 @@ class Gram:
         if self.shift:
             bias = np.zeros(w.shape[:2]) if b is None else b.reshape(w.shape[:2])
             prior = np.concatenate([w, bias[:, :, None]], axis=2)
-        after, ridge = np.inf, RIDGES[0]
+        after, ridge, worse = np.inf, RIDGES[0], 0
         for candidate in RIDGES:
             error = self.held.error(self.fitted.solve(prior, candidate, self.shift))
-            if error > after:
+            if error < after:
+                after, ridge, worse = error, candidate, 0
+            elif (worse := worse + 1) == 2:
                 break  # errors fall, then rise, as the ridge shrinks
-            after, ridge = error, candidate
         best = (self.fitted + self.held).solve(prior, ridge, self.shift)
         if self.shift:
             return best[:, :, :-1], best[:, :, -1].reshape(-1), ridge

@@ -17,7 +17,7 @@ from graphopt.pattern import constant_value
 from graphopt.rewrite import Builder, remove_dead
 from graphopt.runtime import run
 
-__all__ = ["Linear", "array_of", "linear"]
+__all__ = ["Linear", "array_of", "constant", "linear", "put"]
 
 Array = np.ndarray[Any, Any]
 
@@ -130,8 +130,7 @@ class Linear:
             w = matrix
         else:
             w = matrix[0].T
-        builder = Builder(model, node)
-        _set(node, 1, builder, w.reshape(like.shape).astype(like.dtype))
+        put(model, node, 1, w.reshape(like.shape).astype(like.dtype))
         if node.op_type == "Gemm":
             node.attributes.pop("alpha", None)
             node.attributes.pop("beta", None)
@@ -141,16 +140,9 @@ class Linear:
             assert self.adds is not None
             k = next(k for k, v in enumerate(self.adds.inputs) if v is not self.y)
             held = array_of(self.adds.inputs[k])
-            _set(
-                self.adds,
-                k,
-                Builder(model, self.adds),
-                bias.reshape((*held.shape[:-1], -1)).astype(held.dtype),
-            )
+            put(model, self.adds, k, bias.reshape((*held.shape[:-1], -1)).astype(held.dtype))
         else:
-            if len(node.inputs) < 3:
-                node.resize_inputs(3)
-            _set(node, 2, builder, bias.astype(like.dtype))
+            put(model, node, 2, bias.astype(like.dtype))
 
 
 def linear(node: ir.Node) -> Linear | str:
@@ -275,16 +267,18 @@ def _bias_add(node: ir.Node) -> ir.Node | None:
     return after if shape and shape[-1] == width and int(np.prod(shape)) == width else None
 
 
-def _set(node: ir.Node, index: int, builder: Builder, array: Array) -> None:
-    """Give `node` its own new constant; the old one goes if nothing else uses it."""
-    old = node.inputs[index] if index < len(node.inputs) else None
-    name = (old.name if old is not None and old.name else f"{node.name}.{index}") + ".refitted"
-    node.replace_input_with(index, builder.constant(array, name))
-    if old is None or old.uses():
+def put(model: ir.Model, node: ir.Node, index: int, array: Array) -> None:
+    """Let input `index` of `node` be this constant, and of no other node."""
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    old = node.inputs[index]
+    own = old is not None and old.is_initializer() and len(old.uses()) == 1
+    if old is not None and own and not (old.is_graph_input() or old.is_graph_output()):
+        old.const_value = ir.tensor(np.ascontiguousarray(array), name=old.name)
+        old.shape = ir.Shape(array.shape)
         return
-    producer = old.producer()
+    name = old.name if old is not None and old.name else f"{node.name}.{index}"
+    node.replace_input_with(index, Builder(model, node).constant(np.ascontiguousarray(array), name))
+    producer = old.producer() if old is not None else None
     if producer is not None:
         remove_dead([producer])
-    elif old.is_initializer() and not (old.is_graph_input() or old.is_graph_output()):
-        assert isinstance(old.graph, ir.Graph)
-        old.graph.initializers.pop(old.name or "")

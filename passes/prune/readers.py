@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,9 @@ import onnx_ir as ir
 from graphopt.passes.prune.gram import Moments
 from graphopt.passes.prune.linear import Linear, linear
 from graphopt.passes.prune.reconstruct import Reader
-from graphopt.passes.prune.refit import (
-    FEATURES_MOST,
-    ROWS_LEAST,
-    ROWS_PER_FEATURE,
-    known_terms,
-)
+from graphopt.passes.prune.recurrent import Cell, cell
+from graphopt.passes.prune.refit import known_terms
+from graphopt.passes.prune.sampling import FEATURES_MOST, Draw
 
 from graphopt.analyses.dims import Dimension
 from graphopt.context import Context
@@ -25,70 +22,77 @@ from graphopt.staged import Staged
 __all__ = ["readers"]
 
 Array = np.ndarray[Any, Any]
+#: An operator and, per value it reads units from, the unit of each channel.
+Reading = tuple[Linear | Cell, dict[str, Array]]
 
 
 def readers(
     model: ir.Model, dims: Mapping[str, Dimension], samples: Iterable[Arrays], ctx: Context
-) -> Iterable[tuple[str, list[Reader]]]:
+) -> Iterator[tuple[str, list[Reader]]]:
     """Each dimension's name with its linear readers (none where nothing linear reads it)."""
     nodes = {n.name: n for n in model.graph}
     place = {n: k for k, n in enumerate(model.graph)}
-    found = {name: _operators(dim, nodes) for name, dim in dims.items()}
+    found = {name: _readings(dim, nodes) for name, dim in dims.items()}
     names = list(dims)
     with Staged(model, samples) as run:
         for k, name in enumerate(names):
             made: list[Reader] = []
             for op, units in found[name]:
-                made += _observe(op, units, known_terms(op, place), run, ctx)
+                made += _observe(op, units, _values(op, place), run, ctx)
             yield name, made
             later = [op for n in names[k + 1 :] for op, _ in found[n]]
-            run.forget([v for op in later for v in (op.x, op.y, *known_terms(op, place))])
+            run.forget([v for op in later for v in _values(op, place)])
 
 
-def _operators(dim: Dimension, nodes: Mapping[str | None, ir.Node]) -> list[tuple[Linear, Array]]:
-    """Linear operators that read `dim`, with the unit of each of their input's channels."""
-    found = []
+def _readings(dim: Dimension, nodes: Mapping[str | None, ir.Node]) -> list[Reading]:
+    """Operators whose sums run over `dim`: linear ones, and recurrent ones with such states."""
+    found: dict[str, Reading] = {}
     for member in dim.members:
         node = nodes.get(member.node)
-        if node is None or member.role != "reads" or member.constant:
+        if node is None or member.constant:
             continue
-        op = linear(node)
-        if not isinstance(op, Linear) or op.x.name != member.input:
-            continue
-        if op.matrix().shape[2] <= FEATURES_MOST:
-            found.append((op, member.positions))
-    return found
+        op: Linear | Cell | str = linear(node) or cell(node)
+        if isinstance(op, Linear):
+            reads = member.role == "reads" and member.input == op.x.name
+            if reads and op.matrix().shape[2] <= FEATURES_MOST:
+                found.setdefault(member.node, (op, {}))[1][member.input] = member.positions
+        elif isinstance(op, Cell):
+            x, y = op.values()[:2]
+            if (member.input == x.name and member.axis == 2) or (
+                member.input == y.name and member.axis == 3
+            ):
+                found.setdefault(member.node, (op, {}))[1][member.input] = member.positions
+    return list(found.values())
+
+
+def _values(op: Linear | Cell, place: Mapping[ir.Node, int]) -> list[ir.Value]:
+    return op.values() if isinstance(op, Cell) else [op.x, op.y, *known_terms(op, place)]
 
 
 def _observe(
-    op: Linear, units: Array, terms: list[ir.Value], run: Staged, ctx: Context
+    op: Linear | Cell, units: Mapping[str, Array], values: list[ir.Value], run: Staged, ctx: Context
 ) -> list[Reader]:
-    """The operator's groups as readers: covariance of the features, variance of the output sum."""
+    """The operator as readers: covariance of its features, variance of the sum it goes into."""
+    if isinstance(op, Cell):
+        x, y = (units.get(v.name or "") for v in values[:2])
+        return op.readers(x, y, run.values(values))
     w = op.matrix()
     groups, outputs, features = w.shape
     moments = Moments.zero(groups, features + 1, 0)
     total, square, count = np.zeros(groups * outputs), np.zeros(groups * outputs), 0
-    rng = np.random.default_rng(ctx.seed)
-    some: int | None = None
-    for x, y, *added in run.values([op.x, op.y, *terms]):
-        there = op.positions(y.shape)
-        if some is None:
-            wanted = max(ROWS_LEAST, ROWS_PER_FEATURE * features)
-            some = min(there, -(-wanted // (run.runs * len(y))))
-        at = None if some >= there else np.sort(rng.choice(there, some, replace=False))
-        f = op.features(x, y.shape, at)
+    draw = Draw(op, features, run.runs, ctx.seed)
+    for inputs, result, *terms in run.values(values):
+        at = draw(result.shape)
+        f = op.features(inputs, result.shape, at)
         f = np.concatenate([f, np.ones((*f.shape[:2], 1), f.dtype)], axis=2)
         moments.add(f, np.zeros((*f.shape[:2], 0), f.dtype))
-        for term in added:
-            y = y + term
-        rows = op.channels(y, at).transpose(1, 0, 2).reshape(-1, groups * outputs)
+        for term in terms:
+            result = result + term
+        rows = op.channels(result, at).transpose(1, 0, 2).reshape(-1, groups * outputs)
         rows = rows.astype(np.float64)
         total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
-    if not count:
-        return []
-    energy = float((square / count - (total / count) ** 2).sum())
-    second = moments.ff / moments.rows
-    mean = second[:, -1, :-1]
-    covariance = second[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
-    unit = np.repeat(units.reshape(groups, -1), features * groups // len(units), axis=1)
+    energy = float((square / max(count, 1) - (total / max(count, 1)) ** 2).sum())
+    covariance = moments.covariance()
+    (positions,) = units.values()
+    unit = np.repeat(positions.reshape(groups, -1), features * groups // len(positions), axis=1)
     return [Reader(w[g], covariance[g], unit[g], max(energy, 1e-30)) for g in range(groups)]

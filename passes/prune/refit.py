@@ -11,27 +11,26 @@ stream), the sum is what is kept: Y grows by the other term's original value min
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.gram import Gram
-from graphopt.passes.prune.linear import Linear, constant, linear
+from graphopt.passes.prune.linear import Linear, array_of, constant, linear
+from graphopt.passes.prune.recurrent import Cell, cell
+from graphopt.passes.prune.sampling import FEATURES_MOST, Draw, fit_share
 from graphopt.passes.prune.selection import Selection, select
 
 from graphopt.context import Context
 from graphopt.runtime import Arrays
 from graphopt.staged import Staged
 
-__all__ = ["FEATURES_MOST", "ROWS_LEAST", "ROWS_PER_FEATURE", "known_terms", "refit"]
+__all__ = ["known_terms", "refit"]
 
 Array = np.ndarray[Any, Any]
-
-#: Rows (samples times spatial positions) a fit looks at, if samples have as many.
-ROWS_PER_FEATURE, ROWS_LEAST = 8, 16384
-#: Operators with more features (kernel size times channels) are left as the cut leaves them.
-FEATURES_MOST = 8192
+#: Puts what was fitted into the model.
+Fitted = Callable[[ir.Model], None]
 
 
 def refit(
@@ -46,7 +45,7 @@ def refit(
 
     Args:
         source: the model before the cut.
-        model: the model after it, with the same node names; changed in place.
+        model: the model after it, with the same names; changed in place.
         where: positions of the source's values that `model` still has.
         dirty: names of values that the cut changed.
         samples: calibration data, iterated twice.
@@ -55,25 +54,27 @@ def refit(
     origin = {n.name: n for n in source.graph}
     place = {n: k for k, n in enumerate(model.graph)}
     wanted = [op for n in model.graph if (op := _candidate(n, dirty, origin, ctx)) is not None]
+    theirs = {v.name or "": v for v in source.graph.inputs}
+    theirs.update({o.name or "": o for n in source.graph for o in n.outputs})
+    needs = [_needs(op, origin[op.node.name], place, theirs) for op in wanted]
     done = 0
     with Staged(source, samples) as was, Staged(model, samples) as now:
-        rows = max(now.runs, 1)
         for k, op in enumerate(wanted):
-            others = known_terms(op, place)
-            twins = [twin for v in others if (twin := _twin(v, origin)) is not None]
-            if len(twins) != len(others):
-                others, twins = [], []
-            y = origin[op.node.name].outputs[0]
-            gram = _accumulate(
-                op, was.values([y, *twins]), now.values([op.x, *others]), where, y, ctx, rows
-            )
-            if isinstance(gram, str):
-                ctx.refuse("Refit", op.node, gram)
-            elif _solve(op, gram, model, ctx):
-                done += 1
-            later = wanted[k + 1 :]
-            now.forget([v for o in later for v in (o.x, *known_terms(o, place))])
-            was.forget([v for o in later for v in origin[o.node.name].outputs])
+            axes = where.get(op.node.outputs[0].name or "")
+            for sweep in range(1 if isinstance(op, Linear) else 2):
+                pairs = zip(was.values(needs[k][0]), now.values(needs[k][1]), strict=True)
+                if isinstance(op, Linear):
+                    fitted = _fit_linear(op, pairs, axes, now.runs, ctx)
+                else:
+                    fitted = _fit_cell(op, origin[op.node.name], pairs, axes, sweep == 0, now.runs)
+                if isinstance(fitted, str):
+                    ctx.refuse("Refit", op.node, fitted)
+                elif sweep or ctx.edit("Refit", op.node):
+                    fitted(model)
+                    now.recompute(op.node.outputs)
+                    done += not sweep
+            was.forget([v for before, _ in needs[k + 1 :] for v in before])
+            now.forget([v for _, after in needs[k + 1 :] for v in after])
     return done
 
 
@@ -101,13 +102,27 @@ def known_terms(op: Linear, place: Mapping[ir.Node, int]) -> list[ir.Value]:
         node = after
 
 
+def _needs(
+    op: Linear | Cell, twin: ir.Node, place: Mapping[ir.Node, int], theirs: Mapping[str, ir.Value]
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """What a fit looks at: of the source output and terms, of the model input and terms."""
+    if isinstance(op, Cell):
+        source = cell(twin)
+        assert isinstance(source, Cell)
+        return source.values(), op.values()
+    terms = known_terms(op, place)
+    if not all(v.name in theirs for v in terms):
+        terms = []
+    return [twin.outputs[0], *(theirs[v.name or ""] for v in terms)], [op.x, *terms]
+
+
 def _candidate(
     node: ir.Node, dirty: set[str], origin: Mapping[str | None, ir.Node], ctx: Context
-) -> Linear | None:
-    """The node as a linear operator to refit, if the cut changed what it computes."""
+) -> Linear | Cell | None:
+    """The node as an operator to refit, if the cut changed what it computes."""
     if not any(o.name in dirty for o in node.outputs):
         return None
-    op = linear(node)
+    op: Linear | Cell | str = linear(node) or cell(node)
     if isinstance(op, str):
         if op:
             ctx.refuse("Refit", node, op)
@@ -115,66 +130,49 @@ def _candidate(
     if node.name not in origin:
         ctx.refuse("Refit", node, "the cut made it: the source has no node of this name")
         return None
-    if any(len(v.uses()) > 1 for v in (node.inputs[1],) if v is not None):
+    if any(len(v.uses()) > 1 for v in node.inputs[1:3] if v is not None and len(v.shape or ()) > 1):
         ctx.refuse("Refit", node, "its weight is shared with another node")
         return None
     return op
 
 
-def _twin(value: ir.Value, origin: Mapping[str | None, ir.Node]) -> ir.Value | None:
-    """The source model's value that `value` descends from."""
-    producer = value.producer()
-    if producer is None or producer.name not in origin:
-        return None
-    return origin[producer.name].outputs[value.index() or 0]
-
-
-def _accumulate(
-    op: Linear,
-    originals: Iterable[list[Array]],
-    actuals: Iterable[list[Array]],
-    where: Selection,
-    target: ir.Value,
-    ctx: Context,
+def _fit_cell(
+    op: Cell,
+    twin: ir.Node,
+    pairs: Iterable[tuple[list[Array], list[Array]]],
+    axes: Mapping[int, Array] | None,
+    forced: bool,
     runs: int,
-) -> Gram | str:
-    """Moments of features and targets over all samples, or why there are none."""
-    gram: Gram | None = None
-    axes = where.get(target.name or "")
+) -> Fitted:
+    source = cell(twin)
+    assert isinstance(source, Cell)
+    hidden = array_of(twin.inputs[2]).shape[-1]
+    kept = (axes or {}).get(3, np.arange(hidden))
+    weights = op.refit(source, pairs, kept, runs, forced=forced)
+    return lambda model: op.store(model, weights)
+
+
+def _fit_linear(
+    op: Linear,
+    pairs: Iterable[tuple[list[Array], list[Array]]],
+    axes: Mapping[int, Array] | None,
+    runs: int,
+    ctx: Context,
+) -> Fitted | str:
     w = op.matrix()
     if w.shape[2] > FEATURES_MOST:
         return f"{w.shape[2]} features are too many to solve for"
-    rng = np.random.default_rng(ctx.seed)
-    for run, ((y, *before), (x, *after)) in enumerate(zip(originals, actuals, strict=True)):
+    gram = Gram(*w.shape[::2], w.shape[1], shift=op.can_shift)
+    draw = Draw(op, w.shape[2], runs, ctx.seed)
+    for run, ((y, *before), (x, *after)) in enumerate(pairs):
         for term in before:
             y = y + term
         y = select(y, axes)
         for term in after:
             y = y - term
-        if gram is None:
-            gram = Gram(*w.shape[::2], w.shape[1], shift=op.can_shift)
-            there = op.positions(y.shape)
-            wanted = max(ROWS_LEAST, ROWS_PER_FEATURE * w.shape[2])
-            some = min(there, -(-wanted // (runs * len(y))))
-        at = None if some >= there else np.sort(rng.choice(there, some, replace=False))
+        at = draw(y.shape)
         gram.add(op.features(x, y.shape, at), op.channels(y, at), fit_share(run, runs, len(x)))
-    return gram if gram is not None else "there are no samples"
-
-
-def fit_share(run: int, runs: int, batch: int) -> float:
-    """Share of a run's rows to fit on: four fifths of the samples, whole ones if possible."""
-    if batch >= 5 or runs < 5:
-        return 0.8
-    return 0.0 if run % 5 == 4 else 1.0
-
-
-def _solve(op: Linear, gram: Gram, model: ir.Model, ctx: Context) -> bool:
-    """Fit, and put the result in place if it is better on what was held out."""
-    weight, bias, ridge = gram.fit(op.matrix(), op.bias() if op.can_shift else None)
+    weight, bias, ridge = gram.fit(w, op.bias() if op.can_shift else None)
     if np.isinf(ridge):
-        ctx.refuse("Refit", op.node, "samples show no better weights than those the cut left")
-        return False
-    if not ctx.edit("Refit", op.node):
-        return False
-    op.store(model, weight, bias)
-    return True
+        return "samples show no better weights than those the cut left"
+    return lambda model: op.store(model, weight, bias)

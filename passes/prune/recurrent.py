@@ -1,0 +1,192 @@
+"""Recurrent layers: their gates are linear in the input and the last state, and are refitted so.
+
+A gate of an LSTM, GRU or RNN computes W x_t + R h_(t-1) + b before its nonlinearity. Both x and all
+h are values of the graph (Y holds every state), so what the gates of the original model computed is
+known without looking inside the node. W, R and b of the cut layer are fitted to it, first from the
+original states that are left (as in teacher forcing), then from the states that gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.prune.gram import Gram, Moments
+from graphopt.passes.prune.linear import array_of, constant, put
+from graphopt.passes.prune.reconstruct import Reader
+from graphopt.passes.prune.sampling import fit_share
+
+__all__ = ["Cell", "cell"]
+
+Array = np.ndarray[Any, Any]
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A recurrent node with constant weights whose states are all in the graph.
+
+    Attributes:
+        node: the LSTM, GRU or RNN.
+        gates: gates stacked in its weights.
+        reverse: per direction, whether it runs from the last step to the first.
+    """
+
+    node: ir.Node
+    gates: int
+    reverse: tuple[bool, ...]
+
+    def values(self) -> list[ir.Value]:
+        """What has to be known on samples: input, states, and the first state if there is one."""
+        first = self.node.inputs[5] if len(self.node.inputs) > 5 else None
+        x = self.node.inputs[0]
+        assert x is not None
+        return [x, self.node.outputs[0], *([first] if first is not None else [])]
+
+    def weights(self, direction: int) -> tuple[Array, Array, Array]:
+        """W [gates * hidden, inputs], R [gates * hidden, hidden], and W's and R's bias [2, ...]."""
+        w, r = (array_of(self.node.inputs[k])[direction].astype(np.float64) for k in (1, 2))
+        held = self.node.inputs[3] if len(self.node.inputs) > 3 else None
+        if held is None:
+            return w, r, np.zeros((2, len(w)))
+        return w, r, array_of(held)[direction].astype(np.float64).reshape(2, -1)
+
+    def rows(self, x: Array, y: Array, first: Array | None, direction: int) -> tuple[Array, Array]:
+        """x_t as [batch * steps, inputs] and h_(t-1) as [batch * steps, hidden], beside it.
+
+        Args:
+            x: [steps, batch, inputs].
+            y: [steps, directions, batch, hidden].
+            first: [directions, batch, hidden] or None.
+            direction: which.
+        """
+        states = y[:, direction]
+        start = np.zeros_like(states[:1]) if first is None else first[direction][None]
+        if self.reverse[direction]:
+            before = np.concatenate([states[1:], start])
+        else:
+            before = np.concatenate([start, states[:-1]])
+        x, before = x.swapaxes(0, 1), before.swapaxes(0, 1)
+        return x.reshape(-1, x.shape[-1]), before.reshape(-1, before.shape[-1])
+
+    def blocks(self, hidden: int) -> list[tuple[Array, bool, bool]]:
+        """Rows of the stacked weights that are fitted together, and whether from x, from h.
+
+        All gates see W x + R h, but for the last of a GRU, which scales R h + b before the sum (or,
+        without linear_before_reset, h itself, which is not in the graph: its R stays).
+        """
+        count = self.gates * hidden
+        if self.node.op_type != "GRU":
+            return [(np.arange(count), True, True)]
+        last = np.arange(2 * hidden, count)
+        found = [(np.arange(2 * hidden), True, True), (last, True, False)]
+        if self.node.attributes.get_int("linear_before_reset", 0):
+            found.append((last, False, True))
+        return found
+
+    def refit(
+        self,
+        source: Cell,
+        pairs: Iterable[tuple[list[Array], list[Array]]],
+        kept: Array,
+        runs: int,
+        *,
+        forced: bool,
+    ) -> list[tuple[Array, Array, Array]]:
+        """Refitted (W, R, biases) per direction.
+
+        Args:
+            source: the cell before the cut.
+            pairs: its `values` on samples, and the present ones.
+            kept: hidden units of `source` that are left.
+            runs: number of samples.
+            forced: fit to the original's states instead of the actual ones.
+        """
+        mine = [self.weights(d) for d in range(len(self.reverse))]
+        theirs = [source.weights(d) for d in range(len(self.reverse))]
+        hidden, width = len(kept), theirs[0][1].shape[1]
+        rows = np.concatenate([g * width + kept for g in range(self.gates)])
+        blocks = self.blocks(hidden)
+        grams: dict[tuple[int, int], Gram] = {}
+        for run, ((x0, y0, *f0), (x1, y1, *f1)) in enumerate(pairs):
+            for d, (w, r, b) in enumerate(theirs):
+                before, state = self.rows(x0, y0, f0[0] if f0 else None, d)
+                from_x = (before @ w[rows].T + b[0][rows]).astype(np.float32)
+                from_h = (state @ r[rows].T + b[1][rows]).astype(np.float32)
+                inputs, states = self.rows(x1, y1, f1[0] if f1 else None, d)
+                states = state[:, kept] if forced else states
+                for k, (at, x, h) in enumerate(blocks):
+                    f = np.concatenate([*([inputs] if x else []), *([states] if h else [])], axis=1)
+                    y = (from_x[:, at] if x else 0) + (from_h[:, at] if h else 0)
+                    if (d, k) not in grams:
+                        grams[d, k] = Gram(1, f.shape[1], len(at), shift=True)
+                    grams[d, k].add(f[None], y[None], fit_share(run, runs, x1.shape[1]))
+        for (d, k), gram in grams.items():
+            w, r, b = mine[d]
+            at, x, h = blocks[k]
+            prior = np.concatenate([*([w[at]] if x else []), *([r[at]] if h else [])], axis=1)
+            bias = (b[0][at] if x else 0) + (b[1][at] if h else 0)
+            weight, shift, _ = gram.fit(prior[None], bias)
+            assert shift is not None
+            inner = w.shape[1] if x else 0
+            if x:
+                w[at] = weight[0][:, :inner]
+            if h:
+                r[at] = weight[0][:, inner:]
+            b[0 if x else 1][at] = shift
+            if x and h:
+                b[1][at] = 0
+        return mine
+
+    def store(self, model: ir.Model, fitted: list[tuple[Array, Array, Array]]) -> None:
+        """Put refitted weights into the node."""
+        for k in (1, 2, 3):
+            array = np.stack([f[k - 1].reshape(-1) if k == 3 else f[k - 1] for f in fitted])
+            put(model, self.node, k, array.astype(array_of(self.node.inputs[1]).dtype))
+
+    def readers(
+        self, units_x: Array | None, units_h: Array | None, observed: Iterable[list[Array]]
+    ) -> list[Reader]:
+        """The gates as readers of the units of the input and of the hidden state, per direction."""
+        weights = [self.weights(d) for d in range(len(self.reverse))]
+        moments: list[Moments] = []
+        square = np.zeros(len(weights))
+        for x, y, *first in observed:
+            for d in range(len(weights)):
+                f = np.concatenate(self.rows(x, y, first[0] if first else None, d), axis=1)
+                f = np.concatenate([f, np.ones((len(f), 1), f.dtype)], axis=1)
+                if len(moments) <= d:
+                    moments.append(Moments.zero(1, f.shape[1], 0))
+                moments[d].add(f[None], np.zeros((1, len(f), 0), f.dtype))
+        found = []
+        for d, (w, r, _) in enumerate(weights):
+            covariance = moments[d].covariance()[0]
+            both = np.concatenate([w, r], axis=1)
+            square[d] = np.einsum("mn,nk,mk->", both, covariance, both, optimize=True)
+            none_x, none_h = np.full(w.shape[1], -1), np.full(r.shape[1], -1)
+            units = [none_x if units_x is None else units_x, none_h if units_h is None else units_h]
+            energy = max(float(square[d]), 1e-30)
+            found.append(Reader(both, covariance, np.concatenate(units), energy))
+        return found
+
+
+def cell(node: ir.Node) -> Cell | str:
+    """`node` as a recurrent cell, or why it is none (empty if it is no candidate at all)."""
+    if node.op_type not in GATES or node.domain not in ("", "ai.onnx"):
+        return ""
+    held = [*node.inputs[1:4], *([None] * 4)]
+    if not all(constant(v) for v in held[:2]) or not (held[2] is None or constant(held[2])):
+        return "its weights are computed"
+    if len(node.inputs) > 4 and node.inputs[4] is not None:
+        return "its sequences have lengths of their own"
+    if node.attributes.get_int("layout", 0):
+        return "its batch is the first axis"
+    if not node.outputs or not node.outputs[0].name:
+        return "its states are not an output"
+    direction = node.attributes.get_string("direction", "forward")
+    reverse = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+    return Cell(node, GATES[node.op_type], reverse)

@@ -1,0 +1,39 @@
+"""Sampling: which rows (samples times spatial positions) a fit looks at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from graphopt.passes.prune.linear import Linear
+
+__all__ = ["FEATURES_MOST", "Draw", "fit_share"]
+
+Array = np.ndarray[Any, Any]
+
+#: Rows that are enough, per feature and at least; neighbouring positions say much the same.
+ROWS_PER_FEATURE, ROWS_LEAST = 8, 16384
+#: Operators with more features (kernel size times channels) are too large to solve for.
+FEATURES_MOST = 8192
+
+
+class Draw:
+    """Draws, for each run's output, the spatial positions to look at (None: all of them)."""
+
+    def __init__(self, op: Linear, features: int, runs: int, seed: int) -> None:
+        self._op, self._runs = op, max(runs, 1)
+        self._wanted = max(ROWS_LEAST, ROWS_PER_FEATURE * features)
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, shape: tuple[int, ...]) -> Array | None:
+        """Positions for an output of this shape, sorted."""
+        there = self._op.positions(shape)
+        some = -(-self._wanted // (self._runs * shape[0]))
+        return None if some >= there else np.sort(self._rng.choice(there, some, replace=False))
+
+
+def fit_share(run: int, runs: int, batch: int) -> float:
+    """Share of a run's rows to fit on: four fifths of the samples, whole ones if possible."""
+    if batch >= 5 or runs < 5:
+        return 0.8
+    return 0.0 if run % 5 == 4 else 1.0
