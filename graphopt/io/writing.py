@@ -32,9 +32,8 @@ _TOKEN = "\0graphopt-tensor:"
 #: Weights in their own file start on these boundaries: pages where large, vectors where small.
 _PAGE, _VECTOR, _LARGE = 4096, 64, 1 << 20
 
-#: What a tensor is: a constant of the main graph, an initializer that can be overridden by an input
-#: or lies in another graph, or a node's attribute.
-_Owner = Literal["constant", "initializer", "attribute"]
+#: Who owns a tensor: the main graph, another graph, or a node's attribute.
+_Owner = Literal["main", "inner", "attribute"]
 #: The external location and offset written for a tensor.
 _Location = tuple[str, int | None]
 #: Says where a large tensor goes; None writes it in place.
@@ -72,7 +71,7 @@ def size_of(model: ir.Model, name: str = "model.onnx", *, external: bool | None 
 def skeleton_of(
     model: ir.Model, location: str
 ) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
-    """A model without the bytes of its main graph's large constants, and these, by name.
+    """A model without the bytes of its main graph's large initializers, and these, by name.
 
     Each is declared as external data at `location`; nothing is read. Tensors with elements below
     8 bits, in subgraphs and in attributes keep their bytes.
@@ -80,7 +79,7 @@ def skeleton_of(
     large: list[tuple[str, ir.TensorProtocol]] = []
 
     def place(tensor: ir.TensorProtocol, name: str, owner: _Owner) -> _Location | None:
-        if owner != "constant" or tensor.dtype.bitwidth < 8:
+        if owner != "main" or tensor.dtype.bitwidth < 8:
             return None
         large.append((name, tensor))
         return location, 0
@@ -166,8 +165,7 @@ def _proto(model: ir.Model, place: _Place) -> onnx.ModelProto:
     for graph in graphs_of(clone):
         for value in graph.initializers.values():
             tensor = value.const_value
-            constant = graph is clone.graph and not value.is_graph_input()
-            owner: _Owner = "constant" if constant else "initializer"
+            owner: _Owner = "main" if graph is clone.graph else "inner"
             if isinstance(tensor, SparseTensor):
                 where: _Location = (f"{_TOKEN}sparse{len(sparse)}", None)
                 sparse[where[0]] = tensor.proto

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError, UsageError
 from graphopt.samples.meaning import meaning_of
-from graphopt.samples.stream import Input, inputs_of
+from graphopt.samples.stream import Feeds, Input, inputs_of
 from graphopt.samples.synthetic import synthetic
 
 __all__ = ["bind_shapes"]
@@ -23,16 +23,19 @@ _PAST = (16, 8, 4, 1, 2, 3)
 
 
 def bind_shapes(
-    model: ir.Model, given: Mapping[str, Sequence[int]] | None = None
+    model: ir.Model,
+    given: Mapping[str, Sequence[int]] | None = None,
+    like: Feeds | None = None,
 ) -> tuple[Shapes, list[str]]:
     """A shape for every input that must be given, and sentences on what was chosen.
 
-    Axes of one name get one size. Batch axes become 1; other axes that `given` does not fix get a
-    size usual for what they are, which is tried on the model.
+    Axes of one name get one size. Batch axes become 1; other axes that `given` does not fix get
+    the size they have in `like`, or one usual for what they are, which is tried on the model.
 
     Args:
         model: the model.
         given: shapes by input name.
+        like: inputs the model runs with, such as the first of the samples.
 
     Raises:
         UsageError: `given` names no input of the model, or does not fit it.
@@ -47,6 +50,11 @@ def bind_shapes(
     for one in inputs:
         if one.name not in fixed and one.dims and one.batch is None:
             sizes.setdefault(_key(one, 0), 1)
+    for one in inputs:
+        shape = like[one.name].shape if like and one.name in like else ()
+        if one.name not in fixed and len(shape) == len(one.dims or ()):
+            for axis, size in enumerate(shape):
+                sizes.setdefault(_key(one, axis), size)
     choices = _choices(model, [i for i in inputs if i.name not in fixed], set(sizes))
     if not choices:
         shapes = {i.name: _shape(i, fixed, sizes) for i in inputs}

@@ -147,11 +147,11 @@ def fit(
 def _named(item: object, inputs: list[Input], where: str, k: int) -> Feeds:
     """The item's arrays by input name, of the right type and shape but for the leading axis."""
     if not isinstance(item, Mapping):
-        if len(inputs) != 1:
+        if len(inputs) != 1 or isinstance(item, (tuple, list)):
             names = ", ".join(i.name for i in inputs)
             raise SamplesError(
-                f"{where}, sample {k}: {type(item).__name__} found; the model has several inputs, "
-                f"so give a dict of arrays named {names}"
+                f"{where}, sample {k}: {type(item).__name__} found; "
+                f"give a dict of arrays named {names}"
             )
         item = {inputs[0].name: item}
     found = {}

@@ -249,6 +249,11 @@ def test_one_array_for_several_inputs():
     fails([array(1, 2)], TOKENS, "ids, mask")
 
 
+def test_pairs_with_labels():
+    """What data loaders yield; which of the two is the input is not guessed."""
+    fails([(array(1, 3, 4, 4), array(1))], IMAGE, "tuple", "dict of arrays named x")
+
+
 def test_a_function_that_raises(tmp_path):
     (tmp_path / "calib.py").write_text("def feeds():\n    raise ValueError('no\\nluck')\n")
     fails(f"{tmp_path}/calib.py:feeds", IMAGE, "calib.py:feeds", "ValueError: no")

@@ -321,6 +321,13 @@ def test_images_get_a_size_that_runs():
         assert shapes == {"x": (1, 3, side, side)}
 
 
+def test_sizes_follow_the_samples():
+    one = model("y = Relu (x)", {"x": (FLOAT, ["n", 3, "h", "w"])})
+    like = {"x": np.zeros((8, 3, 48, 40), np.float32)}
+    assert bind_shapes(one, like=like)[0] == {"x": (1, 3, 48, 40)}
+    assert bind_shapes(one, {"x": (2, 3, 5, 5)}, like=like)[0] == {"x": (2, 3, 5, 5)}
+
+
 def test_sums_of_axes():
     """As exporters of generators name the mask's length."""
     one = model(
