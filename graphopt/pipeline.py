@@ -135,7 +135,8 @@ class _Run:
         gauge: Callable[[Target], Gauge],
     ) -> None:
         self.source, self.path, self.samples, self.replay = source, path, samples, replay
-        self.shapes, notes = bind_shapes(source, given_shapes)
+        first = next(iter(samples), None) if samples is not None else None
+        self.shapes, notes = bind_shapes(source, given_shapes, like=first)
         self.notes = [*warnings_of(source), *notes]
         drawn = synthetic(source, seed=seed, shapes=self.shapes)
         self.feeds = next(iter(drawn))
