@@ -25,7 +25,7 @@ def optimize(graphopt, *more, passes="fuse", measure=False):
     )
 
 
-def test_writes_the_model_the_report_and_nothing_else(folder, graphopt):
+def test_writes_the_model_its_manifest_the_report_and_nothing_else(folder, graphopt):
     before = Path("model.onnx").read_bytes()
     code, out, _ = optimize(graphopt, "-o", "o.onnx", "--report", "r.json")
     assert code == 0
@@ -34,6 +34,7 @@ def test_writes_the_model_the_report_and_nothing_else(folder, graphopt):
         "calib.npz",
         "model.onnx",
         "o.onnx",
+        "o.session.json",
         "r.json",
     ]
     assert Path("model.onnx").read_bytes() == before
