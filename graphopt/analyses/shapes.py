@@ -87,6 +87,7 @@ class Shapes:
         self._busy: set[ir.Node] = set()
         self._count = 0
         self._conflict = False
+        self._names: set[str] | None = None
 
     # --- questions --------------------------------------------------------------------------
 
@@ -221,6 +222,17 @@ class Shapes:
                 dims.append(symbol(clean_name(name)) if name else self.fresh())
         return tuple(dims)
 
+    def _named(self, name: str) -> bool:
+        """Whether a dimension of the model's inputs has this name: others denote no one size."""
+        if self._names is None:
+            self._names = {
+                d.value
+                for v in self.model.graph.inputs
+                for d in (v.shape or ())
+                if isinstance(d, ir.SymbolicDim) and d.value
+            }
+        return name in self._names
+
     def _bound_symbols(self) -> dict[str, int]:
         """Sizes of the named dimensions that the bound inputs fix."""
         sizes: dict[str, int] = {}
@@ -248,6 +260,9 @@ class Shapes:
             return dataclasses.replace(fact, dtype=dtype)
         dims = list(fact.dims)
         for k, (have, said) in enumerate(zip(fact.dims, value.shape, strict=True)):
+            name = said.value if isinstance(said, ir.SymbolicDim) else None
+            if isinstance(have, Expr) and unnamed(have) and name and self._named(name):
+                dims[k] = symbol(clean_name(name))
             if not isinstance(said, int) or have == said:
                 continue
             if isinstance(have, Expr) and unnamed(have):

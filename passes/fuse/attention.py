@@ -61,7 +61,7 @@ class ScaledDotProduct(Rule):
             return False
         scores = _scores(softmax)
         if scores.product is None:
-            return scores.reason or False
+            return scores.reason or "no product of a query and a key leads to the softmax"
         q, k = scores.product.inputs[0], scores.product.inputs[1]
         if q is None or k is None or facts.dtype(q) not in FLOATS:
             return False

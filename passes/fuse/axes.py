@@ -93,6 +93,27 @@ class Layout:
         self.axes, self.dims = axes, tuple(dims)
         return True
 
+    def drop(self, axis: int) -> tuple[int, int] | None:
+        """Make a source axis one of size 1: where it was, as (axis, place) from the innermost.
+
+        None if it is split, or of size 1 already.
+        """
+        leaves = [leaf for f in self.source[axis] for leaf in f.leaves()]
+        if len(leaves) != 1:
+            return None
+        for i, parts in enumerate(self.axes):
+            inner = [leaf for f in parts for leaf in f.leaves()]
+            if leaves[0] not in inner:
+                continue
+            place = len(inner) - 1 - inner.index(leaves[0])
+            inner.remove(leaves[0])
+            self.axes[i] = inner
+            self.dims = (*self.dims[:i], _product(inner), *self.dims[i + 1 :])
+            self.source[axis] = []
+            self.source_dims = (*self.source_dims[:axis], 1, *self.source_dims[axis + 1 :])
+            return i, place
+        return None
+
     def steps(self) -> Steps:
         """The fewest Reshape and Transpose that make the result from the source."""
         source = [[leaf for f in axis for leaf in f.leaves()] for axis in self.source]

@@ -24,52 +24,63 @@ class RepeatedHeads(Rule):
     """
 
     def pattern(self, op: Any, q: Any, k: Any, v: Any) -> Any:
-        """Reshape(Expand(Unsqueeze(x))) on key and value."""
+        """Any Attention; where the heads are repeated is found by their axes."""
+        return op.Attention(q, k, v, ...)
 
-        def repeat(x: Any, name: str) -> Any:
-            apart = op.any(op.Unsqueeze(x, ...), op.Reshape(x, ...))
-            return op.Reshape(op.Expand(apart, ..., as_=f"{name}_wide"), ..., as_=f"{name}_flat")
-
-        return op.Attention(q, repeat(k, "k"), repeat(v, "v"), ...)
-
-    def check(
-        self,
-        ctx: Context,
-        match: Match,
-        k: ir.Value,
-        v: ir.Value,
-        k_wide: ir.Node,
-        v_wide: ir.Node,
-        k_flat: ir.Node,
-        v_flat: ir.Node,
-    ) -> bool:
-        """Both repeat alike, along a new axis after the heads."""
+    def check(self, ctx: Context, match: Match, k: ir.Value, v: ir.Value) -> bool | dict[str, Any]:
+        """Both repeat alike, inside the axis of heads."""
         if "q_num_heads" in match.root.attributes:
             return False
         facts = ctx.get(shapes)
-        times = []
-        for x, wide, flat in ((k, k_wide, k_flat), (v, v_wide, v_flat)):
-            inner, apart = facts.shape(x), wide.inputs[0]
-            narrow = facts.shape(apart) if apart is not None else None
-            dims, out = facts.shape(wide.outputs[0]), facts.shape(flat.outputs[0])
-            if inner is None or narrow is None or dims is None or out is None:
-                return False
-            if len(inner) != 4 or len(dims) != 5 or len(out) != 4:
-                return False
-            b, h, t, d = inner
-            n = dims[2]
-            if narrow != (b, h, 1, t, d) or dims != (b, h, n, t, d) or out != (b, h * n, t, d):
-                return False
-            times.append(n)
-        return times[0] == times[1]
+        found = [_unrepeated(x, facts) for x in (k, v)]
+        if any(f is None for f in found) or len({f[3] for f in found if f is not None}) != 1:
+            return False
+        return {"found": found}
 
-    def rewrite(self, op: Any, match: Match, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+    def rewrite(
+        self,
+        op: Any,
+        match: Match,
+        q: ir.Value,
+        found: list[tuple[ir.Value, Steps, tuple[Dim, ...], Dim]],
+    ) -> ir.Value:
         """Attention on the heads as they are."""
         root = match.root
+        narrow = [apply_steps(op, x, steps, dims) for x, steps, dims, _ in found]
         out: ir.Value = op.node(
-            "Attention", [q, k, v, *root.inputs[3:]], dict(root.attributes)
+            "Attention", [q, *narrow, *root.inputs[3:]], dict(root.attributes)
         ).outputs[0]
         return out
+
+
+def _unrepeated(x: ir.Value, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim, ...], Dim] | None:
+    """The value x, [b, h n, t, d], repeats n times: source, steps to [b, h, t, d], its shape, n."""
+    links: list[ir.Node] = []
+    at = x
+    while True:
+        node = at.producer()
+        if node is None or node.inputs[0] is None:
+            return None
+        if node.op_type == "Expand":
+            break
+        if not is_view(node) or len(links) > 8:
+            return None
+        links.append(node)
+        at = node.inputs[0]
+    source = node.inputs[0]
+    dims, narrow = facts.shape(at), facts.shape(source)
+    if dims is None or narrow is None or len(dims) != len(narrow):
+        return None
+    wide = [i for i, (a, b) in enumerate(zip(dims, narrow, strict=True)) if a != b]
+    if len(wide) != 1 or narrow[wide[0]] != 1:
+        return None
+    layout = Layout(dims)
+    if not all(view_step(layout, link, facts) for link in reversed(links)):
+        return None
+    if len(layout.dims) != 4 or layout.drop(wide[0]) != (1, 0):
+        return None
+    steps = layout.steps()
+    return (source, steps, narrow, dims[wide[0]]) if writable(steps, narrow) else None
 
 
 def packed_steps(x: ir.Value, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim, ...], int] | None:
@@ -129,6 +140,8 @@ class PackHeads(Rule):
         facts = ctx.get(shapes)
         if "q_num_heads" in attention.attributes or len(attention.outputs) != 1:
             return False
+        if _unrepeated(k, facts) is not None and _unrepeated(v, facts) is not None:
+            return False  # RepeatedHeads comes first
         packed = [packed_steps(x, facts) for x in (q, k, v)]
         dims, kv, out = facts.shape(q), facts.shape(k), facts.shape(match.root.outputs[0])
         if any(p is None for p in packed) or dims is None or kv is None or out is None:
