@@ -65,6 +65,7 @@ class Evaluated:
         self._shapes = shapes
         self._limit = limit
         self._kept: set[ir.Node] = set()
+        self._demand: dict[ir.Value, float] = {}
 
     # --- forwards ---------------------------------------------------------------------------
 
@@ -149,29 +150,45 @@ class Evaluated:
     # --- backwards --------------------------------------------------------------------------
 
     def read_elsewhere(self, value: ir.Value) -> bool:
-        """Whether a node that stays reads this constant."""
-        if value not in self.values:
-            return False
+        """Whether a node that stays reads this constant, or it is an output."""
         return value.is_graph_output() or any(
             u.node in self._kept or not any(o in self.values for o in u.node.outputs)
             for u in value.uses()
         )
 
+    def settle(self) -> None:
+        """Add up, for each weight, the bytes of all results that would be stored in its place."""
+        for value, constant in self.values.items():
+            weights = _weights(constant)
+            if weights and self.read_elsewhere(value):
+                whole = sum(_nbytes(v) for v in weights)
+                for leaf in weights:
+                    share = constant.nbytes * _nbytes(leaf) / whole
+                    self._demand[leaf] = self._demand.get(leaf, 0.0) + share
+
     def may_store(self, value: ir.Value) -> bool:
         """Whether storing the value makes the file larger by no more than the limit.
 
-        Only initializers that nothing else reads are counted as saved: what is tied stays tied.
+        Saved are initializers that nothing which stays reads, each shared among the results that
+        replace it. A weight that would be stored twice is not: what is tied stays tied.
         """
         if value not in self.values:
             return False
         constant = self.values[value]
-        shared = [v for v in constant.leaves if len(v.uses()) > 1]
-        if constant.moved and shared and constant.nbytes > COPY:
-            return False
-        if constant.nbytes <= self._limit:
+        if constant.nbytes <= COPY:
             return True
-        saved = sum(_nbytes(v) for v in constant.leaves if v not in shared)
+        weights = _weights(constant)
+        free = [v for v in weights if not self.read_elsewhere(v)]
+        if constant.moved and weights:
+            return free == weights and all(
+                self._wanted(v, constant) <= _nbytes(v) + COPY for v in free
+            )
+        saved = sum(_nbytes(v) * min(1.0, _nbytes(v) / self._wanted(v, constant)) for v in free)
         return constant.nbytes <= saved + self._limit
+
+    def _wanted(self, leaf: ir.Value, constant: Constant) -> float:
+        """Bytes that all results would store in the place of `leaf`, this one at least."""
+        return max(self._demand.get(leaf, 0.0), float(min(constant.nbytes, _nbytes(leaf))))
 
     def keep(self, node: ir.Node) -> None:
         """The node stays: what it reads is read."""
@@ -185,6 +202,11 @@ class Evaluated:
             return _tensor(constant.array, constant.dtype)
         shape = ir.Shape(constant.shape)
         return ir.LazyTensor(partial(_made, constant), dtype=constant.dtype, shape=shape)
+
+
+def _weights(constant: Constant) -> list[ir.Value]:
+    """The initializers it is computed from that are worth counting."""
+    return [v for v in constant.leaves if _nbytes(v) > COPY]
 
 
 def _is_stored_output(node: ir.Node) -> bool:

@@ -59,13 +59,14 @@ def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
         found.visit(node)
     if not found.values:
         return 0
+    found.settle()
     names: Names | None = None
     edits = 0
     for graph in reversed(all_graphs(model.graph)):
         for node in [n for n in reversed(graph) if any(o in found.values for o in n.outputs)]:
             if node.graph is None:
                 continue
-            wanted = [o for o in node.outputs if found.read_elsewhere(o)]
+            wanted = [o for o in node.outputs if o in found.values and found.read_elsewhere(o)]
             if not wanted:
                 continue
             if not all(found.may_store(o) for o in wanted):

@@ -200,3 +200,28 @@ def test_division_of_integers_rounds_to_zero_and_by_zero_is_left():
         constants={"a": ints(1), "b": ints(0)},
     )
     assert Fold().run(model, Context(model)) == 0
+
+
+def test_a_weight_cut_and_joined_in_another_order_is_one_weight():
+    """The older LSTM gate order: slices of one weight, all of them folded."""
+    w = RNG.normal(size=(64, 64)).astype(np.float32)
+    constants = {"w": w, "o": ints(0), "h": ints(32), "e": ints(64)}
+    check(
+        Fold(),
+        "a = Slice(w, o, h, o)  b = Slice(w, h, e, o)  c = Concat<axis = 0>(b, a)  "
+        "y = MatMul(x, c)",
+        "y = MatMul(x, k)",
+        inputs={"x": (2, 64)},
+        constants=constants,
+    )
+
+
+def test_a_weight_is_not_stored_in_two_arrangements():
+    w = RNG.normal(size=(64, 64)).astype(np.float32)
+    model = parse_model(
+        "a = Transpose(w)  b = Reshape(w, s)  y = MatMul(x, a)  z = Add(y, b)",
+        inputs={"x": (2, 64)},
+        constants={"w": w, "s": ints(64, 1, 64)},
+    )
+    check(Fold(), model)
+    assert sum(v.const_value.nbytes for v in model.graph.initializers.values()) < 1.1 * w.nbytes
