@@ -89,8 +89,9 @@ def _divergence(centres: Array, counts: Array, lo: float, hi: float) -> float:
     """Kullback-Leibler divergence of the rounded, clipped distribution from the true one.
 
     P is the distribution with what is clipped moved to the ends; Q spreads each level's mass over
-    the bins in it in proportion to their width.
+    the bins in it in proportion to their width. Zeros are exact on every grid and left out.
     """
+    centres, counts = centres[centres != 0], counts[centres != 0]
     step = max((hi - lo) / LEVELS, 1e-30)
     kept = (centres >= lo) & (centres <= hi)
     if not kept.any():

@@ -47,6 +47,14 @@ def test_every_method_keeps_the_bulk_and_stays_inside_what_was_seen(method):
     assert 2.5 <= found.hi <= seen.hi
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_many_zeros_do_not_narrow_the_range(method):
+    feeds = [{"x": normal(100, 100, seed=s)} for s in range(4)]
+    found = calibrate(model((100, 100)), ["a"], feeds, method)["a"].range
+    assert found.lo == 0
+    assert found.hi > 2.5
+
+
 @pytest.mark.parametrize("method", ["percentile", "entropy", "mse"])
 def test_an_outlier_is_clipped(method):
     x = normal(1, 200_000)
