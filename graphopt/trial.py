@@ -154,6 +154,7 @@ def run_pass(
     preserves = getattr(one, "preserves", ())
     preserved = {a: r for a, r in ctx.cached().items() if a in preserves}
     before, known = fingerprint(model), set(model.graph.all_nodes())
+    idle = set(_unused(model))
     try:
         edits = _run(one, ctx, name)
     except (GraphOptError, KeyboardInterrupt, MemoryError):
@@ -169,6 +170,8 @@ def run_pass(
         for node in ctx.model.graph.all_nodes():
             if node not in known and provenance.BY not in node.metadata_props:
                 provenance.derive([node], [], name)
+        for graph, unused in [f for f in _unused(ctx.model) if f not in idle]:
+            graph.initializers.pop(unused)
         ctx.invalidate(preserves)
         if setting.debug:
             _check_preserved(preserved, ctx, name)
@@ -228,6 +231,16 @@ def _run(one: Any, ctx: Context, name: str) -> int:
     outcome = one(ctx.model)
     ctx.model = outcome.model
     return int(outcome.modified)
+
+
+def _unused(model: ir.Model) -> list[tuple[ir.Graph, str]]:
+    """Initializers that nothing reads: a pass may not leave any of its own behind."""
+    return [
+        (graph, name)
+        for graph in (model.graph, *model.graph.subgraphs())
+        for name, value in graph.initializers.items()
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input())
+    ]
 
 
 def _check_preserved(preserved: dict[Any, Any], ctx: Context, name: str) -> None:

@@ -131,6 +131,26 @@ def test_a_pass_that_finds_nothing_says_so():
     assert step.edits == 0
 
 
+def test_weights_that_a_pass_no_longer_reads_go_with_it():
+    @dataclass(frozen=True)
+    class Forgets(Pass):
+        lossy = True
+
+        def run(self, model, ctx):
+            node = next(n for n in model.graph if n.op_type == "Add")
+            ctx.edit(self, node)
+            node.outputs[0].replace_all_uses_with(node.inputs[0])
+            model.graph.remove(node, safe=True)
+            return 1
+
+    model = tower(layers=2)
+    model.graph.initializers["idle"] = ir.Value(
+        name="idle", const_value=ir.tensor(np.zeros(3, np.float32))
+    )
+    result = quick(model, [Forgets()])
+    assert set(result.model.graph.initializers) == {"w0", "w1", "b1", "idle"}
+
+
 def test_a_broken_graph_is_undone_as_a_whole():
     result = quick(tower(), [Breaks(), Gemms()])
     assert [s.status for s in result.report.steps] == ["undone", "kept"]
