@@ -160,7 +160,7 @@ class _Run:
             debug=debug,
             progress=progress,
         )
-        self.current = source.clone()
+        self.current = _named(source.clone())
         self.context: Context | None = None
         self.outputs: Sequence[Outputs] = judge.source if judge else ()
         self.decisions: list[recipe.Decision] = []
@@ -325,6 +325,19 @@ class _Run:
 
     def _over_drop(self, metric: float | None) -> str:
         return self.setting.budget.over_drop(self.source_metric, metric)
+
+
+def _named(model: ir.Model) -> ir.Model:
+    """Name every node that has no name after its first output: reports and recipes need names."""
+    taken = {n.name for n in model.graph.all_nodes()}
+    for node in model.graph.all_nodes():
+        if not node.name and node.outputs:
+            name = node.outputs[0].name or node.op_type
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            node.name = name
+    return model
 
 
 def _holds(model: ir.Model) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphopt.analyses.shapes import infer
 from graphopt.context import Analysis, Context
 from graphopt.pass_ import Pass
 from graphopt.runtime import run
@@ -136,6 +137,13 @@ def parse_model(
     for k, node in enumerate(proto.graph.node):
         node.name = node.name or f"{node.op_type}_{k}"
     model: ir.Model = ir.from_proto(proto)
+    if not loose:
+        found = infer(model)
+        for value in model.graph.outputs:
+            dtype, dims = found.dtype(value), found.static(value)
+            if value.type is None and dtype is not None:
+                value.dtype = dtype
+                value.shape = None if dims is None else ir.Shape(dims)
     return model
 
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import onnx_ir as ir
+from graphopt.passes.fuse.opening import open_fused
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.grids import make_grids, make_weights, observed
 from graphopt.passes.int8.insert import insert, integers_of
@@ -73,7 +74,7 @@ class Int8(Pass):
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
-        settled = settle_weights(model, ctx)
+        settled = open_fused(model, ctx) + settle_weights(model, ctx)
         static = samples is not None
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         ranges = self._ranges(model, ctx, draft)

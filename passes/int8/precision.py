@@ -82,6 +82,8 @@ class _Search:
             sensitivities(self.model, self.ctx, plan, self.quantize, self.slow),
             key=lambda s: (-(s.error**2) / (s.macs + 1), s.nodes),
         )
+        if not ranked:
+            return {}
         total = math.sqrt(sum(s.error**2 for s in ranked)) or 1.0
         low, high = 0, len(ranked)  # the budget is missed with `low` units back, met with `high`
         while high - low > 1:

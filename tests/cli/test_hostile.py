@@ -111,7 +111,7 @@ def test_a_broken_model_is_one_clear_line(folder, graphopt, make, says):
         ({"z": (8, 16)}, "z"),
         ({"x": (8, 17)}, "16"),
         ({"x": (0, 16)}, "no samples"),
-        ({}, "empty"),
+        ({}, "holds: nothing"),
     ],
 )
 def test_samples_that_do_not_fit_are_one_clear_line(folder, graphopt, arrays, says):

@@ -124,6 +124,17 @@ def test_one_wrong_edit_in_twenty_is_found_undone_and_named():
     )
 
 
+def test_nodes_without_names_are_named_after_what_they_make():
+    model = tower(width=32)
+    for node in model.graph:
+        node.name = ""
+    result = quick(model, [Gemms(wrong=True)])
+    (step,) = result.report.steps
+    assert [u.node for u in step.undone] == ["a7"]
+    gemm = next(n for n in result.model.graph if n.op_type == "Gemm")
+    assert set(provenance.sources(gemm)) == {"m0", "a0"}
+
+
 def test_a_pass_that_finds_nothing_says_so():
     (step,) = quick(tower(), [Gemms(), Gemms()]).report.steps[1:]
     assert step.status == "unchanged"
