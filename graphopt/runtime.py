@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.io import skeleton_of
+from graphopt.io.tensors import chunks
 
 __all__ = ["open_session", "opened", "run", "run_each", "runtime_errors"]
 
@@ -104,30 +105,34 @@ def runtime_errors(where: str = "the model") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
-    """A session whose large weights stay where they are.
+    """A session whose large weights stay where they are, or in a file that the runtime maps.
 
-    The graph says that they lie in an external file. The runtime takes the values given by
-    `add_initializer` instead, but insists that the file exists, so a hole without blocks stands
-    there. Its own graph optimizations would read that file, so with `optimize` the values go in by
-    `add_external_initializers`, which keeps one copy of them.
+    The graph says that they lie in an external file. As it is, the runtime takes the values given
+    by `add_initializer` instead, but insists that the file exists: a hole without blocks stands
+    there. Its own graph optimizations read the file, so with `optimize` it is really written.
     """
     import onnxruntime as ort
 
-    proto, tensors = skeleton_of(model, _WEIGHTS)
+    proto, large = skeleton_of(model, _WEIGHTS)
     options = _options(optimize, 0)
-    kept = [(name, _ort_value(tensor)) for name, tensor in tensors]
-    names, values = [n for n, _ in kept], [v for _, v in kept]
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
-        if optimize:
-            options.add_external_initializers(names, values)
-        else:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            for name, value in kept:
-                options.add_initializer(name, value)
         path = Path(folder, "model.onnx")
-        path.write_bytes(proto.SerializeToString())
-        with open(path.with_name(_WEIGHTS), "wb") as file:
-            file.truncate(max((t.nbytes for _, t in tensors), default=0))
+        try:
+            path.write_bytes(proto.SerializeToString())
+            with open(path.with_name(_WEIGHTS), "wb") as file:
+                for one in large if optimize else ():
+                    file.seek(one.offset)
+                    file.writelines(chunks(one.tensor))
+                file.truncate(large[-1].offset + large[-1].tensor.nbytes if large else 0)
+        except OSError as error:
+            raise ModelError(
+                f"the model cannot be run: {folder} is not writable or full ({error.strerror}); "
+                "TMPDIR names another folder"
+            ) from error
+        for name, value in kept:
+            options.add_initializer(name, value)
         yield ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -43,12 +43,12 @@ def check_graph(model: ir.Model, *, full: bool = True) -> None:
     """
     proto, large = skeleton_of(model, "weights")
     check_structure(proto)
-    outside = {name for name, _ in large}
+    outside = {one.name for one in large}
     given = {i.name for i in proto.graph.input}
     kept = [t for t in proto.graph.initializer if t.name not in outside]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
-    for name, tensor in large:
+    for name, tensor, _ in large:
         if name not in given:
             shape = [int(d) for d in tensor.shape.numpy()]
             proto.graph.input.append(

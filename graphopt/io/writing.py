@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -22,7 +22,7 @@ from graphopt.io.reading import THRESHOLD, graphs_of, source_of
 from graphopt.io.replacing import replace_files
 from graphopt.io.tensors import MappedTensor, SparseTensor, chunks, share_key
 
-__all__ = ["save", "size_of", "skeleton_of"]
+__all__ = ["Placed", "save", "size_of", "skeleton_of"]
 
 #: Above this many bytes weights get a file of their own (protobuf ends at 2 GiB).
 _EMBED_LIMIT = 1_900_000_000
@@ -68,21 +68,28 @@ def size_of(model: ir.Model, name: str = "model.onnx", *, external: bool | None 
     return plan.model_size + plan.data_size
 
 
-def skeleton_of(
-    model: ir.Model, location: str
-) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
-    """A model without the bytes of its main graph's large initializers, and these, by name.
+class Placed(NamedTuple):
+    """A tensor that was left out of a skeleton, and where its bytes are said to lie."""
 
-    Each is declared as external data at `location`; nothing is read. Tensors with elements below
-    8 bits, in subgraphs and in attributes keep their bytes.
+    name: str
+    tensor: ir.TensorProtocol
+    offset: int
+
+
+def skeleton_of(model: ir.Model, location: str) -> tuple[onnx.ModelProto, list[Placed]]:
+    """A model without the bytes of its main graph's large initializers, and these, in order.
+
+    They are declared as external data at `location`, one after another; nothing is read. Tensors
+    with elements below 8 bits, in subgraphs and in attributes keep their bytes.
     """
-    large: list[tuple[str, ir.TensorProtocol]] = []
+    large: list[Placed] = []
 
     def place(tensor: ir.TensorProtocol, name: str, owner: _Owner) -> _Location | None:
         if owner != "main" or tensor.dtype.bitwidth < 8:
             return None
-        large.append((name, tensor))
-        return location, 0
+        end = large[-1].offset + large[-1].tensor.nbytes if large else 0
+        large.append(Placed(name, tensor, -(-end // _VECTOR) * _VECTOR))
+        return location, large[-1].offset
 
     return _proto(model, place), large
 
