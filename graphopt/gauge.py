@@ -14,7 +14,7 @@ from graphopt.analyses.cost import cost
 from graphopt.backend import Arrays, Backend, Timing, backend_of
 from graphopt.context import Context
 from graphopt.errors import PassError
-from graphopt.io import save, size_of
+from graphopt.io import load, save, size_of, source_of
 from graphopt.report import Figures
 from graphopt.runtime import open_session
 from graphopt.target import Target
@@ -133,14 +133,13 @@ def remark(timing: Timing | None) -> list[str]:
     return [f"no verdict on speed: the machine's noise is {timing.spread:.0%}"]
 
 
-def file_bytes(path: Path, model: ir.Model) -> int:
-    """Bytes of a model file and of the external data files its tensors lie in."""
-    files = {path.resolve()}
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                files.add(Path(value.const_value.path).resolve())
-    return sum(f.stat().st_size for f in files)
+def file_bytes(path: Path, model: ir.Model | None = None) -> int:
+    """Bytes of a model file and of its external data; `model` is what it holds, if known."""
+    source = source_of(model) if model is not None else None
+    if source is None or not source.path.samefile(path):
+        source = source_of(load(path))
+    assert source is not None
+    return source.bytes
 
 
 def _remove(path: Path) -> None:

@@ -200,9 +200,8 @@ def _output(source: Path, named: str | None) -> Path:
 
 def _bytes(path: Path) -> int:
     from graphopt.gauge import file_bytes
-    from graphopt.io import load
 
-    return file_bytes(path, load(path))
+    return file_bytes(path)
 
 
 def _write_report(path: Path, data: dict[str, Any]) -> None:

@@ -32,14 +32,19 @@ class Source:
     Attributes:
         path: the .onnx file.
         files: device and inode of it and of its external data files.
-        external: its weights lay in files of their own.
+        data: the external data files.
         notes: plain sentences on what was set right while reading.
     """
 
     path: Path
     files: frozenset[tuple[int, int]]
-    external: bool
+    data: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(path.stat().st_size for path in (self.path, *self.data))
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
@@ -108,7 +113,7 @@ def _load(path: Path) -> ir.Model:
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             graph.sort()
     files = frozenset({file.identity, *(f.identity for f in opened.values())})
-    model.graph.meta[SOURCE] = Source(path, files, bool(opened), tuple(notes))
+    model.graph.meta[SOURCE] = Source(path, files, tuple(opened), tuple(notes))
     return model
 
 

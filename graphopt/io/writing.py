@@ -274,7 +274,7 @@ def _weight_bytes(model: ir.Model) -> int:
 def _was_external(model: ir.Model) -> bool:
     source = source_of(model)
     if source is not None:
-        return source.external
+        return bool(source.data)
     return any(isinstance(t, ir.ExternalTensor) for t in _tensors(model))
 
 

@@ -455,3 +455,17 @@ def test_unaligned_weights_run_the_same(tmp_path):
         assert isinstance(tensor, MappedTensor)
         got = run(model, {"x": np.zeros((1, 3), np.float32)})
         assert np.array_equal(got["w_out"], numpy_helper.to_array(proto.graph.initializer[0]))
+
+
+def test_bytes_count_external_data(tmp_path):
+    from graphopt.gauge import file_bytes
+
+    model = ir.from_proto(model_of([big("w", 5000)]))
+    for external in (False, True):
+        path = tmp_path / f"{external}.onnx"
+        graphopt.save(model, path, external=external)
+        data = tmp_path / f"{external}.onnx.data"
+        written = path.stat().st_size + (data.stat().st_size if external else 0)
+        assert written > 20000
+        assert file_bytes(path) == file_bytes(path, graphopt.load(path)) == written
+        assert file_bytes(path, model) == written
