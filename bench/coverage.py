@@ -5,12 +5,15 @@
 *inner* and *all* are the two scopes, on the graph as it was exported. onnxsim prunes structures and
 attention heads at sparsity 0.5, after simplifying (its Python functions, the wider of its two).
 Every pruned model is run, and must keep the names, shapes and types of its outputs.
+With `--modules build.py`, a file whose dict `TINY` makes (module, inputs, input names) by name,
+Torch-Pruning prunes the same modules at 0.5 with their last layer left out, as its examples do.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -67,15 +70,52 @@ def onnxsim_left(path: Path, feeds, want) -> str:
         return type(error).__name__
 
 
+def torch_pruning_left(modules: Path, name: str) -> str:
+    """In a process of its own: a module that it breaks may hang or exhaust memory."""
+    code = f"""
+import importlib.util, warnings, logging
+warnings.filterwarnings("ignore"); logging.disable(logging.WARNING)
+import torch, torch_pruning as tp
+spec = importlib.util.spec_from_file_location("modules", {str(modules)!r})
+zoo = importlib.util.module_from_spec(spec); spec.loader.exec_module(zoo)
+torch.manual_seed(0)
+model, inputs, _ = zoo.TINY[{name!r}]()
+count = lambda: sum(p.numel() for p in model.parameters())
+shape, before = model(*inputs).shape, count()
+linear = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+last = [m for m in model.modules() if isinstance(m, linear)][-1:]
+example = inputs if len(inputs) > 1 else inputs[0]
+tp.pruner.MagnitudePruner(
+    model, example, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5,
+    ignored_layers=last,
+).step()
+after = model(*inputs).shape
+print("LEFT", f"{{count() / before:.2f}}" + ("" if after == shape else " (other output shape)"))
+"""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "over 120 s"
+    left = [line[5:] for line in done.stdout.splitlines() if line.startswith("LEFT ")]
+    return left[0] if left else "fails"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--no-onnxsim", action="store_true")
+    parser.add_argument("--modules", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    rows = ["| model | inner | all | onnxsim | dimensions |", "|---|---|---|---|---|"]
+    rows = [
+        "| model | inner | all | onnxsim | Torch-Pruning | dimensions |",
+        "|---|---|---|---|---|---|",
+    ]
+    torch_left: dict[str, str] = {}
     for folder in args.models:
         for path in sorted(folder.glob("*.onnx")):
             arrays = np.load(path.with_suffix(".npz"))
@@ -84,9 +124,13 @@ def main() -> int:
             inner, _ = ours(path, "inner", feeds, want)
             whole, kinds = ours(path, "all", feeds, want)
             peer = "" if args.no_onnxsim else onnxsim_left(path, feeds, want)
+            if args.modules and path.stem not in torch_left:
+                torch_left[path.stem] = torch_pruning_left(args.modules, path.stem)
+            torch_peer = torch_left.get(path.stem, "")
             found = ", ".join(f"{n} {k}" for k, n in kinds.items())
             rows.append(
-                f"| {folder.name}/{path.stem} | {inner:.2f} | {whole:.2f} | {peer} | {found} |"
+                f"| {folder.name}/{path.stem} | {inner:.2f} | {whole:.2f} | {peer} | {torch_peer} "
+                f"| {found} |"
             )
             print(rows[-1], flush=True)
     if args.out:

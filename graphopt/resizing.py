@@ -68,9 +68,15 @@ class Change:
 
     def apply(self, array: Array) -> Array:
         """The operand after the change."""
-        for axis, mask in enumerate(self.masks):
-            if mask is not None:
-                array = np.compress(mask, array, axis=axis)
+        masked = [k for k, m in enumerate(self.masks) if m is not None]
+        if len(masked) == 1:
+            array = np.compress(self.masks[masked[0]], array, axis=masked[0])  # type: ignore[arg-type]
+        elif masked:  # at once: no copy that is larger than the result
+            index = [
+                np.arange(n) if m is None else np.flatnonzero(m)
+                for n, m in zip(array.shape, self.masks, strict=True)
+            ]
+            array = array[np.ix_(*index)]
         if self.remap is not None:
             position = np.cumsum(self.remap) - 1
             array = position[array].astype(array.dtype)

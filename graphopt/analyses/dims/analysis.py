@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -24,8 +26,13 @@ UNIFORM_LIMIT = 1 << 20
 
 def dimensions(ctx: Context) -> Dimensions:
     """Every prunable dimension of the model in `ctx`, and why the other axes are frozen."""
+    return infer(ctx, ctx.model.graph.all_nodes())
+
+
+def infer(ctx: Context, nodes: Iterable[ir.Node]) -> Dimensions:
+    """State the equations of `nodes`, all of the model's in any order, and solve them."""
     axes = Axes(ctx.get(shapes), instance(ctx))
-    for node in ctx.model.graph.all_nodes():
+    for node in nodes:
         state(node, axes)
     for value in (*ctx.model.graph.inputs, *ctx.model.graph.outputs):
         which = "input" if value.is_graph_input() else "output"
@@ -37,7 +44,7 @@ def dimensions(ctx: Context) -> Dimensions:
         for tensor in axes.uses.get(value, ()):
             for axis in tensor.axes:
                 axes.system.freeze(axis, reason)
-    tied = tie(axes)
+    tied = tie(axes)  # states equations too: before solving
     return describe(axes, solve(axes.system), tied)
 
 

@@ -1,11 +1,14 @@
 """Every topology: which dimensions it has, and that each of them, cut, equals the masked twin."""
 
+import random
+
 import numpy as np
 import pytest
 from examine import examine
 
 from graphopt import Context
 from graphopt.analyses.dims import dimensions
+from graphopt.analyses.dims.analysis import infer
 from graphopt.testing import parse_model
 
 IMAGE = {"x": (2, 3, 6, 6)}
@@ -317,6 +320,18 @@ def test_tied_embedding_and_head():
     holds(built, ids=np.array([[1, 2, 3], [4, 5, 0]]))
 
 
+def test_layers_that_share_weights_are_pruned_as_one():
+    """ALBERT: the same two matrices, twice."""
+    built = model(
+        "a = MatMul(x, w0)  b = Relu(a)  c = MatMul(b, w1)  d = MatMul(c, w0)  e = Relu(d)"
+        "  y = MatMul(e, w1)",
+        TOKENS, w0=(12, 8), w1=(8, 12),
+    )  # fmt: skip
+    assert [s[:2] for s in sizes(built)] == [("w0", 8)]
+    assert Context(built).get(dimensions).tied == ("w0", "w1")
+    holds(built)
+
+
 def test_one_merged_zero_vector_is_typed_per_use():
     """Exporters merge equal constants: one bias of zeros feeds two layers of equal width."""
     built = model(
@@ -404,3 +419,30 @@ def test_batch_times_heads_with_an_unknown_batch():
     )  # fmt: skip
     assert [s[1:3] for s in sizes(built)] == [(4, "heads"), (3, "head size"), (3, "head size")]
     holds(built, x=np.random.default_rng(0).standard_normal((7, 3, 12)).astype(np.float32))
+
+
+def units(dims):
+    """Every unit as the set of positions it has, however it is numbered and named."""
+    found = set()
+    for d in dims.prunable.values():
+        for u in range(d.size):
+            found.add(
+                frozenset(
+                    (m.node, m.input, m.axis, int(p))
+                    for m in d.members
+                    for p in np.flatnonzero(m.positions == u)
+                )
+            )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_nodes_does_not_matter(seed):
+    built = model(
+        ATTENTION, TOKENS, wq=(12, 12), wk=(12, 12), wv=(12, 12), wo=(12, 12), bias=(1, 4, 1, 1),
+        arrays={"split": ints(2, 5, 4, 3), "join": ints(0, 0, -1), "scale": np.float32(0.5)},
+    )  # fmt: skip
+    nodes = list(built.graph)
+    random.Random(seed).shuffle(nodes)
+    ctx = Context(built)
+    assert units(infer(ctx, nodes)) == units(ctx.get(dimensions))
