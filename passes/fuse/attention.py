@@ -1,10 +1,10 @@
 """Scaled dot product attention written out becomes Attention (opset 23) or MultiHeadAttention.
 
-    softmax(s Q K^T + mask) V        Q: [b, h, s, d]  K, V: [b, h, t, d]
+    softmax(s Q K^T + mask) V        Q: [b, h, s, d]  K: [b, h, t, d]  V: [b, h, t, e]
 
 Nothing is matched by exporter: from the last product the rule walks up to the softmax and the first
-product, through guards, masks and scalar factors in whatever order they come. Layouts are left to
-`ShortenViews`; heads, packing and rotation to the rules in `heads` and `rotary`.
+product (see `scores`). Layouts are left to `ShortenViews`; shared and packed heads to `heads`,
+rotation to `rotary`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.affine import attribute
-from graphopt.passes.fuse.masks import HUGE, Mask, judge, nudged, only_masks, soften
+from graphopt.passes.fuse.masks import HUGE, Mask, Term, mask_operand, only_masks
 from graphopt.passes.fuse.operators import has, reachable, standard
+from graphopt.passes.fuse.scores import (
+    Scores,
+    find_scores,
+    find_softmax,
+    heads_of,
+    unscaled,
+)
+from graphopt.passes.fuse.views import reshape_target
 from graphopt.passes.fuse.weights import FLOATS, array, number
 
 from graphopt import Context, Rule
@@ -26,20 +34,36 @@ from graphopt.pattern import Match, constant_value
 
 __all__ = ["ScaledDotProduct"]
 
+Shape = tuple[Dim, ...]
 
-@dataclasses.dataclass
-class _Scores:
-    """What the walk from the softmax up to the first product found."""
 
-    nodes: list[ir.Node]
-    scale: float = 1.0
-    masks: list[ir.Value] = dataclasses.field(default_factory=list)
-    product: ir.Node | None = None
-    reason: str = ""
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Which operator, and the mask it gets.
+
+    Attributes:
+        operator: Attention or MultiHeadAttention.
+        dims: [b, h, s, d], [b, h, t, d] and [b, h, t, e].
+        merged: which of the operands come as [b h, s, d], and whether the result goes so.
+        terms: what makes the mask, each with its shape.
+        soften: constants equal to the lowest float become the one above it.
+        direct: the one condition is the mask as it is.
+        causal: the mask is that of a causal model.
+        widen: the mask has one row for all queries.
+    """
+
+    operator: str
+    dims: tuple[Shape, Shape, Shape]
+    merged: tuple[bool, bool, bool]
+    terms: tuple[tuple[Term, Shape], ...] = ()
+    soften: bool = False
+    direct: bool = False
+    causal: bool = False
+    widen: bool = False
 
 
 class ScaledDotProduct(Rule):
-    """softmax(s Q K^T + mask) V -> Attention(Q, K, V, mask, scale=s)
+    """softmax(cap(s Q K^T) + mask) V -> Attention(Q, K, V, mask, scale=s, softcap=c)
 
     with the row of a fully masked query kept as it was (see `masks`), or a refusal.
     """
@@ -50,8 +74,7 @@ class ScaledDotProduct(Rule):
 
     def check(self, p: ir.Value, v: ir.Value, match: Match, ctx: Context) -> Any:
         """Find the parts; judge the mask."""
-        root = match.root
-        found, guarded = _softmax(p, root)
+        found, guarded = find_softmax(p, match.root)
         if found is None:
             return False
         softmax = found[-1]
@@ -59,231 +82,158 @@ class ScaledDotProduct(Rule):
         rank = facts.rank(softmax.outputs[0])
         if rank is None or attribute(softmax, "axis") not in (-1, rank - 1):
             return False
-        scores = _scores(softmax)
+        scores = find_scores(softmax, facts)
         if scores.product is None:
-            return scores.reason or "no product of a query and a key leads to the softmax"
+            return scores.reason
         q, k = scores.product.inputs[0], scores.product.inputs[1]
-        if q is None or k is None or facts.dtype(q) not in FLOATS:
+        if q is None or k is None or facts.dtype(q) not in FLOATS[:3]:
             return False
-        dims = [facts.shape(x) for x in (q, k, v)]
-        problem = _sizes(dims)
-        if problem:
-            return problem
-        q, sq, more_q = _unscaled(q)
-        k, sk, more_k = _unscaled(k)
-        plan = _plan(ctx, facts, scores, guarded, dims)
-        if isinstance(plan, (str, bool)):
+        sizes = _sizes(scores, (q, k, v), facts)
+        if isinstance(sizes, str):
+            return sizes
+        plan = _plan(ctx, facts, scores, guarded, sizes)
+        if isinstance(plan, str):
             return plan
         if plan.operator == "Attention" and not standard(ctx, "Attention", 23):
             return False
+        q, sq, more_q = unscaled(q)
+        k, sk, more_k = unscaled(k)
         return {
             "nodes": [*found, *scores.nodes, scores.product, *more_q, *more_k],
-            "q": q,
-            "k": k,
-            "v": v,
-            "scale": scores.scale * sq * sk,
+            "operands": (q, k, v),
+            "scale": scores.scale * (scores.cap or 1.0) * sq * sk,
+            "cap": scores.cap,
             "plan": plan,
+            "out": facts.shape(match.root.outputs[0]),
+            "dtype": facts.dtype(q),
         }
 
     def rewrite(
-        self, op: Any, q: ir.Value, k: ir.Value, v: ir.Value, scale: float, plan: _Plan
+        self,
+        op: Any,
+        operands: tuple[ir.Value, ir.Value, ir.Value],
+        scale: float,
+        cap: float,
+        plan: _Plan,
+        out: Shape,
+        dtype: ir.DataType,
     ) -> ir.Value:
-        """The fused operator; the key is transposed back."""
-        key = op.Transpose(k, perm=[0, 1, 3, 2])
-        mask: ir.Value | None = None
-        for one in plan.masks:
-            term = one
-            if constant_value(one) is not None and plan.soften:
-                term = op.constant(nudged(array(one)), one.name)
-            elif plan.soften:
-                soften(one, op)
-            mask = term if mask is None else op.Add(mask, term)
-        if mask is not None and plan.widen:
-            mask = _widened(op, mask, q, plan.dims[0][2])
+        """The fused operator; the key is transposed back, merged heads are parted."""
+        (b, h, s, d), (_, _, t, _), (_, _, _, e) = plan.dims
+        given = ((b, h, s, d), (b, h, d, t), (b, h, t, e))
+        q, k, v = (
+            _reshaped(op, x, dims, (b * h, *dims[2:])) if merged else x
+            for x, dims, merged in zip(operands, given, plan.merged, strict=True)
+        )
+        k = op.Transpose(k, perm=[0, 1, 3, 2])
+        mask = mask_operand(
+            op,
+            plan.terms,
+            q,
+            (b, h, s, t),
+            dtype=dtype,
+            softly=plan.soften,
+            widen=plan.widen,
+            direct=plan.direct,
+        )
+        result: ir.Value
         if plan.operator == "Attention":
-            out: ir.Value = op.Attention(
+            result = op.Attention(
                 q,
-                key,
+                k,
                 v,
                 *([mask] if mask is not None else []),
                 scale=scale,
+                softcap=cap or None,
                 is_causal=1 if plan.causal else None,
             )
-            return out
-        return _multi_head(op, q, key, v, mask, scale, plan)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """Which operator, and the mask it gets."""
-
-    operator: str
-    heads: int
-    dims: tuple[tuple[Dim, ...], ...]
-    masks: tuple[ir.Value, ...] = ()
-    soften: bool = False
-    causal: bool = False
-    widen: bool = False
-    flat_mask: int = 0
-
-
-def _softmax(p: ir.Value, root: ir.Node) -> tuple[list[ir.Node] | None, bool]:
-    """The nodes from `p` up to the softmax, and whether a guard turns NaN rows into zeros."""
-    node = p.producer()
-    if node is None or node.graph is not root.graph:
-        return None, False
-    if node.op_type == "Softmax":
-        return [node], False
-    if node.op_type == "Where" and number(node.inputs[1]) == 0.0 and node.inputs[2] is not None:
-        test, inner = node.inputs[0], node.inputs[2].producer()
-        nan = test.producer() if test is not None else None
-        if nan is None or nan.op_type != "IsNaN" or nan.inputs[0] is not node.inputs[2]:
-            return None, False
-        if inner is not None and inner.op_type == "Softmax":
-            return [node, nan, inner], True
-    return None, False
-
-
-def _scores(softmax: ir.Node) -> _Scores:
-    """Walk from the softmax up to the product of query and key."""
-    found = _Scores([])
-    value = softmax.inputs[0]
-    while value is not None:
-        node = value.producer()
-        if node is None or node.graph is not softmax.graph:
-            return found
-        if node.op_type == "MatMul":
-            if any(constant_value(v) is not None for v in node.inputs):
-                return found
-            found.product = node
-            return found
-        found.nodes.append(node)
-        a, b = [*node.inputs, None][:2]
-        if node.op_type in ("Mul", "Div"):
-            s, other = number(b), a
-            if s is None and node.op_type == "Mul":
-                s, other = number(a), b
-            if s is None or s == 0.0:
-                return found
-            found.scale *= s if node.op_type == "Mul" else 1.0 / s
-            value = other
-        elif node.op_type == "Add" and a is not None and b is not None:
-            if _leads_to_product(a) and not (constant_value(b) is None and _leads_to_product(b)):
-                value, mask = a, b
-            elif _leads_to_product(b):
-                value, mask = b, a
-            else:
-                return found
-            if found.scale != 1.0:
-                # s (x + m): the mask would have to be scaled too
-                found.reason = "the mask is scaled after it is added"
-                return found
-            found.masks.append(mask)
         else:
-            return found
-    return found
+            rank = 4 if plan.widen or any(t.merged for t, _ in plan.terms) else 0
+            rank = rank or max((len(dims) for _, dims in plan.terms), default=4)
+            result = _multi_head(op, (q, k, v), mask, rank, scale, h)
+        return _reshaped(op, result, out, (b, h, s, e)) if len(out) == 3 else result
 
 
-def _leads_to_product(value: ir.Value, depth: int = 6) -> bool:
-    """Whether scores come from here: scalars and masks away from a product of two variables."""
-    node = value.producer()
-    if node is None or depth == 0 or len(value.uses()) != 1:
-        return False
-    if node.op_type == "MatMul":
-        return all(constant_value(v) is None for v in node.inputs)
-    if node.op_type in ("Mul", "Div", "Add"):
-        return any(
-            v is not None and constant_value(v) is None and _leads_to_product(v, depth - 1)
-            for v in node.inputs
-        )
-    return False
-
-
-def _sizes(dims: list[tuple[Dim, ...] | None]) -> str:
-    """Why these are not [b, h, s, d], [b, h, d, t] and [b, h, t, e]; empty if they are."""
-    if any(d is None for d in dims):
-        return "the rank of an operand is not known"
-    q, k, v = (d for d in dims if d is not None)
-    if not len(q) == len(k) == len(v) == 4:
-        return "an operand does not have the axes batch, head, position and channel"
-    if q[:2] != k[:2] or q[:2] != v[:2]:
+def _sizes(
+    scores: Scores, operands: tuple[ir.Value, ir.Value, ir.Value], facts: Shapes
+) -> tuple[tuple[Shape, Shape, Shape], tuple[bool, bool, bool]] | str:
+    """[b, h, s, d], [b, h, t, d], [b, h, t, e] and which operands have b and h merged."""
+    given = [facts.shape(x) for x in operands]
+    heads = scores.heads
+    for x in operands:
+        heads = heads or heads_of(x, facts)
+    dims: list[Shape] = []
+    for d in given:
+        if d is None or len(d) not in (3, 4):
+            return "an operand does not have the axes batch, head, position and channel"
+        if len(d) == 3:
+            b, h = heads or (d[0], 1)
+            if d[0] != b * h:
+                return "an operand's first axis is not batch and heads"
+            d = (b, h, *d[1:])
+        dims.append(d)
+    q, kt, v = dims
+    if q[:2] != kt[:2] or q[:2] != v[:2]:
         return "query, key and value differ in batch or heads"
-    if q[3] != k[2] or k[3] != v[2]:
+    if q[3] != kt[2] or kt[3] != v[2]:
         return "the lengths of query, key and value are not known to agree"
-    return ""
-
-
-def _unscaled(value: ir.Value) -> tuple[ir.Value, float, list[ir.Node]]:
-    """The value without a scalar factor that only this use sees."""
-    scale, nodes = 1.0, []
-    while len(value.uses()) == 1 and not value.is_graph_output():
-        node = value.producer()
-        if node is None or node.op_type not in ("Mul", "Div"):
-            break
-        a, b = node.inputs[0], node.inputs[1]
-        s, other = number(b), a
-        if s is None and node.op_type == "Mul":
-            s, other = number(a), b
-        if s is None or s == 0.0 or other is None:
-            break
-        scale *= s if node.op_type == "Mul" else 1.0 / s
-        nodes.append(node)
-        value = other
-    return value, scale, nodes
+    merged = tuple(d is not None and len(d) == 3 for d in given)
+    for d, was in zip(dims, merged, strict=True):
+        if was and reshape_target(d, (d[0] * d[1], *d[2:])) is None:
+            return "the sizes that part batch and heads are not known"
+    return (q, (*kt[:2], kt[3], kt[2]), v), (merged[0], merged[1], merged[2])
 
 
 def _plan(
     ctx: Context,
     facts: Shapes,
-    scores: _Scores,
+    scores: Scores,
     guarded: bool,
-    dims: list[tuple[Dim, ...] | None],
-) -> _Plan | str | bool:
+    sizes: tuple[tuple[Shape, Shape, Shape], tuple[bool, bool, bool]],
+) -> _Plan | str:
     """The operator to write and its mask, or the reason for none."""
-    q, k, v = (d for d in dims if d is not None)
-    heads = q[1] if isinstance(q[1], int) else 0
-    grid = (*q[:3], k[3])
-    base = _Plan("Attention", heads, (q, (*k[:2], k[3], k[2]), v))
+    q, k, _ = sizes[0]
+    grid = (*q[:3], k[2])
     exact = reachable(ctx, "Attention", 23)
-    contrib = has(ctx, "com.microsoft:MultiHeadAttention") and heads > 0
+    contrib = has(ctx, "com.microsoft:MultiHeadAttention")
+    contrib = contrib and isinstance(q[1], int) and not scores.cap
     if not (exact or contrib):
         return "the target has no fused attention at this opset"
-    for mask in scores.masks:
-        m = facts.shape(mask)
-        wide = (1,) * (4 - len(m)) + m if m is not None and len(m) <= 4 else None
-        if wide is None or any(x not in (1, y) for x, y in zip(wide, grid, strict=True)):
-            return "the mask does not broadcast to batch, heads and positions"
-        if m is None or len(m) < 2 or m[-1] != grid[3]:
-            return "the mask does not give every key a value"
-    rows = [d[-2] for d in (facts.shape(m) for m in scores.masks) if d is not None]
-    if all(r == 1 and r != grid[2] for r in rows):
-        base = dataclasses.replace(base, widen=True)
-    if not scores.masks:
-        return base if exact else dataclasses.replace(base, operator="MultiHeadAttention")
-    judged = [judge(m, facts) for m in scores.masks]
+    wide = [_wide(t, facts, grid) for t in scores.terms]
+    if any(w is None or any(x not in (1, y) for x, y in zip(w, grid, strict=True)) for w in wide):
+        return "the mask does not broadcast to batch, heads and positions"
+    if wide and not any(w is not None and w[3] == grid[3] for w in wide):
+        return "the mask does not give every key a value"
+    rows = bool(wide) and grid[2] != 1 and all(w is not None and w[2] == 1 for w in wide)
+    shaped = tuple((t, facts.shape(t.tensor) or ()) for t in scores.terms)
+    base = _Plan("Attention", *sizes, terms=shaped, widen=rows)
+    dtype = facts.dtype(scores.nodes[-1].outputs[0]) if scores.terms else ir.DataType.FLOAT
+    judged = [t.judge(facts, dtype or ir.DataType.FLOAT) for t in scores.terms]
     if exact:
-        plan = _standard_plan(base, scores, judged, guarded, facts)
+        plan = _standard_plan(base, judged, guarded, facts, grid)
         if not isinstance(plan, str) or not contrib:
             return plan
     if guarded and not all(j.known and not j.neg_inf for j in judged):
         return "MultiHeadAttention makes a fully masked row NaN, the guard made it 0"
-    masks = tuple(scores.masks)
-    rank = max(facts.rank(m) or 4 for m in masks)
-    return dataclasses.replace(
-        base,
-        operator="MultiHeadAttention",
-        masks=masks,
-        flat_mask=0 if rank == 4 or base.widen else rank,
-    )
+    return dataclasses.replace(base, operator="MultiHeadAttention")
+
+
+def _wide(term: Term, facts: Shapes, grid: Shape) -> Shape | None:
+    """The shape of a mask with four axes."""
+    dims = facts.shape(term.tensor)
+    if dims is None or len(dims) > (3 if term.merged else 4):
+        return None
+    if term.merged and len(dims) == 3 and dims[0] != 1:
+        return (*grid[:2], *dims[1:]) if dims[0] == grid[0] * grid[1] else None
+    return (1,) * (4 - len(dims)) + dims
 
 
 def _standard_plan(
-    base: _Plan, scores: _Scores, judged: list[Mask], guarded: bool, facts: Shapes
+    base: _Plan, judged: list[Mask], guarded: bool, facts: Shapes, grid: Shape
 ) -> _Plan | str:
-    values = tuple(scores.masks)
     if not all(j.known for j in judged):
         return "the mask may hold anything: a fully masked row is 0 in Attention"
-    if len(judged) > 1 and sum(bool(j.neg_inf or j.lowest) for j in judged) > 1:
+    if sum(bool(j.neg_inf or j.lowest) for j in judged) > 1:
         return "the sum of two masks may hold -Inf"
     neg_inf = any(j.neg_inf for j in judged)
     if neg_inf and not guarded:
@@ -291,85 +241,71 @@ def _standard_plan(
     lowest = any(j.lowest_rows for j in judged)
     if neg_inf and lowest:
         return "masked positions hold both -Inf and the lowest float"
+    values = [t.value for t, _ in base.terms if t.value is not None]
     if lowest and not all(constant_value(m) is not None or only_masks(m) for m in values):
         return "the mask is read elsewhere too"
-    plan = dataclasses.replace(base, masks=values, soften=lowest)
-    if len(values) > 1:
+    plan = dataclasses.replace(base, soften=lowest)
+    if len(base.terms) != 1:
         return plan
-    (value,) = values
-    if constant_value(value) is not None:
-        a = array(value)
-        if _is_causal(a, base):
-            return dataclasses.replace(base, causal=True)
-        return plan if a.any() else base
-    node = value.producer()
-    if not neg_inf or node is None or node.op_type != "Where":
+    ((term, _),) = base.terms
+    full = _wide(term, facts, grid)
+    if term.value is None:
+        is_bool = term.keeps and neg_inf and not term.merged and full is not None
+        return dataclasses.replace(plan, direct=is_bool)
+    if constant_value(term.value) is not None:
+        a = array(term.value)
+        if _is_causal(a, grid):
+            return dataclasses.replace(base, terms=(), causal=True, widen=False)
+        return plan if a.any() else dataclasses.replace(base, terms=(), widen=False)
+    node = term.value.producer()
+    if not neg_inf or node is None or node.op_type != "Where" or term.merged:
         return plan
     allowed, zero, fill = node.inputs
     if number(zero) != 0.0 or number(fill) != -np.inf or allowed is None:
         return plan
-    if facts.shape(allowed) != facts.shape(value):
+    if facts.shape(allowed) != facts.shape(term.value):
         return plan
-    return dataclasses.replace(base, masks=(allowed,))
+    condition = (Term(None, allowed, -np.inf), facts.shape(allowed) or ())
+    return dataclasses.replace(plan, terms=(condition,), direct=True)
 
 
-def _is_causal(a: Any, base: _Plan) -> bool:
+def _is_causal(a: Any, grid: Shape) -> bool:
     """Whether the mask lets position i see positions 0 to i and no other."""
-    s, t = a.shape[-2:]
-    if s != t or s == 1 or base.dims[0][2] != base.dims[1][2]:
+    s, t = (1, *a.shape)[-2:]
+    if s != t or s == 1 or (s, t) != grid[2:]:
         return False
     seen = np.tril(np.ones((s, t), bool))
     return bool((a[..., seen] == 0).all() and (a[..., ~seen] <= max(HUGE, -6e4)).all())
 
 
-def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
-    """The mask with a row for every query: implementations of Attention do not broadcast there.
-
-    It stands right after the mask, so that every layer that needs the same one finds it.
-    """
-    if isinstance(rows, int):
-        for use in mask.uses():
-            shape = use.node.inputs[1] if use.node.op_type == "Expand" else None
-            if constant_value(shape) is not None and array(shape).tolist() == [1, 1, rows, 1]:
-                return use.node.outputs[0]
-        wide: ir.Value = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))
-        node, producer = wide.producer(), mask.producer()
-        assert node is not None
-        graph = node.graph
-        if producer is not None and producer.graph is graph and isinstance(graph, ir.Graph):
-            graph.remove(node)
-            graph.insert_after(producer, node)
-        return wide
-    one = op.constant(np.array([1]), "one")
-    target = op.Concat(one, one, op.Shape(q, start=2, end=3), one, axis=0)
-    out: ir.Value = op.Expand(mask, target)
+def _reshaped(op: Any, x: ir.Value, dims: Shape, source: Shape) -> ir.Value:
+    target = reshape_target(dims, source)
+    assert target is not None
+    out: ir.Value = op.Reshape(x, op.constant(np.array(target, np.int64), "shape"))
     return out
 
 
 def _multi_head(
     op: Any,
-    q: ir.Value,
-    k: ir.Value,
-    v: ir.Value,
+    operands: tuple[ir.Value, ir.Value, ir.Value],
     mask: ir.Value | None,
+    rank: int,
     scale: float,
-    plan: _Plan,
+    heads: Dim,
 ) -> ir.Value:
-    """MultiHeadAttention, whose query and result are [b, s, h d]."""
-    if mask is not None and plan.flat_mask:
-        mask = op.Unsqueeze(mask, op.constant(np.arange(4 - plan.flat_mask), "axes"))
-    packed = [_packed(op, x, d) for x, d in zip((q, k, v), plan.dims, strict=True)]
-    tail = [None, None, mask] if mask is not None else []
+    """MultiHeadAttention: operands and result are [b, s, h d], the mask has four axes."""
+    packed = []
+    for x in operands:
+        turned = op.Transpose(x, perm=[0, 2, 1, 3])
+        packed.append(op.Reshape(turned, op.constant(np.array([0, 0, -1]), "shape")))
+    tail: list[ir.Value | None] = []
+    if mask is not None:
+        if rank < 4:
+            mask = op.Unsqueeze(mask, op.constant(np.arange(4 - rank), "axes"))
+        tail = [None, None, mask]
     out = op.MultiHeadAttention(
-        *packed, *tail, num_heads=plan.heads, scale=scale, domain_="com.microsoft"
+        *packed, *tail, num_heads=heads, scale=scale, domain_="com.microsoft"
     )
-    apart = op.Reshape(out, op.constant(np.array([0, 0, plan.heads, -1]), "shape"))
+    apart = op.Reshape(out, op.constant(np.array([0, 0, heads, -1]), "shape"))
     result: ir.Value = op.Transpose(apart, perm=[0, 2, 1, 3])
     return result
-
-
-def _packed(op: Any, x: ir.Value, dims: tuple[Dim, ...]) -> ir.Value:
-    """[b, h, s, d] -> [b, s, h d]"""
-    turned = op.Transpose(x, perm=[0, 2, 1, 3])
-    packed: ir.Value = op.Reshape(turned, op.constant(np.array([0, 0, -1]), "shape"))
-    return packed

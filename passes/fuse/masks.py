@@ -12,6 +12,7 @@ no row can be fully masked. Scores are taken to be finite and below 1e30.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ import onnx_ir as ir
 from graphopt.passes.fuse.weights import Array, array, constant_shape
 
 from graphopt.analyses.shapes import Shapes
+from graphopt.analyses.symbolic import Dim
 from graphopt.pattern import constant_value
 
-__all__ = ["HUGE", "Mask", "judge", "nudged", "only_masks", "soften"]
+__all__ = ["HUGE", "Mask", "Term", "judge", "mask_operand", "nudged", "only_masks", "soften"]
 
 #: A masked score below this is absorbed: any finite score added to it leaves it as it is.
 HUGE = -1e30
@@ -49,6 +51,42 @@ class Mask:
 
 
 UNKNOWN = Mask(known=False)
+Shape = tuple[Dim, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """What is added to the scores, or put in their stead where a condition says so.
+
+    Attributes:
+        value: the summand, or None.
+        condition: the boolean tensor, or None.
+        fill: what stands where the score is masked.
+        keeps: the condition is true where the score stays.
+        merged: it meets scores of the axes [b h, s, t].
+    """
+
+    value: ir.Value | None = None
+    condition: ir.Value | None = None
+    fill: float = 0.0
+    keeps: bool = True
+    merged: bool = False
+
+    @property
+    def tensor(self) -> ir.Value:
+        """The tensor that broadcasts to the scores."""
+        given = self.condition if self.value is None else self.value
+        assert given is not None
+        return given
+
+    def judge(self, facts: Shapes, dtype: ir.DataType) -> Mask:
+        """What it may do to a row."""
+        if self.value is not None:
+            return judge(self.value, facts)
+        low = float(np.finfo(dtype.numpy()).min)
+        return Mask(
+            neg_inf=self.fill == -np.inf, lowest=self.fill == low, lowest_rows=self.fill == low
+        )
 
 
 def nudged(a: Array) -> Array:
@@ -163,3 +201,69 @@ def _adds_to_scores(node: ir.Node, index: int) -> bool:
     if node.op_type != "Add" or len(out.uses()) != 1:
         return False
     return out.consumers()[0].op_type in ("Softmax", "Add")
+
+
+def mask_operand(
+    op: Any,
+    terms: Sequence[tuple[Term, Shape]],
+    q: ir.Value,
+    grid: Shape,
+    *,
+    dtype: ir.DataType,
+    softly: bool,
+    widen: bool,
+    direct: bool,
+) -> ir.Value | None:
+    """The sum of the terms (each with its shape), as a mask for scores of the shape `grid`.
+
+    `softly`: without the lowest float. `widen`: with a row for every query. `direct`: the one
+    term's condition is the mask.
+    """
+    mask: ir.Value | None = None
+    for term, dims in terms:
+        one = term.tensor if direct else _summand(op, term, dtype, softly)
+        if term.merged and len(dims) == 3 and dims[0] != 1:
+            target = [*grid[:2], *dims[1:]]
+            fixed = [d if isinstance(d, int) else -1 for d in target]
+            one = op.Reshape(one, op.constant(np.array(fixed, np.int64), "shape"))
+        mask = one if mask is None else op.Add(mask, one)
+    return _widened(op, mask, q, grid[2]) if mask is not None and widen else mask
+
+
+def _summand(op: Any, term: Term, dtype: ir.DataType, softly: bool) -> ir.Value:
+    if term.value is None:
+        fill = op.constant(nudged(np.array(term.fill, dtype.numpy())), "masked")
+        zero = op.constant(np.array(0.0, dtype.numpy()), "kept")
+        chosen = (zero, fill) if term.keeps else (fill, zero)
+        out: ir.Value = op.Where(term.condition, *chosen)
+        return out
+    if softly and constant_value(term.value) is not None:
+        made: ir.Value = op.constant(nudged(array(term.value)), term.value.name)
+        return made
+    if softly:
+        soften(term.value, op)
+    return term.value
+
+
+def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
+    """The mask with a row for every query: implementations of Attention do not broadcast there.
+
+    It stands right after the mask, so that every layer that needs the same one finds it.
+    """
+    if isinstance(rows, int):
+        for use in mask.uses():
+            shape = use.node.inputs[1] if use.node.op_type == "Expand" else None
+            if constant_value(shape) is not None and array(shape).tolist() == [1, 1, rows, 1]:
+                return use.node.outputs[0]
+        wide: ir.Value = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))
+        node, producer = wide.producer(), mask.producer()
+        assert node is not None
+        graph = node.graph
+        if producer is not None and producer.graph is graph and isinstance(graph, ir.Graph):
+            graph.remove(node)
+            graph.insert_after(producer, node)
+        return wide
+    one = op.constant(np.array([1]), "one")
+    target = op.Concat(one, one, op.Shape(q, start=2, end=3), one, axis=0)
+    out: ir.Value = op.Expand(mask, target)
+    return out

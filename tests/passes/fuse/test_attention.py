@@ -160,6 +160,59 @@ def test_the_old_bert_mask():
     assert fused(model)
 
 
+FILLED = "a = MatMul(q, kt)  b = Mul(a, s)  c = Where(ok, {})  p = Softmax <axis=-1> (c)  "
+
+
+@pytest.mark.parametrize("end", [PLAIN, GUARD], ids=["plain", "guarded"])
+@pytest.mark.parametrize("order", ["b, fill", "fill, b"])
+def test_scores_that_are_filled_with_the_lowest_float(order, end):
+    assert fused(run(FILLED.format(order) + end, **where(LOW)))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5, 7), (2, 1, 1, 7)])
+def test_scores_that_are_filled_with_minus_infinity(shape):
+    case = where(-np.inf, shape)
+    (node,) = fused(run(FILLED.format("b, fill") + GUARD, **case))
+    assert "Where" not in [n.op_type for n in node.graph]
+    assert fused(run(FILLED.format("fill, b") + GUARD, **case))
+    run(FILLED.format("b, fill") + PLAIN, because="NaN here", **case)
+
+
+def test_scores_that_are_filled_with_a_small_number_are_refused():
+    run(FILLED.format("b, fill") + PLAIN, unchanged=True, **where(-100.0))
+
+
+def test_a_soft_cap():
+    cap = {"cap": np.array(5.0, np.float32)}
+    body = """a = MatMul(q, kt)  b = Mul(a, s)  d = Div(b, cap)  e = Tanh(d)  f = Mul(e, cap)
+        c = Add(f, m)  p = Softmax <axis=-1> (c)  """
+    mask = np.where(allowed(1, 1, 5, 7), 0.0, LOW).astype(np.float32)
+    (node,) = fused(run(body + PLAIN, constants={**cap, "m": mask}))
+    assert node.attributes["softcap"].as_float() == 5.0
+
+
+MERGED = {"n": np.array([6, 5, 4]), "o": np.array([6, 4, 7]), "r": np.array([6, 7, 4])}
+PARTED = "x = Reshape(q, n)  z = Reshape(kt, o)  a = MatMul(x, z)  b = Mul(a, s)  "
+
+
+def test_batch_and_heads_in_one_axis():
+    body = PARTED + "p = Softmax <axis=-1> (b)  w = Reshape(v, r)  y = MatMul(p, w)"
+    assert fused(run(body, constants=MERGED))
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 7), (6, 5, 7), (1, 5, 7), (5, 7)])
+def test_a_bias_where_batch_and_heads_are_one_axis_and_a_mask_where_they_are_two(shape):
+    body = (
+        PARTED
+        + """c = Add(b, bias)  d = Reshape(c, apart)  m = Where(ok, zero, fill)
+        e = Add(d, m)  p = Softmax <axis=-1> (e)  y = MatMul(p, v)"""
+    )
+    case = where(LOW)
+    bias = RNG.standard_normal(shape).astype(np.float32)
+    case["constants"] |= {**MERGED, "bias": bias, "apart": np.array([2, 3, 5, 7])}
+    assert fused(run(body, **case))
+
+
 def test_a_mask_of_keys_gets_a_row_for_every_query_once():
     body = "m = Where(ok, zero, fill)  " + MASKED + "o = MatMul(p, v)  "
     second = "d = MatMul(o, kt)  e = Add(d, m)  f = Softmax <axis=-1> (e)  y = MatMul(f, v)"
