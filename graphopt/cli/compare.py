@@ -15,6 +15,8 @@ from graphopt.errors import InputError
 
 #: Runs whose outputs are compared.
 RUNS = 8
+#: Layers shown with --layers; --json has them all.
+LAYERS = 40
 
 
 @click.command("compare")
@@ -24,6 +26,7 @@ RUNS = 8
 @click.option("--target", default="cpu", show_default=True, help="Where latency is measured.")
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
 @click.option("--measure-seconds", type=float, default=5.0, show_default=True)
+@click.option("--layers", is_flag=True, help="Error of every layer the two share, worst first.")
 @shape_option
 @standard
 def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
@@ -51,6 +54,12 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         if judge.unable:
             raise InputError(judge.unable)
         compared = compare_outputs(judge.source, judge.outputs(second))
+        layers = []
+        if options["layers"]:
+            from graphopt.layers import layer_errors
+
+            shown("comparing layers", 0, 0)
+            layers = [dataclasses.asdict(e) for e in layer_errors(first, second, judge.probe)]
         shown("timing", 0, 0)
         timing = gauge.ratio(first, second, next(iter(drawn)))
         figures = [gauge.figures(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
@@ -59,6 +68,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         "b": {"model": b, **dataclasses.asdict(figures[1]), "operators": _operators(second)},
         "outputs": {n: dataclasses.asdict(e) for n, e in compared.errors.items()},
         "broken": compared.broken,
+        "layers": layers,
         "equal": judge.equal(compared),
         "synthetic_inputs": samples.synthetic,
         "timing": dataclasses.asdict(timing) if timing else None,
@@ -70,6 +80,21 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         emit_json(data)
     else:
         _print(data)
+
+
+def _layers(errors: list[dict[str, Any]]) -> Any:
+    """The worst layers first; `added` is what a layer brings in itself."""
+    from graphopt.cli.tables import table
+
+    made = table("layer", "operator", ">relative L2", ">added", ">max abs")
+    for e in errors[:LAYERS]:
+        made.add_row(
+            e["node"], e["op_type"], f"{e['rel_l2']:.3g}", f"{e['added']:+.3g}",
+            f"{e['max_abs']:.3g}",
+        )  # fmt: skip
+    if len(errors) > LAYERS:
+        made.add_row(f"{len(errors) - LAYERS} more", "", "", "", "")
+    return made
 
 
 def _same_interface(a: Any, b: Any) -> None:
@@ -121,6 +146,8 @@ def _print(data: dict[str, Any]) -> None:
             f"{e['cosine']:.6f}", top1,
         )  # fmt: skip
     console.print(errors)
+    if data["layers"]:
+        console.print(_layers(data["layers"]))
     console.print(data["broken"] or ("outputs are equal" if data["equal"] else "outputs differ"))
     if data["synthetic_inputs"]:
         console.print("inputs were drawn at random; --samples compares on real ones")

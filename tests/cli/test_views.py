@@ -71,3 +71,13 @@ def test_the_demo_ends_with_every_figure(graphopt):
     assert report["after"]["metric"] >= report["before"]["metric"] - 0.01
     assert report["before"]["latency_ms"] > 0
     assert report["after"]["latency_ms"] > 0
+
+
+def test_compare_layer_by_layer(folder, graphopt):
+    graphopt("optimize", "model.onnx", "-p", "fuse", "-o", "o.onnx", "--no-measure")
+    code, out, _ = graphopt("compare", "model.onnx", "o.onnx", "--layers", "--json", "--no-measure")
+    found = json.loads(out)["layers"]
+    assert code == 0
+    assert found
+    assert {"node", "op_type", "output", "rel_l2", "added", "max_abs", "other"} == set(found[0])
+    assert [e["rel_l2"] for e in found] == sorted((e["rel_l2"] for e in found), reverse=True)
