@@ -133,7 +133,7 @@ class _Sums:
         self.count += flat.size
         self.square += (
             float(np.dot(flat, flat))
-            if flat.dtype == np.float32
+            if flat.dtype == np.float32 and max(-lo, hi) < 1e15  # masks reach -3.4e38
             else float(np.square(flat, dtype=np.float64).sum())
         )
         if self.histogram is not None:
