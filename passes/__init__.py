@@ -6,12 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphopt.passes.clean import Clean as Clean
+    from graphopt.passes.fold import Fold as Fold
+    from graphopt.passes.fp16 import Fp16 as Fp16
     from graphopt.passes.fuse import Fuse as Fuse
     from graphopt.passes.int8 import Int8 as Int8
+    from graphopt.passes.prune import Prune as Prune
+    from graphopt.passes.svd import Svd as Svd
 
-_WHERE = {"Fuse": "fuse", "Int8": "int8"}
+_WHERE = {
+    "Clean": "clean",
+    "Fold": "fold",
+    "Fp16": "fp16",
+    "Fuse": "fuse",
+    "Int8": "int8",
+    "Prune": "prune",
+    "Svd": "svd",
+}
 
-__all__ = ["Fuse", "Int8"]
+__all__ = ["Clean", "Fold", "Fp16", "Fuse", "Int8", "Prune", "Svd"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from graphopt.backends import cuda, gpu, tensorrt
+from graphopt.passes.fp16 import Fp16
 from graphopt.passes.int8 import Int8
 
 from graphopt.backend import find_target
@@ -195,3 +196,12 @@ def test_the_script_says_what_is_missing(tmp_path):
     spec.loader.exec_module(module)
     with pytest.raises(SystemExit, match=r"NoSuchProvider.*graphopt\[cuda\]"):
         module.Model()
+
+
+def test_half_precision_for_tensorrt_is_allowed_by_its_flag():
+    model = convnet()
+    target = find_target("tensorrt-sm90")
+    assert Fp16().run(model, Context(model, target=target, samples=Samples([X]))) == 2
+    options = tensorrt.manifest(model, target).provider_options
+    assert options["trt_fp16_enable"] == "1"
+    assert "trt_int8_enable" not in options
