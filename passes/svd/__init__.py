@@ -13,8 +13,16 @@ from graphopt.passes.svd.edit import replace
 from graphopt.passes.svd.faster import is_faster
 from graphopt.passes.svd.layers import Layer, Use, find
 from graphopt.passes.svd.moments import Moments, moments_of
-from graphopt.passes.svd.plan import Curve, curve_of, finish, problem_of, saves, useful_ranks
-from graphopt.passes.svd.schemes import Candidate, Cost, Factors, Problem, original
+from graphopt.passes.svd.plan import (
+    Curve,
+    Finished,
+    curve_of,
+    finish,
+    problem_of,
+    saves,
+    useful_ranks,
+)
+from graphopt.passes.svd.schemes import Candidate, Cost, Problem, original
 from graphopt.passes.svd.sensitivity import sensitivities
 from graphopt.passes.svd.weights import Array
 
@@ -81,17 +89,17 @@ class Svd(Pass):
         chosen = self._for_all(layers, ctx) if self.ratio is not None else self._each(layers, ctx)
         names = Names(model)
         edits = 0
-        for curve, candidate, made, shifts in chosen:
-            layer = curve.layer
+        for made in chosen:
+            layer = made.layer
             granted = [ctx.edit(self, use.node) for use in layer.uses]
             if not all(granted):
                 continue
-            why = describe(str(self), layer, candidate, made)
+            why = describe(str(self), made)
             replace(
                 model,
                 layer,
                 made.stages,
-                shifts,
+                made.shifts,
                 why=why,
                 pass_name=ctx.pass_name,
                 names=names,
@@ -113,18 +121,18 @@ class Svd(Pass):
             return self.error**2
         return 1 - (self.energy if self.energy is not None else 0.99)
 
-    def _each(self, layers: Sequence[Layer], ctx: Context) -> list[_Choice]:
+    def _each(self, layers: Sequence[Layer], ctx: Context) -> list[Finished]:
         wanted = None if self.rank is not None else 1 - self._allowed()
         chosen = []
         for curve, problem in self._curves(layers, ctx, wanted):
             candidate = self._pick(curve, ctx)
             if candidate is None:
                 continue
-            made, shifts = finish(problem, curve, candidate)
-            if self._measured(curve, candidate, made, ctx):
-                chosen.append((curve, candidate, made, shifts))
+            made = finish(problem, curve, candidate)
+            if self._measured(curve, made, ctx):
+                chosen.append(made)
         order = {layer: i for i, layer in enumerate(layers)}
-        return sorted(chosen, key=lambda c: order[c[0].layer])
+        return sorted(chosen, key=lambda made: order[made.layer])
 
     def _pick(self, curve: Curve, ctx: Context) -> Candidate | None:
         layer = curve.layer
@@ -140,10 +148,10 @@ class Svd(Pass):
             ctx.refuse(self, layer.node, why_not(curve, self._allowed(), self.of))
         return found
 
-    def _measured(self, curve: Curve, candidate: Candidate, made: Factors, ctx: Context) -> bool:
-        if is_faster(curve.layer, candidate, made, ctx, curve.place) is not False:
+    def _measured(self, curve: Curve, made: Finished, ctx: Context) -> bool:
+        if is_faster(made, ctx, curve.place) is not False:
             return True
-        text = f"{candidate.scheme} factors of rank {_ranks(candidate)}"
+        text = f"{made.candidate.scheme} factors of rank {_ranks(made.candidate)}"
         ctx.refuse(self, curve.layer.node, f"{text} measured no faster on {ctx.target.name}")
         return False
 
@@ -165,7 +173,7 @@ class Svd(Pass):
 
     # --- the whole model --------------------------------------------------------------------
 
-    def _for_all(self, layers: Sequence[Layer], ctx: Context) -> list[_Choice]:
+    def _for_all(self, layers: Sequence[Layer], ctx: Context) -> list[Finished]:
         assert self.ratio is not None
         curves = {c.layer: c for c, _ in self._curves(layers, ctx, None)}
         curves = {la: curves[la] for la in layers if la in curves}
@@ -178,10 +186,10 @@ class Svd(Pass):
         whole = whole_model(ctx)
         save = self.ratio * (whole.macs if self.of == "macs" else whole.params)
         able = {la: c.candidates for la, c in curves.items()}
-        done: dict[Layer, _Choice] = {}
+        done: dict[Layer, Finished] = {}
         while True:
             choice = allot(able, originals, weights, save, self.of)
-            done = {la: d for la, d in done.items() if choice.get(la) is d[1]}
+            done = {la: d for la, d in done.items() if choice.get(la) is d.candidate}
             new = {la: c for la, c in choice.items() if la not in done}
             if not new:
                 break
@@ -190,9 +198,8 @@ class Svd(Pass):
                 problem, _ = problem_of(
                     layer, moments, wanted=None, useful=0, seed=ctx.seed, spectrum=curve.spectrum
                 )
-                made, shifts = finish(problem, curve, candidate)
-                done[layer] = curve, candidate, made, shifts
-                if not self._measured(curve, candidate, made, ctx):
+                done[layer] = finish(problem, curve, candidate)
+                if not self._measured(curve, done[layer], ctx):
                     limit = candidate.cost.of(self.of)
                     able[layer] = tuple(c for c in able[layer] if c.cost.of(self.of) < limit)
         saved = sum(originals[la].of(self.of) - c.cost.of(self.of) for la, c in choice.items())
@@ -200,9 +207,6 @@ class Svd(Pass):
             reached = saved / save * self.ratio
             ctx.note(f"svd: only {reached:.1%} of {self.of} could be removed by low rank.")
         return [done[la] for la in curves if la in choice]
-
-
-_Choice = tuple[Curve, Candidate, Factors, Mapping[Use, Array]]
 
 
 def whole_model(ctx: Context) -> Cost:
@@ -241,13 +245,12 @@ def again(
     yield from ((la, None) for la, c in choice.items() if c.scheme == "channel")
 
 
-def describe(spec: str, layer: Layer, candidate: Candidate, made: Factors) -> str:
+def describe(spec: str, made: Finished) -> str:
     """The sentence that reports and provenance carry."""
-    size = f"{layer.rows}x{layer.columns}"
-    lost = made.error**0.5
+    layer, form = made.layer, made.candidate
     return (
-        f"{spec}: {layer.weight_name} ({size}) as {candidate.scheme} factors of rank "
-        f"{_ranks(candidate)}, relative output error {lost:.3g}"
+        f"{spec}: {layer.weight_name} ({layer.rows}x{layer.columns}) as {form.scheme} factors of "
+        f"rank {_ranks(form)}, relative output error {made.error**0.5:.3g}"
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.svd.edit import replace
 from graphopt.passes.svd.layers import Layer, find
-from graphopt.passes.svd.schemes import Candidate, Factors
+from graphopt.passes.svd.plan import Finished
 from graphopt.passes.svd.weights import as_array
 
 from graphopt.backend import backend_of
@@ -29,18 +29,15 @@ __all__ = ["cut", "is_faster"]
 SECONDS = 0.3
 
 
-def is_faster(
-    layer: Layer, candidate: Candidate, made: Factors, ctx: Context, seen: Sequence[int] = ()
-) -> bool | None:
+def is_faster(made: Finished, ctx: Context, seen: Sequence[int] = ()) -> bool | None:
     """Whether the factors run faster on `ctx.target`; None where it cannot be measured.
 
     Args:
-        layer: the layer.
-        candidate: scheme and ranks (the answer is kept under them).
-        made: the factors.
+        made: the layer and its factors.
         ctx: target and facts.
         seen: the shape of the layer's input in a sample, for sizes the model leaves open.
     """
+    layer, candidate = made.layer, made.candidate
     known: dict[str, dict[str, bool]] = ctx.facts.setdefault("svd", {}).setdefault("faster", {})
     place = _place(layer.uses[0].x, seen)
     if place is None:

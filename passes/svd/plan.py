@@ -11,8 +11,8 @@ from graphopt.passes.svd.moments import Moments
 from graphopt.passes.svd.schemes import (
     Candidate,
     Cost,
-    Factors,
     Problem,
+    Stage,
     candidates,
     channel_shapes,
     cost_of,
@@ -22,7 +22,7 @@ from graphopt.passes.svd.schemes import (
 from graphopt.passes.svd.spectrum import Spectrum, decompose, gram, root
 from graphopt.passes.svd.weights import Array
 
-__all__ = ["Curve", "curve_of", "finish", "problem_of", "saves", "useful_ranks"]
+__all__ = ["Curve", "Finished", "curve_of", "finish", "problem_of", "saves", "useful_ranks"]
 
 #: A shift of the mean below this share of the error, in energy, is not worth a bias.
 SHIFT = 1e-3
@@ -47,6 +47,25 @@ class Curve:
     means: Mapping[Use, Array]
     energies: Mapping[Use, float]
     place: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Finished:
+    """A layer's factors, ready to be put in its place.
+
+    Attributes:
+        layer: the layer.
+        candidate: the scheme and ranks chosen.
+        stages: the factors in order.
+        shifts: per use, what the output lacks on average [N].
+        error: relative squared output error.
+    """
+
+    layer: Layer
+    candidate: Candidate
+    stages: tuple[Stage, ...]
+    shifts: Mapping[Use, Array]
+    error: float
 
 
 def saves(layer: Layer, of: str) -> Callable[[Cost], bool]:
@@ -147,10 +166,8 @@ def curve_of(
     )
 
 
-def finish(
-    problem: Problem, curve: Curve, candidate: Candidate
-) -> tuple[Factors, dict[Use, Array]]:
-    """The factors of `candidate`, and per use what the bias has to absorb [N]."""
+def finish(problem: Problem, curve: Curve, candidate: Candidate) -> Finished:
+    """The factors of `candidate`, in the weight's own element type, and what bias has to absorb."""
     made = factors(problem, candidate)
     shifts: dict[Use, Array] = {}
     for use, mean in curve.means.items():
@@ -160,4 +177,6 @@ def finish(
         floor = SHIFT * made.error * energy + 1e-12 * energy
         if float(lacks @ lacks) > floor:
             shifts[use] = lacks
-    return made, shifts
+    dtype = problem.matrix.dtype
+    stages = tuple(Stage(s.weight.astype(dtype), s.axes) for s in made.stages)
+    return Finished(curve.layer, candidate, stages, shifts, made.error)

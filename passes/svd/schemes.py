@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from graphopt.passes.svd.layers import Geometry, Layer
-from graphopt.passes.svd.spectrum import Spectrum, orthonormal, product, root, symmetric
+from graphopt.passes.svd.spectrum import Spectrum, one_thread, orthonormal, product, root, symmetric
 from graphopt.passes.svd.weights import Array
 
 __all__ = ["Candidate", "Cost", "Factors", "Stage", "candidates", "cost_of", "factors", "original"]
@@ -391,7 +391,8 @@ class _Seen:
         across = features if problem.covariance is None else problem.covariance @ features
         target = product(problem.matrix.T, across).T
         self._root = root(_regular(features.T @ across))
-        self._z = np.linalg.solve(self._root, target)
+        with one_thread():
+            self._z = np.linalg.solve(self._root, target)
         self._total = problem.spectrum.total
         self._kept = np.concatenate([[0.0], np.square(self._z).sum(1).cumsum()])
 
@@ -401,13 +402,15 @@ class _Seen:
 
     def fit(self) -> Array:
         """The map Q [n, N] from all features to the outputs."""
-        fitted: Array = np.linalg.solve(self._root.T, self._z)
+        with one_thread():
+            fitted: Array = np.linalg.solve(self._root.T, self._z)
         return fitted
 
     def truncation(self, count: int) -> Array:
         """Relative squared error of the first `count` features at output ranks 0 ... N."""
         part = self._z[:count]
-        energies = np.maximum(np.linalg.eigvalsh(part.T @ part)[::-1], 0.0)
+        with one_thread():
+            energies = np.maximum(np.linalg.eigvalsh(part.T @ part)[::-1], 0.0)
         kept = np.concatenate([[0.0], energies.cumsum()])
         return np.maximum(1 - kept / self._total, 0.0)
 

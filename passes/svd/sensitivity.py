@@ -1,8 +1,11 @@
 """Sensitivity: how far the model's outputs move when one layer loses a known share of its own.
 
 Each layer in turn gets a truncated weight, the others stay; weights are fed as inputs, so one
-session serves all. A layer's weight in the budget is its outputs' relative squared movement over
-its own relative squared error.
+session serves all. A layer weighs in the budget by the square root of its outputs' relative squared
+movement over its own relative squared error: the geometric mean of "every layer's own error counts
+alike" and "only the outputs' movement counts". Movements do not add up to the end once many layers
+are approximated (normalization and saturation absorb early ones, and late layers move outputs
+without changing what they mean), and on a ResNet, a transformer and an LSTM the mean beat both.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ SHARE = 0.05
 def sensitivities(
     model: ir.Model, spectra: Mapping[Layer, Spectrum], samples: Iterable[Feeds]
 ) -> dict[Layer, float]:
-    """Squared relative movement of the outputs per squared relative error of each layer.
+    """Root of the outputs' relative squared movement per relative squared error of each layer.
 
-    Layers inside subgraphs are left out.
+    Layers inside subgraphs are left out (they weigh 1).
     """
     clone = model.clone()
     nodes = {n.name: n for n in clone.graph}
@@ -70,7 +73,7 @@ def sensitivities(
         layer, error = lost[k // len(runs)]
         far = _distance(reference[k % len(runs)], outputs) / max(error, 1e-12) / len(runs)
         moved[layer] = moved.get(layer, 0.0) + far
-    return moved
+    return {layer: far**0.5 for layer, far in moved.items()}
 
 
 def _truncated(layer: Layer, spectrum: Spectrum) -> tuple[Array, float]:

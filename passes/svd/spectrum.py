@@ -19,12 +19,24 @@ no power iteration its expectation is at most (1 + r / (p - 1)) times the optimu
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 from graphopt.passes.svd.weights import Array
 
-__all__ = ["LARGE", "Spectrum", "decompose", "gram", "orthonormal", "product", "root", "symmetric"]
+__all__ = [
+    "LARGE",
+    "Spectrum",
+    "decompose",
+    "gram",
+    "one_thread",
+    "orthonormal",
+    "product",
+    "root",
+    "symmetric",
+]
 
 #: Smaller sides above this are decomposed at random.
 LARGE = 2048
@@ -60,8 +72,11 @@ class Spectrum:
         first = self.vectors[:, :rank].astype(np.float64)
         if self.right:
             return first
-        # the rows of M, combined by L U, span what V does
-        return orthonormal(product(matrix.T, first))
+        # V = Mᵀ L U / σ; where σ is small, rounding has spoilt its angles
+        lifted = product(matrix.T, first)
+        if rank and self.energies[rank - 1] > 1e-6 * self.energies[0]:
+            return lifted / np.sqrt(self.energies[:rank])
+        return orthonormal(lifted)
 
 
 def decompose(
@@ -113,17 +128,19 @@ def gram(matrix: Array) -> Array:
 
 def symmetric(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, largest first and not below zero, and eigenvectors of a symmetric matrix."""
-    values, vectors = np.linalg.eigh(matrix)
+    with one_thread():
+        values, vectors = np.linalg.eigh(matrix)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
 
 def root(matrix: Array) -> Array:
     """Lower triangular L with L Lᵀ = C, for C positive definite up to rounding."""
     try:
-        return np.linalg.cholesky(matrix)
+        with one_thread():
+            return np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(matrix)
-        floor = max(1e-7 * float(values[-1]), 1e-300)
+        values, vectors = symmetric(matrix)
+        floor = max(1e-7 * float(values[0]), 1e-300)
         half = vectors * np.sqrt(np.maximum(values, floor))
         upper: Array = np.linalg.qr(half.T, mode="r")
         return upper.T
@@ -132,8 +149,24 @@ def root(matrix: Array) -> Array:
 def orthonormal(columns: Array) -> Array:
     """An orthonormal basis of what the columns span, in their order."""
     scale = np.linalg.norm(columns, axis=0)
-    basis: Array = np.linalg.qr(columns / np.maximum(scale, 1e-300))[0]
+    with one_thread():
+        basis: Array = np.linalg.qr(columns / np.maximum(scale, 1e-300))[0]
     return basis
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Run LAPACK on one thread: at these sizes threads mostly wait, on a busy machine 30 times."""
+    controller = _threads()
+    return nullcontext() if controller is None else controller.limit(limits=1)
+
+
+@cache
+def _threads() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
 
 
 def _whitened(matrix: Array, chol: Array) -> Array:
