@@ -24,7 +24,6 @@ from graphopt.passes.svd.plan import (
 )
 from graphopt.passes.svd.schemes import Candidate, Cost, Problem, original
 from graphopt.passes.svd.sensitivity import sensitivities
-from graphopt.passes.svd.weights import Array
 
 from graphopt import provenance
 from graphopt.analyses.cost import cost, macs_of
