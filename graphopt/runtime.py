@@ -110,6 +110,7 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
     The graph says that they lie in an external file. As it is, the runtime takes the values given
     by `add_initializer` instead, but insists that the file exists: a hole without blocks stands
     there. Its own graph optimizations read the file, so with `optimize` it is really written.
+    The runtime maps it when it opens, after which the name can go.
     """
     import onnxruntime as ort
 
@@ -117,23 +118,24 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
     options = _options(optimize, 0)
     options.add_session_config_entry("session.disable_prepacking", "1")
     kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
-        path = Path(folder, "model.onnx")
-        try:
+    for name, value in kept:
+        options.add_initializer(name, value)
+    try:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
+            path = Path(folder, "model.onnx")
             path.write_bytes(proto.SerializeToString())
             with open(path.with_name(_WEIGHTS), "wb") as file:
                 for one in large if optimize else ():
                     file.seek(one.offset)
                     file.writelines(chunks(one.tensor))
                 file.truncate(large[-1].offset + large[-1].tensor.nbytes if large else 0)
-        except OSError as error:
-            raise ModelError(
-                f"the model cannot be run: {folder} is not writable or full ({error.strerror}); "
-                "TMPDIR names another folder"
-            ) from error
-        for name, value in kept:
-            options.add_initializer(name, value)
-        yield ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise ModelError(
+            f"the model cannot be run: temporary files cannot be written ({error.strerror}); "
+            "TMPDIR names another folder for them"
+        ) from error
+    yield session
 
 
 def _ort_value(tensor: ir.TensorProtocol) -> Any:
