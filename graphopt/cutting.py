@@ -86,7 +86,7 @@ class _Cut:
         self.names = Names(model)
         self.kept = Kept(model)
         masks = Masks(dims, keep)
-        self.of = masks.of
+        self.of, self.mask = masks.of, masks.mask
         self.resize = Resize(model, dims, masks, self.names)
 
     def run(self) -> None:
@@ -167,18 +167,15 @@ class _Cut:
         return expected
 
     def _annotate(self) -> None:
-        for slots in self.axes.tensors.values():
-            for t in slots.values():
-                masks = self.of(t)
-                if t.value.shape is None or constant_value(t.value) is not None:
-                    continue
-                if any(m is not None for m in masks):
-                    t.value.shape = ir.Shape(
-                        [
-                            d if m is None else int(m.sum()) if isinstance(d, int) else None
-                            for m, d in zip(masks, t.value.shape.dims, strict=True)
-                        ]
-                    )
+        for value, axes in self.axes.values():
+            masks = [self.mask(a) for a in axes]
+            if value.shape is not None and any(m is not None for m in masks):
+                value.shape = ir.Shape(
+                    [
+                        d if m is None else int(m.sum()) if isinstance(d, int) else None
+                        for m, d in zip(masks, value.shape.dims, strict=True)
+                    ]
+                )
 
     def _verify(self, expected: dict[ir.Value, tuple[Any, ...]]) -> None:
         """Infer all shapes anew: what broadcasting or a wrong size would hide shows here."""

@@ -239,6 +239,14 @@ class Resize:
         name = f"{node.name or node.op_type}/original"
         if data is not None and data.dtype != object:
             made = builder.constant(np.asarray(data, np.int64), name)
+        elif node.op_type == "Size":
+            total, left = 1, 1
+            for m in self.of(tensor):
+                total, left = (total, left) if m is None else (total * len(m), left * int(m.sum()))
+            now = builder.node("Size", [source]).outputs[0]
+            made = builder.Mul(now, builder.constant(np.array(total), f"{name}/of"))
+            made = builder.Div(made, builder.constant(np.array(left), f"{name}/kept"))
+            made.type, made.shape = output.type, output.shape
         else:
             start = node.attributes.get("start")
             stop = node.attributes.get("end")

@@ -121,11 +121,11 @@ class _Masker:
             return self.op(kind, [x, self.const(np.array(axes, np.int64))], keepdims=1)
         return self.op(kind, [x], axes=axes, keepdims=1)
 
-    def fill(self, x: str, axis: int, mask: np.ndarray, value: float, like: str = "") -> str:
-        """x with `value` where the mask along `axis` (counted from the end) is off."""
+    def fill(self, x: str, axis: int, mask: np.ndarray, value: float, other: str = "") -> str:
+        """x with `value` (or `other`) where the mask along `axis`, counted from the end, is off."""
         shape = np.array([-1] + [1] * (-axis - 1), np.int64)
         cond = self.op("Reshape", [self.const(mask), self.const(shape)])
-        other = self.op("CastLike", [self.const(np.array(value, np.float32)), like or x])
+        other = other or self.op("CastLike", [self.const(np.array(value, np.float32)), x])
         return self.op("Where", [cond, x, other])
 
     # --- what each operator needs -------------------------------------------------------------
@@ -142,10 +142,17 @@ class _Masker:
                 return helper.get_attribute_value(a)
         return default
 
-    def zero(self, node: onnx.NodeProto, k: int, axes: dict[int, np.ndarray], rank: int) -> None:
-        """Zeros in input k along these axes."""
+    def zero(
+        self,
+        node: onnx.NodeProto,
+        k: int,
+        axes: dict[int, np.ndarray],
+        rank: int,
+        point: str = "",
+    ) -> None:
+        """Zeros (or the zero point) in input k along these axes."""
         for a, m in axes.items():
-            node.input[k] = self.fill(node.input[k], a - rank, m, 0.0)
+            node.input[k] = self.fill(node.input[k], a - rank, m, 0.0, point)
 
     def node(self, node: onnx.NodeProto) -> bool:
         kind = node.op_type
@@ -165,6 +172,8 @@ class _Masker:
             self.zero(node, 2, {a: m for a, m in self.axes(node, 2).items() if a == 2}, 3)
         elif kind in ATTENTION:
             self.attention(node, ranks)
+        elif kind == "DynamicQuantizeLinear":  # its range always includes zero
+            self.zero(node, 0, self.axes(node, 0), ranks[0])
         elif kind == "LpNormalization":
             axis = self.attribute(node, "axis", -1) % ranks[0]
             if axis in self.axes(node, 0):
@@ -198,9 +207,10 @@ class _Masker:
             turned = self.attribute(node, "transA", 0) and ranks[0] > 1
             axes = {ranks[0] - (2 if turned else 1)}
         mine = {a: m for a, m in first.items() if a in axes}
-        if kind.startswith("QLinear") or kind.endswith("Integer"):
-            raise NotImplementedError(f"{kind}: compare the Q/DQ form")
-        self.zero(node, 0, mine, ranks[0])
+        point = ""
+        if kind.startswith("QLinear") or kind.endswith("Integer"):  # zero is the zero point
+            point = node.input[2] if len(node.input) > 2 else ""
+        self.zero(node, 0, mine, ranks[0], point)
 
     def reduction(self, node: onnx.NodeProto, rank: int) -> bool:
         axes = self.attribute(node, "axes")

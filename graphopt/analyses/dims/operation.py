@@ -14,7 +14,7 @@ sizes, so that the cut can write them anew:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -147,6 +147,12 @@ class Axes:
                 else:
                     self._fixed[top] = bool(given) and all(self._fixed[v] for v in given)
         return self._fixed[value]
+
+    def values(self) -> Iterator[tuple[ir.Value, tuple[int, ...]]]:
+        """Every value that is no constant, with its axes."""
+        for value, found in self._of.items():
+            if found is not None:
+                yield value, found[0]
 
     def of(self, value: ir.Value) -> tuple[tuple[int, ...], tuple[Dim, ...]] | None:
         """Axes and sizes of a value that is no constant; None if its rank is unknown."""

@@ -139,6 +139,41 @@ def test_einsum_attention():
     holds(built)
 
 
+def quantized(*shape):
+    return np.random.default_rng(3).integers(-90, 90, shape).astype(np.int8)
+
+
+def test_quantized_convolutions():
+    scales = {f"s{k}": np.linspace(0.01, 0.03, n, dtype="f4") for k, n in ((0, 8), (1, 8), (2, 4))}
+    zeros = {f"z{k}": np.zeros(n, np.int8) for k, n in ((0, 8), (1, 8), (2, 4))}
+    built = model(
+        """q = QuantizeLinear(x, sa, za)
+        a = QLinearConv(q, sa, za, w0, s0, z0, sa, za, b0)
+        b = QLinearConv <group=8, pads=[1,1,1,1]> (a, sa, za, w1, s1, z1, sa, za)
+        c = QLinearConv(b, sa, za, w2, s2, z2, sa, za)  y = DequantizeLinear(c, sa, za)""",
+        {"x": (1, 3, 5, 5)},
+        arrays={"w0": quantized(8, 3, 1, 1), "w1": quantized(8, 1, 3, 3),
+                "w2": quantized(4, 8, 1, 1), "b0": np.arange(8, dtype=np.int32),
+                "sa": np.float32(0.05), "za": np.uint8(120), **scales, **zeros},
+    )  # fmt: skip
+    assert found(built) == [(8, "channels")]
+    holds(built)
+
+
+def test_dynamically_quantized_matrices():
+    built = model(
+        """q, s, z = DynamicQuantizeLinear(x)  a = MatMulInteger(q, w0, z, z0)  f = Cast <to=1> (a)
+        t = Mul(f, s)  u = Mul(t, s0)  r = Relu(u)
+        p, v, o = DynamicQuantizeLinear(r)  b = MatMulInteger(p, w1, o)  g = Cast <to=1> (b)
+        y = Mul(g, v)""",
+        TOKENS,
+        arrays={"w0": quantized(12, 8), "w1": quantized(8, 4), "z0": np.zeros(8, np.int8),
+                "s0": np.linspace(0.01, 0.03, 8, dtype="f4")},
+    )  # fmt: skip
+    assert found(built) == [(8, "features")]
+    holds(built)
+
+
 def text_model(text):
     built = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
     rng = np.random.default_rng(2)
