@@ -18,7 +18,12 @@ from graphopt.errors import UsageError
 @click.argument("model")
 @click.option("-p", "--passes", help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.")
 @click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx beside the model.")
-@click.option("--target", default="cpu", show_default=True, help="Where the result will run.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Where the result will run, or auto: the fastest target of this machine.",
+)
 @click.option(
     "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
 )
@@ -102,6 +107,7 @@ def _run(options: dict[str, Any]) -> int:
     from graphopt import pipeline
     from graphopt.backend import backend_of, find_target
     from graphopt.cli.progress import progress
+    from graphopt.fastest import optimize_for_fastest
     from graphopt.io import load, save
     from graphopt.provenance import strip
     from graphopt.recipe import read
@@ -109,12 +115,14 @@ def _run(options: dict[str, Any]) -> int:
     from graphopt.spec import parse
 
     passes = parse(options["passes"])
-    target = find_target(options["target"])
+    replay = read(options["replay"]) if options["replay"] else None
+    auto = options["target"] == "auto" and replay is None
+    wanted = replay.target if replay and options["target"] == "auto" else options["target"]
+    target = None if auto else find_target(wanted)
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
     output = _output(source, options["output"])
-    replay = read(options["replay"]) if options["replay"] else None
     model = load(source)
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
@@ -122,10 +130,11 @@ def _run(options: dict[str, Any]) -> int:
         else None
     )
     with progress(not options["as_json"]) as shown:
-        result = pipeline.optimize(
+        given: dict[str, Any] = {} if target is None else {"target": target}
+        result = (pipeline.optimize if given else optimize_for_fastest)(
             model,
             passes,
-            target=target,
+            **given,
             samples=samples,
             budget=budget,
             seed=options["seed"],
@@ -143,11 +152,12 @@ def _run(options: dict[str, Any]) -> int:
         if written:
             if options["strip"]:
                 strip(result.model)
-            backend = backend_of(target)
+            chosen = target or find_target(result.report.target)
+            backend = backend_of(chosen)
             if backend is None:
                 save(result.model, output)
             else:
-                backend.lower(result.model, target, output)
+                backend.lower(result.model, chosen, output)
             after = dataclasses.replace(report.after, bytes=_bytes(output))
             report = dataclasses.replace(report, output=str(output), after=after)
     data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}

@@ -155,6 +155,18 @@ def test_the_input_is_never_the_output(folder, graphopt):
         assert "is the input" in err
 
 
+def test_the_fastest_target_here_is_chosen_and_said_to_be(folder, graphopt):
+    quick = ("--measure-seconds", "0.2", "--target", "auto", "-o", "o.onnx", "--json")
+    code, out, _ = optimize(graphopt, *quick, measure=True)
+    report = json.loads(out)
+    assert code == 0
+    assert any(f"target {report['target']} was chosen" in note for note in report["notes"])
+    assert any("on cpu the outputs are" in note for note in report["notes"])
+    code, _, err = optimize(graphopt, "--target", "auto", "-o", "x.onnx")
+    assert code == 2
+    assert "chooses by measuring" in err
+
+
 def test_a_configuration_file_holds_the_same_options(folder, graphopt):
     Path("graphopt.toml").write_text(
         'passes = "fuse"\nsamples = "calib.npz"\nmeasure = false\noutput = "t.onnx"\n'

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import onnx
+
 
 def test_inspect_counts_what_is_there(folder, graphopt):
     code, out, _ = graphopt("inspect", "model.onnx", "--json", "--shape", "x=8x16", "--profile")
@@ -52,6 +54,22 @@ def test_compare_puts_two_models_side_by_side(folder, graphopt):
     code, out, _ = graphopt("compare", "model.onnx", "o.onnx", "--measure-seconds", "0.1")
     assert code == 0
     assert "latency ratio" in out
+
+
+def test_compare_layers_names_where_two_models_part(folder, graphopt):
+    proto = onnx.load("model.onnx")
+    bias = onnx.numpy_helper.to_array(proto.graph.initializer[1]) + 1
+    proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(bias, "b1"))
+    onnx.save(proto, "other.onnx")
+    args = ("compare", "model.onnx", "other.onnx", "--no-measure", "--layers")
+    code, out, _ = graphopt(*args, "--samples", "calib.npz", "--json")
+    layers = {e["output"]: e for e in json.loads(out)["layers"]}
+    assert code == 0
+    assert layers["h"]["rel_l2"] == 0
+    assert layers["a"]["added"] == max(e["added"] for e in layers.values()) > 0
+    code, out, _ = graphopt(*args)
+    assert code == 0
+    assert "added here" in out
 
 
 def test_passes_lists_every_pass_with_its_options(graphopt):
