@@ -15,7 +15,6 @@ import json
 import math
 import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -29,28 +28,31 @@ CALIBRATION = 256
 # --- variants: each writes `out` from `source` and a folder of samples ---------------------------
 
 
-def ours(source, out, feeds):
-    import onnx_ir as ir
-    from graphopt.passes.int8 import Int8
-
-    from graphopt.backend import find_target
-    from graphopt.context import Context
-
-    model = ir.load(source)
-    ctx = Context(model, target=find_target("cpu"), samples=_samples(feeds), pass_name="int8")
-    Int8().run(model, ctx)
-    ir.save(model, out)
-    return {"notes": ctx.notes, "left": [f"{r.node}: {r.reason}" for r in ctx.refusals]}
-
-
-def _samples(feeds):
+def _optimized(source, out, feeds, passes):
+    from graphopt.io import save
+    from graphopt.pipeline import optimize
     from graphopt.samples import Samples
 
-    class Given(Samples):
-        def __iter__(self):
-            return iter(feeds)
+    result = optimize(source, passes, target="cpu", samples=Samples(feeds, "bench"))
+    save(result.model, out)
+    step = result.report.steps[-1]
+    return {
+        "status": step.status,
+        "notes": [*step.notes, step.reason],
+        "float": sorted(result.recipe.steps[-1].facts.get("int8.float", ())),
+    }
 
-    return Given()
+
+def graphopt(source, out, feeds):
+    return _optimized(source, out, feeds, "clean, fold, fuse, int8")
+
+
+def graphopt_int8(source, out, feeds):
+    return _optimized(source, out, feeds, "int8")
+
+
+def fused(source, out, feeds):
+    return _optimized(source, out, feeds, "clean, fold, fuse")
 
 
 def _reader(feeds):
@@ -118,12 +120,24 @@ def ort_dynamic(source, out, feeds):
     quantize_dynamic(_prepared(source, out), str(out), per_channel=True)
 
 
+def onnxsim_static(source, out, feeds):
+    import onnx
+    import onnxsim
+
+    model = onnxsim.quantize_static(onnx.load(source), list(feeds))
+    onnx.save(model, str(out))
+
+
 VARIANTS = {
-    "graphopt": ours,
+    "graphopt": graphopt,
+    "graphopt_int8": graphopt_int8,
     "ort_s8s8": ort_s8s8,
     "ort_u8s8": ort_u8s8,
     "ort_dynamic": ort_dynamic,
+    "onnxsim": onnxsim_static,
+    "fused": fused,
 }
+DEFAULT = ["graphopt", "graphopt_int8", "ort_s8s8", "ort_u8s8", "ort_dynamic"]
 
 
 def make(variant, source, out, feeds):
@@ -142,6 +156,12 @@ def make(variant, source, out, feeds):
     return result
 
 
+def _peak():
+    """Peak resident megabytes of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def _child(variant, source, out, feeds, pipe):
     import logging
     import warnings
@@ -155,7 +175,7 @@ def _child(variant, source, out, feeds, pipe):
         result = {**extra, "seconds": time.perf_counter() - began}
     except Exception as error:
         result = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result["peak_mb"] = _peak()
     pipe.send(result)
 
 
@@ -330,7 +350,7 @@ def main():
     parser.add_argument("--models", action="append", default=[], help="a folder of models")
     parser.add_argument("--glyphs", help="the folder of glyph models and data")
     parser.add_argument("--only", nargs="*", help="model names")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="*", default=DEFAULT)
     parser.add_argument("--seconds", type=float, default=5.0, help="timing per model")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--scratch", help="folder for temporary models")

@@ -118,8 +118,7 @@ class _Trials:
         integer = alone.clone()
         if not len(self.quantize(integer, {})):
             return False
-        timing = self._time(alone, integer, feeds, ALONE)
-        return _slower(timing)
+        return self._slower(alone, integer, feeds, ALONE)
 
     # --- inside the model -------------------------------------------------------------------
 
@@ -138,14 +137,14 @@ class _Trials:
     def _whole(self, best: ir.Model | None = None) -> None:
         """Against the float model: static nodes go back to float if that is faster, then all."""
         best = best or self._build(self.slow)
-        if not _slower(self._time(self.model, best, self.feeds, INSIDE)):
+        if not self._slower(self.model, best, self.feeds, INSIDE):
             return
         if self.plan.nodes:
             self._drop(self.plan.nodes)
             if len(self.slow) == len(self.plan):
                 return
             best = self._build(self.slow)
-            if not _slower(self._time(self.model, best, self.feeds, INSIDE)):
+            if not self._slower(self.model, best, self.feeds, INSIDE):
                 return
         self._drop(self.plan.modes())
 
@@ -153,6 +152,12 @@ class _Trials:
         made = self.model.clone()
         self.quantize(made, denied)
         return made
+
+    def _slower(
+        self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float
+    ) -> bool:
+        """Whether `b` is slower beyond noise, and is so again: one bad moment proves nothing."""
+        return all(self._time(a, b, feeds, times * seconds).ci[0] > 1.0 for times in (1.0, 2.0))
 
     def _time(
         self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float
@@ -168,11 +173,6 @@ class _Trials:
             for file in path.parent.iterdir():
                 file.unlink()
         return timing
-
-
-def _slower(timing: Timing) -> bool:
-    """Whether the second model is slower beyond the noise of this run."""
-    return timing.ci[0] > 1.0
 
 
 def _units(plan: Plan) -> list[tuple[str, list[ir.Node], list[ir.Value]]]:
