@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 from graphopt.passes.fuse.opening import open_fused
+from graphopt.passes.int8.balance import balance
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.grids import make_grids, make_weights, observed
 from graphopt.passes.int8.insert import insert, integers_of
@@ -44,10 +45,13 @@ class Int8(Pass):
     Attributes:
         calibrator: how ranges follow from samples: "minmax", "average", "percentile", "entropy"
             or "mse" (see `graphopt.analyses.ranges.calibrate`).
+        balance: scale activations against weights where that leaves less error (SmoothQuant,
+            cross-layer equalization).
         exclude: node name patterns (`*` and `?` match) to leave in float.
     """
 
     calibrator: Method = "minmax"
+    balance: bool = True
     exclude: tuple[str, ...] = ()
 
     lossy: ClassVar[bool] = True
@@ -77,6 +81,9 @@ class Int8(Pass):
         settled = open_fused(model, ctx) + settle_weights(model, ctx)
         static = samples is not None
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
+        if self.balance and (balanced := balance(model, ctx, draft)):
+            settled += balanced
+            draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         ranges = self._ranges(model, ctx, draft)
 
         def quantize(trial: ir.Model, without: Mapping[str, str]) -> Plan:

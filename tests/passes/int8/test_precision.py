@@ -36,7 +36,7 @@ def quantize(budget, facts=None):
     model, feeds = poisoned()
     expected = [run(model, f)["y"] for f in feeds]
     ctx = Context(model, samples=Samples(feeds), budget=budget, facts=facts)
-    edits = Int8().run(model, ctx)
+    edits = Int8(balance=False).run(model, ctx)
     return edits, error(model, expected, feeds), ctx
 
 
@@ -80,6 +80,6 @@ def test_a_limit_on_the_metric(drop):
 
     model, _ = poisoned()
     ctx = Context(model, samples=Samples(feeds), budget=Budget(max_drop=drop, evaluate=evaluate))
-    Int8().run(model, ctx)
+    Int8(balance=False).run(model, ctx)
     agree = [(a > 0) == (run(model, f)["y"] > 0) for a, f in zip(target, feeds, strict=True)]
     assert np.mean(agree) >= 1 - drop
