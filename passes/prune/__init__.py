@@ -13,16 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.choice import allowed_counts, choose
+from graphopt.passes.prune.choice import Curve, allowed_counts, choose
 from graphopt.passes.prune.curves import Score, curves
 from graphopt.passes.prune.refit import refit
 from graphopt.passes.prune.selection import changed, selection
-from graphopt.passes.prune.work import Of, work
+from graphopt.passes.prune.work import Of, time_like, work
 
 from graphopt.analyses.dims import Dimension, dimensions
 from graphopt.context import Context
 from graphopt.cutting import cut
 from graphopt.pass_ import Pass
+from graphopt.samples import Samples
 
 __all__ = ["Prune"]
 
@@ -78,11 +79,22 @@ class Prune(Pass):
         if not dims:
             ctx.note("nothing to prune: no dimension is free (see `graphopt inspect --dims`)")
             return 0
-        samples = None if ctx.samples is None or ctx.samples.synthetic else ctx.samples
+        found = curves(self.score, model, dims, _given(ctx), ctx)
+        return self.apply(model, ctx, dims, found)
+
+    def apply(
+        self,
+        model: ir.Model,
+        ctx: Context,
+        dims: Mapping[str, Dimension],
+        found: Mapping[str, Curve],
+    ) -> int:
+        """What `run` does once there is a curve for every dimension."""
         amount = work(dims, self.of, ctx)
+        uniform = self.spread == "uniform"
+        gain = time_like(dims, ctx) if self.of == "macs" else amount
         counts = self._counts(dims, ctx)
-        found = curves(self.score, model, dims, samples, ctx)
-        chosen = choose(found, counts, amount, self.ratio, uniform=self.spread == "uniform")
+        chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
         if left > 1 - self.ratio + 0.005:
             ctx.note(f"{1 - left:.0%} of the {self.of} is all that can go, not {self.ratio:.0%}")
@@ -93,6 +105,7 @@ class Prune(Pass):
         }
         if not kept:
             return 0
+        samples = _given(ctx)
         where, dirty = selection(dims, kept), changed(model, dims, kept)
         source = model.clone() if self.compensate and samples is not None else None
         edits = cut(model, kept, ctx)
@@ -127,3 +140,8 @@ class Prune(Pass):
             else:
                 counts[name] = [max(min(2, dim.size), round(dim.size * (1 - share)))]
         return counts
+
+
+def _given(ctx: Context) -> Samples | None:
+    """Real samples; what was drawn at random says nothing about the model's inputs."""
+    return None if ctx.samples is None or ctx.samples.synthetic else ctx.samples

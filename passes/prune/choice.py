@@ -68,18 +68,22 @@ def choose(
     ratio: float,
     *,
     uniform: bool = False,
+    gain: Work | None = None,
 ) -> dict[str, int]:
     """Units each dimension keeps so that the share `ratio` of the work goes.
 
     `uniform` takes the same share from every dimension; otherwise, step by step, the units go that
-    cost least per work saved. If the ratio is out of reach, everything allowed goes.
+    cost least per `gain`. If the ratio is out of reach, everything allowed goes.
 
     Args:
         curves: units in order of removal and their costs, by dimension.
         counts: counts each dimension may keep, largest first.
         work: the work that the ratio is a share of.
         ratio: share of the work to remove, in [0, 1).
+        uniform: whether to take the same share everywhere.
+        gain: the work that saving is worth (default: `work` itself).
     """
+    gain = work if gain is None else gain
     goal = work.total * (1 - ratio)
     if uniform:
         return _uniform(curves, counts, work, goal)
@@ -88,32 +92,33 @@ def choose(
     share = {n: counts[n][0] / sizes[n] for n in curves}
     left = work.left(share)
 
-    def price(name: str) -> tuple[float, float] | None:
-        """Cost per work saved, and the work saved, of the next step of a dimension."""
+    def price(name: str) -> float | None:
+        """Cost per gain of the next step of a dimension."""
         k = at[name]
         if k + 1 >= len(counts[name]):
             return None
         now, then = counts[name][k], counts[name][k + 1]
-        saved = work.saved(share, name, then / sizes[name])
+        saved = gain.saved(share, name, then / sizes[name])
         cost = curves[name].cost[sizes[name] - then] - curves[name].cost[sizes[name] - now]
-        return (float(cost) / saved, saved) if saved > 0 else None
+        return float(cost) / saved if saved > 0 else None
 
-    queue = [(p[0], n) for n in sorted(curves) if (p := price(n)) is not None]
+    queue = [(p, n) for n in sorted(curves) if (p := price(n)) is not None]
     heapq.heapify(queue)
     while queue and left > goal * (1 + 1e-9):
         _, name = heapq.heappop(queue)
         now = price(name)
         if now is None:
             continue
-        if queue and now[0] > queue[0][0] * (1 + 1e-12):
-            heapq.heappush(queue, (now[0], name))  # its price rose as others shrank
+        if queue and now > queue[0][0] * (1 + 1e-12):
+            heapq.heappush(queue, (now, name))  # its price rose as others shrank
             continue
         at[name] += 1
-        share[name] = counts[name][at[name]] / sizes[name]
-        left -= now[1]
+        to = counts[name][at[name]] / sizes[name]
+        left -= work.saved(share, name, to)
+        share[name] = to
         following = price(name)
         if following is not None:
-            heapq.heappush(queue, (following[0], name))
+            heapq.heappush(queue, (following, name))
     return {n: counts[n][k] for n, k in at.items()}
 
 

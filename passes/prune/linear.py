@@ -2,7 +2,8 @@
 
 Convolutions (grouped, depthwise, of any rank), their transposes, Gemm and MatMul are all products
 of a weight matrix and *features* gathered from the input: for output position p and kernel tap t
-a table says which input position is read, or none. One table serves both kinds of convolution.
+a table says which input position is read, or none. One table serves both kinds of convolution. A
+batch norm at inference is one weight and one bias per channel, a convolution of C groups.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Linear:
     """A node that computes W f(x) + b with constant W (and b, if it has one).
 
     Attributes:
-        node: the Conv, ConvTranspose, Gemm or MatMul.
+        node: the Conv, ConvTranspose, Gemm, MatMul or BatchNormalization.
         groups: number of independent blocks of channels.
         out_axis: axis of the weight that holds output channels.
         adds: for a MatMul, the Add that holds its bias, or None.
@@ -64,6 +65,8 @@ class Linear:
         """The weight as [groups, outputs per group, features], float64."""
         w = array_of(self.node.inputs[1]).astype(np.float64)
         kind, g = self.node.op_type, self.groups
+        if kind == "BatchNormalization":
+            return (w / self._deviation())[:, None, None]
         if kind == "Conv":
             return w.reshape(g, w.shape[0] // g, -1)
         if kind == "ConvTranspose":
@@ -76,6 +79,9 @@ class Linear:
 
     def bias(self) -> Array:
         """The bias of each output, float64 (zeros if there is none)."""
+        if self.node.op_type == "BatchNormalization":
+            scale, shift, mean = (array_of(v).astype(np.float64) for v in self.node.inputs[1:4])
+            return shift - mean * scale / self._deviation()
         outputs = self.matrix().shape[0] * self.matrix().shape[1]
         value: ir.Value | None = None
         scale = 1.0
@@ -105,6 +111,8 @@ class Linear:
         """f(x) as [groups, rows, features], row for row beside `channels`."""
         if self.channel_axis == -1:
             return x.reshape(1, -1, x.shape[-1])
+        if self.node.op_type == "BatchNormalization":
+            return self.channels(x, positions)
         table = taps(self.node, x.shape[2:], y_shape[2:])
         if positions is not None:
             table = table[positions]
@@ -121,6 +129,12 @@ class Linear:
     def store(self, model: ir.Model, matrix: Array, bias: Array | None) -> None:
         """Put a refitted weight [groups, outputs per group, features] and bias into the node."""
         node, g = self.node, self.groups
+        if node.op_type == "BatchNormalization":
+            assert bias is not None
+            weight, mean = matrix.reshape(-1), array_of(node.inputs[3])
+            put(model, node, 1, (weight * self._deviation()).astype(mean.dtype))
+            put(model, node, 2, (bias + weight * mean).astype(mean.dtype))
+            return
         old = node.inputs[1]
         assert old is not None
         like = array_of(old)
@@ -144,12 +158,22 @@ class Linear:
         else:
             put(model, node, 2, bias.astype(like.dtype))
 
+    def _deviation(self) -> Array:
+        """sqrt(var + epsilon) of a batch norm."""
+        variance = array_of(self.node.inputs[4]).astype(np.float64)
+        return np.sqrt(variance + self.node.attributes.get_float("epsilon", 1e-5))
+
 
 def linear(node: ir.Node) -> Linear | str:
     """`node` as a linear operator, or why it is none (empty if it is no candidate at all)."""
     if node.domain not in ("", "ai.onnx"):
         return ""
     kind = node.op_type
+    if kind == "BatchNormalization" and not node.attributes.get_int("training_mode", 0):
+        channels = node.inputs[1].shape if node.inputs[1] is not None else None
+        if channels is None or not all(constant(v) for v in node.inputs[1:5]):
+            return ""
+        return Linear(node, int(channels[0]), 0)
     if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return ""
     weight = node.inputs[1]

@@ -123,6 +123,10 @@ def _candidate(
     if not any(o.name in dirty for o in node.outputs):
         return None
     op: Linear | Cell | str = linear(node) or cell(node)
+    if isinstance(op, Linear) and node.op_type == "BatchNormalization":
+        before = op.x.producer()
+        if before is not None and isinstance(linear(before), Linear):
+            return None  # what it normalizes is refitted itself
     if isinstance(op, str):
         if op:
             ctx.refuse("Refit", node, op)

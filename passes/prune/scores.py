@@ -23,27 +23,45 @@ Array = np.ndarray[Any, Any]
 Magnitude = Literal["l1", "l2", "fpgm", "random"]
 
 
-def _l1(units: Array) -> Array:
+def _l1(array: Array, member: Member, size: int) -> Array:
     """|w|_1"""
-    scores: Array = np.abs(units).sum(axis=1)
-    return scores
+    return _sums(np.abs(array), member, size)
 
 
-def _l2(units: Array) -> Array:
+def _l2(array: Array, member: Member, size: int) -> Array:
     """|w|_2"""
-    scores: Array = np.sqrt((units**2).sum(axis=1))
+    scores: Array = np.sqrt(_sums(np.square(array), member, size))
     return scores
 
 
-def _fpgm(units: Array) -> Array:
+def _fpgm(array: Array, member: Member, size: int) -> Array:
     """Sum of distances to the other units (He et al., arXiv:1811.00250)."""
-    square = (units**2).sum(axis=1)
-    distance = square[:, None] + square[None] - 2 * units @ units.T
+    slices = np.moveaxis(array, member.axis, 0).reshape(len(member.positions), -1)
+    counts = np.bincount(member.positions[member.positions >= 0], minlength=size)
+    units = np.zeros((size, int(counts.max(initial=1)), slices.shape[1]), slices.dtype)
+    for unit in range(size):
+        at = np.flatnonzero(member.positions == unit)
+        units[unit, : len(at)] = slices[at]
+    flat = units.reshape(size, -1)
+    square = np.einsum("uw,uw->u", flat, flat, dtype=np.float64)
+    distance = square[:, None] + square[None] - 2 * (flat @ flat.T)
     scores: Array = np.sqrt(np.maximum(distance, 0)).sum(axis=1)
     return scores
 
 
-MAGNITUDES: Mapping[str, Callable[[Array], Array]] = {"l1": _l1, "l2": _l2, "fpgm": _fpgm}
+def _sums(array: Array, member: Member, size: int) -> Array:
+    """Per unit the sum of `array` over all its positions and every other axis."""
+    others = tuple(k for k in range(array.ndim) if k != member.axis)
+    sums = array.sum(axis=others, dtype=np.float64)
+    here = member.positions >= 0
+    return np.bincount(member.positions[here], sums[here], minlength=size)
+
+
+MAGNITUDES: Mapping[str, Callable[[Array, Member, int], Array]] = {
+    "l1": _l1,
+    "l2": _l2,
+    "fpgm": _fpgm,
+}
 
 
 def magnitude(kind: Magnitude, model: ir.Model, dim: Dimension, ctx: Context) -> Array:
@@ -52,7 +70,7 @@ def magnitude(kind: Magnitude, model: ir.Model, dim: Dimension, ctx: Context) ->
         return ctx.rng.random(dim.size)
     found = []
     for value, member in weights_of(model, dim):
-        scores = MAGNITUDES[kind](_units(array_of(value), member, dim.size))
+        scores = MAGNITUDES[kind](array_of(value), member, dim.size)
         if scores.sum() > 0:
             found.append(scores / scores.mean())
     return np.mean(found, axis=0) if found else np.ones(dim.size)
@@ -71,16 +89,3 @@ def weights_of(model: ir.Model, dim: Dimension) -> list[tuple[ir.Value, Member]]
         if value.shape is not None and len(value.shape) >= 2:
             found.append((value, member))
     return found
-
-
-def _units(array: Array, member: Member, size: int) -> Array:
-    """[units, weights of one unit]: slices of `array`, those of a unit's positions side by side."""
-    slices = (
-        np.moveaxis(array, member.axis, 0).reshape(len(member.positions), -1).astype(np.float64)
-    )
-    counts = np.bincount(member.positions[member.positions >= 0], minlength=size)
-    units = np.zeros((size, int(counts.max(initial=1)), slices.shape[1]))
-    for unit in range(size):
-        at = np.flatnonzero(member.positions == unit)
-        units[unit, : len(at)] = slices[at]
-    return units.reshape(size, -1)

@@ -22,7 +22,7 @@ from graphopt.analyses.shapes import shapes
 from graphopt.context import Context
 from graphopt.pattern import constant_value
 
-__all__ = ["Of", "Work", "work"]
+__all__ = ["Of", "Work", "time_like", "work"]
 
 Array = np.ndarray[Any, Any]
 Of = Literal["macs", "params", "units"]
@@ -33,7 +33,11 @@ Term = tuple[float, tuple[Axis, ...]]
 #: By value name, the dimensions and members that describe it.
 Tensors = Mapping[str, Sequence[tuple[str, Member]]]
 
+MACS_PER_WEIGHT = 32
+CACHE = 32 << 20
 RECURRENT = ("LSTM", "GRU", "RNN")
+#: Fused attention: half of its MACs compare queries with keys, half weigh values.
+ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 
 
 class Work:
@@ -55,6 +59,13 @@ class Work:
     def left(self, share: Mapping[str, float]) -> float:
         """The work left when each named dimension keeps this share of its units (default 1)."""
         return self._fixed + sum(_value(t, share) for t in self.terms)
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.total + other.total, [*self.terms, *other.terms])
+
+    def times(self, factor: float) -> Work:
+        """The same, each unit of work counted `factor` times."""
+        return Work(self.total * factor, [(value * factor, axes) for value, axes in self.terms])
 
     def saved(self, share: Mapping[str, float], name: str, to: float) -> float:
         """What is saved by shrinking one dimension from share[name] to `to`, others as given."""
@@ -83,6 +94,19 @@ def work(dims: Mapping[str, Dimension], of: Of, ctx: Context) -> Work:
         if counted is not None and counted.macs and node.name in by_node:
             terms += _macs(node, float(counted.macs), by_node[node.name], ctx)
     return Work(float(total.macs), terms)
+
+
+def time_like(dims: Mapping[str, Dimension], ctx: Context) -> Work:
+    """Work in proportion to time: MACs, and weights that have to come from memory.
+
+    A weight read from memory takes the time of about `MACS_PER_WEIGHT` MACs (20 GB/s beside 150
+    GMAC/s on the two-core CPU where this was measured; most machines stand near that balance).
+    Weights of models smaller than `CACHE` bytes stay in the cache from run to run.
+    """
+    macs = work(dims, "macs", ctx)
+    if _cost(ctx).param_bytes <= CACHE:
+        return macs
+    return macs + work(dims, "params", ctx).times(MACS_PER_WEIGHT)
 
 
 def _cost(ctx: Context) -> Cost:
@@ -141,6 +165,9 @@ def _macs(node: ir.Node, macs: float, tensors: Tensors, ctx: Context) -> Iterabl
         sizes = [math.prod(ctx.get(shapes).static(v) or (0,)) for v in weights]
         for value, size in zip(weights, sizes, strict=True):
             yield macs * size / max(sum(sizes), 1), tuple(axes(value).values())
+    elif node.op_type in ATTENTION:
+        q, v = (list(axes(k).values()) for k in (node.inputs[0], node.inputs[2]))
+        yield from ((macs / 2, tuple(q)), (macs / 2, tuple(v)))
     else:
         names = dict.fromkeys(name for members in tensors.values() for name, _ in members)
         yield macs, tuple(((1.0, (name,)),) for name in names)

@@ -48,6 +48,7 @@ CASES = {
         (4, 3, 3, 3),
         6,
     ),
+    "batch norm": ("y = BatchNormalization (x, w, b, m, v)", (2, 6, 4, 3), (6,), 6),
     "gemm": ("y = Gemm <alpha=0.5, beta=2.0> (x, w, b)", (5, 4), (4, 6), 6),
     "gemm transposed": ("y = Gemm <transB=1> (x, w, b)", (5, 4), (6, 4), 6),
     "gemm scalar bias": ("y = Gemm <transB=1> (x, w, b)", (5, 4), (6, 4), 1),
@@ -69,6 +70,8 @@ def normal(*shape, seed):
 def build(case):
     text, x, w, b = CASES[case]
     constants = {"w": normal(*w, seed=1)} | ({"b": normal(b, seed=2)} if b else {})
+    if "Batch" in text:
+        constants |= {"m": normal(*w, seed=4), "v": normal(*w, seed=5) ** 2 + 0.5}
     model = parse_model(text, inputs={"x": x}, constants=constants)
     op = next(o for o in map(linear, model.graph) if isinstance(o, Linear))
     return model, op, {"x": normal(*x, seed=3)}

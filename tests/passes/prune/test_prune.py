@@ -195,3 +195,23 @@ def test_spec_round_trip(spec):
 def test_refuses_shares_that_are_none(options):
     with pytest.raises(ValueError, match="share"):
         Prune(**options)
+
+
+def test_batch_norms_behind_a_concatenation_are_estimated_again():
+    text = """a = Conv (x, w0)  b = Conv (x, w1)  c = Relu (a)  d = Conv (c, w2)
+    e = Concat <axis=1> (d, b)  n = BatchNormalization (e, s, t, m, v)  y = Relu (n)"""
+    constants = {
+        "w0": normal(8, 3, 1, 1, seed=0),
+        "w1": normal(4, 3, 1, 1, seed=1),
+        "w2": normal(4, 8, 1, 1, seed=2),
+        "s": np.ones(8, np.float32),
+        "t": np.zeros(8, np.float32),
+        "m": normal(8, seed=3),
+        "v": normal(8, seed=4) ** 2 + 0.5,
+    }
+    model = parse_model(text, inputs={"x": IMAGES}, constants=constants)
+    _, _, ctx = pruned(Prune(layers=(("w0", 0.5),)), model, samples=images())
+    touched = {e.node for e in ctx.edits if e.rule == "Refit"}
+    assert "Conv_3" in touched
+    assert "BatchNormalization_5" in touched | {r.node for r in ctx.refusals}
+    assert "Conv_1" not in touched  # nothing it reads has changed
