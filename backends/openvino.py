@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import onnx_ir as ir
+from graphopt.backends.openvino_forms import in_its_forms
 from graphopt.backends.ort import node_times, open_for, time_models
 
 from graphopt.backend import Arrays
@@ -95,7 +96,7 @@ class OpenVino:
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model and its manifest; OpenVINO compiles it when it opens it."""
-        save(model, path)
+        save(in_its_forms(model), path)
         write_manifest(path, manifest(target))
         return path
 

@@ -2,15 +2,18 @@ import importlib.util
 import sys
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from graphopt.backends import openvino
 from graphopt.backends.cpu import BACKEND as CPU
 from graphopt.backends.openvino import BACKEND, manifest
+from graphopt.backends.openvino_forms import in_its_forms
 
 from graphopt import sessions
 from graphopt.backend import find_target
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.manifest import Manifest, read_manifest, write_manifest
+from graphopt.runtime import run
 from graphopt.sessions import OpenVinoSession, session
 from graphopt.testing import parse_model
 
@@ -65,11 +68,36 @@ def test_results_of_two_runs_do_not_share_memory(model, tmp_path):
     np.testing.assert_array_equal(first, kept)
 
 
+WINDOW = "y = AveragePool <kernel_shape = [9, 9], strides = [9, 9], ceil_mode = 1, {}> (x)"
+
+
+@needs_openvino
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_window_larger_than_the_image_becomes_a_global_pool(tmp_path, count):
+    """As exported EfficientNets have it; OpenVINO, unlike ONNX Runtime, refuses the window."""
+    text = WINDOW.format(f"count_include_pad = {count}")
+    model = parse_model(text, inputs={"x": (1, 2, 3, 4)})
+    model.graph.outputs[0].shape = ir.Shape([1, 2, 1, 1])
+    image = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
+    expected = run(model, {"x": image})["y"]
+    target = find_target("openvino-f32")
+    path = BACKEND.lower(model, target, tmp_path / "m.onnx")
+    assert [n.op_type for n in model.graph] == ["AveragePool"]
+    got = BACKEND.session(path, target)({"x": image})["y"]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_windows_that_fit_are_left_alone():
+    text = "y = AveragePool <kernel_shape = [2, 2]> (x)"
+    for size in ((2, 2), (4, 4)):
+        model = in_its_forms(parse_model(text, inputs={"x": (1, 2, *size)}))
+        assert [n.op_type for n in model.graph] == ["AveragePool"]
+
+
 @needs_openvino
 def test_what_it_cannot_take_is_refused_with_the_operator(tmp_path, monkeypatch):
-    """OpenVINO, unlike ONNX Runtime, refuses a pooling window larger than the padded image."""
     monkeypatch.setattr(sessions, "plugin_devices", lambda manifest: [])
-    text = "y = AveragePool <kernel_shape = [9, 9], ceil_mode = 1> (x)"
+    text = WINDOW.format("pads = [1, 1, 1, 1]")
     model = parse_model(text, inputs={"x": (1, 2, 3, 3)})
     target = find_target("openvino")
     path = BACKEND.lower(model, target, tmp_path / "m.onnx")
