@@ -172,6 +172,9 @@ def _share_sizes(model: ir.Model, ctx: Context) -> int:
         if key is None:
             continue
         known = first.setdefault(key, value)
+        maker = known.producer()
+        if maker is None or maker.graph is None:  # it died with its last reader
+            known = first[key] = value
         if known is value or value.is_graph_output() or not ctx.edit("ShareSizes", node):
             continue
         names = names or Names(model)
