@@ -23,7 +23,7 @@ from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
 from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import STUCK, WANTED
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
-from graphopt.passes.fuse.rotary import PackRotary, Rotary
+from graphopt.passes.fuse.rotary import PackRotary, PartialRotary, Rotary
 from graphopt.passes.fuse.runtime import (
     BiasGelu,
     ConvActivation,
@@ -32,6 +32,7 @@ from graphopt.passes.fuse.runtime import (
     SkipRMSNorm,
     TransposedMatMul,
 )
+from graphopt.passes.fuse.slices import SlicesToSplit
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 from graphopt.passes.fuse.views import ShortenViews
 
@@ -62,6 +63,7 @@ class Fuse(Pass):
         LogSoftmaxWritten,
         ScaledDotProduct,
         Rotary,
+        PartialRotary,
     )
     rules: ClassVar[tuple[type[Rule], ...]] = (
         *written,
@@ -76,6 +78,7 @@ class Fuse(Pass):
         PadIntoPool,
         TransposedOperand,
         MatMulAdd,
+        SlicesToSplit,
         ShortenViews,
     )
     #: What only some targets have goes last: the rules above look for the standard operators.

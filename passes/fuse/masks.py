@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from graphopt.passes.fuse.slices import place_after
 from graphopt.passes.fuse.weights import Array, array, constant_shape
 
 from graphopt.analyses.shapes import Shapes
@@ -256,12 +257,10 @@ def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
             if constant_value(shape) is not None and array(shape).tolist() == [1, 1, rows, 1]:
                 return use.node.outputs[0]
         wide: ir.Value = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))
-        node, producer = wide.producer(), mask.producer()
+        node = wide.producer()
         assert node is not None
-        graph = node.graph
-        if producer is not None and producer.graph is graph and isinstance(graph, ir.Graph):
-            graph.remove(node)
-            graph.insert_after(producer, node)
+        if constant_value(mask) is None:
+            place_after(node, mask)
         return wide
     one = op.constant(np.array([1]), "one")
     target = op.Concat(one, one, op.Shape(q, start=2, end=3), one, axis=0)

@@ -10,7 +10,7 @@ from graphopt.passes.fuse.affine import attribute
 from graphopt.passes.fuse.axes import Steps
 from graphopt.passes.fuse.heads import packed_steps
 from graphopt.passes.fuse.operators import reachable, standard
-from graphopt.passes.fuse.views import apply_steps, reshape_target
+from graphopt.passes.fuse.views import apply_steps, is_view, reshape_target
 from graphopt.passes.fuse.weights import Array, array, constant_shape
 
 from graphopt import Context, Rule
@@ -18,107 +18,254 @@ from graphopt.analyses.shapes import Shapes, shapes
 from graphopt.analyses.symbolic import Dim
 from graphopt.pattern import Match
 
-__all__ = ["PackRotary", "Rotary"]
+__all__ = ["PackRotary", "PartialRotary", "Rotary"]
 
 #: Tables up to this many elements are read.
 LARGEST = 1 << 24
 
+Shape = tuple[Dim, ...]
 
-def _half(node: ir.Node, facts: Shapes, first: bool) -> bool:
-    """Whether a Slice takes the first (or second) half of the last of four axes."""
-    source, out = node.inputs[0], node.outputs[0]
-    if source is None:
+
+def _taken(value: ir.Value, facts: Shapes) -> tuple[ir.Value, int, int] | None:
+    """(x, begin, step) if `value` is a part of x along its last axis: a Slice or of a Split."""
+    node = value.producer()
+    dims = facts.shape(value)
+    if node is None or dims is None or node.inputs[0] is None:
+        return None
+    if node.op_type == "Split" and attribute(node, "axis") in (-1, len(dims) - 1):
+        before = [facts.shape(o) for o in node.outputs[: value.index() or 0]]
+        widths = [d[-1] if d is not None else None for d in before]
+        if all(isinstance(w, int) for w in widths):
+            return node.inputs[0], sum(w for w in widths if isinstance(w, int)), 1
+    if node.op_type != "Slice" or len(node.inputs) < 4:
+        return None
+    data = [facts.fact(v).concrete for v in node.inputs[1:]]
+    if any(d is None for d in data) or data[2].reshape(-1).tolist() not in (  # type: ignore[union-attr]
+        [len(dims) - 1],
+        [-1],
+    ):
+        return None
+    size = facts.shape(node.inputs[0])
+    step = int(data[3].reshape(-1)[0]) if len(data) > 3 and data[3] is not None else 1
+    if size is None or not isinstance(size[-1], int) or step < 1:
+        return None
+    assert data[0] is not None
+    begin = int(data[0].reshape(-1)[0])
+    return node.inputs[0], begin + (size[-1] if begin < 0 else 0), step
+
+
+def _is_part(value: ir.Value | None, x: ir.Value, begin: int, step: int, facts: Shapes) -> bool:
+    """Whether `value` is x[begin::step] along the last axis, half of it long."""
+    dims = facts.shape(x)
+    if value is None or dims is None or not isinstance(dims[-1], int):
         return False
-    dims, got = facts.shape(source), facts.shape(out)
-    if dims is None or got is None or len(dims) != 4 or not isinstance(dims[3], int):
-        return False
+    return _taken(value, facts) == (x, begin, step) and facts.shape(value) == (
+        *dims[:-1],
+        dims[-1] // 2,
+    )
+
+
+def _negated(value: ir.Value | None) -> ir.Value | None:
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and node.op_type == "Neg" else None
+
+
+def _rotation(rotated: ir.Value, x: ir.Value, facts: Shapes) -> str:
+    """ "halves" for (-x2, x1), "pairs" for (-x1, x0, -x3, x2, ...), else empty."""
+    node, dims = rotated.producer(), facts.shape(x)
+    if node is None or dims is None or len(dims) != 4 or not isinstance(dims[3], int):
+        return ""
     half = dims[3] // 2
-    if dims[3] % 2 or got != (*dims[:3], half) or len(node.inputs) < 4:
-        return False
-    start, axes = facts.data(node.inputs[1]), facts.data(node.inputs[3])  # type: ignore[arg-type]
-    if start is None or axes is None or list(axes.reshape(-1)) not in ([3], [-1]):
-        return False
-    begin = start.reshape(-1)[0]
-    if len(node.inputs) > 4 and node.inputs[4] is not None:
-        step = facts.data(node.inputs[4])
-        if step is None or step.reshape(-1)[0] != 1:
-            return False
-    return bool(begin == 0) if first else bool(begin in (half, -half))
+    if dims[3] % 2 or facts.shape(rotated) != dims:
+        return ""
+    if node.op_type == "Concat" and len(node.inputs) == 2:
+        first, second = _negated(node.inputs[0]), node.inputs[1]
+        last = attribute(node, "axis") in (-1, 3)
+        right = _is_part(first, x, half, 1, facts) and _is_part(second, x, 0, 1, facts)
+        return "halves" if last and right else ""
+    stack = node.inputs[0].producer() if is_view(node) and node.inputs[0] is not None else None
+    if stack is None or stack.op_type != "Concat" or len(stack.inputs) != 2:
+        return ""
+    if facts.shape(stack.outputs[0]) != (*dims[:3], half, 2):
+        return ""
+    sides = []
+    for value in stack.inputs:
+        view = value.producer() if value is not None else None
+        if view is None or not is_view(view) or view.op_type == "Transpose":
+            return ""
+        sides.append(view.inputs[0])
+    odd = _negated(sides[0])
+    right = _is_part(odd, x, 1, 2, facts) and _is_part(sides[1], x, 0, 2, facts)
+    return "pairs" if right else ""
+
+
+def _tables(
+    cos: ir.Value, sin: ir.Value, dims: Shape, pairs: bool
+) -> tuple[list[Array], bool] | str:
+    """Half tables [s, d / 2], and whether positions are the second axis; or why there are none."""
+    tables: list[Array] = []
+    early = False
+    for value in (cos, sin):
+        shape = constant_shape(value)
+        if shape is None or int(np.prod(shape)) > LARGEST:
+            return "the tables of cosines and sines are not constant"
+        wide = (1,) * (4 - len(shape)) + shape
+        early = wide == (1, dims[1], 1, dims[3]) and wide != (1, 1, dims[2], dims[3])
+        if wide != (1, 1, dims[2], dims[3]) and not early:
+            return "the tables do not run along positions and channels alone"
+        table = array(value).reshape(-1, wide[3])
+        half = wide[3] // 2
+        a, b = (table[:, 0::2], table[:, 1::2]) if pairs else (table[:, :half], table[:, half:])
+        if not np.array_equal(a, b):
+            return "the halves of the tables differ"
+        tables.append(np.ascontiguousarray(a))
+    return tables, early
 
 
 class Rotary(Rule):
     """x * cos + rotate(x) * sin -> RotaryEmbedding(x, cos', sin', positions)
 
-    with rotate(x1, x2) = (-x2, x1), x: [b, h, s, d] and constant tables cos and sin: [1, 1, s, d]
-    whose two halves are equal (Su et al., arXiv:2104.09864); cos' and sin' are the half tables.
+    with rotate(x1, x2) = (-x2, x1) of the halves, or of every pair, of the channels of
+    x: [b, h, s, d] or [b, s, h, d], and constant tables cos and sin whose two halves are equal
+    (Su et al., arXiv:2104.09864); cos' and sin' are the half tables.
     """
 
     shared = True
 
-    def pattern(self, op: Any, x: Any, cos: Any, sin: Any) -> Any:
-        """Neg and Concat of the two halves."""
-        rotated = op.Concat(
-            op.Neg(op.Slice(x, ..., as_="second"), as_="neg"),
-            op.Slice(x, ..., as_="first"),
-            as_="rotated",
-        )
-        return op.Add(op.Mul(x, cos, as_="straight"), op.Mul(rotated, sin, as_="turned"))
+    def pattern(self, op: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        """A sum of two products; which is which is found by what they read."""
+        return op.Add(op.Mul(a, b, as_="one"), op.Mul(c, d, as_="other"))
 
-    def check(
-        self,
-        ctx: Context,
-        x: ir.Value,
-        cos: ir.Value,
-        sin: ir.Value,
-        first: ir.Node,
-        second: ir.Node,
-        rotated: ir.Node,
-        straight: ir.Node,
-        turned: ir.Node,
-    ) -> bool | str | dict[str, Any]:
-        """Halves of the last axis, tables with equal halves."""
+    def check(self, ctx: Context, one: ir.Node, other: ir.Node) -> bool | str | dict[str, Any]:
+        """One product is of x, the other of x rotated; tables with equal halves."""
         facts = ctx.get(shapes)
-        if not (_half(first, facts, True) and _half(second, facts, False)):
+        found = self._parts(one, other, facts) or self._parts(other, one, facts)
+        if found is None:
             return False
-        if attribute(rotated, "axis") not in (-1, 3):
-            return False
-        if any(len(n.outputs[0].uses()) != 1 for n in (straight, turned, rotated)):
-            return False
+        x, cos, sin, kind = found
         dims = facts.shape(x)
         assert dims is not None
-        tables = []
-        for value in (cos, sin):
-            shape = constant_shape(value)
-            if shape is None or int(np.prod(shape)) > LARGEST:
-                return "the tables of cosines and sines are not constant"
-            wide = (1,) * (4 - len(shape)) + shape
-            if len(wide) != 4 or wide[:2] != (1, 1) or wide[2:] != dims[2:]:
-                return "the tables do not run along positions and channels alone"
-            table = array(value).reshape(wide[2:])
-            half = table.shape[1] // 2
-            if not np.array_equal(table[:, :half], table[:, half:]):
-                return "the halves of the tables differ"
-            tables.append(np.ascontiguousarray(table[:, :half]))
+        tables = _tables(cos, sin, dims, kind == "pairs")
+        if isinstance(tables, str):
+            return tables
         if not isinstance(dims[0], int):
             return "the batch size is not known"
+        if tables[1] and not all(isinstance(d, int) for d in dims):
+            return "the sizes are not known"
         if not reachable(ctx, "RotaryEmbedding", 23):
             return "the target has no RotaryEmbedding at this opset"
         if not standard(ctx, "RotaryEmbedding", 23):
             return False
-        return {"tables": tables, "batch": dims[0]}
+        names = (cos.name, sin.name)
+        return {"x": x, "tables": tables, "dims": dims, "names": names, "kind": kind}
+
+    @staticmethod
+    def _parts(
+        straight: ir.Node, turned: ir.Node, facts: Shapes
+    ) -> tuple[ir.Value, ir.Value, ir.Value, str] | None:
+        if any(len(n.outputs[0].uses()) != 1 for n in (straight, turned)):
+            return None
+        for x, cos in (straight.inputs, straight.inputs[::-1]):
+            for rotated, sin in (turned.inputs, turned.inputs[::-1]):
+                if x is None or cos is None or rotated is None or sin is None:
+                    continue
+                kind = _rotation(rotated, x, facts)
+                if kind:
+                    return x, cos, sin, kind
+        return None
 
     def rewrite(
-        self, op: Any, x: ir.Value, cos: ir.Value, sin: ir.Value, tables: list[Array], batch: int
+        self,
+        op: Any,
+        x: ir.Value,
+        tables: tuple[list[Array], bool],
+        dims: tuple[int, int, int, int],
+        names: tuple[str, str],
+        kind: str,
     ) -> ir.Value:
         """RotaryEmbedding with half tables, one row a position."""
-        positions = np.tile(np.arange(tables[0].shape[0], dtype=np.int64), (batch, 1))
+        (cos, sin), early = tables
+        b, h, s, d = dims
+        positions = np.tile(np.arange(cos.shape[0], dtype=np.int64), (b, 1))
+        if early:
+            x = op.Reshape(x, op.constant(np.array([b, h, s * d]), "shape"))
         out: ir.Value = op.RotaryEmbedding(
             x,
-            op.constant(tables[0], cos.name),
-            op.constant(tables[1], sin.name),
+            op.constant(cos, names[0]),
+            op.constant(sin, names[1]),
             op.constant(positions, "positions"),
+            interleaved=1 if kind == "pairs" else None,
+            num_heads=s if early else None,
         )
-        return out
+        return op.Reshape(out, op.constant(np.array(dims), "shape")) if early else out
+
+
+class PartialRotary(Rule):
+    """Concat(RotaryEmbedding(x[:r]), x[r:]) -> RotaryEmbedding(x, rotary_embedding_dim=r)
+
+    along the channels, for x: [b, h, s, d], or [b, s, h, d] with the rotated part packed.
+    """
+
+    shared = True
+
+    def pattern(self, op: Any, x: Any, y: Any) -> Any:
+        """The rotated channels and the others."""
+        rotary = op.RotaryEmbedding(x, ..., as_="rotary")
+        return op.Concat(op.any(rotary, op.Reshape(rotary, ..., as_="apart")), y)
+
+    def check(
+        self,
+        ctx: Context,
+        match: Match,
+        x: ir.Value,
+        y: ir.Value,
+        rotary: ir.Node,
+        apart: ir.Node | None = None,
+    ) -> bool | dict[str, Any]:
+        """Both are parts of one value, and nothing else reads the rotated one."""
+        facts = ctx.get(shapes)
+        node = x.producer()
+        if apart is not None:
+            if node is None or node.op_type != "Reshape" or node.inputs[0] is None:
+                return False
+            x = node.inputs[0]
+        inner = apart if apart is not None else rotary
+        if len(rotary.outputs[0].uses()) != 1 or len(inner.outputs[0].uses()) != 1:
+            return False
+        a, b = _taken(x, facts), _taken(y, facts)
+        width = facts.shape(x)
+        if a is None or b is None or width is None or attribute(match.root, "axis") not in (-1, 3):
+            return False
+        whole = facts.shape(a[0])
+        if a != (a[0], 0, 1) or b != (a[0], width[-1], 1) or whole is None or len(whole) != 4:
+            return False
+        if facts.shape(match.root.outputs[0]) != whole or not isinstance(whole[1], int):
+            return False
+        if apart is not None and not all(isinstance(d, int) for d in whole):
+            return False
+        return {"whole": a[0], "dims": whole, "width": width[-1], "packed": apart is not None}
+
+    def rewrite(
+        self,
+        op: Any,
+        rotary: ir.Node,
+        whole: ir.Value,
+        dims: tuple[int, int, int, int],
+        width: int,
+        packed: bool,
+    ) -> ir.Value:
+        """The rotation of a part of the channels."""
+        attributes: dict[str, Any] = {**rotary.attributes, "rotary_embedding_dim": width}
+        b, h, s, d = dims
+        if packed:
+            whole = op.Reshape(whole, op.constant(np.array([b, h, s * d]), "shape"))
+        else:
+            # implementations want the number of heads to go with a part
+            attributes["num_heads"] = h
+        out: ir.Value = op.node("RotaryEmbedding", [whole, *rotary.inputs[1:]], attributes).outputs[
+            0
+        ]
+        return op.Reshape(out, op.constant(np.array(dims), "shape")) if packed else out
 
 
 class PackRotary(Rule):
@@ -137,9 +284,9 @@ class PackRotary(Rule):
         facts = ctx.get(shapes)
         dims = facts.shape(x)
         packed = packed_steps(x, facts)
-        if packed is None or dims is None or not isinstance(dims[1], int):
+        if packed is None or dims is None or len(dims) != 4 or not isinstance(dims[1], int):
             return False
-        if "num_heads" in match.root.attributes or packed[3] < 2:
+        if packed[3] < 2:
             return False
         b, h, s, d = dims
         target = reshape_target((b, s, h, d), (b, s, h * d))

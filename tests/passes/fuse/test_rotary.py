@@ -39,17 +39,76 @@ def test_packed_heads_stay_packed():
     assert [n.op_type for n in model.graph] == ["RotaryEmbedding", "Reshape"]
 
 
+PAIRS = """a = Mul(x, cos)
+    b = Slice(x, zero, end, last, two)
+    c = Slice(x, one, end, last, two)
+    d = Neg(c)
+    g = Unsqueeze(d, four)
+    h = Unsqueeze(b, four)
+    i = Concat <axis=-1> (g, h)
+    e = Reshape(i, shape)
+    f = Mul(sin, e)
+    y = Add(f, a)"""
+TWICE = np.repeat(ANGLES, 2, axis=-1)
+MORE = {
+    **CONSTANTS,
+    "one": np.array([1]),
+    "two": np.array([2]),
+    "four": np.array([4]),
+    "six": np.array([6]),
+    "shape": np.array([2, 4, 5, 6]),
+}
+
+
+def test_pairs():
+    constants = {**MORE, "cos": np.cos(TWICE)[None, None], "sin": np.sin(TWICE)[None, None]}
+    model = check(Fuse(), PAIRS, inputs=X, constants=constants, opset=23)
+    assert [n.op_type for n in model.graph] == ["RotaryEmbedding"]
+
+
+def test_pairs_with_positions_before_heads():
+    tables = {"cos": np.cos(TWICE)[None, :, None], "sin": np.sin(TWICE)[None, :, None]}
+    constants = {**MORE, **tables, "shape": np.array([2, 5, 4, 6])}
+    model = check(Fuse(), PAIRS, inputs={"x": (2, 5, 4, 6)}, constants=constants, opset=23)
+    assert [n.op_type for n in model.graph] == ["Reshape", "RotaryEmbedding", "Reshape"]
+
+
+def test_halves_are_no_pairs():
+    check(Fuse(), PAIRS, because="halves", inputs=X, constants=MORE, opset=23)
+
+
+PART = "x = Slice(w, zero, six, last)  r = Slice(w, six, end, last)  "
+
+
+def test_a_part_of_the_channels():
+    before = PART + BODY.replace("y = Add", "o = Add") + "  y = Concat <axis=-1> (o, r)"
+    model = check(Fuse(), before, inputs={"w": (2, 4, 5, 10)}, constants=MORE, opset=23)
+    (node,) = model.graph
+    assert node.attributes["rotary_embedding_dim"].as_int() == 6
+
+
+def test_a_part_of_the_channels_with_positions_before_heads():
+    tables = {"cos": np.cos(TWICE)[None, :, None], "sin": np.sin(TWICE)[None, :, None]}
+    constants = {**MORE, **tables, "shape": np.array([2, 5, 4, 6])}
+    before = PART + PAIRS.replace("y = Add", "o = Add") + "  y = Concat <axis=-1> (o, r)"
+    model = check(Fuse(), before, inputs={"w": (2, 5, 4, 10)}, constants=constants, opset=23)
+    assert [n.op_type for n in model.graph] == ["Reshape", "RotaryEmbedding", "Reshape"]
+
+
 def test_the_other_half_negated_is_no_rotation():
     body = BODY.replace("Neg(c)", "Neg(b)").replace("(d, b)", "(c, d)")
-    check(Fuse(), body, unchanged=True, inputs=X, constants=CONSTANTS, opset=23)
+    model = check(Fuse(), body, inputs=X, constants=CONSTANTS, opset=23)
+    assert "RotaryEmbedding" not in [n.op_type for n in model.graph]
 
 
 def test_tables_with_different_halves_are_refused():
     constants = {**CONSTANTS, "cos": np.cos(np.concatenate([ANGLES, 2 * ANGLES], -1))[None, None]}
-    check(Fuse(), BODY, because="halves", inputs=X, constants=constants, opset=23)
+    model = check(Fuse(), BODY, inputs=X, constants=constants, opset=23)
+    assert "RotaryEmbedding" not in [n.op_type for n in model.graph]
 
 
 def test_tables_that_are_inputs_are_refused():
     constants = {k: v for k, v in CONSTANTS.items() if k != "cos"}
     inputs = {**X, "cos": (1, 1, 5, 6)}
-    check(Fuse(), BODY, because="not constant", inputs=inputs, constants=constants, opset=23)
+    model = check(Fuse(), BODY, inputs=inputs, constants=constants, opset=23)
+    assert "RotaryEmbedding" not in [n.op_type for n in model.graph]
