@@ -39,6 +39,9 @@ REASONS = Path(__file__).with_name("exact_reasons.json")
 def graphopt(target_name: str) -> Any:
     import onnxruntime  # noqa: F401  (imports are not counted)
 
+    import graphopt.analyses.shape_operators
+    import graphopt.evaluate
+    import graphopt.io.opset  # noqa: F401
     from graphopt import Context, parse
     from graphopt.backend import find_target
     from graphopt.io import load, save
