@@ -27,7 +27,7 @@ import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
 from graphopt import Context, Target, parse
-from graphopt.target import ONNX
+from graphopt.backend import find_target
 
 #: Cases whose outputs differ from run to run: only types and shapes can be compared.
 RANDOM = ("bernoulli", "random", "multinomial", "dropout_", "training_dropout")
@@ -251,11 +251,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write FILE.md and FILE.json")
     args = parser.parse_args()
-    target = ONNX
-    if args.target != "onnx":
-        from graphopt.plugins import BACKENDS, find
-
-        target = find(BACKENDS)[args.target].load().target
+    target = find_target(args.target)
     start = time.perf_counter()
     records = run(args.spec, target, args.sample)
     seconds = time.perf_counter() - start
