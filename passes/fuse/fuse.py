@@ -19,6 +19,7 @@ from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
 from graphopt.passes.fuse.apart import SumBeforeNorm
 from graphopt.passes.fuse.attention import ScaledDotProduct
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
+from graphopt.passes.fuse.group_norm import GroupNorm
 from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
 from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import STUCK, WANTED
@@ -59,6 +60,7 @@ class Fuse(Pass):
         Mish,
         LayerNorm,
         RMSNorm,
+        GroupNorm,
         SoftmaxWritten,
         LogSoftmaxWritten,
         ScaledDotProduct,
