@@ -225,3 +225,28 @@ def test_a_weight_is_not_stored_in_two_arrangements():
     )
     check(Fold(), model)
     assert sum(v.const_value.nbytes for v in model.graph.initializers.values()) < 1.1 * w.nbytes
+
+
+def test_a_shared_size_that_died_is_not_used_again():
+    """The first scalar n loses its only user to an equal [n]; a later scalar n must not follow it.
+
+    Seen in BERT as the older exporter writes it with free axes.
+    """
+    model = from_text(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 3] x) => (float[n, n] a, int64[n] y)
+        <int64 zero = {0}, int64 one = {1}, int64[1] first = {0}>
+        {
+            v = Shape <start = 0, end = 1> (x)
+            s = Shape(x)
+            g = Gather(s, zero)
+            u = Unsqueeze(g, first)
+            t = Concat <axis = 0> (u, v)
+            a = ConstantOfShape(t)
+            w = Relu(x)
+            r = Shape(w)
+            h = Gather(r, zero)
+            y = Range(zero, h, one)
+        }"""
+    )
+    check(Fold(), model, inputs={"x": np.ones((2, 3), np.float32)})
