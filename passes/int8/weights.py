@@ -33,7 +33,7 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape the operator sees."""
-        shape = self.tensor.shape.numpy()
+        shape = tuple(self.tensor.shape)  # a Shape, or a tuple where ONNX IR made the tensor
         return tuple(shape[i] for i in self.perm)
 
     @property

@@ -30,7 +30,8 @@ class Writer:
 
     def initializer(self, array: Array, name: str) -> ir.Value:
         """A new initializer."""
-        return Builder(self.model, self.model.graph[0], self.names).constant(array, name)
+        builder = Builder(self.model, self.model.graph[0], self.names)
+        return builder.constant(np.asarray(array), name)
 
     def shared(self, array: Array, name: str) -> ir.Value:
         """An initializer with these numbers: small ones occur often and are stored once."""

@@ -256,3 +256,7 @@ def test_same_input_same_bytes():
 
 def test_the_pass_is_exported():
     assert int8.__all__ == ["Int8"]
+
+
+def test_a_weight_of_rank_three_has_one_scale():
+    quantized("y = MatMul(x, w)", {"x": normal(2, 5, 10)}, {"w": normal(2, 10, 7)})
