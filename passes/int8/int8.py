@@ -25,6 +25,8 @@ from graphopt.passes.int8.writer import Writer
 
 from graphopt.analyses.ranges import METHODS, Method, Range, calibrate
 from graphopt.context import Context
+from graphopt.errors import ModelError
+from graphopt.io.opset import raise_opset
 from graphopt.pass_ import Pass
 from graphopt.rewrite import remove_dead
 from graphopt.samples import Feeds
@@ -67,9 +69,11 @@ class Int8(Pass):
         if scheme is None:
             ctx.note(f"{ctx.target.name} gains nothing from integers.")
             return 0
+        settled = 0
         if (model.graph.opset_imports.get("") or 0) < OPSET:
-            ctx.note(f"int8 needs opset {OPSET} or newer for scales per channel.")
-            return 0
+            if not self._raised(model, ctx):
+                return 0
+            settled = 1
         samples = ctx.samples
         if samples is None:
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")
@@ -78,7 +82,7 @@ class Int8(Pass):
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
-        settled = open_fused(model, ctx) + settle_weights(model, ctx)
+        settled += open_fused(model, ctx) + settle_weights(model, ctx)
         static = samples is not None
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         if self.balance and (balanced := balance(model, ctx, draft)):
@@ -112,6 +116,18 @@ class Int8(Pass):
         _report(model, ctx, plan)
         apply(model, ctx, plan, ranges, scheme)
         return settled + len(plan)
+
+    def _raised(self, model: ir.Model, ctx: Context) -> bool:
+        """Raise the opset to one with scales per channel, if that can be done."""
+        if not ctx.edit("RaiseOpset", f"opset {OPSET}"):
+            return False
+        try:
+            raise_opset(model, OPSET)
+        except ModelError as error:
+            ctx.note(f"int8 needs opset {OPSET} or newer for scales per channel: {error}")
+            return False
+        ctx.invalidate()
+        return True
 
     def _ranges(self, model: ir.Model, ctx: Context, draft: Plan) -> dict[str, Range]:
         """The range of every activation that `draft` rounds; outliers are named in a note."""

@@ -260,3 +260,9 @@ def test_the_pass_is_exported():
 
 def test_a_weight_of_rank_three_has_one_scale():
     quantized("y = MatMul(x, w)", {"x": normal(2, 5, 10)}, {"w": normal(2, 10, 7)})
+
+
+def test_an_old_opset_is_raised_for_scales_per_channel():
+    constants = {"w": normal(8, 4, 3, 3), "b": normal(8, seed=1)}
+    model = quantized(CONV, {"x": normal(1, 4, 9, 9)}, constants, opset=11)
+    assert model.graph.opset_imports[""] == 13
