@@ -1,6 +1,6 @@
 """Peak memory and time of calibration by the number of samples, for every method.
 
-    python bench/calibration.py --models DIR [--counts 100 1000 10000] --out bench/results/calibration
+    python bench/calibration.py --models DIR [--counts 100 1000 10000] --out OUT
 
 DIR holds NAME.onnx (one float input, images). Every row is a process of its own; memory is the
 process's peak above what it held before calibrating. Samples are drawn on the fly, so that the
