@@ -96,8 +96,8 @@ class Prune(Pass):
         counts = self._counts(dims, ctx)
         chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
-        if left > 1 - self.ratio + 0.005:
-            ctx.note(f"{1 - left:.0%} of the {self.of} is all that can go, not {self.ratio:.0%}")
+        if abs(left - (1 - self.ratio)) > 0.01:
+            ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had")
         kept = {
             name: found[name].kept(count)
             for name, count in chosen.items()

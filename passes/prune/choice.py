@@ -73,7 +73,7 @@ def choose(
     """Units each dimension keeps so that the share `ratio` of the work goes.
 
     `uniform` takes the same share from every dimension; otherwise, step by step, the units go that
-    cost least per `gain`. If the ratio is out of reach, everything allowed goes.
+    cost least per `gain`, until no step comes nearer to the ratio.
 
     Args:
         curves: units in order of removal and their costs, by dimension.
@@ -112,10 +112,12 @@ def choose(
         if queue and now > queue[0][0] * (1 + 1e-12):
             heapq.heappush(queue, (now, name))  # its price rose as others shrank
             continue
+        to = counts[name][at[name] + 1] / sizes[name]
+        after = left - work.saved(share, name, to)
+        if goal - after > left - goal:
+            continue  # further below the goal than it is above now: another may come nearer
         at[name] += 1
-        to = counts[name][at[name]] / sizes[name]
-        left -= work.saved(share, name, to)
-        share[name] = to
+        left, share[name] = after, to
         following = price(name)
         if following is not None:
             heapq.heappush(queue, (following, name))
@@ -125,7 +127,7 @@ def choose(
 def _uniform(
     curves: Mapping[str, Curve], counts: Mapping[str, list[int]], work: Work, goal: float
 ) -> dict[str, int]:
-    """The largest common share that leaves no more than `goal`."""
+    """The common share that leaves what is nearest to `goal`."""
 
     def at(share: float) -> dict[str, int]:
         wanted = {n: share * len(c.order) for n, c in curves.items()}
@@ -140,4 +142,4 @@ def _uniform(
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if left(at(middle)) <= goal else (low, middle)
-    return at(low)
+    return min(at(low), at(high), key=lambda kept: abs(left(kept) - goal))

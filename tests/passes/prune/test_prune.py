@@ -68,8 +68,8 @@ def test_removes_what_it_is_told(ratio, of, spread):
     before, after = cost(Context(model)), cost(Context(copy))
     assert edits
     left = {"macs": after.macs / before.macs, "params": after.params / before.params}
-    # one unit in 24 of each of two dimensions is at most 6 % of the work
-    assert 1 - ratio - 0.07 <= left.get(of, 1 - ratio) <= 1 - ratio
+    # one unit in 24 of each of two dimensions is at most 6 % of the work: half of it either way
+    assert abs(left.get(of, 1 - ratio) - (1 - ratio)) <= 0.03
     assert any("no samples" in note for note in ctx.notes)
     run(copy, {"x": normal(*IMAGES, seed=0)})
 
@@ -137,7 +137,7 @@ def test_the_residual_width_goes_with_scope_all_only():
 
 def test_says_when_the_ratio_is_out_of_reach():
     _, _, ctx = pruned(Prune(ratio=0.95), residual())
-    assert any("all that can go" in note for note in ctx.notes)
+    assert any("cannot be had" in note for note in ctx.notes)
 
 
 def test_leaves_alone_what_has_no_free_dimension():
