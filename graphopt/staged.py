@@ -80,6 +80,7 @@ class Staged:
     def _sources(self, wanted: Iterable[ir.Value]) -> set[ir.Value]:
         """The remembered values from which `wanted` can be computed."""
         found: set[ir.Value] = set()
+        made: set[ir.Value] = set()  # by nodes that run again for another of their outputs
         seen: set[ir.Value] = set()
         stack = list(wanted)
         while stack:
@@ -93,7 +94,8 @@ class Staged:
             node = value.producer()
             if node is not None:
                 stack.extend(_reads(node))
-        return found
+                made.update(node.outputs)
+        return found - made
 
     def _compute(self, wanted: list[ir.Value]) -> None:
         sources = sorted(self._sources(wanted), key=lambda v: self._known[v])

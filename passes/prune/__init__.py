@@ -96,7 +96,7 @@ class Prune(Pass):
         counts = self._counts(dims, ctx)
         chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
-        if abs(left - (1 - self.ratio)) > 0.01:
+        if abs(left - (1 - self.ratio)) > 0.02:
             ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had")
         kept = {
             name: found[name].kept(count)

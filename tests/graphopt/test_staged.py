@@ -57,3 +57,15 @@ def test_what_is_forgotten_leaves_the_disk(tmp_path, monkeypatch):
         (again, *_) = [array for (array,) in staged.values([values["y"]])]
         np.testing.assert_allclose(again, run(model, samples[0])["y"], atol=1e-6)
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_of_one_node_can_be_asked_for_one_by_one():
+    text = "a, b = Split <axis=1, num_outputs=2> (x)  c = Relu (a)  d = Add (b, c)  y = Neg (d)"
+    model = parse_model(text, inputs={"x": (2, 4)})
+    values = {o.name: o for n in model.graph for o in n.outputs}
+    feeds = {"x": np.arange(8, dtype=np.float32).reshape(2, 4) - 4}
+    with Staged(model, [feeds]) as staged:
+        list(staged.values([values["a"]]))
+        list(staged.values([values["c"], values["b"]]))
+        ((y,),) = staged.values([values["y"]])
+    np.testing.assert_array_equal(y, run(model, feeds)["y"])
