@@ -13,6 +13,7 @@ from graphopt.passes.svd.edit import replace
 from graphopt.passes.svd.faster import is_faster
 from graphopt.passes.svd.layers import Layer, Use, find
 from graphopt.passes.svd.moments import Moments, moments_of
+from graphopt.passes.svd.pca import bases, narrow, streams
 from graphopt.passes.svd.plan import (
     Curve,
     Finished,
@@ -52,6 +53,8 @@ class Svd(Pass):
         ratio: share of the whole model's MACs to remove, spent where it costs least error.
         rank: the rank of every layer.
         of: what `ratio` and cheapness count, "macs" or "params".
+        fold: relative error at which an activation may be narrowed to the directions it spans, by
+            folding their basis into the layers on both sides (needs samples); 0 turns that off.
         exclude: names of nodes to leave alone; `*` and `?` match as in file names.
     """
 
@@ -60,6 +63,7 @@ class Svd(Pass):
     ratio: float | None = None
     rank: int | None = None
     of: Literal["macs", "params"] = "macs"
+    fold: float = 0.01
     exclude: tuple[str, ...] = ()
 
     lossy: ClassVar[bool] = True
@@ -68,7 +72,7 @@ class Svd(Pass):
         given = [n for n in ("energy", "error", "ratio", "rank") if getattr(self, n) is not None]
         if len(given) > 1:
             raise UsageError(f"svd takes one of energy, error, ratio and rank, not {given}")
-        for name in ("energy", "error", "ratio"):
+        for name in ("energy", "error", "ratio", "fold"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"svd({name}=...) must be between 0 and 1, not {value}")
@@ -79,15 +83,17 @@ class Svd(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Factor what pays; returns the number of layers factored."""
-        if any(provenance.why(n).partition(": ")[0] == str(self) for n in model.graph.all_nodes()):
+        heads = {provenance.why(n).partition(": ")[0] for n in model.graph.all_nodes()}
+        if heads & {str(self), f"{self} pca"}:
             ctx.note(f"{self} has run on this model before and has nothing to add.")
             return 0
+        folded = self._fold(model, ctx)
         layers = [la for la in find(model, ctx, self) if not self._excluded(la)]
         if samples_of(ctx) is None:
             ctx.note("svd: no samples given, so weights were approximated, not outputs.")
         chosen = self._for_all(layers, ctx) if self.ratio is not None else self._each(layers, ctx)
         names = Names(model)
-        edits = 0
+        edits = folded
         for made in chosen:
             layer = made.layer
             granted = [ctx.edit(self, use.node) for use in layer.uses]
@@ -111,6 +117,31 @@ class Svd(Pass):
 
     def _excluded(self, layer: Layer) -> bool:
         return any(fnmatch(u.node.name or "", p) for u in layer.uses for p in self.exclude)
+
+    def _fold(self, model: ir.Model, ctx: Context) -> int:
+        """Narrow what streams can be; returns how many were."""
+        samples = samples_of(ctx)
+        if samples is None or not self.fold:
+            return 0
+        silent = Context(model, shapes=ctx.shapes)
+        layers = [la for la in find(model, silent, self) if not self._excluded(la)]
+        layers = [la for la in layers if la.node.graph is model.graph]
+        names = Names(model)
+        edits = 0
+        multiple = ctx.target.channel_multiple
+        for stream, basis, lost in bases(model, streams(layers), samples, self.fold**2, multiple):
+            ends = dict.fromkeys(la.node for la in (*stream.writers, *stream.readers))
+            granted = [ctx.edit("Pca", node) for node in ends]
+            if not all(granted):
+                continue
+            text = f"{len(ends)} layers' channels narrowed from {stream.width} to {basis.shape[1]}"
+            why = f"{self} pca: {text}, relative error {lost:.3g}"
+            narrow(model, stream, basis, why, names)
+            ctx.note(f"{why}, at {ctx.edits[-1].node}.")
+            edits += 1
+        if edits:
+            ctx.invalidate(self.preserves)
+        return edits
 
     # --- layer by layer ---------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from graphopt.passes.svd.weights import Array, as_array, static_shape
 from graphopt import provenance
 from graphopt.rewrite import Builder, Names, remove_dead
 
-__all__ = ["replace"]
+__all__ = ["drop", "replace"]
 
 
 def replace(
@@ -177,11 +177,11 @@ def _absorbed(node: ir.Node, shift: Array, weights: _Weights) -> bool:
     if array.ndim > (rank or 1) or array.size > max(shift.size, 1):
         return False
     add.replace_input_with(at, weights.constant(array + shift, f"{bias.name}.svd"))
-    _drop(bias)
+    drop(bias)
     return True
 
 
-def _drop(value: ir.Value) -> None:
+def drop(value: ir.Value) -> None:
     """Remove an initializer nobody reads any more (or the nodes that computed it)."""
     producer = value.producer()
     if producer is not None:
@@ -298,7 +298,7 @@ def _recurrent(builder: Builder, use: Use, weights: _Weights, shift: Array | Non
     last = weights.stages[1].weight.T.reshape(directions, gates, rank)
     node.replace_input_with(0, h)
     node.replace_input_with(1, weights.constant(last, f"{weights.layer.weight_name}.svd1"))
-    _drop(before)
+    drop(before)
     if shift is None:
         return
     bias = node.inputs[3] if len(node.inputs) > 3 else None
@@ -309,7 +309,7 @@ def _recurrent(builder: Builder, use: Use, weights: _Weights, shift: Array | Non
         node.resize_inputs(4)
     node.replace_input_with(3, weights.constant(moved, f"{weights.layer.weight_name}.svd_bias"))
     if bias is not None:
-        _drop(bias)
+        drop(bias)
 
 
 def _gather(builder: Builder, use: Use, weights: _Weights, shift: Array | None) -> ir.Value:

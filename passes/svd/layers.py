@@ -152,7 +152,8 @@ def find(model: ir.Model, ctx: Context, rule: object) -> list[Layer]:
         reader = _READERS.get(node.op_type)
         if reader is None or node.domain not in ("", "ai.onnx"):
             continue
-        if provenance.why(node).startswith("svd"):
+        head = provenance.why(node).partition(": ")[0]
+        if head.startswith("svd") and not head.endswith(" pca"):
             continue
         found = reader(node)
         if isinstance(found, str):

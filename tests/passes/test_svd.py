@@ -364,3 +364,68 @@ def test_a_chain_of_factored_convolutions_stays_connected():
     before = "a = Conv(x, u)  y = Conv(a, v)"
     model = check(EXACT, before=before, inputs={"x": (1, 24, 6, 6)}, constants=constants)
     assert operators(model) == ["Conv"] * 4
+
+
+# --- narrow activations ------------------------------------------------------------------------
+
+NARROW = Svd(ratio=0.0, fold=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("before", "x", "u", "v"),
+    [
+        ("a = MatMul(x, u)  b = Add(a, c)  y = MatMul(b, v)", (64, 20), (20, 24), (24, 16)),
+        ("a = Gemm(x, u, c)  y = Gemm(a, v)", (64, 20), (20, 24), (24, 16)),
+        ("a = Conv(x, u, c)  y = Conv<pads=[1, 1, 1, 1]>(a, v)", (4, 20, 6, 6), None, None),
+    ],
+)
+def test_a_low_rank_activation_is_narrowed_on_both_sides(before, x, u, v):
+    u = weight(24, 20, 1, 1) if u is None else weight(*u)
+    v = weight(16, 24, 3, 3) if v is None else weight(*v)
+    mix = RNG.standard_normal((5, 20))
+    shape = (*x[:1], *x[2:], 5)
+    data = np.moveaxis(RNG.standard_normal(shape) @ mix, -1, 1).astype(np.float32)
+    constants = {"u": u, "v": v, "c": weight(24)}
+    model = parse_model(before, inputs={"x": data}, constants=constants)
+    expected, ops = run(model, {"x": data})["y"], operators(model)
+    edits, ctx = factor(model, NARROW, samples=draws(data))
+    assert edits == 1
+    assert "narrowed from 24 to 6" in ctx.notes[0]  # five directions and the bias
+    assert operators(model) == ops
+    assert relative(expected, run(model, {"x": data})["y"]) < 1e-4
+    assert NARROW.run(model, Context(model, samples=draws(data))) == 0
+
+
+def test_a_residual_stream_is_narrowed_as_a_whole():
+    text = """
+        a = MatMul(x, u)
+        b = MatMul(a, v)
+        r = Relu(b)
+        d = MatMul(r, w)
+        s = Add(a, d)
+        y = MatMul(s, v)
+    """
+    constants = {"u": weight(20, 24, rank=3), "v": weight(24, 12), "w": weight(12, 24, rank=3)}
+    text = text.replace("y = MatMul(s, v)", "y = MatMul(s, z)")
+    constants["z"] = weight(24, 8)
+    data = RNG.standard_normal((64, 20)).astype(np.float32)
+    model = parse_model(text, inputs={"x": data}, constants=constants)
+    expected = run(model, {"x": data})["y"]
+    edits, _ = factor(model, NARROW, samples=draws(data))
+    assert edits == 1
+    assert relative(expected, run(model, {"x": data})["y"]) < 1e-4
+    assert max(max(v.shape) for v in model.graph.initializers.values()) <= 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = MatMul(x, u)  b = Relu(a)  y = MatMul(b, v)",
+        "a = MatMul(x, u)  z = Relu(a)  y = MatMul(a, v)",
+    ],
+)
+def test_activations_that_others_read_are_not_narrowed(text):
+    constants = {"u": weight(20, 24, rank=3), "v": weight(24, 12)}
+    data = RNG.standard_normal((64, 20)).astype(np.float32)
+    model = parse_model(text, inputs={"x": data}, constants=constants)
+    assert factor(model, NARROW, samples=draws(data))[0] == 0
