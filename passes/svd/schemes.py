@@ -288,13 +288,18 @@ def _tucker_candidates(
     steps = [
         max(-(-n // GRID // multiple) * multiple, multiple) for n in (layer.channels, layer.columns)
     ]
-    most = max(_ranks(layer.channels - 1, steps[0]), default=0)
-    if not most:
+    able = [
+        rank
+        for rank in _ranks(layer.channels - 1, steps[0])
+        if weigh(cost_of(layer, _tucker_shapes(layer, (rank, steps[1]))))
+    ]
+    if not able:
         return
+    most = able[-1]
     points = _spanned(_by_channel(problem, None), _channel_covariance(problem), most)
     seen = _Seen(problem, _at_every_place(points, places))
     found = []
-    for into in _ranks(most, steps[0]):
+    for into in able:
         errors = seen.truncation(into * places)
         for out in (*_ranks(layer.columns - 1, steps[1]), layer.columns):
             cost = cost_of(layer, _tucker_shapes(layer, (into, out)))
@@ -379,7 +384,7 @@ def _tucker_factors(problem: Problem, ranks: tuple[int, ...]) -> Factors:
 
 
 class _Seen:
-    """What can be said of x M from features x F, F [K, n]: by leading features, all at once.
+    """What features x F, F [K, n] orthonormal, tell of x M: by leading features, all at once.
 
     With FᵀC F = R Rᵀ and Z = R⁻¹ FᵀC M [n, N], the first k features explain the outputs' covariance
     Z[:k]ᵀ Z[:k], so the error of k features is 1 - ‖Z[:k]‖² and what rank r of them keeps is the
@@ -388,11 +393,15 @@ class _Seen:
 
     def __init__(self, problem: Problem, features: Array) -> None:
         self.features = features
-        across = features if problem.covariance is None else problem.covariance @ features
-        target = product(problem.matrix.T, across).T
-        self._root = root(_regular(features.T @ across))
-        with one_thread():
-            self._z = np.linalg.solve(self._root, target)
+        self._root: Array | None = None
+        if problem.covariance is None:  # features are orthonormal, so R = I
+            self._z = product(problem.matrix.T, features).T
+        else:
+            across = problem.covariance @ features
+            target = product(problem.matrix.T, across).T
+            self._root = root(_regular(features.T @ across))
+            with one_thread():
+                self._z = np.linalg.solve(self._root, target)
         self._total = problem.spectrum.total
         self._kept = np.concatenate([[0.0], np.square(self._z).sum(1).cumsum()])
 
@@ -402,6 +411,8 @@ class _Seen:
 
     def fit(self) -> Array:
         """The map Q [n, N] from all features to the outputs."""
+        if self._root is None:
+            return self._z
         with one_thread():
             fitted: Array = np.linalg.solve(self._root.T, self._z)
         return fitted
