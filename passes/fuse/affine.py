@@ -180,10 +180,13 @@ class Linear:
         if op == "Conv":
             g = self._groups()
             split = w.reshape(g, w.shape[0] // g, w.shape[1], -1).sum(-1)
-            return np.einsum("goi,gi->go", split, full.reshape(g, -1)).reshape(-1)
+            summed: Array = np.einsum("goi,gi->go", split, full.reshape(g, -1))
+            return summed.reshape(-1)
         rows = op == "Gemm" and bool(attribute(self.node, "transB"))
-        product = np.asarray(w @ full if rows else full @ w)
-        return product * float(attribute(self.node, "alpha")) if op == "Gemm" else product
+        product: Array = np.asarray(w @ full if rows else full @ w)
+        if op == "Gemm":
+            product = np.asarray(product * float(attribute(self.node, "alpha")))
+        return product
 
 
 def linear_of(node: ir.Node, facts: Shapes) -> Linear | None:

@@ -174,7 +174,7 @@ class PackHeads(Rule):
     ) -> ir.Value:
         """Attention on packed operands."""
         operands = [apply_steps(op, x, steps, dims) for x, steps, dims, _ in packed]
-        attributes = dict(attention.attributes)
+        attributes: dict[str, Any] = dict(attention.attributes)
         attributes |= {"q_num_heads": heads[0], "kv_num_heads": heads[1]}
         out = op.node("Attention", [*operands, *attention.inputs[3:]], attributes).outputs[0]
         return apply_steps(op, out, apart, flat)

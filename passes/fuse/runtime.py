@@ -250,8 +250,10 @@ class SkipLayerNorm(Rule):
         )
         if others:
             # they may come before the normalization: stand where the sum stood
-            total.graph.remove(node)
-            total.graph.insert_before(total, node)
+            graph = total.graph
+            assert isinstance(graph, ir.Graph)
+            graph.remove(node)
+            graph.insert_before(total, node)
             _move_uses(total.outputs[0], node.outputs[3], others)
         out: ir.Value = node.outputs[0]
         return out
