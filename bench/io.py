@@ -206,7 +206,8 @@ def main() -> None:
         f"`python bench/io.py --models DIR --generated`: {tools}; Python "
         f"{platform.python_version()}, {os.cpu_count()} CPUs. Median of {options.repeats} runs, "
         "in turns; memory is the largest anonymous resident size, imports included. graphopt's "
-        "time includes syncing the file to disk; the others' does not.",
+        "time includes syncing the file to disk; the others' does not. Other work ran "
+        "on the machine: compare within a row.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
