@@ -49,10 +49,13 @@ def addend_after(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
 
 def quantize_at_run_time(writer: Writer, x: ir.Value, origin: ir.Node) -> list[ir.Value]:
     """`x` as integers, their scale and zero point."""
-    producer = x.producer()
-    place = {"after": producer} if producer is not None else {"before": writer.model.graph[0]}
     q = writer.node(
-        "DynamicQuantizeLinear", [x], f"{x.name}_q", origin=[origin], outputs=3, **place
+        "DynamicQuantizeLinear",
+        [x],
+        f"{x.name}_q",
+        origin=[origin],
+        outputs=3,
+        after=x.producer(),
     )
     return list(q.outputs)
 

@@ -66,7 +66,7 @@ def weight_scales(array: Array, axis: int | None, *, bits: int = 8) -> Array:
     over = None if axis is None else tuple(i for i in range(array.ndim) if i != axis)
     peak = np.abs(array).max(axis=over) if array.size else np.zeros(())
     scales = np.asarray(peak, np.float32) / np.float32(top)
-    return np.maximum(scales, np.float32(SMALLEST_SCALE)).astype(np.float32)
+    return np.asarray(np.maximum(scales, SMALLEST_SCALE), np.float32)
 
 
 def quantize(array: Array, scales: Array, axis: int | None, *, top: int = 127) -> Array:

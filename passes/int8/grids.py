@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,8 @@ from graphopt.analyses.ranges import Range
 from graphopt.target import Int8Scheme
 
 __all__ = ["make_grids", "make_weights", "observed"]
+
+Array = np.ndarray[Any, Any]
 
 #: A value outside every sample's reach: nothing was observed.
 NOTHING = Range(0.0, 0.0)
@@ -62,7 +65,7 @@ def make_grids(plan: Plan, ranges: Mapping[str, Range], scheme: Int8Scheme) -> d
 
 def make_weights(
     plan: Plan, grids: Mapping[ir.Value, Grid], scheme: Int8Scheme
-) -> dict[ir.Node, tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]
+) -> dict[ir.Node, tuple[Array, Array]]:
     """Integers and scales of every weight of the plan.
 
     A channel whose weights are so small that its bias would overflow 32 bits gets a larger scale.

@@ -42,13 +42,13 @@ def insert(
             rounded[value] = _round_all(writer, value, grid, producer)
     for node, kind in plan.nodes.items():
         for position in kind.data:
-            value = node.inputs[position]
-            assert value is not None
-            if value not in grids:
+            read = node.inputs[position]
+            assert read is not None
+            if read not in grids:
                 continue
-            if value not in rounded:
-                rounded[value] = _round(writer, value, grids[value], node)
-            node.replace_input_with(position, rounded[value])
+            if read not in rounded:
+                rounded[read] = _round(writer, read, grids[read], node)
+            node.replace_input_with(position, rounded[read])
         if kind.weight is not None and node not in plan.joined:
             _weigh(writer, node, kind, *weights[node])
             if kind.bias is not None and integer_bias:
@@ -97,10 +97,8 @@ def _pair(
 ) -> tuple[ir.Node, ir.Value]:
     """Q and DQ right after the producer `at` (at the start of the graph for an input)."""
     scale, zero = writer.grid(grid)
-    first = writer.model.graph[0]
-    place = {"after": at} if at is not None else {"before": first}
     q = writer.node(
-        "QuantizeLinear", [value, scale, zero], f"{value.name}_q", origin=[origin], **place
+        "QuantizeLinear", [value, scale, zero], f"{value.name}_q", origin=[origin], after=at
     )
     dq = writer.node(
         "DequantizeLinear",

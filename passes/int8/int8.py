@@ -29,7 +29,7 @@ from graphopt.errors import ModelError
 from graphopt.io.opset import raise_opset
 from graphopt.pass_ import Pass
 from graphopt.rewrite import remove_dead
-from graphopt.samples import Feeds
+from graphopt.runtime import Arrays
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -135,7 +135,7 @@ class Int8(Pass):
             return {}
         names = observed(draft)
 
-        def track(samples: Iterable[Feeds]) -> Iterable[Feeds]:
+        def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
             return ctx.track(samples, 0, "observing activations")
 
         found = calibrate(model, names, ctx.samples, self.calibrator, track=track)

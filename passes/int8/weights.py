@@ -33,7 +33,7 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape the operator sees."""
-        shape = tuple(self.tensor.shape)  # a Shape, or a tuple where ONNX IR made the tensor
+        shape = [d for d in self.tensor.shape if isinstance(d, int)]  # a tensor's are all numbers
         return tuple(shape[i] for i in self.perm)
 
     @property
