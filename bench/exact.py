@@ -373,7 +373,9 @@ def main() -> None:
         print(name, row["nodes"], counts, flush=True)
         data.write_text(json.dumps(rows, indent=1) + "\n")
         reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
-        args.out.with_suffix(".md").write_text(as_text(rows, reasons))
+        notes = args.out.with_name(args.out.name + "_notes.md")
+        said = notes.read_text() if notes.exists() else ""
+        args.out.with_suffix(".md").write_text(as_text(rows, reasons, said))
 
 
 if __name__ == "__main__":

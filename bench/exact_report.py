@@ -17,8 +17,8 @@ does not run. The machine is shared: compare times within a row only.
 """
 
 
-def as_text(rows: dict[str, Any], reasons: dict[str, str]) -> str:
-    parts = [HEAD, _nodes(rows, reasons)]
+def as_text(rows: dict[str, Any], reasons: dict[str, str], notes: str = "") -> str:
+    parts = [HEAD, notes, _nodes(rows, reasons)]
     parts.append(_table("Seconds", rows, "seconds", "{:.2f}"))
     parts.append(_table("CPU seconds", rows, "cpu_seconds", "{:.2f}"))
     parts.append(
@@ -103,17 +103,14 @@ def _verdicts(rows: dict[str, Any]) -> str:
         f"* Failed: {'; '.join(failed) or 'none'}.",
     ]
     for name, row in rows.items():
-        if row["nodes"] > 1000 and "seconds" in row.get("graphopt", {}):
-            mine = row["graphopt"]["seconds"]
-            peers = [
-                row[t]["seconds"] for t in ("onnxsim", "onnxslim") if "seconds" in row.get(t, {})
+        if row["nodes"] > 1000 and "cpu_seconds" in row.get("graphopt", {}):
+            mine = row["graphopt"]["cpu_seconds"]
+            ratios = [
+                f"{mine / row[t]['cpu_seconds']:.2f} of {t}'s"
+                for t in ("onnxsim", "onnxslim", "ort-basic", "ort-extended")
+                if "cpu_seconds" in row.get(t, {})
             ]
-            ort = row.get("ort-basic", {}).get("seconds")
             lines.append(
-                f"* {name}, {row['nodes']} nodes: {mine:.2f} s; "
-                f"{mine / min(peers):.2f} of the faster of onnxsim and onnxslim"
-                + (f", {mine / ort:.2f} of ONNX Runtime basic." if ort else ".")
-                if peers
-                else f"* {name}, {row['nodes']} nodes: {mine:.2f} s; onnxsim and onnxslim failed."
+                f"* {name}, {row['nodes']} nodes, CPU seconds: {mine:.2f}, " + ", ".join(ratios)
             )
     return "\n".join(lines) + "\n"

@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 HELD = 1 << 20
 #: Nothing is computed from, or into, more bytes or elements than this.
 LARGEST = 1 << 26
+#: Operators that may grow their inputs are computed up to this many elements.
+GROWN = 1 << 22
 #: A copy of a weight that is read elsewhere too may take this many bytes.
 COPY = 1 << 12
 #: Operators whose result may be far larger than their inputs.
@@ -116,8 +118,10 @@ class Evaluated:
         self, node: ir.Node, inputs: list[Constant | None], leaves: frozenset[ir.Value]
     ) -> None:
         sizes = [self._shapes.static(o) for o in node.outputs if o.name]
-        grows = any(s is None or np.prod(s, dtype=np.float64) > LARGEST for s in sizes)
-        if grows and (node.op_type in GROWING or None not in sizes):
+        most = GROWN if node.op_type in GROWING else LARGEST
+        if any(s is not None and np.prod(s, dtype=np.float64) > most for s in sizes):
+            return
+        if node.op_type in GROWING and None in sizes:
             return
         if sum(c.nbytes for c in inputs if c is not None) > LARGEST:
             return
