@@ -176,6 +176,8 @@ def _fit_linear(
             y = y - term
         at = draw(y.shape)
         gram.add(op.features(x, y.shape, at), op.channels(y, at), fit_share(run, runs, len(x)))
+    if gram.fitted.rows < w.shape[2]:
+        ctx.note("too few samples: some operators have more features than rows; a ridge held them")
     weight, bias, ridge = gram.fit(w, op.bias() if op.can_shift else None)
     if np.isinf(ridge):
         return "samples show no better weights than those the cut left"

@@ -215,3 +215,17 @@ def test_batch_norms_behind_a_concatenation_are_estimated_again():
     assert "Conv_3" in touched
     assert "BatchNormalization_5" in touched | {r.node for r in ctx.refusals}
     assert "Conv_1" not in touched  # nothing it reads has changed
+
+
+def test_too_few_samples_are_told():
+    model = parse_model(
+        "a = MatMul (x, w0)  b = Relu (a)  y = MatMul (b, w1)",
+        inputs={"x": (8, 16)},
+        constants={"w0": normal(16, 64, seed=0), "w1": normal(64, 4, seed=1)},
+    )
+    few = Samples([{"x": normal(8, 16, seed=2)}])
+    many = Samples([{"x": normal(8, 16, seed=k)} for k in range(40)])
+    _, _, ctx = pruned(Prune(), model, samples=few)
+    assert any("too few samples" in note for note in ctx.notes)
+    _, _, ctx = pruned(Prune(), model, samples=many)
+    assert not ctx.notes
