@@ -36,7 +36,7 @@ def curves(
     """
     if score == "auto":
         score = "l2" if samples is None else "reconstruction"
-    if score in ("reconstruction", "activation"):
+    if score == "reconstruction" or score == "activation":  # `in` would not narrow the type
         if samples is None:
             raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
         return _observed(score == "reconstruction", model, dims, samples, ctx)

@@ -80,8 +80,8 @@ class Linear:
     def bias(self) -> Array:
         """The bias of each output, float64 (zeros if there is none)."""
         if self.node.op_type == "BatchNormalization":
-            scale, shift, mean = (array_of(v).astype(np.float64) for v in self.node.inputs[1:4])
-            return shift - mean * scale / self._deviation()
+            gain, shift, mean = (array_of(v).astype(np.float64) for v in self.node.inputs[1:4])
+            return shift - mean * gain / self._deviation()
         outputs = self.matrix().shape[0] * self.matrix().shape[1]
         value: ir.Value | None = None
         scale = 1.0
@@ -173,7 +173,7 @@ def linear(node: ir.Node) -> Linear | str:
         channels = node.inputs[1].shape if node.inputs[1] is not None else None
         if channels is None or not all(constant(v) for v in node.inputs[1:5]):
             return ""
-        return Linear(node, int(channels[0]), 0)
+        return Linear(node, int(channels.numpy()[0]), 0)
     if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return ""
     weight = node.inputs[1]
@@ -277,7 +277,7 @@ def _pads(
 
 def _bias_add(node: ir.Node) -> ir.Node | None:
     """The Add right after a MatMul whose other input is one constant per output channel."""
-    uses = node.outputs[0].uses()
+    uses = list(node.outputs[0].uses())
     if len(uses) != 1 or node.outputs[0].is_graph_output():
         return None
     after = uses[0].node

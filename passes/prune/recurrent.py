@@ -121,7 +121,7 @@ class Cell:
                 states = state[:, kept] if forced else states
                 for k, (at, x, h) in enumerate(blocks):
                     f = np.concatenate([*([inputs] if x else []), *([states] if h else [])], axis=1)
-                    y = (from_x[:, at] if x else 0) + (from_h[:, at] if h else 0)
+                    y = _sum([*([from_x[:, at]] if x else []), *([from_h[:, at]] if h else [])])
                     if (d, k) not in grams:
                         grams[d, k] = Gram(1, f.shape[1], len(at), shift=True)
                     grams[d, k].add(f[None], y[None], fit_share(run, runs, x1.shape[1]))
@@ -129,7 +129,7 @@ class Cell:
             w, r, b = mine[d]
             at, x, h = blocks[k]
             prior = np.concatenate([*([w[at]] if x else []), *([r[at]] if h else [])], axis=1)
-            bias = (b[0][at] if x else 0) + (b[1][at] if h else 0)
+            bias = _sum([*([b[0][at]] if x else []), *([b[1][at]] if h else [])])
             weight, shift, _ = gram.fit(prior[None], bias)
             assert shift is not None
             inner = w.shape[1] if x else 0
@@ -190,3 +190,11 @@ def cell(node: ir.Node) -> Cell | str:
     direction = node.attributes.get_string("direction", "forward")
     reverse = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
     return Cell(node, GATES[node.op_type], reverse)
+
+
+def _sum(terms: list[Array]) -> Array:
+    """The sum of one or more arrays of the same shape."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

@@ -83,10 +83,11 @@ def known_terms(op: Linear, place: Mapping[ir.Node, int]) -> list[ir.Value]:
 
     Only terms that are computed before the operator; constants do not count.
     """
-    node, terms = op.node, []
+    node = op.node
+    terms: list[ir.Value] = []
     while True:
         y = node.outputs[0]
-        uses = y.uses()
+        uses = list(y.uses())
         if len(uses) != 1 or y.is_graph_output() or uses[0].node.op_type != "Add":
             return terms
         after = uses[0].node
@@ -166,7 +167,7 @@ def _fit_linear(
     w = op.matrix()
     if w.shape[2] > FEATURES_MOST:
         return f"{w.shape[2]} features are too many to solve for"
-    gram = Gram(*w.shape[::2], w.shape[1], shift=op.can_shift)
+    gram = Gram(w.shape[0], w.shape[2], w.shape[1], shift=op.can_shift)
     draw = Draw(op, w.shape[2], runs, ctx.seed)
     for run, ((y, *before), (x, *after)) in enumerate(pairs):
         for term in before:

@@ -86,8 +86,8 @@ def work(dims: Mapping[str, Dimension], of: Of, ctx: Context) -> Work:
     if of == "params":
         return Work(float(total.params), list(_params(ctx.model, tensors)))
     by_node: dict[str, dict[str, list[tuple[str, Member]]]] = defaultdict(dict)
-    for (node, value), members in tensors.items():
-        by_node[node][value] = members
+    for (place, value), members in tensors.items():
+        by_node[place][value] = members
     terms = []
     for node in ctx.model.graph.all_nodes():
         counted = total.nodes.get(node.name or "")

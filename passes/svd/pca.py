@@ -152,8 +152,8 @@ def _carries(
 
 def _per_channel(array: Array, width: int, axis: int) -> bool:
     if axis == -1:
-        return array.shape[-1:] == (width,)
-    return array.ndim >= 3 and array.shape[-3] == width if array.ndim > 1 else False
+        return bool(array.shape[-1:] == (width,))
+    return array.ndim >= 3 and bool(array.shape[-3] == width)
 
 
 def bases(

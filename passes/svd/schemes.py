@@ -323,7 +323,7 @@ def _by_channel(problem: Problem, basis: Array | None) -> Array:
 
 def _at_every_place(points: Array, places: int) -> Array:
     """Channel mixtures [I, r] as features [I p, r p] of a patch of p places."""
-    features = np.einsum("ir,pq->iprq", points, np.eye(places))
+    features: Array = np.einsum("ir,pq->iprq", points, np.eye(places))
     return features.reshape(points.shape[0] * places, -1)
 
 
@@ -334,7 +334,8 @@ def _channel_covariance(problem: Problem) -> Array | None:
     channels = problem.layer.channels
     places = problem.layer.rows // channels
     full = problem.covariance.reshape(channels, places, channels, places)
-    return np.einsum("ipjp->ij", full) / places
+    mean: Array = np.einsum("ipjp->ij", full) / places
+    return mean
 
 
 def _tucker_fit(problem: Problem, into: int, out: int) -> tuple[Array, Array, Array | None, float]:

@@ -142,7 +142,7 @@ def root(matrix: Array) -> Array:
         values, vectors = symmetric(matrix)
         floor = max(1e-7 * float(values[0]), 1e-300)
         half = vectors * np.sqrt(np.maximum(values, floor))
-        upper: Array = np.linalg.qr(half.T, mode="r")
+        upper = np.asarray(np.linalg.qr(half.T, mode="r"))
         return upper.T
 
 
