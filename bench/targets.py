@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import Feeds, Variant, peers
 
 from graphopt import Budget, load, optimize
 from graphopt.auto import runnable
-from graphopt.backend import backend_of, find_target
+from graphopt.backend import backend_of
 from graphopt.errors import GraphOptError
 from graphopt.samples import Samples
-from graphopt.sessions import OpenVinoSession
 from graphopt.timing import compare_times, interleave
 
 SPECS = {
@@ -41,21 +41,6 @@ SPECS = {
     "int8": "clean, fold, fuse, int8",
     "prune + int8": "clean, fold, prune(ratio=0.5), fuse, int8",
 }
-TRANSFORMERS = ("bert", "vit", "gpt2", "transformer")
-Feeds = dict[str, np.ndarray[Any, Any]]
-
-
-@dataclasses.dataclass
-class Variant:
-    """One way to run a model; `error` is relative L2, or points of accuracy lost."""
-
-    name: str
-    ours: bool
-    call: Callable[[Feeds], dict[str, Any]]
-    error: float = 0.0
-    seconds: float = 0.0
-    speed: float = 0.0
-    interval: tuple[float, float] = (0.0, 0.0)
 
 
 def main() -> None:
@@ -189,117 +174,6 @@ def make(
     return {"note": note, "seconds": time.perf_counter() - began}
 
 
-def peers(path: Path, work: Path, calibration: list[Feeds], args: Any) -> list[Variant]:
-    """ONNX Runtime float first (the reference), its quantizer three ways, OpenVINO, NNCF."""
-    threads = args.threads or find_target("cpu").threads
-    files: dict[str, Callable[[Path], None]] = {
-        "ONNX Runtime quantizer, static (default S8S8)": lambda out: static(
-            path, out, calibration, "QInt8"
-        ),
-        "ONNX Runtime quantizer, static U8S8": lambda out: static(path, out, calibration, "QUInt8"),
-        "ONNX Runtime quantizer, dynamic": lambda out: dynamic(path, out),
-    }
-    found = [Variant("ONNX Runtime float", False, runtime(path, threads))]
-    for k, (label, make) in enumerate(files.items()):
-        out = work / f"peer-{k}.onnx"
-        attempt(found, label, lambda make=make, out=out: runtime(once(make, out), threads))
-    attempt(found, "OpenVINO", lambda: openvino(path, threads))
-    attempt(found, "OpenVINO, float32", lambda: openvino(path, threads, "f32"))
-    attempt(found, "OpenVINO + NNCF", lambda: openvino(nncf(path, work, calibration), threads))
-    return found
-
-
-def once(make: Callable[[Path], None], out: Path) -> Path:
-    """Make the file unless it is there."""
-    if not out.is_file():
-        make(out)
-    return out
-
-
-def attempt(found: list[Variant], label: str, make: Callable[[], Any]) -> None:
-    """A peer that fails on a model is said so and left out."""
-    began = time.perf_counter()
-    try:
-        call = make()
-    except Exception as error:
-        print(f"  {label}: {type(error).__name__}: {str(error)[:120]!r}", flush=True)
-        return
-    found.append(Variant(label, False, call, 0.0, time.perf_counter() - began))
-
-
-def runtime(path: Path, threads: int) -> Callable[[Feeds], dict[str, Any]]:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def static(path: Path, out: Path, calibration: list[Feeds], activation: str) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest = iter(calibration)
-
-        def get_next(self) -> Any:
-            return next(self.rest, None)
-
-    prepared = out.with_suffix(".prepared.onnx")
-    try:
-        quant_pre_process(str(path), str(prepared))
-    except Exception:  # it cannot infer some models' shapes; its own advice is to skip that
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(out),
-        Reader(),
-        activation_type=QuantType[activation],
-        per_channel=activation == "QUInt8",
-    )
-
-
-def dynamic(path: Path, out: Path) -> None:
-    from onnxruntime.quantization import quantize_dynamic
-
-    quantize_dynamic(str(path), str(out))
-
-
-def openvino(path: Path, threads: int, precision: str = "") -> Callable[[Feeds], dict[str, Any]]:
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(str(path))
-    names = [o.get_any_name() for o in model.outputs]
-    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
-    if precision:
-        properties["INFERENCE_PRECISION_HINT"] = precision
-    return OpenVinoSession(core.compile_model(model, "CPU", properties), names)
-
-
-def nncf(path: Path, work: Path, calibration: list[Feeds]) -> Path:
-    import nncf as tool
-    import openvino as ov
-
-    if (work / "nncf.xml").is_file():
-        return work / "nncf.xml"
-    tool.set_log_level(logging.ERROR)
-    kind = tool.ModelType.TRANSFORMER if any(t in path.stem for t in TRANSFORMERS) else None
-    made = tool.quantize(
-        ov.Core().read_model(str(path)),
-        tool.Dataset(calibration),
-        subset_size=len(calibration),
-        model_type=kind,
-    )
-    ov.save_model(made, work / "nncf.xml", compress_to_fp16=False)
-    return work / "nncf.xml"
-
-
 def draw(feeds: Feeds, seed: int) -> Feeds:
     """Inputs like the given: normal floats, token ids below the largest seen, the same masks."""
     rng = np.random.default_rng(seed)
@@ -395,6 +269,8 @@ def write_table(source: Path, out: Path) -> None:
         "",
         "`python bench/targets.py --models DIR --glyphs DIR`: speed-up over ONNX Runtime float "
         "(95 % interval), relative L2 error, or points of accuracy lost where accuracy is given. "
+        "Noise is how far ONNX Runtime float strays from itself in the same run: on a machine busy "
+        "with other work it is large, and then only intervals that lie apart say something. "
         f"{processors()} processors; {', '.join(extensions())}.",
     ]
     for name, found in data.items():
