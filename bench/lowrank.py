@@ -31,7 +31,7 @@ from graphopt.samples import Samples, bind_shapes
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = {
-    "resnet20": (0.5, 0.7, 0.8, 0.85),
+    "resnet20": (0.5, 0.7, 0.8),
     "transformer": (0.4, 0.5, 0.6, 0.7),
     "lstm": (0.25, 0.3, 0.35, 0.4, 0.45),
 }
@@ -184,7 +184,7 @@ def latencies(folder: Path, seconds: float) -> list[dict[str, Any]]:
     target = find_target("cpu")
     backend = backend_of(target)
     assert backend is not None
-    for name in ("vgg16", "bert_base"):
+    for name in ("bert_base", "vgg16"):
         with np.load(folder / f"{name}.npz") as data:
             feeds = {k[3:]: data[k] for k in data.files if k.startswith("in:")}
         for kind in ("random weights", "low rank plus noise"):

@@ -8,8 +8,9 @@ V is also the principal basis of the *outputs*, since MᵀC M is their covarianc
 inverted, which makes a singular C harmless, and the factors are A = M V and B = Vᵀ.
 
 Small sides (up to `LARGE`) are decomposed exactly, from the Gram matrix of the smaller side in
-float64. Larger ones go through scikit-learn's randomized SVD (Halko, Martinsson and Tropp 2011,
-algorithm 4.4 with power iterations), at growing width until the rank asked for is inside or the
+float64. Larger ones, of which only ranks that save at least a quarter are sought, go through
+scikit-learn's randomized SVD (Halko, Martinsson and Tropp 2011, algorithm 4.4 with power
+iterations), at growing width until the rank asked for is inside or the
 energy left proves that it is too large to be of use. Error bounds there: the error of each rank is
 known exactly afterwards, by Pythagoras, as ‖T‖² minus the captured energy. With width l = r + p and
 no power iteration its expectation is at most (1 + r / (p - 1)) times the optimum (their theorem
@@ -101,11 +102,11 @@ def decompose(
     rows, columns = matrix.shape
     if outputs is not None:
         if columns > LARGE and _sklearn() is not None:
-            return _randomized(outputs, wanted, min(useful, columns), seed, squared=True)
+            return _randomized(outputs, wanted, min(useful * 3 // 4, columns), seed, squared=True)
         return _right(outputs)
     if min(rows, columns) > LARGE and _sklearn() is not None:
         target = matrix if chol is None else chol.T.astype(np.float32) @ matrix
-        return _randomized(target, wanted, min(useful, rows, columns), seed)
+        return _randomized(target, wanted, min(useful * 3 // 4, rows, columns), seed)
     if columns <= rows:
         return _right(gram(matrix) if chol is None else _whitened(matrix, chol))
     inner = gram(matrix.T)
