@@ -58,6 +58,7 @@ class Context:
         pass_name: recorded as the maker of every node that is edited.
         shapes: concrete shape per graph input, for costs and measuring; dynamic axes are bound.
         progress: called with (text, done, total) while something long runs.
+        measure_seconds: about how long one comparison of two models may take.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
@@ -77,6 +78,7 @@ class Context:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         facts: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        measure_seconds: float = 5.0,
     ) -> None:
         self.model = model
         self.target = target
@@ -90,6 +92,7 @@ class Context:
         self.notes: list[str] = []
         self.facts: dict[str, Any] = dict(facts or {})
         self.shapes = dict(shapes or {})
+        self.measure_seconds = measure_seconds
         self._progress = progress
         self._allow = allow
         self._cache: dict[Analysis[Any], Any] = {}

@@ -40,7 +40,7 @@ class Gauge:
         self._target = target
         self._backend: Backend | None = backend_of(target)
         self._timed = measure and target.measured and self._backend is not None
-        self._seconds = seconds
+        self.seconds = seconds
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._lowered: dict[int, Path] = {}
         self._count = 0
@@ -77,7 +77,7 @@ class Gauge:
         if not self._timed or self._backend is None:
             return None
         first, second = self._lower(a), self._lower(b)
-        return self._backend.measure(first, second, feeds, self._target, self._seconds)
+        return self._backend.measure(first, second, feeds, self._target, self.seconds)
 
     def evaluate(self, model: ir.Model, function: Callable[..., float]) -> float:
         """What the user's function returns for a model that runs as it will on the target."""

@@ -154,6 +154,7 @@ class _Run:
             budget=budget,
             seed=seed,
             shapes=self.shapes,
+            measure_seconds=self.gauge.seconds,
             judge=judge,
             metric=self._metric,
             full_check=_holds(source),

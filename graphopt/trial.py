@@ -36,7 +36,7 @@ class Setting:
     """What every pass of a run is given and judged by.
 
     Attributes:
-        target, samples, budget, seed, shapes: as in `Context`.
+        target, samples, budget, seed, shapes, measure_seconds: as in `Context`.
         judge: the source's outputs; None if outputs are not compared.
         metric: the user's evaluation of a model, None without one.
         full_check: the source's declared types and shapes hold, so those of a result must.
@@ -49,6 +49,7 @@ class Setting:
     budget: Budget
     seed: int
     shapes: Mapping[str, tuple[int, ...]]
+    measure_seconds: float
     judge: Judge | None
     metric: Callable[[ir.Model], float | None]
     full_check: bool
@@ -148,6 +149,7 @@ def run_pass(
         shapes=setting.shapes,
         facts=facts,
         progress=setting.progress,
+        measure_seconds=setting.measure_seconds,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)

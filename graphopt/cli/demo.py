@@ -37,7 +37,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
             passes,
             samples=open_samples({"image": arrays["calibration"]}, load(source)),
             budget=_accuracy_budget(arrays),
-            measure_seconds=1.5,
+            measure_seconds=0.8,
             debug=debug,
             progress=shown,
         )

@@ -30,8 +30,8 @@ __all__ = ["FACT", "slower_nodes"]
 
 #: The name of the decisions in the recipe.
 FACT = "int8.float"
-#: Seconds per timed pair: cut out, and inside the model.
-ALONE, INSIDE = 0.3, 1.5
+#: Shares of the time for one comparison that a timed pair gets: cut out, and inside the model.
+ALONE, INSIDE = 0.06, 0.3
 #: A class of nodes is taken back for a gain above this.
 GAIN = 0.99
 SLOWER = "integers are slower there than float"
@@ -154,14 +154,15 @@ class _Trials:
         return made
 
     def _slower(
-        self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float
+        self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], share: float
     ) -> bool:
         """Whether `b` is slower beyond noise, and is so again: one bad moment proves nothing."""
-        return all(self._time(a, b, feeds, times * seconds).ci[0] > 1.0 for times in (1.0, 2.0))
+        return all(self._time(a, b, feeds, times * share).ci[0] > 1.0 for times in (1.0, 2.0))
 
     def _time(
-        self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float
+        self, a: ir.Model, b: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], share: float
     ) -> Timing:
+        seconds = share * self.ctx.measure_seconds
         paths = []
         for model in (a, b):
             self.count += 1
