@@ -117,3 +117,9 @@ class Report:
         budget = {"limits": data.pop("limits"), "met": data.pop("met")}
         validated = data.pop("validated")
         return {"schema": SCHEMA, **data, "budget": budget, "unvalidated": not validated}
+
+    def __str__(self) -> str:
+        """The table and notes that the command line prints, as plain text."""
+        from graphopt.cli.tables import report_text
+
+        return report_text(self)

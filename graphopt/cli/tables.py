@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import IO, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from graphopt.report import Figures, Report, Step
 
-__all__ = ["count", "milliseconds", "out", "plain", "report_table", "size", "table"]
+__all__ = ["count", "milliseconds", "out", "report_table", "report_text", "size", "table"]
 
 _STYLE = {"kept": "green", "unchanged": "dim", "undone": "yellow", "refused": "yellow"}
 
@@ -34,14 +35,6 @@ def table(*columns: str, title: str | None = None) -> Table:
             overflow="fold",
         )
     return made
-
-
-def plain(rendered: Any) -> str:
-    """A rich object as plain text."""
-    console = Console(width=140, color_system=None, highlight=False)
-    with console.capture() as captured:
-        console.print(rendered)
-    return captured.get().rstrip()
 
 
 def size(n: int | None) -> str:
@@ -126,3 +119,10 @@ def print_report(console: Console, report: Report) -> None:
                 console.print(Text(f"  {line}"))
     for note in report.notes:
         console.print(Text(note, "yellow"))
+
+
+def report_text(report: Report) -> str:
+    """What `print_report` prints, as plain text."""
+    text = io.StringIO()
+    print_report(out(text), report)
+    return text.getvalue().rstrip()

@@ -97,7 +97,9 @@ class Prune(Pass):
         chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
         if abs(left - (1 - self.ratio)) > 0.02:
-            ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had")
+            multiple = ctx.target.channel_multiple
+            why = f" in steps of {multiple} channels, as the target likes" if multiple > 1 else ""
+            ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why}")
         kept = {
             name: found[name].kept(count)
             for name, count in chosen.items()

@@ -162,6 +162,12 @@ def test_weights_that_a_pass_no_longer_reads_go_with_it():
     assert set(result.model.graph.initializers) == {"w0", "w1", "b1", "idle"}
 
 
+def test_a_report_prints_as_the_table_people_see():
+    text = str(quick(tower(), [Gemms(wrong=True)]).report)
+    assert "source" in text
+    assert "undone at Add_15 (DropsOneBias): changed the outputs" in text
+
+
 def test_a_broken_graph_is_undone_as_a_whole():
     result = quick(tower(), [Breaks(), Gemms()])
     assert [s.status for s in result.report.steps] == ["undone", "kept"]
