@@ -230,7 +230,7 @@ def latency_tables(rows: list[dict[str, Any]]) -> str:
     lines = ["## Full-size models at energy 0.9, every factored layer measured on the target", ""]
     lines.append(
         "Random weights have full rank: little can be factored. 'Low rank plus noise' is an eighth "
-        "of the rank with a tenth of noise in norm."
+        "of the rank with a tenth of noise in norm. The machine was busy: read the ratios."
     )
     lines += ["", "| model | weights | factored | rank too high | measured no faster | params |"]
     lines[-1] += " MACs | ms | ratio (95 %) | seconds |"
