@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,12 +13,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 if TYPE_CHECKING:
     from graphopt.context import Context
 
-__all__ = ["Pass", "snake_case"]
-
-
-def snake_case(name: str) -> str:
-    """`CollapseRelu` -> `collapse_relu`: how a class is spelled in a pipeline spec."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+__all__ = ["Pass"]
 
 
 @dataclasses.dataclass(frozen=True)

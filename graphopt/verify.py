@@ -211,9 +211,7 @@ class _Sums:
         return OutputError(
             rel_l2=rel,
             max_abs=self.worst,
-            sqnr_db=math.inf
-            if rel == 0
-            else (-math.inf if rel == math.inf else -20 * math.log10(rel)),
+            sqnr_db=_decibels(rel),
             cosine=self.ab / lengths if lengths > 0 else (1.0 if diff == 0 else 0.0),
             top1=self.agree / self.rows if self.rows else None,
         )

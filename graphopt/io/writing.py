@@ -267,10 +267,6 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                     yield attribute.as_tensor()
 
 
-def _weight_bytes(model: ir.Model) -> int:
-    return sum(t.nbytes for t in _tensors(model) if t.dtype != ir.DataType.STRING)
-
-
 def _was_external(model: ir.Model) -> bool:
     source = source_of(model)
     if source is not None:
