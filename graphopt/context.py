@@ -59,6 +59,7 @@ class Context:
         shapes: concrete shape per graph input, for costs and measuring; dynamic axes are bound.
         progress: called with (text, done, total) while something long runs.
         measure_seconds: about how long one comparison of two models may take.
+        source: the model as it came into the run, not to be changed; None outside a pipeline.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
@@ -79,8 +80,10 @@ class Context:
         facts: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         measure_seconds: float = 5.0,
+        source: ir.Model | None = None,
     ) -> None:
         self.model = model
+        self.source = source
         self.target = target
         self.samples = samples
         self.budget = budget
@@ -156,9 +159,13 @@ class Context:
     def track(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
         """Iterate over `items`, telling the user how far along `text` is."""
         for done, item in enumerate(items):
-            if self._progress is not None:
-                self._progress(text, done, total)
+            self.progress(text, done, total)
             yield item
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Tell the user what is going on and how far along it is (`total` 0: nobody knows)."""
+        if self._progress is not None:
+            self._progress(text, done, total)
 
     def adopt(self, other: Context) -> None:
         """Take over what `other` analysed of the very same model object, unchanged since."""

@@ -149,6 +149,7 @@ class _Run:
                 self.notes.append(f"outputs were not compared: {judge.unable}")
                 judge = None
         self.setting = Setting(
+            source=source,
             target=target if timed else dataclasses.replace(target, measured=False),
             samples=samples or drawn,
             budget=budget,

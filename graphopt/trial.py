@@ -36,7 +36,7 @@ class Setting:
     """What every pass of a run is given and judged by.
 
     Attributes:
-        target, samples, budget, seed, shapes, measure_seconds: as in `Context`.
+        source, target, samples, budget, seed, shapes, measure_seconds: as in `Context`.
         judge: the source's outputs; None if outputs are not compared.
         metric: the user's evaluation of a model, None without one.
         full_check: the source's declared types and shapes hold, so those of a result must.
@@ -44,6 +44,7 @@ class Setting:
         progress: as in `Context`.
     """
 
+    source: ir.Model
     target: Target
     samples: Samples
     budget: Budget
@@ -150,6 +151,7 @@ def run_pass(
         facts=facts,
         progress=setting.progress,
         measure_seconds=setting.measure_seconds,
+        source=setting.source,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)

@@ -174,6 +174,25 @@ def test_a_broken_graph_is_undone_as_a_whole():
     assert "invalid graph" in result.report.steps[0].reason
 
 
+def test_every_pass_sees_the_model_the_run_started_from():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Looks(Pass):
+        """Remembers the source it is given."""
+
+        def run(self, model, ctx):
+            seen.append((ctx.source, model))
+            return 0
+
+    model = tower()
+    quick(model, [Noise(), Looks()])
+    ((source, given),) = seen
+    assert source is model
+    weights = [m.graph.initializers["w0"].const_value.numpy() for m in (source, given)]
+    assert not np.array_equal(*weights)
+
+
 def test_a_pass_that_raises_stops_the_run_with_its_cause():
     with pytest.raises(PassError, match="raised ZeroDivisionError: oh") as caught:
         quick(tower(), [Raises()])
