@@ -1,0 +1,72 @@
+"""The torch target as a backend object: its data, `.pt2` artifacts and running them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.backend import Arrays
+from graphopt.errors import UsageError
+from graphopt.target import Target
+from graphopt.timing import Timing, time_pair
+
+__all__ = ["BACKEND", "TorchFx"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchFx:
+    """The backend object; see `graphopt.backend.Backend` for its methods."""
+
+    name: str = "torch"
+
+    def targets(self) -> Sequence[str]:
+        """One target: torch as it is installed."""
+        return ("torch",)
+
+    def target(self, name: str) -> Target:
+        """Its data: standard operators in float32; nothing here is measured."""
+        return Target("torch", backend=self.name, int8=None)
+
+    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
+        """Write the model for `graphopt.backends.torch_fx.lower` to open: an ONNX file."""
+        from graphopt.io import save
+
+        save(model, path)
+        return path
+
+    def session(self, path: Path, target: Target, *, beside: bool = False) -> Any:
+        """Open a model file and run it as the lowered module."""
+        from graphopt.backends.torch_fx import lower
+
+        from graphopt.io import load
+
+        module = lower(load(path))
+        return lambda feeds: run_module(module, feeds)
+
+    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
+        """Time two artifacts on the same feeds in interleaved pairs."""
+        first, second = self.session(a, target), self.session(b, target)
+        return time_pair(lambda: first(feeds), lambda: second(feeds), seconds)
+
+    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
+        """Milliseconds per node."""
+        raise UsageError("the torch target has no profile; use --target cpu")
+
+
+def run_module(module: Any, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    """Outputs by name for arrays by input name, without gradients."""
+    import torch
+
+    with torch.no_grad():
+        given = [torch.from_numpy(np.array(feeds[n])) for n in module.meta["graphopt.inputs"]]
+        results = module(*given)
+    names = module.meta["graphopt.outputs"]
+    return {n: r.numpy().copy() for n, r in zip(names, results, strict=True)}
+
+
+BACKEND = TorchFx()
