@@ -99,6 +99,8 @@ class _Cut:
             if node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):
                 self.resize.tell_original(node)
         self._constants(changes)
+        for node in nodes:
+            self._fills(node)
         for (node, operand), change in changes.items():
             self.resize.runtime(node, operand, change)
         self._annotate()
@@ -153,13 +155,28 @@ class _Cut:
                 self.kept.note(value.name or "", made.name or "", change.masks)
         self.resize.forget(value)
 
+    def _fills(self, node: ir.Node) -> None:
+        """New fills for a node whose operands, tensors of one value, change their sizes."""
+        made: dict[Any, ir.Value] = {}
+        for (output, k), tensor in self.axes.tensors[node].items():
+            masks = self.of(tensor)
+            number = None if output else self.axes.fills.get(tensor.value)
+            if number is None or node.graph is None or all(m is None for m in masks):
+                continue
+            key = (tensor.value, tuple(None if m is None else int(m.sum()) for m in masks))
+            if key not in made:
+                made[key] = self.resize.filled(node, tensor, number)
+            node.replace_input_with(k, made[key])
+            self.resize.forget(tensor.value)
+
     def _expected(self) -> dict[ir.Value, tuple[Any, ...]]:
         """Sizes after the cut of every value that the cut reaches."""
         expected: dict[ir.Value, tuple[Any, ...]] = {}
         for slots in self.axes.tensors.values():
             for t in slots.values():
                 masks = self.of(t)
-                if t.value not in expected and any(m is not None for m in masks):
+                own = t.output or not self.axes.filled(t.value)
+                if own and t.value not in expected and any(m is not None for m in masks):
                     expected[t.value] = tuple(
                         int(m.sum()) if m is not None else s
                         for m, s in zip(masks, t.sizes, strict=True)

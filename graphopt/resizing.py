@@ -222,6 +222,19 @@ class Resize:
             value = builder.Where(changed, builder.constant(new, f"{base}/sizes"), value)
         return value
 
+    def filled(self, node: ir.Node, tensor: Tensor, number: Array) -> ir.Value:
+        """A tensor of one number, of the size that an operand of `node` has after the cut."""
+        builder = Builder(self.model, node, self.names)
+        name = f"{node.name or node.op_type}/fill"
+        sizes = {k: int(m.sum()) for k, m in enumerate(self.of(tensor)) if m is not None}
+        known = self.axes.shapes.static(tensor.value)
+        if known is None:
+            shape = self._rewritten(node, builder.Shape(tensor.value), tensor.rank, sizes, {})
+        else:
+            shape = builder.constant(np.array([sizes.get(k, n) for k, n in enumerate(known)]), name)
+        made: ir.Value = builder.Expand(builder.constant(number, name), shape)
+        return made
+
     def tell_original(self, node: ir.Node) -> None:
         """A Shape goes on telling the sizes before the cut: where they are data they must stay."""
         if node.graph is None:  # it went with what another Shape had been the only reason for

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.dims.fills import fill
 from graphopt.analyses.dims.instance import free_size
 from graphopt.analyses.dims.system import ONE, UNKNOWN, Array, System
 from graphopt.analyses.shapes import Shapes
@@ -112,7 +113,7 @@ Derived = Count | Sizes | Remap | Pin
 
 
 class Axes:
-    """Axes of every value of a model; a constant has axes of its own at each use.
+    """Axes of every value of a model; a constant or a fill has axes of its own at each use.
 
     Elements of values are those of `shapes`; sizes of axes are those at one instance, `at`.
     """
@@ -126,6 +127,7 @@ class Axes:
         self.derived: dict[ir.Node, list[Derived]] = {}
         self.uses: dict[ir.Value, list[Tensor]] = {}
         self.kinds: list[tuple[int, str, int | None]] = []
+        self.fills: dict[ir.Value, Array | None] = {}
         self._fixed: dict[ir.Value, bool] = {}
         self._of: dict[ir.Value, tuple[tuple[int, ...], tuple[Dim, ...]] | None] = {}
 
@@ -147,6 +149,12 @@ class Axes:
                 else:
                     self._fixed[top] = bool(given) and all(self._fixed[v] for v in given)
         return self._fixed[value]
+
+    def filled(self, value: ir.Value) -> bool:
+        """Whether a node makes this value with one and the same number everywhere."""
+        if value not in self.fills:
+            self.fills[value] = fill(value)
+        return self.fills[value] is not None
 
     def values(self) -> Iterator[tuple[ir.Value, tuple[int, ...]]]:
         """Every value that is no constant, with its axes."""
@@ -185,7 +193,8 @@ class Axes:
         value = node.outputs[index] if output else node.inputs[index]
         assert value is not None
         constant = constant_value(value) is not None
-        found = self.new(value) if constant else self.of(value)
+        alone = constant or (not output and self.filled(value))
+        found = self.new(value) if alone else self.of(value)
         if found is None:
             return None
         made = slots[key] = Tensor(value, found[0], found[1], index, output)

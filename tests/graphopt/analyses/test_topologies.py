@@ -446,3 +446,23 @@ def test_the_order_of_nodes_does_not_matter(seed):
     random.Random(seed).shuffle(nodes)
     ctx = Context(built)
     assert units(infer(ctx, nodes)) == units(ctx.get(dimensions))
+
+
+def test_recurrences_that_start_from_the_same_zeros_are_cut_apart():
+    """Exporters make one tensor of zeros for all layers and slice it: no tie between their units.
+
+    One slice is of a size known at once, the other (its batch comes from x) only at run time.
+    """
+    built = model(
+        """n = Shape <start=1, end=2> (x)  s = Concat <axis=0> (two, n, six)  zeros = Expand(zero, s)
+        z0 = Slice(zeros, lo, mid, lo)  z1 = Slice(zeros, mid, hi, lo)
+        Y = LSTM <hidden_size=6> (x, W0, R0, B0, , z0, z0)  a = Squeeze(Y, mid)
+        V = LSTM <hidden_size=6> (a, W1, R1, B1, , z1, z1)  b = Squeeze(V, mid)
+        y = MatMul(b, w)""",
+        {"x": (5, "batch", 4)}, W0=(1, 24, 4), R0=(1, 24, 6), B0=(1, 48), W1=(1, 24, 6),
+        R1=(1, 24, 6), B1=(1, 48), w=(6, 3),
+        arrays={"zero": np.array(0.5, np.float32), "two": ints(2), "six": ints(6),
+                "lo": ints(0), "mid": ints(1), "hi": ints(2)},
+    )  # fmt: skip
+    assert [s[1:3] for s in sizes(built)] == [(6, "hidden"), (6, "hidden")]
+    holds(built, x=np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float32))
