@@ -454,7 +454,8 @@ def test_recurrences_that_start_from_the_same_zeros_are_cut_apart():
     One slice is of a size known at once, the other (its batch comes from x) only at run time.
     """
     built = model(
-        """n = Shape <start=1, end=2> (x)  s = Concat <axis=0> (two, n, six)  zeros = Expand(zero, s)
+        """n = Shape <start=1, end=2> (x)  s = Concat <axis=0> (two, n, six)
+        zeros = Expand(zero, s)
         z0 = Slice(zeros, lo, mid, lo)  z1 = Slice(zeros, mid, hi, lo)
         Y = LSTM <hidden_size=6> (x, W0, R0, B0, , z0, z0)  a = Squeeze(Y, mid)
         V = LSTM <hidden_size=6> (a, W1, R1, B1, , z1, z1)  b = Squeeze(V, mid)
