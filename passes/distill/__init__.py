@@ -1,0 +1,1 @@
+"""Distill: train what is left of a model until its outputs are those of the original again."""
