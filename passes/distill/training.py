@@ -158,7 +158,7 @@ def half_precision(device: torch.device) -> bool:
     from graphopt.processors import extensions
 
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool({"avx512-bf16", "amx-bf16", "bf16"} & set(extensions()))
 
 
@@ -181,7 +181,7 @@ class _Training:
         named = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.weights: dict[str, torch.nn.Parameter] = named
         if any(p.ndim == 4 for p in named.values()):
-            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            student.to(memory_format=torch.channels_last)
         self.device = next((p.device for p in named.values()), torch.device("cpu"))
         self.half = half_precision(self.device)
         self.masks = {n: (p != 0) for n, p in named.items() if _sparse(p)}
