@@ -50,8 +50,14 @@ def graphopt(target_name: str) -> Any:
 
     def rewrite(source: str, out: str) -> None:
         model = load(source)
-        for one in passes:
-            one.run(model, Context(model, target=target, pass_name=str(one)))
+        before = None
+        for one in passes:  # as graphopt.trial.run_pass does
+            ctx = Context(model, target=target, pass_name=str(one))
+            if before is not None:
+                ctx.adopt(before)
+            one.run(model, ctx)
+            ctx.invalidate(one.preserves)
+            before = ctx
         save(model, out)
 
     return rewrite

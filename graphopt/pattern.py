@@ -38,6 +38,7 @@ __all__ = [
     "constant_value",
     "default_attribute",
     "match_at",
+    "possible",
 ]
 
 COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Max", "Min", "Equal", "Sum", "Mean"})
@@ -165,6 +166,44 @@ def constant_value(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.is_initializer() and not value.is_graph_input():
         return value.const_value
     return None
+
+
+def possible(pattern: NodePattern, node: ir.Node) -> bool:
+    """False where the producers of `node`'s inputs show at once that it cannot match."""
+    makers = _makers(pattern)
+    if makers is None:
+        return True
+    inputs = node.inputs
+    if len(inputs) < len(makers):
+        return True
+    have = []
+    for value in inputs[: len(makers)]:
+        producer = None if value is None else value.producer()
+        have.append("Constant" if producer is None else producer.op_type)
+    if all(m is None or h in m for m, h in zip(makers, have, strict=True)):
+        return True
+    if len(makers) != 2 or pattern.op_type not in COMMUTATIVE:
+        return False
+    (a, b), (x, y) = makers, have
+    return (a is None or y in a) and (b is None or x in b)
+
+
+@cache
+def _makers(pattern: NodePattern) -> tuple[frozenset[str] | None, ...] | None:
+    """For each input, the operators that may produce it (None: anything); None if all may be."""
+    found = tuple(None if p is None else _made_by(p) for p in pattern.inputs)
+    return None if all(m is None for m in found) else found
+
+
+def _made_by(pattern: Pattern) -> frozenset[str] | None:
+    if isinstance(pattern, Var):
+        return None
+    if isinstance(pattern, Const):
+        return frozenset({"Constant"})
+    if isinstance(pattern, Output):
+        return frozenset({pattern.node.op_type})
+    parts = [_made_by(option) for option in pattern.options]
+    return None if None in parts else frozenset[str]().union(*(p for p in parts if p is not None))
 
 
 def match_at(pattern: NodePattern, node: ir.Node) -> Match | None:

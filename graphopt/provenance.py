@@ -7,6 +7,7 @@ names with spaces are percent-encoded). A node without either key is a source no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, MutableMapping
 from urllib.parse import quote, unquote
 
@@ -33,6 +34,8 @@ FROM, BY, WHY = "graphopt.from", "graphopt.by", "graphopt.why"
 KEPT, RECIPE = "graphopt.kept", "graphopt.recipe"
 #: Set on a model whose nodes' provenance was left out to keep the file small.
 TRIMMED = "graphopt.trimmed"
+#: Names that percent-encoding leaves as they are: most, and encoding takes long.
+_PLAIN = re.compile(r"[\w/:.\[\](),;@$#!*'+=&?~-]+", re.ASCII)
 #: The largest share of a file that provenance may take.
 SHARE = 0.05
 
@@ -120,6 +123,7 @@ def _spent(stores: Iterable[MutableMapping[str, str]]) -> int:
 
 
 def _write(node: ir.Node, origin: Iterable[str], by: Iterable[str]) -> None:
-    text = " ".join(quote(n, safe="/:.[](),;@$#!*'+=&?~") for n in origin)
-    node.metadata_props[FROM] = text
+    node.metadata_props[FROM] = " ".join(
+        n if _PLAIN.fullmatch(n) else quote(n, safe="/:.[](),;@$#!*'+=&?~") for n in origin
+    )
     node.metadata_props[BY] = " ".join(by)

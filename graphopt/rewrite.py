@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from graphopt import provenance
 from graphopt.analyses.shapes import shapes
-from graphopt.context import Analysis, Context
+from graphopt.context import Context
 from graphopt.pass_ import Pass
-from graphopt.pattern import Match, NodePattern, compile_pattern, match_at
+from graphopt.pattern import Match, NodePattern, compile_pattern, match_at, possible
 from graphopt.spill import spill
 from graphopt.traverse import all_graphs, all_nodes, subgraphs
 
@@ -69,16 +69,8 @@ class Rewrite(Pass):
         return rewrite(model, ctx, self.rules)
 
 
-def rewrite(
-    model: ir.Model,
-    ctx: Context,
-    rules: Sequence[type[Rule]],
-    preserves: Sequence[Analysis[Any]] = (),
-) -> int:
-    """Apply `rules` to `model` until none matches; returns the number of edits.
-
-    `preserves`: analyses that stay true of every value while the rules work, as `shapes` does.
-    """
+def rewrite(model: ir.Model, ctx: Context, rules: Sequence[type[Rule]]) -> int:
+    """Apply `rules` to `model` until none matches; returns the number of edits."""
     table = _by_operator(tuple(rules))
     queue = deque(n for n in all_nodes(model.graph) if n.op_type in table)
     queued = set(queue)
@@ -90,6 +82,8 @@ def rewrite(
         if node.graph is None:
             continue
         for rule, root in table.get(node.op_type, ()):
+            if not possible(root, node):
+                continue
             changed = _apply(rule, root, node, model, ctx, names)
             if changed is None:
                 continue
@@ -228,17 +222,22 @@ class Names:
     """Every value and node name in a model; `fresh` never returns one that is taken."""
 
     def __init__(self, model: ir.Model) -> None:
+        self._model = model
         self._taken: set[str] = set()
-        for graph in all_graphs(model.graph):
+        self._next: dict[str, int] = {}
+
+    def _collect(self) -> None:
+        for graph in all_graphs(self._model.graph):
             self._taken.update(v.name or "" for v in graph.inputs)
             self._taken.update(graph.initializers)
             for node in graph:
                 self._taken.add(node.name or "")
                 self._taken.update(o.name or "" for o in node.outputs)
-        self._next: dict[str, int] = {}
 
     def fresh(self, base: str) -> str:
         """`base`, or `base_1`, `base_2`, ..."""
+        if not self._taken:
+            self._collect()
         name, k = base, self._next.get(base, 0)
         while name in self._taken:
             k += 1

@@ -19,7 +19,7 @@ from graphopt.analyses.symbolic import Dim, Expr, clean_name, symbol, unnamed
 from graphopt.context import Context
 from graphopt.pattern import constant_value
 
-__all__ = ["DATA_LIMIT", "Fact", "Shapes", "bound_shapes", "shapes"]
+__all__ = ["DATA_LIMIT", "Fact", "Shapes", "bound_shapes", "renew", "shapes"]
 
 #: Values up to this many elements are followed as data.
 DATA_LIMIT = 128
@@ -60,6 +60,16 @@ def shapes(ctx: Context) -> Shapes:
     return infer(ctx.model)
 
 
+def renew(ctx: Context) -> None:
+    """Let shapes be inferred again after edits, unless nothing in them is unknown.
+
+    What was found of a value stays true of it, but an edit may let more be found.
+    """
+    known = ctx.cached().get(shapes)
+    if known is not None and not known.certain:
+        ctx.invalidate()
+
+
 def bound_shapes(model: ir.Model, inputs: Mapping[str, Sequence[int]]) -> Shapes:
     """Shapes when the named graph inputs have these shapes: all static unless data-dependent."""
     return infer(model, inputs)
@@ -80,16 +90,31 @@ class Shapes:
 
     def __init__(self, model: ir.Model, inputs: Mapping[str, Sequence[int]], trust: bool) -> None:
         self.model = model
-        self.opsets = dict(model.graph.opset_imports)
+        self.opsets = model.graph.opset_imports
         self._inputs = inputs
         self._trust = trust
         self._facts: dict[ir.Value, Fact] = {}
         self._busy: set[ir.Node] = set()
         self._count = 0
+        self._vague = False
         self._conflict = False
         self._names: set[str] | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """Whether neither contradicts the other about a value of the model."""
+        if not isinstance(other, Shapes):
+            return NotImplemented
+        values = [o for node in self.model.graph for o in node.outputs]
+        return all(_agree(self.fact(v), other.fact(v)) for v in values)
+
+    __hash__ = object.__hash__
+
     # --- questions --------------------------------------------------------------------------
+
+    @property
+    def certain(self) -> bool:
+        """Whether the type and shape of everything are known, from the inputs' sizes alone."""
+        return not self._vague
 
     def shape(self, value: ir.Value) -> tuple[Dim, ...] | None:
         """Its shape, dimensions as `int` or `Expr`; None if the rank is unknown."""
@@ -192,7 +217,19 @@ class Shapes:
         facts = infer_node(node, [self.fact(v) for v in node.inputs], self)
         facts = list(facts) + [UNKNOWN] * (len(node.outputs) - len(facts))
         for value, fact in zip(node.outputs, facts, strict=False):
-            self._facts[value] = self._merge(value, fact)
+            made = self._facts[value] = self._merge(value, fact)
+            if not self._vague and value.name:
+                self._vague = made.dims is None or made.dtype is None or self._invented(made)
+
+    def _invented(self, fact: Fact) -> bool:
+        """Whether an unknown of our own making is in a value's shape or data."""
+        if not self._count:
+            return False
+        parts = list(fact.dims or ())
+        if fact.data is not None and fact.data.dtype == object:
+            parts += fact.data.ravel().tolist()
+        atoms = (a for p in parts if isinstance(p, Expr) for a in p.atoms)
+        return any("?" in a or "~" in a for a in atoms)
 
     def _source(self, value: ir.Value) -> Fact:
         """A graph input or an initializer."""
@@ -270,6 +307,17 @@ class Shapes:
             else:
                 self._conflict = True
         return Fact(dtype, tuple(dims), fact.data)
+
+
+def _agree(a: Fact, b: Fact) -> bool:
+    if a.dtype != b.dtype and a.dtype is not None and b.dtype is not None:
+        return False
+    if a.dims is None or b.dims is None:
+        return True
+    return len(a.dims) == len(b.dims) and all(
+        x == y or isinstance(x, Expr) or isinstance(y, Expr)
+        for x, y in zip(a.dims, b.dims, strict=True)
+    )
 
 
 def small_data(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any] | None:

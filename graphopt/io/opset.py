@@ -8,6 +8,9 @@ the cost does not depend on the weights.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import onnx
 import onnx_ir as ir
 
@@ -134,11 +137,33 @@ def _changed(node: ir.Node, old: int, new: int) -> bool:
         return False
     if not onnx.defs.has(node.op_type, max_inclusive_version=old):
         return False
-    before = onnx.defs.get_schema(node.op_type, old, "")
-    after = onnx.defs.get_schema(node.op_type, new, "")
-    if before.since_version == after.since_version and not after.deprecated:
+    if not _redefined(node.op_type, old, new):
         return False
     return old < _CONTROL.get(node.op_type, new)
+
+
+@cache
+def _redefined(op_type: str, old: int, new: int) -> bool:
+    """Whether an operator's schema differs by more than the element types it takes.
+
+    From opset 13 on, every change of meaning came with one of the signature.
+    """
+    before = onnx.defs.get_schema(op_type, old, "")
+    after = onnx.defs.get_schema(op_type, new, "")
+    if after.deprecated:
+        return True
+    if before.since_version == after.since_version:
+        return False
+    return old < 13 or _signature(before) != _signature(after)
+
+
+def _signature(schema: onnx.defs.OpSchema) -> Any:
+    parameters = [(p.name, p.option) for p in (*schema.inputs, *schema.outputs)]
+    attributes = sorted(
+        (a.name, a.type, a.required, a.default_value.SerializeToString(deterministic=True))
+        for a in schema.attributes.values()
+    )
+    return len(schema.inputs), parameters, attributes
 
 
 def _alone(node: ir.Node) -> onnx.GraphProto:

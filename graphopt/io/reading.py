@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from graphopt.collector import resting_collector
 from graphopt.errors import ModelError
 from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
@@ -58,7 +59,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     """
     where = Path(path)
     try:
-        return _load(where)
+        with resting_collector():
+            return _load(where)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error.__cause__
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import onnx
 import onnx_ir as ir
 
+from graphopt.collector import resting_collector
 from graphopt.errors import ModelError, UsageError
 from graphopt.io import wire
 from graphopt.io.reading import THRESHOLD, graphs_of, source_of
@@ -54,7 +55,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
         ModelError: it cannot be written (no such folder, disk full), or is too large for one file.
     """
     target = Path(os.path.realpath(path))
-    plan = _plan(model, target.name, external)
+    with resting_collector():
+        plan = _plan(model, target.name, external)
     _check_target(model, target, plan)
     files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
     if plan.data:
@@ -185,7 +187,7 @@ def _proto(model: ir.Model, place: _Place) -> onnx.ModelProto:
             for name, attribute in node.attributes.items():
                 if attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
                     continue
-                tensor = attribute.as_tensor()
+                tensor = attribute.value
                 found = _place(place, tensor, name, "attribute")
                 if found is not None:
                     stand_in = _placeholder(tensor, tensor.name, found)
@@ -264,7 +266,7 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         for node in graph:
             for attribute in node.attributes.values():
                 if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    yield attribute.as_tensor()
+                    yield attribute.value
 
 
 def _was_external(model: ir.Model) -> bool:

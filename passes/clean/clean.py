@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 from graphopt.passes.clean import arithmetic, noops, sequences
@@ -14,6 +16,8 @@ from graphopt.passes.clean.duplicates import merge_initializers, merge_nodes
 from graphopt.passes.clean.functions import inline_functions
 
 from graphopt import Context, Pass
+from graphopt.analyses.shapes import shapes
+from graphopt.collector import resting_collector
 from graphopt.rewrite import rewrite
 
 __all__ = ["RULES", "Clean", "tidy"]
@@ -26,7 +30,9 @@ class Clean(Pass):
     """Remove what does nothing, is never used, or is there twice."""
 
     speeds_up: ClassVar[bool] = False
+    preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = (shapes,)
 
+    @resting_collector()
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply every theme until none makes an edit."""
         edits = inline_functions(model, ctx) + unlist_initializers(model, ctx)
@@ -36,15 +42,29 @@ class Clean(Pass):
 def tidy(model: ir.Model, ctx: Context) -> int:
     """What other passes leave work for too: rules, duplicates, control flow, dead code."""
     edits = 0
-    while True:
-        made = lift_constants(model, ctx)
-        made += remove_unused(model, ctx)
-        made += resolve_branches(model, ctx)
-        made += unroll_loops(model, ctx)
-        made += merge_initializers(model, ctx)
-        made += rewrite(model, ctx, RULES)
-        made += merge_nodes(model, ctx)
-        made += remove_unused(model, ctx)
-        edits += made
-        if not made:
+    last = len(THEMES)
+    for k, theme in enumerate(cycle(THEMES)):
+        if k == last:  # every other theme has found nothing since
             return edits
+        made = theme(model, ctx)
+        if made:
+            edits += made
+            last = k + len(THEMES)
+    raise AssertionError
+
+
+def apply_rules(model: ir.Model, ctx: Context) -> int:
+    """The rules of every theme that has some."""
+    return rewrite(model, ctx, RULES)
+
+
+#: Each runs until it finds nothing more by itself.
+THEMES = (
+    lift_constants,
+    remove_unused,
+    resolve_branches,
+    unroll_loops,
+    merge_initializers,
+    apply_rules,
+    merge_nodes,
+)

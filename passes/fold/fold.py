@@ -8,7 +8,8 @@ result becomes an initializer if it may, else its node stays and its own inputs 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 from graphopt.passes.clean.clean import tidy
@@ -16,7 +17,8 @@ from graphopt.passes.fold.dimensions import fold_dimensions
 from graphopt.passes.fold.evaluated import Evaluated
 
 from graphopt import Context, Pass
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes import DATA_LIMIT, renew, shapes
+from graphopt.collector import resting_collector
 from graphopt.rewrite import Builder, Names, remove_dead
 from graphopt.traverse import all_graphs, all_nodes
 
@@ -34,14 +36,17 @@ class Fold(Pass):
     limit: int = 1 << 20
 
     speeds_up: ClassVar[bool] = False
+    preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = (shapes,)
 
     def __post_init__(self) -> None:
         if self.limit < 0:
             raise ValueError("limit is a number of bytes, at least 0")
 
+    @resting_collector()
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Fold constants and shapes, in every graph, until none is left."""
         edits = 0
+        renew(ctx)
         while True:
             made = fold_constants(model, ctx, self.limit)
             made += fold_dimensions(model, ctx)
@@ -49,12 +54,13 @@ class Fold(Pass):
             edits += made
             if not made:
                 return edits
-            ctx.invalidate()
+            renew(ctx)
 
 
 def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
     """Constant values -> initializers; returns how many were made."""
-    found = Evaluated(model, ctx.get(shapes), limit)
+    facts = ctx.get(shapes)
+    found = Evaluated(model, facts, limit)
     for node in all_nodes(model.graph):
         found.visit(node)
     if not found.values:
@@ -62,6 +68,7 @@ def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
     found.settle()
     names: Names | None = None
     edits = 0
+    learned = False
     for graph in reversed(all_graphs(model.graph)):
         for node in [n for n in reversed(graph) if any(o in found.values for o in n.outputs)]:
             if node.graph is None:
@@ -78,11 +85,13 @@ def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
             names = names or Names(model)
             builder = Builder(model, node, names)
             for old in wanted:
-                _store(old, found.tensor(old), builder)
+                tensor = found.tensor(old)
+                learned = learned or (tensor.size <= DATA_LIMIT and facts.data(old) is None)
+                _store(old, tensor, builder)
             remove_dead([node])
             edits += 1
     if edits:
-        ctx.invalidate(preserves=(shapes,))
+        ctx.invalidate(preserves=() if learned else (shapes,))
     return edits
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 from graphopt.passes.fuse.activations import (
@@ -38,7 +39,8 @@ from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 from graphopt.passes.fuse.views import ShortenViews
 
 from graphopt import Context, Pass, Rule
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes import renew, shapes
+from graphopt.collector import resting_collector
 from graphopt.errors import ModelError
 from graphopt.io.opset import raise_opset
 from graphopt.rewrite import rewrite
@@ -94,17 +96,21 @@ class Fuse(Pass):
         GemmActivation,
     )
 
+    preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = (shapes,)
+
+    @resting_collector()
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply the rules until none matches; raise the opset once if a fusion needs it."""
         edits = 0
+        renew(ctx)
         for rules in (self.written, self.rules, self.last):
             refused = len(ctx.refusals)
-            edits += rewrite(model, ctx, rules, preserves=(shapes,))
+            edits += rewrite(model, ctx, rules)
             wanted = ctx.facts.pop(WANTED, None)
             if wanted is not None:
                 edits += self._raise(model, ctx, wanted)
                 del ctx.refusals[refused:]
-                edits += rewrite(model, ctx, rules, preserves=(shapes,))
+                edits += rewrite(model, ctx, rules)
         ctx.facts.pop(STUCK, None)
         return edits
 
@@ -120,5 +126,8 @@ class Fuse(Pass):
             ctx.facts[STUCK] = True
             ctx.note(f"some fusions need opset {version}: {error}")
             return 0
-        ctx.invalidate()
+        if ctx.get(shapes).certain:
+            ctx.invalidate(preserves=(shapes,))
+        else:
+            ctx.invalidate()
         return 1
