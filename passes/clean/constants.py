@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -58,11 +59,11 @@ def lift_constants(model: ir.Model, ctx: Context) -> int:
     return edits
 
 
-def _content(tensor: ir.TensorProtocol, sizes: tuple[int, ...]) -> Any:
+def _content(tensor: ir.TensorProtocol, sizes: Sequence[int]) -> Any:
     """Equal for tensors of the same type, shape and bytes; None for those too large to say."""
     if prod(sizes) > SMALL or tensor.dtype is ir.DataType.STRING:
         return None
-    return tensor.dtype, sizes, tensor.tobytes()
+    return tensor.dtype, tuple(sizes), tensor.tobytes()
 
 
 def unlist_initializers(model: ir.Model, ctx: Context) -> int:
