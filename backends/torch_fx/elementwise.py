@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from functools import reduce
@@ -214,5 +213,5 @@ TABLE: dict[str, Lower] = {
     "com.microsoft:BiasGelu": lambda op, x, bias: F.gelu(x + bias),
     "com.microsoft:FastGelu": _fast_gelu,
     "com.microsoft:Gelu": unary(F.gelu),
-    "com.microsoft:QuickGelu": lambda op, x: x * torch.sigmoid(x * op.attribute("alpha", math.nan)),
+    "com.microsoft:QuickGelu": lambda op, x: x * torch.sigmoid(x * op.attribute("alpha", 1.702)),
 }

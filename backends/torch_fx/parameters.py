@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from graphopt.backends.torch_fx.quantized import spread
-from graphopt.backends.torch_fx.tables import key_of
+from graphopt.backends.torch_fx.grids import Grid, grid_at
+from graphopt.backends.torch_fx.keys import key_of
 from graphopt.backends.torch_fx.types import tensor_of
 
 from graphopt.pattern import constant_value
 
-__all__ = ["Grid", "Parameters", "Weight"]
+__all__ = ["Parameters", "Weight"]
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _INTEGERS = (
@@ -55,36 +55,6 @@ _WEIGHTS = re.compile(
     r"(com\.microsoft:)?(Conv|ConvTranspose|Gemm|MatMul|PRelu|.*Normalization|LSTM|GRU|RNN|"
     r"QuantizeLinear|DequantizeLinear|Fused.*|QLinear.*|Q[A-Z].*|DynamicQuantize.*|MatMulInteger.*)"
 )
-
-#: Where operators have an integer weight: (weight, scale, zero point) among their inputs.
-QUANTIZED = {
-    "DequantizeLinear": ((0, 1, 2),),
-    "com.microsoft:DequantizeLinear": ((0, 1, 2),),
-    "QLinearConv": ((3, 4, 5),),
-    "QLinearMatMul": ((3, 4, 5),),
-    "com.microsoft:MatMulIntegerToFloat": ((1, 3, 5),),
-    "com.microsoft:QGemm": ((3, 4, 5),),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """The grid of an integer weight: paths of scale and zero point, element type and axis.
-
-    Attributes:
-        scale: path of the scale.
-        zero: path of the zero point, or None for 0.
-        dtype: the integer type.
-        axis: axis of the weight along which scales lie; None for one scale.
-        block: elements a scale, or 0.
-    """
-
-    scale: str
-    zero: str | None
-    dtype: ir.DataType
-    axis: int | None
-    block: int = 0
-    rank: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +121,7 @@ class Parameters:
         if held is None:
             held = tensor_of(tensor)
             if grid is not None:
-                held = self._real(held, grid)
+                held = grid.real(held, lambda p: self.get(p).detach())
             if grid is not None or (tensor.dtype in _FLOATS and _trained(value, tensor)):
                 held = torch.nn.Parameter(held)
             self._tied[id(tensor)] = held
@@ -163,40 +133,12 @@ class Parameters:
 
     def _grid(self, value: ir.Value) -> Grid | None:
         """The grid that every use of an integer constant agrees on."""
-        grids = {self._grid_at(use.node, use.idx) for use in value.uses()}
+        grids = {grid_at(use.node, use.idx, self._path_of) for use in value.uses()}
         return grids.pop() if len(grids) == 1 else None
 
-    def _grid_at(self, node: ir.Node, k: int) -> Grid | None:
-        for weight, scale, zero in QUANTIZED.get(key_of(node), ()):
-            if weight != k:
-                continue
-            inputs = list(node.inputs)
-            step = inputs[scale]
-            steps = None if step is None else self.of(step)
-            if steps is None:
-                return None
-            value = inputs[zero] if zero < len(inputs) else None
-            zeros = None if value is None else self.of(value)
-            if value is not None and zeros is None:
-                return None
-            return Grid(
-                steps.path,
-                None if zeros is None else zeros.path,
-                constant_value(inputs[k]).dtype,  # type: ignore[union-attr]
-                _axis(node, inputs[k], inputs[scale]),
-                node.attributes.get_int("block_size", 0),
-                len(inputs[k].shape) if inputs[k].shape is not None else 0,  # type: ignore[union-attr, arg-type]
-            )
-        return None
-
-    def _real(self, integers: Any, grid: Grid) -> Any:
-        """(q - z) s."""
-        where = (grid.axis, grid.rank, grid.block)
-        scale = spread(self.get(grid.scale).detach(), *where)
-        shifted = integers.to(scale.dtype)
-        if grid.zero is not None:
-            shifted = shifted - spread(self.get(grid.zero), *where).to(scale.dtype)
-        return shifted * scale
+    def _path_of(self, value: ir.Value) -> str | None:
+        weight = self.of(value)
+        return None if weight is None else weight.path
 
     def get(self, path: str) -> Any:
         """The parameter or buffer at `path`."""
@@ -219,16 +161,11 @@ class Parameters:
         self._taken |= {path, *prefixes}
         return path
 
-
-def _axis(node: ir.Node, weight: Any, scale: Any) -> int | None:
-    """The axis along which scales lie."""
-    steps, rank = constant_value(scale), len(constant_value(weight).shape)  # type: ignore[union-attr]
-    if steps is None or (steps.size == 1 and len(steps.shape) == 0):
-        return None
-    if node.op_type == "DequantizeLinear":
-        axis = node.attributes.get_int("axis", 1)
-        return axis % rank if rank > 1 or axis in (0, -1) else 0
-    return 0 if node.op_type == "QLinearConv" else rank - 1
+    def adopt(self, module: Any) -> str:
+        """The path of a new submodule."""
+        path = self._path("subgraph")
+        self.root.add_module(path, module)
+        return path
 
 
 def _trained(value: ir.Value, tensor: ir.TensorProtocol) -> bool:

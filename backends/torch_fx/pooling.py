@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from graphopt.backends.torch_fx.convolution import explicit_pads
 
-__all__ = ["TABLE"]
+__all__ = ["TABLE", "average_pool"]
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MAX_INDICES = {
@@ -51,7 +51,8 @@ def whole_index(index: Any, x: Any) -> Any:
     return index + channel.reshape([x.size(0), x.size(1)] + [1] * (x.dim() - 2))
 
 
-def _average_pool(op: Any, x: Any) -> Any:
+def average_pool(op: Any, x: Any) -> Any:
+    """Means over windows."""
     kernel, strides, dilations, ceil = _window(op)
     n = len(kernel)
     include = bool(op.attribute("count_include_pad", 0))
@@ -107,7 +108,7 @@ def _global_lp(op: Any, x: Any) -> Any:
 
 
 TABLE: dict[str, Callable[..., Any]] = {
-    "AveragePool": _average_pool,
+    "AveragePool": average_pool,
     "GlobalAveragePool": lambda op, x: torch.mean(x, _spatial(op), True),
     "GlobalLpPool": _global_lp,
     "GlobalMaxPool": lambda op, x: torch.amax(x, _spatial(op), True),

@@ -9,13 +9,25 @@ The derivative of rounding is taken as 1. What follows by the chain rule is LSQ 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from graphopt.backends.torch_fx.types import torch_dtype
 
-__all__ = ["TABLE", "Carried", "bounds", "carry", "integer", "round_through"]
+__all__ = [
+    "TABLE",
+    "Carried",
+    "bounds",
+    "carried",
+    "floats",
+    "integer",
+    "on_grid",
+    "quantize",
+    "round_through",
+    "spread",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +38,9 @@ class Carried:
     dtype: ir.DataType
 
 
-def carried(function: Any) -> Any:
+def carried(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a lowering that takes carried integers as they are."""
-    function.carried = True
+    function.carried = True  # type: ignore[attr-defined]
     return function
 
 
@@ -64,24 +76,16 @@ def spread(scale: Any, axis: int | None, rank: int, block: int = 0) -> Any:
     return scale.reshape([-1 if k == axis % rank else 1 for k in range(rank)])
 
 
-def quantize(x: Any, scale: Any, zero: Any, dtype: ir.DataType) -> Any:
-    """x on the grid (scale, zero), as floats."""
+def quantize(x: Any, scale: Any, zero: Any, low: float, high: float) -> Any:
+    """x on the grid (scale, zero) of integers from low to high, as floats."""
+    return round_through(torch.clamp(x / scale, low - zero, high - zero)) + zero
+
+
+def on_grid(x: Any, scale: Any, zero: Any, dtype: ir.DataType) -> Any:
+    """x on the grid of integers of type `dtype`, as floats; no zero point means 0."""
     low, high = bounds(dtype)
-    if zero is None:
-        return round_through(torch.clamp(x / scale, low, high))
-    shift = zero.to(torch.float32)
-    return round_through(torch.clamp(x / scale, low - shift, high - shift)) + shift
-
-
-def carry(body: Any, weight: Any, grid: Any) -> Carried:
-    """A float weight on its grid."""
-    scale = body.held(grid.scale)
-    zero = None if grid.zero is None else body.held(grid.zero)
-    axis = grid.axis
-    if zero is not None:
-        zero = spread(zero, axis, grid.rank, grid.block)
-    q = quantize(weight, spread(scale, axis, grid.rank, grid.block), zero, grid.dtype)
-    return Carried(q, grid.dtype)
+    shift = 0.0 if zero is None else zero.to(torch.float32)
+    return quantize(x, scale, shift, low, high)
 
 
 def _axis(op: Any, k: int) -> tuple[int | None, int, int]:
@@ -102,7 +106,7 @@ def quantize_linear(op: Any, x: Any, scale: Any, zero: Any = None) -> Any:
     dtype = op.dtype(2) if zero is not None else ir.DataType(wanted or ir.DataType.UINT8)
     if zero is not None:
         zero = spread(zero, axis, rank, block)
-    return Carried(quantize(x, spread(scale, axis, rank, block), zero, dtype), dtype)
+    return Carried(on_grid(x, spread(scale, axis, rank, block), zero, dtype), dtype)
 
 
 @carried

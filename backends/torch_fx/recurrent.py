@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from graphopt.backends.torch_fx.stepping import step_through
+from graphopt.backends.torch_fx.quantized import carried, floats
+from graphopt.backends.torch_fx.stepping import rounded, step_through
 
 __all__ = ["TABLE"]
 
@@ -107,4 +108,53 @@ def _native(
     return y, done[1], done[2] if kind == "LSTM" else None
 
 
-TABLE: dict[str, Callable[..., Any]] = {kind: _recurrent(kind) for kind in _GATES}
+def _weights(op: Any, w: Any, scale: Any, zero: Any, k: int) -> Any:
+    """[d, in, 4h] integers as [d, 4h, in] floats; scales are one a direction, or one a row."""
+    q = floats(w)
+    per_row = op.rank(k) == 2
+    if zero is not None:
+        z = zero.to(torch.float32)
+        q = q - (z.unsqueeze(1) if per_row else z.reshape(-1, 1, 1))
+    return (q * (scale.unsqueeze(1) if per_row else scale.reshape(-1, 1, 1))).transpose(1, 2)
+
+
+@carried
+def _dynamic_lstm(
+    op: Any,
+    x: Any,
+    w: Any,
+    r: Any,
+    b: Any,
+    lengths: Any,
+    h0: Any,
+    c0: Any,
+    p: Any,
+    ws: Any,
+    wz: Any,
+    rs: Any,
+    rz: Any,
+) -> Any:
+    way = op.attribute("direction", "forward")
+    directions = 2 if way == "bidirectional" else 1
+    hidden = op.attribute("hidden_size")
+    zeros = op.call(torch.zeros, directions, x.size(1), hidden, dtype=x.dtype, device=op.device)
+    done = op.call(
+        step_through,
+        *("LSTM", way, op.call(rounded, x), _weights(op, w, ws, wz, 8)),
+        *(_weights(op, r, rs, rz, 10), b, lengths),
+        *(zeros if h0 is None else h0, zeros if c0 is None else c0, p),
+        activations=[str(n) for n in op.attribute("activations") or _USUAL["LSTM"] * directions],
+        alphas=[float(a) for a in op.attribute("activation_alpha") or ()],
+        betas=[float(a) for a in op.attribute("activation_beta") or ()],
+        clip=float(op.attribute("clip", 0.0) or 0.0),
+        coupled=bool(op.attribute("input_forget", 0)),
+        before_reset=False,
+        round_state=True,
+    )
+    return done[0], done[1], done[2]
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    **{kind: _recurrent(kind) for kind in _GATES},
+    "com.microsoft:DynamicQuantizeLSTM": _dynamic_lstm,
+}

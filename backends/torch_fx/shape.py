@@ -164,7 +164,7 @@ def _pad(op: Any, x: Any, *_: Any) -> Any:
 
 
 def _constant(op: Any) -> Any:
-    return op.body._lookup(op.node.outputs[0])
+    return op.body.lookup(op.node.outputs[0])
 
 
 def _constant_of_shape(op: Any, _: Any = None) -> Any:
@@ -225,27 +225,8 @@ def _eye_like(op: Any, x: Any) -> Any:
     return torch.tril(torch.triu(ones, k), k)
 
 
-def _sequence_split(op: Any, x: Any, _: Any = None) -> Any:
-    axis = op.attribute("axis", 0)
-    keep = op.attribute("keepdims", 1)
-    sizes = op.numbers(1) if op.given(1) else 1
-    if op.given(1) or keep:
-        return op.call(torch.split, x, sizes, axis)
-    return op.call(torch.unbind, x, axis)
-
-
-def _sequence_at(op: Any, sequence: Any, _: Any = None) -> Any:
-    return op.call(operator.getitem, sequence, op.numbers(1))
-
-
-def _concat_from_sequence(op: Any, sequence: Any) -> Any:
-    join = torch.stack if op.attribute("new_axis", 0) else torch.cat
-    return op.call(join, sequence, op.attribute("axis"))
-
-
 TABLE: dict[str, Callable[..., Any]] = {
     "Concat": _concat,
-    "ConcatFromSequence": _concat_from_sequence,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
@@ -255,17 +236,11 @@ TABLE: dict[str, Callable[..., Any]] = {
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
-    "SequenceAt": _sequence_at,
-    "SequenceConstruct": lambda op, *values: op.call(list, values),
-    "SequenceLength": lambda op, sequence: op.call(
-        torch.tensor, op.call(len, sequence), dtype=torch.int64, device=op.device
-    ),
     "Shape": _shape,
     "Size": _size,
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
-    "SplitToSequence": _sequence_split,
     "Squeeze": _squeeze,
     "Tile": _tile,
     "Transpose": _transpose,

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from graphopt.backends.torch_fx.integers import dynamic_grid
 
-__all__ = ["step_through"]
+__all__ = ["rounded", "step_through"]
 
 _DEFAULT = {
     "leakyrelu": (0.01, 0.0),
@@ -69,8 +70,12 @@ def step_through(
     clip: float,
     coupled: bool,
     before_reset: bool,
+    round_state: bool = False,
 ) -> tuple[Any, Any, Any]:
-    """x [time, batch, input] -> y [time, directions, batch, hidden], last h, last c."""
+    """x [time, batch, input] -> y [time, directions, batch, hidden], last h, last c.
+
+    With `round_state` products read h on the 8-bit grid of its own range.
+    """
     functions = _functions(activations, alphas, betas)
     count = len(functions) // w.size(0)
     results = []
@@ -80,9 +85,22 @@ def step_through(
         bias = None if b is None else b[d]
         peep = None if p is None else p[d]
         step = _STEPS[kind](w[d], r[d], bias, peep, f, clip, coupled, before_reset)
+        if round_state:
+            step = partial(_rounding, step)
         results.append(_one_way(x, h0[d], c0[d], lengths, back, step))
     ys, hs, cs = zip(*results, strict=True)
     return torch.stack(ys, 1), torch.stack(hs, 0), torch.stack(cs, 0)
+
+
+def rounded(x: Any) -> Any:
+    """x on the 8-bit grid of its own range."""
+    q, scale, zero = dynamic_grid(x)
+    return (q - zero) * scale
+
+
+def _rounding(step: Callable[..., tuple[Any, Any]], x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    """A step whose products read h rounded (LSTM and RNN read h nowhere else)."""
+    return step(x, rounded(h), c)
 
 
 def _one_way(

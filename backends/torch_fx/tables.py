@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import onnx_ir as ir
 from graphopt.backends.torch_fx import (
+    attention,
+    control,
     convolution,
     elementwise,
+    images,
     indexing,
+    integers,
     norms,
     pooling,
     quantized,
     recurrent,
     reductions,
+    sequences,
     shape,
 )
 
-__all__ = ["MOVES", "TABLE", "key_of"]
+__all__ = ["MOVES", "TABLE"]
 
 TABLE: dict[str, Callable[..., Any]] = {
     **elementwise.TABLE,
@@ -27,6 +31,11 @@ TABLE: dict[str, Callable[..., Any]] = {
     **reductions.TABLE,
     **convolution.TABLE,
     **pooling.TABLE,
+    **images.TABLE,
+    **attention.TABLE,
+    **integers.TABLE,
+    **sequences.TABLE,
+    **control.TABLE,
     **norms.TABLE,
     **recurrent.TABLE,
     **quantized.TABLE,
@@ -40,10 +49,3 @@ MOVES = frozenset(
         "Unsqueeze",
     }
 )
-
-
-def key_of(node: ir.Node) -> str:
-    """The node's operator as the table names it."""
-    if node.domain in ("", "ai.onnx"):
-        return node.op_type
-    return f"{node.domain}:{node.op_type}"

@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from graphopt.backends.torch_fx.parameters import Weight
-from graphopt.backends.torch_fx.quantized import bounds, spread
 from graphopt.backends.torch_fx.types import array_of
 
 from graphopt.errors import ModelError
@@ -69,14 +68,10 @@ def _constants(model: ir.Model) -> dict[str, ir.Value]:
 
 def _array(held: dict[str, Any], path: str, weight: Weight) -> np.ndarray[Any, Any]:
     tensor = held[path].detach()
-    grid = weight.grid
-    if grid is None:
-        return array_of(tensor, weight.dtype)
-    scale = spread(held[grid.scale].detach(), grid.axis, grid.rank, grid.block)
-    q = torch.round(tensor / scale)
-    if grid.zero is not None:
-        q = q + spread(held[grid.zero], grid.axis, grid.rank, grid.block).to(q.dtype)
-    return array_of(torch.clamp(q, *bounds(grid.dtype)), weight.dtype)
+    if weight.grid is not None:
+        with torch.no_grad():
+            tensor = weight.grid.round(tensor, held.__getitem__)
+    return array_of(tensor, weight.dtype)
 
 
 def _put(value: ir.Value, tensor: ir.TensorProtocol) -> None:
