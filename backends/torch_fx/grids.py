@@ -109,7 +109,7 @@ def _laid_out(node: ir.Node, grid: Grid, rank: int, steps: ir.TensorProtocol | N
         return dataclasses.replace(grid, block=block, axis=axis, offset=offset)
     if name == "DequantizeLinear":
         axis = node.attributes.get_int("axis", 1)
-        block = node.attributes.get_int("block_size", 0)
+        block = int(node.attributes.get_int("block_size", 0))
         if block:
             return dataclasses.replace(grid, block=block, axis=axis % rank)
         if count == 0 or rank == 0:
@@ -119,7 +119,7 @@ def _laid_out(node: ir.Node, grid: Grid, rank: int, steps: ir.TensorProtocol | N
         directions = int(steps.shape.numpy()[0])
         return dataclasses.replace(grid, shape=(directions, 1, -1))
     else:
-        transposed = name == "QGemm" and node.attributes.get_int("transB", 0)
+        transposed = name == "QGemm" and bool(node.attributes.get_int("transB", 0))
         axis = 0 if name == "QLinearConv" or transposed else rank - 1
     shape = tuple(-1 if a == axis else 1 for a in range(rank))
     return dataclasses.replace(grid, shape=shape) if count == 1 else grid
