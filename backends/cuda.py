@@ -69,6 +69,7 @@ class Cuda:
             isa=(capability,),
             opset=accepted_opset(),
             operators=OPERATORS,
+            joins_products=True,  # one launch where there were three; not measured yet
             channel_multiple=8,  # tensor cores read half-precision channels in groups of 16 bytes
             precisions=tuple(p for p in gpu.precisions(capability) if p != "int8"),
             int8=None,

@@ -65,6 +65,7 @@ class TensorRt:
             backend=self.name,
             isa=(capability,),
             opset=20,
+            joins_products=True,  # as it does itself where it finds them; not measured yet
             channel_multiple=32 if "int8" in types else 8,
             precisions=types,
             int8=INT8 if "int8" in types else None,

@@ -65,6 +65,7 @@ class Target:
         lacks: standard operators it accepts but has no kernel for (it runs their definition), so
             that writing out is as fast or faster there.
         slow: operators that its runtime fuses others into although that is slower.
+        joins_products: products that share an operand (Q, K and V; gate and up) run faster as one.
         channel_multiple: channel counts that are a multiple of this run at full speed.
         precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").
         int8: its integer scheme, or None if integers gain nothing.
@@ -79,6 +80,7 @@ class Target:
     operators: frozenset[str] = frozenset()
     lacks: frozenset[str] = frozenset()
     slow: frozenset[str] = frozenset()
+    joins_products: bool = False
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("float32",)
     int8: Int8Scheme | None = Int8Scheme()

@@ -19,12 +19,14 @@ from graphopt.passes.fuse.affine_after import ScaleShiftAfter
 from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
 from graphopt.passes.fuse.apart import SumBeforeNorm
 from graphopt.passes.fuse.attention import ScaledDotProduct
+from graphopt.passes.fuse.chains import ConcatChain, ReduceChain, SliceChain
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
 from graphopt.passes.fuse.group_norm import GroupNorm
 from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
 from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import STUCK, WANTED
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.parallel import join_products
 from graphopt.passes.fuse.rotary import PackRotary, PartialRotary, Rotary
 from graphopt.passes.fuse.runtime import (
     BiasGelu,
@@ -36,6 +38,7 @@ from graphopt.passes.fuse.runtime import (
 )
 from graphopt.passes.fuse.slices import SlicesToSplit
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
+from graphopt.passes.fuse.turns import meet_transposes
 from graphopt.passes.fuse.views import ShortenViews
 
 from graphopt import Context, Pass, Rule
@@ -82,6 +85,9 @@ class Fuse(Pass):
         PadIntoPool,
         TransposedOperand,
         MatMulAdd,
+        ConcatChain,
+        ReduceChain,
+        SliceChain,
         SlicesToSplit,
         ShortenViews,
     )
@@ -101,17 +107,24 @@ class Fuse(Pass):
     @resting_collector()
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply the rules until none matches; raise the opset once if a fusion needs it."""
-        edits = 0
         renew(ctx)
-        for rules in (self.written, self.rules, self.last):
-            refused = len(ctx.refusals)
-            edits += rewrite(model, ctx, rules)
-            wanted = ctx.facts.pop(WANTED, None)
-            if wanted is not None:
-                edits += self._raise(model, ctx, wanted)
-                del ctx.refusals[refused:]
-                edits += rewrite(model, ctx, rules)
+        edits = self._apply(self.written, model, ctx) + self._apply(self.rules, model, ctx)
+        while turned := meet_transposes(model, ctx):
+            edits += turned + self._apply(self.rules, model, ctx)
+        edits += join_products(model, ctx)
+        edits += self._apply(self.last, model, ctx)
         ctx.facts.pop(STUCK, None)
+        return edits
+
+    def _apply(self, rules: tuple[type[Rule], ...], model: ir.Model, ctx: Context) -> int:
+        """Apply rules until none matches; where one needs a newer opset, raise it and go on."""
+        refused = len(ctx.refusals)
+        edits = rewrite(model, ctx, rules)
+        wanted = ctx.facts.pop(WANTED, None)
+        if wanted is not None:
+            edits += self._raise(model, ctx, wanted)
+            del ctx.refusals[refused:]
+            edits += rewrite(model, ctx, rules)
         return edits
 
     def _raise(self, model: ir.Model, ctx: Context, version: int) -> int:
