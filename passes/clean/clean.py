@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any, ClassVar
 
@@ -20,7 +20,9 @@ from graphopt.analyses.shapes import shapes
 from graphopt.collector import resting_collector
 from graphopt.rewrite import rewrite
 
-__all__ = ["RULES", "Clean", "tidy"]
+__all__ = ["LEFTOVERS", "RULES", "Clean", "tidy"]
+
+Theme = Callable[[ir.Model, Context], int]
 
 RULES = (*noops.RULES, *arithmetic.RULES, *sequences.RULES)
 
@@ -39,18 +41,19 @@ class Clean(Pass):
         return edits + tidy(model, ctx)
 
 
-def tidy(model: ir.Model, ctx: Context) -> int:
+def tidy(model: ir.Model, ctx: Context, themes: Sequence[Theme] | None = None) -> int:
     """What other passes leave work for too: rules, duplicates, control flow, dead code."""
+    themes = THEMES if themes is None else themes
     edits = 0
-    last = len(THEMES)
-    for k, theme in enumerate(cycle(THEMES)):
+    last = len(themes)
+    for k, theme in enumerate(cycle(themes)):
         if k == last:  # every other theme has found nothing since
-            return edits
+            break
         made = theme(model, ctx)
         if made:
             edits += made
-            last = k + len(THEMES)
-    raise AssertionError
+            last = k + len(themes)
+    return edits
 
 
 def apply_rules(model: ir.Model, ctx: Context) -> int:
@@ -59,7 +62,7 @@ def apply_rules(model: ir.Model, ctx: Context) -> int:
 
 
 #: Each runs until it finds nothing more by itself.
-THEMES = (
+THEMES: tuple[Theme, ...] = (
     lift_constants,
     remove_unused,
     resolve_branches,
@@ -68,3 +71,5 @@ THEMES = (
     apply_rules,
     merge_nodes,
 )
+#: What a pass that writes new nodes and constants leaves behind.
+LEFTOVERS: tuple[Theme, ...] = (lift_constants, remove_unused, merge_initializers, merge_nodes)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import onnx_ir as ir
+from graphopt.passes.clean.clean import LEFTOVERS, tidy
 from graphopt.passes.fuse.activations import (
     ErfGelu,
     HardSigmoidClip,
@@ -109,12 +110,21 @@ class Fuse(Pass):
         """Apply the rules until none matches; raise the opset once if a fusion needs it."""
         renew(ctx)
         edits = self._apply(self.written, model, ctx) + self._apply(self.rules, model, ctx)
-        while turned := meet_transposes(model, ctx):
-            edits += turned + self._apply(self.rules, model, ctx)
+        while made := self._meet(model, ctx, edits):
+            edits += made
         edits += join_products(model, ctx)
         edits += self._apply(self.last, model, ctx)
+        if edits:
+            edits += tidy(model, ctx, LEFTOVERS)
         ctx.facts.pop(STUCK, None)
         return edits
+
+    def _meet(self, model: ir.Model, ctx: Context, before: int) -> int:
+        """What whole regions show, and what the rules find after it."""
+        made = meet_transposes(model, ctx)
+        if before or made:
+            made += tidy(model, ctx, LEFTOVERS)
+        return made and made + self._apply(self.rules, model, ctx)
 
     def _apply(self, rules: tuple[type[Rule], ...], model: ir.Model, ctx: Context) -> int:
         """Apply rules until none matches; where one needs a newer opset, raise it and go on."""
