@@ -123,7 +123,11 @@ def _spent(stores: Iterable[MutableMapping[str, str]]) -> int:
 
 
 def _write(node: ir.Node, origin: Iterable[str], by: Iterable[str]) -> None:
-    node.metadata_props[FROM] = " ".join(
+    text = " ".join(
         n if _PLAIN.fullmatch(n) else quote(n, safe="/:.[](),;@$#!*'+=&?~") for n in origin
     )
+    if text:
+        node.metadata_props[FROM] = text
+    else:
+        node.metadata_props.pop(FROM, None)
     node.metadata_props[BY] = " ".join(by)

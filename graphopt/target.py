@@ -33,6 +33,8 @@ class Int8Scheme:
             weights (and Gather of a table) are integer only next to others.
         group_channels: convolutions in groups gain from so many channels a group on. Depthwise
             ones are not meant: they follow their neighbours.
+        conv_pack: convolutions read input channels in packs of so many; where there are fewer (a
+            first layer's 3) channels of zeros are added.
         dynamic: operators better quantized at run time (activation ranges found on the fly),
             unless what they read already is integer.
         bias: type of biases: "int32" at the scale of data times weight, or "float32" as they were.
@@ -46,6 +48,7 @@ class Int8Scheme:
     reduce_range: bool = False
     operators: frozenset[str] = INTEGER
     group_channels: int = 1
+    conv_pack: int = 1
     dynamic: frozenset[str] = frozenset()
     bias: Literal["int32", "float32"] = "int32"
     format: Literal["qdq", "operator"] = "qdq"
@@ -64,7 +67,8 @@ class Target:
         operators: operators outside the ONNX standard that it has, as "domain:Name".
         lacks: standard operators it accepts but has no kernel for (it runs their definition), so
             that writing out is as fast or faster there.
-        slow: operators that its runtime fuses others into although that is slower.
+        slow: operators that its runtime fuses others into although that is slower, and forms of one
+            that it computes slowly.
         joins_products: products that share an operand (Q, K and V; gate and up) run faster as one.
         channel_multiple: channel counts that are a multiple of this run at full speed.
         precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").

@@ -33,16 +33,21 @@ class SumBeforeNorm(Rule):
         return op.Add(a, b)
 
     def check(self, ctx: Context, a: ir.Value, b: ir.Value, match: Match) -> bool:
-        """Two activations, read by a norm."""
+        """Two activations, or one and a table of positions, read by a norm."""
         value = match.root.outputs[0]
         return (
             any(FUSED.get(use.node.op_type) in ctx.target.slow for use in value.uses())
             and ctx.get(shapes).dtype(value) == ir.DataType.FLOAT
-            and constant_value(a) is None
-            and constant_value(b) is None
+            and not any(_row(v) for v in (a, b))
         )
 
     def rewrite(self, op: Any, a: ir.Value, b: ir.Value) -> ir.Value:
         """The same sum under the other name."""
         out: ir.Value = op.Sum(a, b)
         return out
+
+
+def _row(value: ir.Value) -> bool:
+    """Whether it is a bias: a constant of one row, with which the runtime fuses nothing."""
+    tensor = constant_value(value)
+    return tensor is not None and all(n == 1 for n in tuple(tensor.shape.numpy())[:-1])

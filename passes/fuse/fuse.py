@@ -18,12 +18,14 @@ from graphopt.passes.fuse.activations import (
 )
 from graphopt.passes.fuse.affine_after import ScaleShiftAfter
 from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
+from graphopt.passes.fuse.affine_bias import ScaleAfterBias
 from graphopt.passes.fuse.apart import SumBeforeNorm
 from graphopt.passes.fuse.attention import ScaledDotProduct
 from graphopt.passes.fuse.chains import ConcatChain, ReduceChain, SliceChain
 from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
 from graphopt.passes.fuse.group_norm import GroupNorm
 from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
+from graphopt.passes.fuse.means import MeanOverRows
 from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import STUCK, WANTED
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
@@ -80,6 +82,7 @@ class Fuse(Pass):
         PackHeads,
         NormScaleShift,
         ScaleShiftAfter,
+        ScaleAfterBias,
         ScaleBefore,
         ShiftBefore,
         PadIntoConv,
@@ -98,6 +101,7 @@ class Fuse(Pass):
         SkipLayerNorm,
         SkipRMSNorm,
         SumBeforeNorm,
+        MeanOverRows,
         TransposedMatMul,
         ConvActivation,
         GemmActivation,

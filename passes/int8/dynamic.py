@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import PRODUCT
+from graphopt.passes.int8.tables import transposed_table
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
@@ -94,11 +95,14 @@ def multiply(
     origin = [node] if last is node else [node, last]
     q8, step, zero = quantized
     name = last.name or last.outputs[0].name or "MatMul"
-    stored = writer.kept(
-        (weight.key, scales.tobytes(), kind.axis, "dynamic"),
-        np.ascontiguousarray(integers),
-        f"{old.name}_q",
-    )
+    if weight.root in writer.tied:
+        stored = transposed_table(writer, weight.root, last)
+    else:
+        stored = writer.kept(
+            (weight.key, scales.tobytes(), kind.axis, "dynamic"),
+            np.ascontiguousarray(integers),
+            f"{old.name}_q",
+        )
     scale = writer.shared(scales, f"{old.name}_scale")
     if PRODUCT in writer.ctx.target.operators:
         flat = None if row is None else _row(writer, row)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.grid import Grid
 from graphopt.passes.int8.operators import Operator
+from graphopt.passes.int8.packing import missing_channels, padded, with_zeros
 from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
@@ -29,12 +30,15 @@ def insert(
     weights: Mapping[ir.Node, tuple[Array, Array]],
     *,
     integer_bias: bool = True,
+    pack: int = 1,
 ) -> None:
     """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node.
 
-    Biases stay as they are unless `integer_bias`.
+    Biases stay as they are unless `integer_bias`. Convolutions of few channels get as many as
+    `pack` divides.
     """
     rounded: dict[ir.Value, ir.Value] = {}
+    wider: dict[tuple[ir.Value, int], ir.Value] = {}
     made = plan.made_by()
     for value, grid in grids.items():
         producer = made.get(value)
@@ -50,7 +54,16 @@ def insert(
                 rounded[read] = _round(writer, read, grids[read], node)
             node.replace_input_with(position, rounded[read])
         if kind.weight is not None and node not in plan.joined:
-            _weigh(writer, node, kind, *weights[node])
+            integers, scales = weights[node]
+            missing = missing_channels(node, pack)
+            if missing:
+                read = node.inputs[0]
+                assert read is not None
+                if (read, missing) not in wider:
+                    wider[read, missing] = padded(writer, read, missing, node)
+                node.replace_input_with(0, wider[read, missing])
+                integers = with_zeros(integers, missing)
+            _weigh(writer, node, kind, integers, scales)
             if kind.bias is not None and integer_bias:
                 _bias(writer, node, kind, weights[node][1])
 
@@ -120,10 +133,11 @@ def _weigh(writer: Writer, node: ir.Node, kind: Operator, integers: Array, scale
     assert value is not None
     assert weight is not None
     axis = kind.axis if scales.ndim else None
-    q = writer.kept((weight.key, scales.tobytes(), axis), integers, f"{value.name}_q")
+    q = writer.kept(
+        (weight.key, scales.tobytes(), axis, integers.shape), integers, f"{value.name}_q"
+    )
     scale = writer.shared(scales, f"{value.name}_scale")
-    zero = writer.shared(np.zeros(scales.shape, integers.dtype), "zero")
-    dq = writer.dequantize(q, scale, zero, axis, node, f"{value.name}_dq")
+    dq = writer.dequantize(q, scale, None, axis, node, f"{value.name}_dq")
     node.replace_input_with(kind.weight, dq)
 
 
@@ -143,7 +157,6 @@ def _bias(writer: Writer, node: ir.Node, kind: Operator, scales: Array) -> None:
     integers = np.clip(np.rint(flat / product), -(2**31) + 1, 2**31 - 1).astype(np.int32)
     q = writer.initializer(integers, f"{value.name}_q")
     scale = writer.initializer(product, f"{value.name}_scale")
-    zero = writer.shared(np.zeros(product.shape, np.int32), "zero")
     axis = 0 if product.ndim else None
-    dq = writer.dequantize(q, scale, zero, axis, node, f"{value.name}_dq")
+    dq = writer.dequantize(q, scale, None, axis, node, f"{value.name}_dq")
     node.replace_input_with(kind.bias, dq)

@@ -18,7 +18,7 @@ from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.precision import float_nodes
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.settle import settle_weights
-from graphopt.passes.int8.tables import quantize_table
+from graphopt.passes.int8.tables import quantize_table, tie
 from graphopt.passes.int8.trials import slower_nodes
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
@@ -36,6 +36,9 @@ __all__ = ["Int8"]
 
 #: A peak above this many times the root mean square leaves the rest of a tensor few levels.
 OUTLIER = 128.0
+#: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
+#: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
+EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -167,7 +170,8 @@ def apply(
     grids = make_grids(plan, ranges, scheme)
     weights = make_weights(plan, grids, scheme)
     writer = Writer(model, ctx)
-    insert(writer, plan, grids, weights, integer_bias=scheme.bias == "int32")
+    tie(writer, plan, weights)
+    insert(writer, plan, grids, weights, integer_bias=scheme.bias == "int32", pack=scheme.conv_pack)
     quantized: dict[ir.Value, list[ir.Value]] = {}
     dead = [*plan.tables, *plan.recurrent]
     for node, kind in plan.dynamic.items():
@@ -184,6 +188,9 @@ def apply(
         quantize_lstm(writer, node, bits=bits)
     remove_dead(dead)
     _drop_unused(model)
+    for node in (*plan.nodes, *plan.clamps.values()):
+        for key in [k for k in node.metadata_props if k.startswith(EXPORTER)]:
+            del node.metadata_props[key]
     ctx.invalidate()
 
 

@@ -3,12 +3,15 @@
     Gather(T, i)  ->  GatherBlockQuantized(Tq, i, scales)              where the target has it
                       Cast(Gather(Tq, i)) * Gather(scales, i)          otherwise, one scale per row
 
-Only the rows looked up are converted, so the table costs a quarter of its bytes and no time.
+Only the rows looked up are converted, so the table costs a quarter of its bytes and no time. A
+table that a product reads too (the tied head of a language model) is stored once, as rows of int8
+with the product's scales; the product reads it transposed, which a runtime computes on loading.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +19,10 @@ from graphopt.passes.int8.grid import quantize, weight_scales
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
-__all__ = ["BLOCKED", "quantize_table", "why_not"]
+if TYPE_CHECKING:
+    from graphopt.passes.int8.plan import Plan
+
+__all__ = ["BLOCKED", "quantize_table", "tie", "transposed_table", "why_not"]
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +52,8 @@ def quantize_table(writer: Writer, node: ir.Node) -> None:
     array = weight.array()
     block = _block(array.shape[1])
     name = node.name or node.outputs[0].name or "Gather"
-    if BLOCKED in writer.ctx.target.operators and block:
+    tied = writer.tied.get(weight.root)
+    if tied is None and BLOCKED in writer.ctx.target.operators and block:
         blocks = array.reshape(array.shape[0], -1, block)
         scales = np.maximum(np.abs(blocks).max(axis=2) / 127, 1e-12).astype(np.float32)
         integers = np.clip(np.rint(blocks / scales[..., None]), -127, 127) + 128
@@ -66,8 +73,12 @@ def quantize_table(writer: Writer, node: ir.Node) -> None:
             attributes={"bits": 8, "block_size": block, "gather_axis": 0, "quantize_axis": 1},
         ).outputs[0]
     else:
-        scales = weight_scales(array, 0)
-        stored = writer.kept((weight.key, "rows"), quantize(array, scales, 0), f"{value.name}_q")
+        if tied is None:
+            scales = weight_scales(array, 0)
+            integers = quantize(array, scales, 0)
+        else:
+            integers, scales = tied
+        stored = writer.kept((weight.root, "rows"), integers, f"{value.name}_q")
         scale = writer.kept((weight.key, "row scales"), scales[:, None], f"{value.name}_scale")
 
         def add(op: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
@@ -78,6 +89,32 @@ def quantize_table(writer: Writer, node: ir.Node) -> None:
         rows = add("Cast", add("Gather", stored, indices), to=int(ir.DataType.FLOAT))
         result = add("Mul", rows, add("Gather", scale, indices))
     writer.take_over(node.outputs[0], result)
+
+
+def tie(writer: Writer, plan: Plan, weights: Mapping[ir.Node, tuple[Array, Array]]) -> None:
+    """Find the tables of `plan` whose rows are the columns of a product quantized at run time."""
+    roots = {w.root for n in plan.tables if (w := weight_of(n.inputs[0])) is not None}
+    for node, kind in plan.dynamic.items():
+        weight = weight_of(node.inputs[kind.weight]) if kind.weight is not None else None
+        if weight is None or weight.root not in roots or kind.axis is None:
+            continue
+        integers, scales = weights[node]
+        if weight.perm[kind.axis] == 0 and scales.ndim == 1:
+            back = np.argsort(weight.perm)
+            writer.tied[weight.root] = np.ascontiguousarray(integers.transpose(back)), scales
+
+
+def transposed_table(writer: Writer, root: ir.Value, before: ir.Node) -> ir.Value:
+    """The tied table [n, k] as the weight [k, n] of a product."""
+    rows = writer.kept((root, "rows"), writer.tied[root][0], f"{root.name}_q")
+    return writer.node(
+        "Transpose",
+        [rows],
+        f"{root.name}_q/Transpose",
+        origin=[before],
+        before=before,
+        attributes={"perm": [1, 0]},
+    ).outputs[0]
 
 
 def _block(width: int) -> int:

@@ -25,6 +25,8 @@ class Writer:
         self.model = model
         self.ctx = ctx
         self.names = Names(model)
+        #: Lookup tables that products read too: rows [n, k] of int8 and their scales, by the table.
+        self.tied: dict[ir.Value, tuple[Array, Array]] = {}
         self._shared: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
         self._kept: dict[Any, ir.Value] = {}
 
@@ -85,7 +87,8 @@ class Writer:
             graph.insert_before(before if before is not None else graph[0], node)
         if domain not in graph.opset_imports:
             graph.opset_imports[domain] = 1
-        provenance.derive([node], origin, self.ctx.pass_name)
+        if origin:
+            provenance.derive([node], origin, self.ctx.pass_name)
         return node
 
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
@@ -101,17 +104,20 @@ class Writer:
         self,
         q: ir.Value,
         scale: ir.Value,
-        zero: ir.Value,
+        zero: ir.Value | None,
         axis: int | None,
         before: ir.Node,
         name: str,
     ) -> ir.Value:
-        """A constant as float again."""
+        """A constant as float again; it is part of `before`, so its provenance is not repeated.
+
+        No `zero` means 0: one for each channel and each size of a layer adds up in a small file.
+        """
         node = self.node(
             "DequantizeLinear",
-            [q, scale, zero],
+            [q, scale, zero] if zero is not None else [q, scale],
             name,
-            origin=[before],
+            origin=[],
             before=before,
             attributes=None if axis is None else {"axis": axis},
         )

@@ -240,3 +240,34 @@ def test_integers_are_not_touched():
         inputs={"x": np.ones((2, 3), np.int32)},
         constants={"w": np.ones((3, 4), np.int32), "c": np.full(4, 2, np.int32)},
     )
+
+
+@pytest.mark.parametrize("shape", [(4,), (1,), (1, 1, 4)])
+def test_layer_scale_into_a_product_and_its_bias(shape):
+    check(
+        Fuse(),
+        before="a = MatMul(x, w)  b = Add(a, h)  y = Mul(b, s)",
+        after="a = MatMul(x, w)  y = Add(a, h)",
+        inputs={"x": (2, 5, 3)},
+        constants={"w": f(3, 4), "h": f(4), "s": f(*shape)},
+    )
+
+
+def test_a_scale_along_the_rows_stays_after_the_bias():
+    check(
+        Fuse(),
+        before="a = MatMul(x, w)  b = Add(a, h)  y = Mul(b, s)",
+        unchanged=True,
+        inputs={"x": (2, 5, 3)},
+        constants={"w": f(3, 4), "h": f(4), "s": f(5, 1)},
+    )
+
+
+def test_a_scale_after_the_bias_of_a_tied_weight_stays():
+    check(
+        Fuse(),
+        before="a = MatMul(x, w)  b = Add(a, h)  y = Mul(b, s)  z = MatMul(x, w)",
+        unchanged=True,
+        inputs={"x": (2, 5, 3)},
+        constants={"w": f(3, 4), "h": f(4), "s": f(4)},
+    )

@@ -205,3 +205,34 @@ def test_without_samples_the_report_says_what_is_missing():
     assert Int8().run(model, ctx) == 0
     assert any("Without --samples" in n for n in ctx.notes)
     assert any("without samples" in r.reason for r in ctx.refusals)
+
+
+@pytest.mark.parametrize("head", ["MatMul(h, u)", "Gemm <transB=1> (h, t)"])
+@pytest.mark.parametrize("target", [PLAIN, FUSED])
+def test_a_tied_table_is_stored_once(head, target):
+    """GPT-2: the embedding table is the head's weight; its int8 rows were in the file twice."""
+    before = f"u = Transpose <perm=[1, 0]> (t)  e = Gather(t, i)  h = Relu(e)  y = {head}"
+    before = before if "u)" in head else before.removeprefix("u = Transpose <perm=[1, 0]> (t)  ")
+    model = check(
+        Int8(),
+        before,
+        inputs={"i": np.array([0, 7, 199])},
+        constants={"t": normal(200, 64)},
+        target=target,
+        tolerance=TOLERANCE,
+    )
+    stored = [v.const_value for v in model.graph.initializers.values()]
+    assert sum(t.nbytes for t in stored if t.size >= 200 * 64) == 200 * 64
+
+
+def test_an_untied_table_keeps_its_own_scales():
+    model = check(
+        Int8(),
+        "e = Gather(t, i)  h = Relu(e)  y = MatMul(h, w)",
+        inputs={"i": np.array([0, 7, 199])},
+        constants={"t": normal(200, 64), "w": normal(64, 200, seed=1)},
+        target=FUSED,
+        tolerance=TOLERANCE,
+    )
+    assert "GatherBlockQuantized" in operators(model)
+    assert "Transpose" not in operators(model)
