@@ -59,7 +59,7 @@ def _pow(op: Any, a: Any, b: Any) -> Any:
         return torch.pow(a, b)
     if op.dtype(0) in _INTEGER and op.dtype(1) not in _INTEGER:
         return torch.pow(a.to(torch.float64), b).to(torch_dtype(op.dtype()))
-    return torch.pow(a, b).to(torch_dtype(op.dtype()))
+    return torch.pow(a, b).to(a.dtype)
 
 
 def _cast(op: Any, x: Any) -> Any:

@@ -119,8 +119,9 @@ def interpolation(at: Any, n: int, scale: float, options: dict[str, Any]) -> Any
     else:
         weights = (1 - distance.abs()).clamp(min=0)
     inside = (taps >= 0) & (taps <= n - 1)
-    if options["exclude_outside"] or options["antialias"]:
+    if options["exclude_outside"]:
         weights = weights * inside
+    if options["exclude_outside"] or options["antialias"]:
         weights = weights / weights.sum(1, keepdim=True)
     matrix = torch.zeros((at.size(0), n), dtype=weights.dtype, device=at.device)
     return matrix.scatter_add(1, taps.clamp(0, n - 1).to(torch.int64), weights)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from graphopt.backends.torch_fx.types import torch_dtype
 
 __all__ = ["TABLE"]
 
@@ -122,7 +121,7 @@ def _cumsum(op: Any, x: Any, _: Any = None) -> Any:
     axis = axis[0] if isinstance(axis, list) else axis
     back = op.attribute("reverse", 0)
     held = torch.flip(x, [axis]) if back else x
-    total = torch.cumsum(held, axis, dtype=torch_dtype(op.dtype()))
+    total = torch.cumsum(held, axis, dtype=x.dtype)
     if op.attribute("exclusive", 0):
         total = total - held
     return torch.flip(total, [axis]) if back else total

@@ -29,12 +29,18 @@ def _ordered(kind: str, weight: Any, d: int) -> Any:
     return torch.cat([parts[k] for k in _ORDER[kind]], 0)
 
 
+def _activations(op: Any, kind: str, directions: int) -> list[str]:
+    """The activations of all directions (their default in the standard lists one direction)."""
+    given = op.node.attributes.get("activations")
+    return _USUAL[kind] * directions if given is None else [str(n) for n in given.value]
+
+
 def _unusual(op: Any, kind: str, directions: int) -> bool:
     """Whether torch's own layer does not compute this node."""
-    names = [a.lower() for a in op.attribute("activations") or ()]
+    names = [a.lower() for a in _activations(op, kind, directions)]
     usual = [a.lower() for a in _USUAL[kind]] * directions
     return bool(
-        (names and names != usual)
+        names != usual
         or op.attribute("clip")
         or op.attribute("input_forget", 0)
         or op.attribute("direction", "forward") == "reverse"
@@ -67,11 +73,10 @@ def _recurrent(kind: str) -> Callable[..., Any]:
         zeros = op.call(torch.zeros, directions, x.size(1), hidden, dtype=x.dtype, device=op.device)
         h0, c0 = zeros if h0 is None else h0, zeros if c0 is None else c0
         if _unusual(op, kind, directions):
-            names = op.attribute("activations") or _USUAL[kind] * directions
             done = op.call(
                 step_through,
                 *(kind, way, x, w, r, b, lengths, h0, c0, p),
-                activations=[str(n) for n in names],
+                activations=_activations(op, kind, directions),
                 alphas=[float(a) for a in op.attribute("activation_alpha") or ()],
                 betas=[float(a) for a in op.attribute("activation_beta") or ()],
                 clip=float(op.attribute("clip", 0.0) or 0.0),
@@ -143,7 +148,7 @@ def _dynamic_lstm(
         *("LSTM", way, op.call(rounded, x), _weights(op, w, ws, wz, 8)),
         *(_weights(op, r, rs, rz, 10), b, lengths),
         *(zeros if h0 is None else h0, zeros if c0 is None else c0, p),
-        activations=[str(n) for n in op.attribute("activations") or _USUAL["LSTM"] * directions],
+        activations=_activations(op, "LSTM", directions),
         alphas=[float(a) for a in op.attribute("activation_alpha") or ()],
         betas=[float(a) for a in op.attribute("activation_beta") or ()],
         clip=float(op.attribute("clip", 0.0) or 0.0),

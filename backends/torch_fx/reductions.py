@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from graphopt.backends.torch_fx.shape import axes_of
-from graphopt.backends.torch_fx.types import torch_dtype
 
 __all__ = ["TABLE"]
 
@@ -34,8 +33,8 @@ def _prod(x: Any, axes: list[int], keep: bool) -> Any:
 
 
 def _sum(op: Any, x: Any, _: Any = None) -> Any:
-    dtype = torch_dtype(op.dtype())
-    return reduce_by(lambda x, a, k: torch.sum(x, a, k, dtype=dtype))(op, x)
+    # torch sums 32-bit integers in 64 bits
+    return reduce_by(lambda x, a, k: torch.sum(x, a, k, dtype=x.dtype))(op, x)
 
 
 def _softmax(function: Any) -> Callable[..., Any]:
