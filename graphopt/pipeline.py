@@ -73,7 +73,8 @@ def optimize(
     Args:
         model: an `onnx_ir.Model` (not changed) or the path of an ONNX file.
         passes: a spec such as `"prune(ratio=0.3), fuse"`, or pass objects, ours or `onnx_ir`'s.
-        target: where the result will run, by name or as data.
+        target: where the result will run, by name or as data; "auto" runs the pipeline for every
+            target of this machine and keeps the fastest result within the budget.
         samples: input data for calibration and checking; synthetic inputs are drawn if None.
         budget: what may be lost and what must be gained.
         seed: seeds everything that is drawn at random.
@@ -96,6 +97,26 @@ def optimize(
         source = load(model)
     else:
         path, source = Path(source_path) if source_path else None, model
+    passes = parse(passes) if isinstance(passes, str) else list(passes)
+    if target == "auto" and replay is None:
+        from graphopt.fastest import optimize_for_fastest
+
+        return optimize_for_fastest(
+            source,
+            passes,
+            samples=open_samples(samples, source) if samples is not None else None,
+            budget=budget or Budget(),
+            seed=seed,
+            shapes=shapes or {},
+            verify=verify,
+            measure=measure,
+            measure_seconds=measure_seconds,
+            debug=debug,
+            progress=progress or _silent,
+            source_path=path,
+        )
+    if target == "auto" and replay is not None:
+        target = replay.target
     run = _Run(
         source,
         path,
@@ -105,13 +126,17 @@ def optimize(
         seed=seed,
         given_shapes={k: tuple(v) for k, v in (shapes or {}).items()},
         replay=replay,
-        progress=progress or (lambda text, done, total: None),
+        progress=progress or _silent,
         debug=debug,
         compare=verify == "outputs",
         timed=measure and replay is None,
         gauge=lambda where: Gauge(where, measure and replay is None, measure_seconds),
     )
-    return run(parse(passes) if isinstance(passes, str) else list(passes))
+    return run(passes)
+
+
+def _silent(text: str, done: int, total: int) -> None:
+    """Tells nobody how far a run is."""
 
 
 class _Run:
