@@ -17,7 +17,7 @@ from graphopt import plugins
 from graphopt.backend import Arrays, Backend, Session, backend_of
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.target import Target
-from graphopt.timing import Array, compare_times, interleave
+from graphopt.timing import Array, Timing, compare_times, interleave
 
 __all__ = ["Candidate", "Choice", "fastest", "runnable"]
 
@@ -54,12 +54,14 @@ class Choice:
         candidates: all of them, in the order given.
         spread: noise of the first candidate against itself, as in `Timing`.
         rounds: rounds timed.
+        source: what was timed beside them and cannot be chosen, or None.
     """
 
     index: int
     candidates: tuple[Candidate, ...]
     spread: float
     rounds: int
+    source: Candidate | None = None
 
     @property
     def best(self) -> Candidate:
@@ -69,11 +71,21 @@ class Choice:
     def __str__(self) -> str:
         """One sentence: what was chosen, by how much, and why the others were not."""
         others = [c for k, c in enumerate(self.candidates) if k != self.index]
-        parts = [f"target {self.best.target.name} was chosen"]
+        parts = [f"target {self.best.target.name} was chosen{self._gain()}"]
         parts += [_beside(self.best, c) for c in others if c.latency_ms is not None]
         parts += [f"{c.target.name} is out: {c.refused}" for c in others if c.refused]
         noise = f" ({self.rounds} interleaved rounds, noise {self.spread:.1%})"
         return "; ".join(parts) + (noise if self.rounds else "") + "."
+
+    def _gain(self) -> str:
+        """By how much the chosen one beats the source, or ""."""
+        if self.source is None or self.source.latency_ms is None or self.best.latency_ms is None:
+            return ""
+        ratio = self.source.latency_ms / self.best.latency_ms
+        return (
+            f", {ratio:.2f} times as fast as the source on {self.source.target.name} "
+            f"({self.best.latency_ms:.3g} against {self.source.latency_ms:.3g} ms)"
+        )
 
 
 def runnable() -> tuple[list[Target], dict[str, str]]:
@@ -89,7 +101,7 @@ def runnable() -> tuple[list[Target], dict[str, str]]:
             except MissingExtra as error:
                 absent[target_name] = str(error)
                 continue
-            if target.measured:
+            if target.measured and target.deploys:
                 found.append(target)
     return found, absent
 
@@ -101,6 +113,7 @@ def fastest(
     *,
     seconds: float = 5.0,
     accept: Callable[[Target, Session], str] | None = None,
+    source: tuple[Target, ir.Model] | None = None,
     seed: int = 0,
 ) -> Choice:
     """Lower each model for its target, time all in interleaved rounds, and choose.
@@ -114,6 +127,7 @@ def fastest(
         folder: artifacts are written here, one folder each.
         seconds: bound on the timed part.
         accept: says why a session's outputs are not acceptable, or "".
+        source: a target and model timed beside them, which cannot be chosen.
         seed: seeds the order inside rounds.
 
     Raises:
@@ -130,17 +144,25 @@ def fastest(
         reasons = "; ".join(f"{c.target.name}: {c.refused}" for c in candidates)
         raise UsageError(f"no target here can run this model within the budget ({reasons})")
     order = list(sessions)
-    if len(order) == 1:
-        return Choice(order[0], tuple(candidates), 0.0, 0)
     calls = [_call(sessions[k], feeds) for k in order]
+    beside: Candidate | None = None
+    if source is not None:
+        beside, opened = _prepare(*source, folder / "source", feeds, None)
+        calls += [_call(opened, feeds)] if opened is not None else []
+    if len(calls) == 1:
+        return Choice(order[0], tuple(candidates), 0.0, 0, beside)
     times = interleave([*calls, calls[0]], seconds, seed=seed)
-    again = times[:, -1]
-    timings = [compare_times(times[:, 0], times[:, j], again) for j in range(len(order))]
-    for k, timing in zip(order, timings, strict=True):
-        candidates[k] = dataclasses.replace(
-            candidates[k], latency_ms=timing.b_ms, ratio=timing.ratio, ci=timing.ci
-        )
-    return Choice(order[_pick(times)], tuple(candidates), timings[0].spread, len(times))
+    timings = [compare_times(times[:, 0], t, times[:, -1]) for t in times.T[:-1]]
+    for k, timing in zip(order, timings, strict=False):
+        candidates[k] = _timed(candidates[k], timing)
+    if beside is not None and len(calls) > len(order):
+        beside = _timed(beside, timings[-1])
+    best = order[_pick(times[:, : len(order)])]
+    return Choice(best, tuple(candidates), timings[0].spread, len(times), beside)
+
+
+def _timed(candidate: Candidate, timing: Timing) -> Candidate:
+    return dataclasses.replace(candidate, latency_ms=timing.b_ms, ratio=timing.ratio, ci=timing.ci)
 
 
 def _prepare(
@@ -167,7 +189,7 @@ def _prepare(
 def _pick(times: Array) -> int:
     """The column that no later one beats beyond noise."""
     best = 0
-    for k in range(1, times.shape[1] - 1):
+    for k in range(1, times.shape[1]):
         timing = compare_times(times[:, best], times[:, k], times[:, best])
         if timing.ratio < 1 / MARGIN and timing.ci[1] < 1:
             best = k

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt import plugins
 from graphopt.errors import UsageError
-from graphopt.target import ONNX, Target
+from graphopt.target import Target
 from graphopt.timing import Timing
 
 __all__ = ["Arrays", "Backend", "Session", "Timing", "backend_of", "find_target"]
@@ -65,8 +65,6 @@ class Backend(Protocol):
 
 def find_target(name: str) -> Target:
     """The target called `name`, of whichever backend knows it. Raises UsageError if none does."""
-    if name == ONNX.name:
-        return ONNX
     known = plugins.find(plugins.BACKENDS)
     for key in sorted(known, key=lambda k: not name.startswith(k)):
         backend = known[key].load()
@@ -75,7 +73,7 @@ def find_target(name: str) -> Target:
             return found
     from graphopt.spec import nearest
 
-    names = [ONNX.name, *(t for e in known.values() for t in e.load().targets())]
+    names = [t for e in known.values() for t in e.load().targets()]
     raise UsageError(
         f"no target is called '{name}'{nearest(name, names)}. Known: {', '.join(names)}"
     )

@@ -1,70 +1,115 @@
-"""`--target auto`: the pipeline run for every target that runs here, the fastest result kept."""
+"""`target="auto"`: the pipeline run for every target that runs here, the fastest result kept."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from graphopt.auto import fastest, runnable
-from graphopt.backend import Session
+from graphopt.backend import Arrays, Session
 from graphopt.budget import Budget
+from graphopt.context import Progress
 from graphopt.errors import UsageError
 from graphopt.pipeline import Result, optimize
-from graphopt.runtime import run
-from graphopt.samples import bind_shapes, synthetic
+from graphopt.runtime import run_each
+from graphopt.samples import Samples, bind_shapes, synthetic
 from graphopt.target import Target
 from graphopt.verify import compare_outputs
 
 __all__ = ["optimize_for_fastest"]
 
+#: Runs on which a target's own arithmetic is compared with the source's outputs.
+PROBES = 4
 
-def optimize_for_fastest(model: ir.Model, passes: Any, **options: Any) -> Result:
+
+def optimize_for_fastest(
+    model: ir.Model,
+    passes: Sequence[Any],
+    *,
+    samples: Samples | None,
+    budget: Budget,
+    seed: int,
+    shapes: Mapping[str, Sequence[int]],
+    measure: bool,
+    measure_seconds: float,
+    progress: Progress,
+    **options: Any,
+) -> Result:
     """Run the pipeline once per target that runs here; the result that is fastest within budget.
 
-    Takes what `graphopt.optimize` takes, but `target`. The report's notes say what was compared, by
-    how much the chosen one is faster, and how far each target's own arithmetic moves the outputs.
+    Takes what `graphopt.optimize` takes. The report's notes say what was compared, by how much the
+    chosen one is faster, and how far each target's own arithmetic moves the outputs.
 
     Raises:
         UsageError: measuring is off, or no target here runs the result within the budget.
     """
-    if not options.get("measure", True):
-        raise UsageError("--target auto chooses by measuring: leave --no-measure out, or name one")
+    if not measure:
+        raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
     targets, absent = runnable()
-    results = [optimize(model, passes, **{**options, "target": t}) for t in targets]
-    shapes, _ = bind_shapes(model, options.get("shapes") or {})
-    feeds = next(iter(synthetic(model, seed=options.get("seed", 0), shapes=shapes)))
-    moved: list[str] = []
-    accept = _judge(model, feeds, options.get("budget") or Budget(), moved)
+    results = []
+    for target in targets:
+        results.append(
+            optimize(
+                model,
+                passes,
+                target=target,
+                samples=samples,
+                budget=budget,
+                seed=seed,
+                shapes=shapes,
+                measure_seconds=measure_seconds,
+                progress=_for_target(target, progress),
+                **options,
+            )
+        )
+    progress("timing the targets beside each other", 0, 0)
+    first = next(iter(samples), None) if samples is not None else None
+    bound, _ = bind_shapes(model, {k: tuple(v) for k, v in shapes.items()}, like=first)
+    drawn = synthetic(model, seed=seed, shapes=bound)
+    probes = list(itertools.islice(samples or drawn, PROBES))
+    judged = _Judged(model, probes, budget)
+    # where none is within the budget the fastest is the closest
+    able = [k for k, r in enumerate(results) if r.met] or list(range(len(results)))
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         choice = fastest(
-            [(t, r.model) for t, r in zip(targets, results, strict=True)],
-            feeds,
+            [(targets[k], results[k].model) for k in able],
+            next(iter(drawn)),
             Path(folder),
-            seconds=options.get("measure_seconds", 5.0),
-            accept=accept,
+            seconds=measure_seconds,
+            accept=judged,
+            source=(targets[0], model),
+            seed=seed,
         )
-    result = results[choice.index]
-    reasons = [f"{name} is not here: {why}" for name, why in absent.items()]
-    notes = (*result.report.notes, str(choice), *moved, *reasons)
+    result = results[able[choice.index]]
+    over = [t.name for k, t in enumerate(targets) if k not in able]
+    reasons = [f"{name} is out: it misses the budget" for name in over]
+    reasons += [f"{name} is not here: {why}" for name, why in absent.items()]
+    notes = (*result.report.notes, str(choice), *judged.said, *reasons)
     return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=notes))
 
 
-def _judge(
-    source: ir.Model, feeds: Any, budget: Budget, moved: list[str]
-) -> Callable[[Target, Session], str]:
+class _Judged:
     """Compares what a target computes with the source's outputs; the budget may refuse it."""
-    expected = [run(source, feeds)]
 
-    def accept(target: Target, session: Session) -> str:
-        compared = compare_outputs(expected, [session(feeds)])
-        moved.append(
-            f"on {target.name} the outputs are {compared.worst:.2g} (relative L2) from the source's"
+    def __init__(self, source: ir.Model, probes: Sequence[Arrays], budget: Budget) -> None:
+        self.probes, self.budget = probes, budget
+        self.expected = list(run_each(source, probes))
+        self.said: list[str] = []
+
+    def __call__(self, target: Target, session: Session) -> str:
+        """Why the outputs are not acceptable, or ""."""
+        worst = compare_outputs(self.expected, [session(p) for p in self.probes]).worst
+        self.said.append(
+            f"on {target.name} the outputs are {worst:.2g} (relative L2) from the source's"
         )
-        return budget.over_error(compared.worst)
+        return self.budget.over_error(worst)
 
-    return accept
+
+def _for_target(target: Target, progress: Progress) -> Callable[[str, int, int], None]:
+    return lambda text, done, total: progress(f"{target.name}: {text}", done, total)

@@ -74,6 +74,7 @@ class Target:
         precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").
         int8: its integer scheme, or None if integers gain nothing.
         measured: the backend can time models for it on this machine.
+        deploys: models are served on it; `--target auto` leaves others out.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Target:
     precisions: tuple[str, ...] = ("float32",)
     int8: Int8Scheme | None = Int8Scheme()
     measured: bool = False
+    deploys: bool = True
 
 
 #: Any consumer of standard ONNX: standard operators alone, nothing measured.

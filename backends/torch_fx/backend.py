@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.backend import Arrays
-from graphopt.errors import UsageError
+from graphopt.errors import MissingExtra
+from graphopt.processors import processors
 from graphopt.target import Target
 from graphopt.timing import Timing, time_pair
 
@@ -29,8 +31,20 @@ class TorchFx:
         return ("torch",)
 
     def target(self, name: str) -> Target:
-        """Its data: standard operators in float32; nothing here is measured."""
-        return Target("torch", backend=self.name, int8=None)
+        """Its data: standard operators in float32. It trains models and serves none.
+
+        Raises MissingExtra if torch is not installed.
+        """
+        if find_spec("torch") is None:
+            raise MissingExtra("torch", "target 'torch'")
+        return Target(
+            name,
+            backend=self.name,
+            threads=processors(),
+            int8=None,
+            measured=True,
+            deploys=False,
+        )
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model for `graphopt.backends.torch_fx.lower` to open: an ONNX file."""
@@ -46,7 +60,7 @@ class TorchFx:
         from graphopt.io import load
 
         module = lower(load(path))
-        return lambda feeds: run_module(module, feeds)
+        return lambda feeds: run_module(module, feeds, target.threads)
 
     def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
         """Time two artifacts on the same feeds in interleaved pairs."""
@@ -54,14 +68,24 @@ class TorchFx:
         return time_pair(lambda: first(feeds), lambda: second(feeds), seconds)
 
     def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per node."""
-        raise UsageError("the torch target has no profile; use --target cpu")
+        """Milliseconds per node of the module, median over five runs."""
+        from graphopt.backends.torch_fx import lower
+        from graphopt.backends.torch_fx.timing import node_times
+
+        from graphopt.io import load
+
+        return node_times(lower(load(path)), feeds)
 
 
-def run_module(module: Any, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-    """Outputs by name for arrays by input name, without gradients."""
+def run_module(module: Any, feeds: Arrays, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    """Outputs by name for arrays by input name, without gradients.
+
+    `threads` is torch's number for the whole process; 0 leaves it.
+    """
     import torch
 
+    if threads and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     with torch.no_grad():
         given = [torch.from_numpy(np.array(feeds[n])) for n in module.meta["graphopt.inputs"]]
         results = module(*given)

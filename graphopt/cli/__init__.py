@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("bench", "Time models on targets, threads and batch sizes, beside each other."),
     "show": ("show", "Show the recipe and provenance of an optimized model."),
     "passes": ("passes", "List the passes with their options."),
+    "targets": ("targets", "List what --target takes, and what runs on this machine."),
     "demo": ("demo", "Optimize a small trained model that ships with graphopt."),
 }
 

@@ -104,11 +104,10 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 
 
 def _run(options: dict[str, Any]) -> int:
-    from graphopt import pipeline
     from graphopt.backend import backend_of, find_target
     from graphopt.cli.progress import progress
-    from graphopt.fastest import optimize_for_fastest
     from graphopt.io import load, save
+    from graphopt.pipeline import optimize
     from graphopt.provenance import strip
     from graphopt.recipe import read
     from graphopt.samples import open_samples
@@ -116,9 +115,7 @@ def _run(options: dict[str, Any]) -> int:
 
     passes = parse(options["passes"])
     replay = read(options["replay"]) if options["replay"] else None
-    auto = options["target"] == "auto" and replay is None
-    wanted = replay.target if replay and options["target"] == "auto" else options["target"]
-    target = None if auto else find_target(wanted)
+    target = "auto" if options["target"] == "auto" else find_target(options["target"])
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
@@ -130,11 +127,10 @@ def _run(options: dict[str, Any]) -> int:
         else None
     )
     with progress(not options["as_json"]) as shown:
-        given: dict[str, Any] = {} if target is None else {"target": target}
-        result = (pipeline.optimize if given else optimize_for_fastest)(
+        result = optimize(
             model,
             passes,
-            **given,
+            target=target,
             samples=samples,
             budget=budget,
             seed=options["seed"],
@@ -152,7 +148,7 @@ def _run(options: dict[str, Any]) -> int:
         if written:
             if options["strip"]:
                 strip(result.model)
-            chosen = target or find_target(result.report.target)
+            chosen = find_target(result.report.target)
             backend = backend_of(chosen)
             if backend is None:
                 save(result.model, output)

@@ -60,9 +60,24 @@ def test_the_fastest_is_chosen_and_the_sentence_says_by_how_much(tmp_path):
     assert "times slower" in str(choice)
 
 
+def test_the_source_is_timed_beside_them_and_never_chosen(tmp_path):
+    (source,) = targets(4)
+    choice = fastest(targets(24, 8), FEEDS, tmp_path, source=source)
+    assert choice.best.target.name == "t1"
+    assert "t1 was chosen, 0.5" in str(choice)
+    assert "times as fast as the source on t0" in str(choice)
+
+
+def test_a_single_target_is_compared_with_the_source_alone(tmp_path):
+    (source,) = targets(12)
+    choice = fastest(targets(4), FEEDS, tmp_path, source=source)
+    assert choice.rounds > 0
+    assert choice.source.latency_ms > 2 * choice.best.latency_ms
+
+
 def test_among_equals_the_first_stays():
     rng = np.random.default_rng(0)
-    times = np.exp(rng.normal(0, 0.05, (40, 4)))
+    times = np.exp(rng.normal(0, 0.05, (40, 3)))
     assert auto._pick(times) == 0
     times[:, 2] *= 0.7
     assert auto._pick(times) == 2

@@ -1,0 +1,62 @@
+"""`graphopt targets`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from graphopt.cli.common import emit_json, standard
+
+
+@click.command("targets")
+@standard
+def command(as_json: bool, debug: bool) -> None:
+    """List what --target takes: which run and are measured here, and what the others need."""
+    from graphopt import plugins
+    from graphopt.errors import MissingExtra
+
+    listed: list[dict[str, Any]] = []
+    for entry in plugins.find(plugins.BACKENDS).values():
+        backend = entry.load()
+        for name in backend.targets():
+            item = {"name": name, "backend": backend.name, "measured": False, "absent": None}
+            try:
+                target = backend.target(name)
+            except MissingExtra as error:
+                listed.append({**item, "absent": str(error)})
+                continue
+            scheme = target.int8
+            listed.append(
+                {
+                    **item,
+                    "measured": target.measured,
+                    "isa": target.isa,
+                    "precisions": target.precisions,
+                    "int8": scheme and f"{scheme.activation} x {scheme.weight}",
+                    "channel_multiple": target.channel_multiple,
+                }
+            )
+    if as_json:
+        emit_json(listed)
+        return
+    from graphopt.cli.tables import out, table
+
+    made = table("target", "here", "precisions", "int8", ">channels x", "instructions")
+    for item in listed:
+        if item["absent"]:
+            made.add_row(item["name"], "absent", *[""] * 4)
+            continue
+        made.add_row(
+            item["name"],
+            "measured" if item["measured"] else "not measured",
+            ", ".join(item["precisions"]),
+            item["int8"] or "-",
+            str(item["channel_multiple"]),
+            ", ".join(item["isa"]) or "-",
+        )
+    console = out()
+    console.print(made)
+    for reason in dict.fromkeys(i["absent"] for i in listed if i["absent"]):
+        console.print(reason)
+    console.print("auto: the pipeline for every target measured here, the fastest result kept")
