@@ -18,7 +18,7 @@ __all__ = ["node_times"]
 RUNS = 5
 
 
-class _Timed(fx.Interpreter):
+class _Timed(fx.Interpreter):  # type: ignore[misc]
     """Runs a module node by node; `times` has the milliseconds of each."""
 
     def __init__(self, module: fx.GraphModule) -> None:
