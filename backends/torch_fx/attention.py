@@ -40,7 +40,14 @@ def causal_mask(rows: Any, columns: Any, first: Any, like: Any, hidden: float) -
 
 
 def attend(
-    q: Any, k: Any, v: Any, mask: Any, scale: float | None, cap: float = 0.0, group: int = 1
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    scale: float | None,
+    cap: float = 0.0,
+    group: int = 1,
+    guarded: bool = False,
 ) -> tuple[Any, Any, Any, Any]:
     """The result and the scores: as products, with the mask, after softmax."""
     if group > 1:
@@ -52,7 +59,12 @@ def attend(
         product = torch.matmul(q, k.transpose(-1, -2)) * scale
     capped = torch.tanh(product / cap) * cap if cap else product
     masked = capped if mask is None else capped + mask
-    weights = torch.softmax(masked, -1)
+    if not guarded:
+        weights = torch.softmax(masked, -1)
+    else:  # a query that sees no key gives 0
+        blind = torch.amax(masked, -1, True) == _LOWEST
+        weights = torch.softmax(torch.where(blind, torch.zeros_like(masked), masked), -1)
+        weights = torch.where(blind, torch.zeros_like(weights), weights)
     return torch.matmul(weights, v), product, masked, weights
 
 
@@ -94,11 +106,15 @@ def _attention(
         hidden = op.call(causal_mask, q.size(2), k.size(2), first, q, _LOWEST)
         added = hidden if added is None else added + hidden
     group = heads // shared if heads and shared else 1
-    y, product, masked, weights = attend(
-        q, k, v, added, op.attribute("scale"), op.attribute("softcap", 0.0), group
-    )
-    # 0: products, 1: with the mask (before the cap), 2: after the cap, 3: after softmax
-    shown = {0: product, 1: masked, 2: masked, 3: weights}[op.attribute("qk_matmul_output_mode", 0)]
+    guarded = mask is not None or lengths is not None
+    cap = op.attribute("softcap", 0.0)
+    y, product, masked, weights = attend(q, k, v, added, op.attribute("scale"), cap, group, guarded)
+    mode = op.attribute("qk_matmul_output_mode", 0)
+    if op.wanted(3) and mode in (1, 2) and cap:
+        raise ModelError(
+            f"Attention '{op.node.name}': scores before or after a cap are not lowered"
+        )
+    shown = {0: product, 3: weights}.get(mode, masked)
     return (merge_heads(y) if flat else y), k, v, shown
 
 

@@ -225,10 +225,10 @@ class Inner(Body):
         if key not in self._read:
             first = next(iter(self.graph.nodes), None)
             if first is None:
-                node = self.graph.placeholder("outer")
+                node = self.graph.placeholder("outer_0")
             else:
                 with self.graph.inserting_before(first):
-                    node = self.graph.placeholder("outer")
+                    node = self.graph.placeholder(f"outer_{len(self._read)}")
             self._read[key] = (proxy, node)
         return fx.Proxy(self._read[key][1], self.tracer)
 

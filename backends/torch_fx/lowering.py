@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx
 import onnx_ir as ir
 import torch
 from graphopt.backends.torch_fx.body import Body
@@ -23,6 +24,10 @@ from graphopt.errors import ModelError
 from graphopt.traverse import all_nodes
 
 __all__ = ["UnknownOperator", "lower"]
+
+
+#: The newest opset whose operators are known here.
+NEWEST = 24
 
 
 class UnknownOperator(ModelError):
@@ -57,7 +62,7 @@ def _check(model: ir.Model) -> None:
     unknown: dict[str, list[str]] = {}
     for node in all_nodes(model.graph):
         key = key_of(node)
-        if key not in TABLE:
+        if key not in TABLE or _too_new(node, model):
             place = node.name or (node.outputs[0].name if node.outputs else "") or "?"
             unknown.setdefault(key, []).append(place)
     if unknown:
@@ -66,6 +71,19 @@ def _check(model: ir.Model) -> None:
             f"the torch backend has no lowering for {listed}. "
             "Rewrite these nodes first (the clean, fold and fuse passes remove many)"
         )
+
+
+def _too_new(node: ir.Node, model: ir.Model) -> bool:
+    """Whether a standard operator has attributes or inputs that came after the opset known here."""
+    imports = model.graph.opset_imports
+    opset = imports.get("", imports.get("ai.onnx", 1))
+    if node.domain not in ("", "ai.onnx") or opset <= NEWEST:
+        return False
+    try:
+        schema = onnx.defs.get_schema(node.op_type, NEWEST)
+    except onnx.defs.SchemaError:
+        return True
+    return len(node.inputs) > schema.max_input or not set(node.attributes) <= set(schema.attributes)
 
 
 def _few(places: Sequence[str]) -> str:

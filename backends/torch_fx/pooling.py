@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from graphopt.backends.torch_fx.convolution import explicit_pads
 
+from graphopt.errors import ModelError
+
 __all__ = ["TABLE", "average_pool"]
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -38,10 +40,29 @@ def _max_pool(op: Any, x: Any) -> Any:
     if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
         widths = [w for p in reversed(pads) for w in (p, p)]
         x, pads = F.pad(x, widths, "constant", float("-inf")), [0] * n
+    ends = _ends(op, n) if ceil and pads == [0] * n else None
     if not op.wanted(1):
-        return op.call(_MAX[n], x, kernel, strides, pads, dilations, ceil)
+        y = op.call(_MAX[n], x, kernel, strides, pads, dilations, ceil)
+        return y if ends is None else op.call(started, y, x, strides, ends)
+    if op.attribute("storage_order", 0):
+        raise ModelError(f"MaxPool '{op.node.name}': indices in column order are not lowered")
     both = op.call(_MAX_INDICES[n], x, kernel, strides, pads, dilations, ceil)
     return both[0], op.call(whole_index, both[1], x)
+
+
+def _ends(op: Any, n: int) -> list[int]:
+    """The padding after each axis."""
+    auto = op.attribute("auto_pad", "NOTSET") != "NOTSET"
+    return [0] * n if auto else list(op.attribute("pads") or [0] * (2 * n))[n:]
+
+
+def started(y: Any, x: Any, strides: list[int], ends: list[int]) -> Any:
+    """y without the windows that start in the padding after x, which is part of x."""
+    for k, stride in enumerate(strides):
+        axis = x.dim() - len(strides) + k
+        count = (x.size(axis) - ends[k] - 1) // stride + 1
+        y = y.narrow(axis, 0, min(count, y.size(axis)))
+    return y
 
 
 def whole_index(index: Any, x: Any) -> Any:
@@ -67,14 +88,20 @@ def average_pool(op: Any, x: Any) -> Any:
         widths = [w for p in reversed(pads) for w in (p, p)]
         x = F.pad(x, widths)
         ones = F.pad(ones, widths, "constant", 1.0 if include else 0.0)
-    total = op.call(window_sum, x, kernel, strides, dilations, ceil)
-    return total / op.call(window_sum, ones, kernel, strides, dilations, ceil)
+    ends = _ends(op, n)
+    total = op.call(window_sum, x, kernel, strides, dilations, ceil, ends)
+    return total / op.call(window_sum, ones, kernel, strides, dilations, ceil, ends)
 
 
 def window_sum(
-    x: Any, kernel: list[int], strides: list[int], dilations: list[int], ceil: bool
+    x: Any,
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    ceil: bool,
+    ends: list[int],
 ) -> Any:
-    """Sums over windows, axis after axis."""
+    """Sums over windows, axis after axis; `ends` of each axis are padding, where none starts."""
     for k, length in enumerate(kernel):
         axis = x.dim() - len(kernel) + k
         reach = (length - 1) * dilations[k] + 1
@@ -82,7 +109,7 @@ def window_sum(
         if ceil:
             size = x.size(axis)
             windows = -(-(size - reach) // strides[k]) + 1
-            if (windows - 1) * strides[k] >= size:
+            if (windows - 1) * strides[k] >= size - ends[k]:
                 windows -= 1
             extra = max((windows - 1) * strides[k] + reach - size, 0)
         widths = [0, 0] * (x.dim() - 1 - axis) + [0, extra]
@@ -99,7 +126,15 @@ def _lp_pool(op: Any, x: Any) -> Any:
     p = float(op.attribute("p", 2))
     x, pads = explicit_pads(op, x, kernel, strides, dilations)
     x = F.pad(x, [w for q in reversed(pads) for w in (q, q)])
-    total = op.call(window_sum, torch.pow(torch.abs(x), p), kernel, strides, dilations, ceil)
+    total = op.call(
+        window_sum,
+        torch.pow(torch.abs(x), p),
+        kernel,
+        strides,
+        dilations,
+        ceil,
+        _ends(op, len(kernel)),
+    )
     return torch.pow(total, 1.0 / p)
 
 

@@ -87,7 +87,8 @@ def _recurrent(kind: str) -> Callable[..., Any]:
         else:
             y, h, c = _native(op, kind, directions, hidden, (x, w, r, b, h0, c0))
         if batch_first:
-            y, h, c = y.permute(2, 0, 1, 3), h.transpose(0, 1), c.transpose(0, 1)
+            y, h = y.permute(2, 0, 1, 3), h.transpose(0, 1)
+            c = None if c is None else c.transpose(0, 1)
         return (y, h, c) if kind == "LSTM" else (y, h)
 
     return lower

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from graphopt.backends.torch_fx.types import torch_dtype
 
+from graphopt.errors import ModelError
+
 __all__ = ["TABLE"]
 
 
@@ -18,7 +20,11 @@ def axes_of(op: Any, k: int, name: str = "axes") -> list[int] | None:
     """Axes from input `k`, or from the attribute of older opsets."""
     if op.given(k):
         found = op.numbers(k)
-        return list(found) if isinstance(found, list) else [found]
+        if isinstance(found, list):
+            return found
+        if isinstance(found, int):
+            return [found]
+        raise ModelError(f"{op.node.op_type} '{op.node.name}': axes that are data are not lowered")
     return op.attribute(name)  # type: ignore[no-any-return]
 
 
