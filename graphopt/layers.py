@@ -19,7 +19,7 @@ from graphopt.errors import SamplesError
 from graphopt.observe import observe
 from graphopt.provenance import sources
 
-__all__ = ["LayerError", "layer_errors"]
+__all__ = ["LayerError", "layer_errors", "same_values"]
 
 Array = np.ndarray[Any, Any]
 
@@ -62,7 +62,7 @@ def layer_errors(
     first = next(iter(samples), None)
     if first is None:
         raise SamplesError("there are no samples to compare layers on; give --samples")
-    pairs = _pairs(a, b)
+    pairs = same_values(a, b)
     made = {o.name: node for node in a.graph for o in node.outputs}
     sums: dict[str, list[float]] = {}
     parts, _ = groups(a, list(pairs), first)
@@ -88,7 +88,7 @@ def layer_errors(
     return sorted(found, key=lambda e: (-e.rel_l2, e.output))
 
 
-def _pairs(a: ir.Model, b: ir.Model) -> dict[str, str]:
+def same_values(a: ir.Model, b: ir.Model) -> dict[str, str]:
     """Names of float values of `a` that `b` has too, each with its name there, in graph order."""
     there: dict[str, str] = {}
     by_source: dict[str, ir.Node] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphopt.passes.clean import Clean as Clean
+    from graphopt.passes.distill import Distill as Distill
     from graphopt.passes.fold import Fold as Fold
     from graphopt.passes.fp16 import Fp16 as Fp16
     from graphopt.passes.fuse import Fuse as Fuse
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Clean": "clean",
+    "Distill": "distill",
     "Fold": "fold",
     "Fp16": "fp16",
     "Fuse": "fuse",
@@ -24,7 +26,7 @@ _WHERE = {
     "Svd": "svd",
 }
 
-__all__ = ["Clean", "Fold", "Fp16", "Fuse", "Int8", "Prune", "Svd"]
+__all__ = ["Clean", "Distill", "Fold", "Fp16", "Fuse", "Int8", "Prune", "Svd"]
 
 
 def __getattr__(name: str) -> Any:

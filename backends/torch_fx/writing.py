@@ -33,6 +33,8 @@ def write_back(module: Any, model: ir.Model) -> int:
     made: dict[int, ir.TensorProtocol] = {}
     keep, changed = [], 0
     for path, weight in weights.items():
+        if path not in held:
+            continue  # nothing reads it, and fx dropped it
         value = constants.get(weight.name)
         old = constant_value(value)
         if value is None or old is None:

@@ -1,0 +1,144 @@
+"""Losses: how far a student's outputs are from the original's, whatever the outputs mean.
+
+    kl         T^2 KL(softmax(t / T) || softmax(s / T)), mean over rows     (Hinton et al., 2015)
+    mse        mean (s - t)^2 / var(t)
+    features   mean (s - t)^2 / var(t) over intermediate tensors, beside the outputs' own loss
+    labels     cross-entropy for integer labels, mse for others
+
+Losses of several outputs are averaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from graphopt.passes.distill.training import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Criterion", "Kind", "kinds_of"]
+
+Array = np.ndarray[Any, Any]
+#: What an output holds: unnormalized or normalized class scores, numbers, or nothing to learn from.
+Kind = Literal["logits", "probabilities", "values", "none"]
+TEMPERATURE = 2.0
+#: Rows whose softmax has an entropy below this share of log(classes) choose between classes.
+DECIDED = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What is known of one output of the original: its kind, and its variance."""
+
+    kind: Kind
+    variance: float
+
+
+def kinds_of(targets: Iterable[Sequence[Array]], loss: str) -> list[Output]:
+    """What each output of the original holds, told from its values.
+
+    Logits are (rows, classes) or (rows, positions, classes) whose softmax is decided; class
+    probabilities add up to 1. "kl" and "mse" say it for all float outputs.
+    """
+    rows: list[list[Array]] = []
+    for arrays in targets:
+        rows = rows or [[] for _ in arrays]
+        for found, array in zip(rows, arrays, strict=True):
+            found.append(array)
+    return [_output(arrays, loss) for arrays in rows]
+
+
+def _output(arrays: Sequence[Array], loss: str) -> Output:
+    if arrays[0].dtype.kind != "f" or not all(np.isfinite(a).all() for a in arrays):
+        return Output("none", 1.0)
+    flat = np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)
+    variance = max(float(flat.var()), 1e-12)
+    shape = arrays[0].shape
+    if len(shape) not in (2, 3) or shape[-1] < 2 or loss == "mse":
+        return Output("values", variance)
+    scores = np.concatenate([a.reshape(-1, shape[-1]) for a in arrays]).astype(np.float64)
+    if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
+        return Output("probabilities", variance)
+    shifted = scores - scores.max(-1, keepdims=True)
+    total = np.exp(shifted).sum(-1)
+    entropy = np.log(total) - (np.exp(shifted) * shifted).sum(-1) / total
+    decided = entropy.mean() <= DECIDED * np.log(shape[-1])
+    return Output("logits" if decided or loss == "kl" else "values", variance)
+
+
+class Criterion:
+    """The loss of a batch.
+
+    Args:
+        outputs: of the original, in order; further outputs of the student are features.
+        features: variance, and per axis the indices of the original's tensor that are left, for
+            each tensor after the outputs.
+        labels: weight of the labels' loss where a batch has labels, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        features: Sequence[tuple[float, dict[int, Array]]] = (),
+        labels: float = 0.5,
+    ) -> None:
+        self.outputs, self.features, self.labels = list(outputs), list(features), labels
+
+    def __call__(self, got: tuple[Any, ...], batch: Batch) -> torch.Tensor:
+        """Mean over the batch's rows."""
+        n = len(self.outputs)
+        terms = [
+            _distance(s.float(), t.float(), one)
+            for one, s, t in zip(self.outputs, got[:n], batch.targets[:n], strict=True)
+            if one.kind != "none"
+        ]
+        total = sum(terms) / len(terms)
+        if batch.label is not None:
+            total = (1 - self.labels) * total + self.labels * self._label(got, batch.label)
+        pairs = zip(self.features, got[n:], batch.targets[n:], strict=True)
+        hints = [_hint(s.float(), t.float(), *one) for one, s, t in pairs]
+        return total + sum(hints) / len(hints) if hints else total
+
+    def _label(self, got: tuple[Any, ...], label: torch.Tensor) -> Any:
+        import torch.nn.functional as f
+
+        k = next((i for i, o in enumerate(self.outputs) if o.kind not in ("values", "none")), None)
+        if k is None or label.is_floating_point():
+            k = next(i for i, o in enumerate(self.outputs) if o.kind != "none")
+            wanted = label.float().reshape(got[k].shape)
+            return ((got[k].float() - wanted) ** 2).mean() / self.outputs[k].variance
+        scores = _log(got[k].float(), self.outputs[k].kind, 1.0)
+        return f.nll_loss(scores.reshape(-1, scores.shape[-1]), label.reshape(-1).long())
+
+
+def _distance(s: torch.Tensor, t: torch.Tensor, one: Output) -> Any:
+    import torch.nn.functional as f
+
+    if one.kind == "values":
+        return ((s - t) ** 2).mean() / one.variance
+    temperature = TEMPERATURE if one.kind == "logits" else 1.0
+    a, b = _log(s, one.kind, temperature), _log(t, one.kind, temperature)
+    rows = a.numel() // a.shape[-1]
+    return f.kl_div(a, b, log_target=True, reduction="sum") / rows * temperature**2
+
+
+def _log(scores: torch.Tensor, kind: Kind, temperature: float) -> torch.Tensor:
+    """Logarithms of class probabilities."""
+    import torch
+
+    if kind == "probabilities":
+        return torch.log(scores.clamp_min(1e-7))
+    return torch.log_softmax(scores / temperature, -1)
+
+
+def _hint(s: torch.Tensor, t: torch.Tensor, variance: float, kept: dict[int, Array]) -> Any:
+    """Hints (Romero et al., ICLR 2015): the tensors themselves, at the indices that are left."""
+    import torch
+
+    for axis, index in kept.items():
+        t = t.index_select(axis, torch.from_numpy(index).to(t.device))
+    return ((s - t) ** 2).mean() / variance

@@ -1,0 +1,365 @@
+"""The pass, on models of a few hundred weights."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from graphopt.passes.distill import Distill  # noqa: E402
+from graphopt.passes.prune import Prune  # noqa: E402
+
+from graphopt import Context, optimize  # noqa: E402
+from graphopt.kept import kept_indices  # noqa: E402
+from graphopt.provenance import made_by  # noqa: E402
+from graphopt.runtime import run, run_each  # noqa: E402
+from graphopt.samples import Samples  # noqa: E402
+from graphopt.spec import format_pass, parse  # noqa: E402
+from graphopt.testing import parse_model  # noqa: E402
+
+CLASSES = 5
+
+
+def weights(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name, shape in shapes:
+        scale = 1.5 / np.sqrt(np.prod(shape[1:]) if len(shape) > 2 else shape[0])
+        made[name] = (rng.standard_normal(shape) * scale).astype("f4")
+    return made
+
+
+def dense(batch="N", scale=4.0, hidden=24):
+    """Two dense layers with every hidden unit twice, so that half of them can do the same.
+
+    `scale` makes the outputs decided, as logits are.
+    """
+    made = weights(("w1", (8, hidden // 2)), ("b1", (hidden // 2,)), ("w2", (hidden, CLASSES)))
+    made["w1"], made["b1"] = np.tile(made["w1"], 2), np.tile(made["b1"], 2)
+    made["w2"] *= scale
+    return parse_model(
+        "h = Gemm(x, w1, b1)\nr = Relu(h)\ny = MatMul(r, w2)",
+        inputs={"x": (batch, 8)},
+        constants=made,
+    )
+
+
+def images():
+    made = weights(("k1", (12, 1, 3, 3)), ("k2", (8, 12, 3, 3)), ("w", (8, CLASSES)))
+    made["w"] *= 6
+    return parse_model(
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k1)\n"
+        "b = Relu(a)\n"
+        "c = Conv <pads = [1, 1, 1, 1]> (b, k2)\n"
+        "d = Relu(c)\n"
+        "e = GlobalAveragePool(d)\n"
+        "f = Flatten(e)\n"
+        "y = MatMul(f, w)",
+        inputs={"x": ("N", 1, 6, 6)},
+        constants=made,
+    )
+
+
+def samples(shape=(8,), count=256, batch=32, seed=3):
+    x = np.random.default_rng(seed).standard_normal((count, *shape)).astype("f4")
+    return Samples([{"x": x[k : k + batch]} for k in range(0, count, batch)])
+
+
+def smaller(model, given, ratio=0.5):
+    """A pruned clone, not refitted: something is left to recover."""
+    copy = model.clone()
+    Prune(ratio=ratio, compensate=False, scope="all").run(copy, Context(copy, samples=given))
+    return copy
+
+
+def error(model, source, given):
+    """Mean squared difference, whatever is added to all classes alike."""
+    pairs = zip(run_each(model, given), run_each(source, given), strict=True)
+    differences = [a["y"] - b["y"] for a, b in pairs]
+    return float(np.mean([np.mean((d - d.mean(-1, keepdims=True)) ** 2) for d in differences]))
+
+
+def distil(model, source, given, seed=0, progress=None, **options):
+    options = {"epochs": 20, "lr": 1e-2, "batch": 16, **options}
+    ctx = Context(
+        model, source=source, samples=given, seed=seed, pass_name="distill", progress=progress
+    )
+    return Distill(**options).run(model, ctx), ctx
+
+
+def scale(model, name, factor):
+    value = model.graph.initializers[name]
+    value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
+
+
+def tensors(model):
+    return {n: v.const_value.numpy() for n, v in model.graph.initializers.items()}
+
+
+def test_pruned_weights_learn_the_original_and_keep_their_shapes():
+    source, given = dense(), samples()
+    model = smaller(source, given)
+    shapes = {n: a.shape for n, a in tensors(model).items()}
+    before = error(model, source, given)
+    edits, ctx = distil(model, source, given)
+    assert edits == 3
+    assert error(model, source, given) < 0.3 * before
+    assert {n: a.shape for n, a in tensors(model).items()} == shapes
+    assert kept_indices(model)["w2"][0].size == shapes["w2"][0]
+    assert any("held-out loss" in n and "20 epochs" in n for n in ctx.notes)
+    assert all("distill" in made_by(n) for n in model.graph if n.op_type != "Relu")
+
+
+def test_in_a_pipeline_the_source_is_the_original():
+    source, given = dense(), samples()
+    result = optimize(
+        source, "prune(ratio=0.5, scope='all', compensate=False), distill(epochs=10, lr=1e-2, loss='mse')",
+        samples=given, measure=False, target="onnx",
+    )  # fmt: skip
+    pruned, distilled = result.report.steps
+    assert distilled.status == "kept"
+    worst = [max(e.rel_l2 for e in s.error_vs_source.values()) for s in (pruned, distilled)]
+    assert worst[1] < 0.7 * worst[0]
+
+
+def test_images_through_convolutions():
+    source, given = images(), samples((1, 6, 6), 64)
+    model = smaller(source, given)
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.5 * before
+
+
+def test_zeros_of_sparse_weights_stay():
+    source, given = dense(), samples()
+    model = source.clone()
+    value = model.graph.initializers["w1"]
+    mask = np.random.default_rng(1).random((8, 24)) < 0.5
+    sparse = np.where(mask, 0, value.const_value.numpy())
+    value.const_value = ir.tensor(sparse, name="w1")
+    distil(model, source, given)
+    after = tensors(model)["w1"]
+    assert not after[mask].any()
+    assert (after[~mask] != sparse[~mask]).mean() > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others():
+    source, given = dense(), samples()
+    start = smaller(source, given)
+    found = []
+    for seed in (0, 0, 1):
+        model = start.clone()
+        distil(model, source, given, seed=seed, epochs=2)
+        found.append(tensors(model)["w2"])
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_without_samples_it_refuses_and_says_why():
+    model = dense()
+    for given in (None, Samples([{"x": np.zeros((2, 8), "f4")}], synthetic=True)):
+        edits, ctx = distil(model, model.clone(), given)
+        assert edits == 0
+        assert "it trains on samples, and there are none" in ctx.refusals[0].reason
+
+
+def test_a_model_that_is_the_original_already_stays_as_it_is():
+    model, given = dense(), samples()
+    before = tensors(model)
+    edits, ctx = distil(model, model.clone(), given, epochs=1)
+    assert edits == 0
+    assert all(np.array_equal(before[n], a) for n, a in tensors(model).items())
+    assert any("stay as they were" in n for n in ctx.notes)
+
+
+def test_numbers_are_matched_by_their_squared_error():
+    source, given = dense(scale=1.0), samples()
+    model = smaller(source, given)
+    before = error(model, source, given)
+    _, ctx = distil(model, source, given)
+    assert error(model, source, given) < 0.3 * before
+    (note,) = ctx.notes
+    first = float(note.split("held-out loss ")[1].split()[0])
+    variance = np.var([o["y"] for o in run_each(source, given)])
+    assert first == pytest.approx(before / variance, rel=0.5)  # on other samples
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse", "features"])
+def test_every_loss_brings_the_outputs_nearer(loss):
+    source, given = images(), samples((1, 6, 6), 64)
+    model = smaller(source, given)
+    before = error(model, source, given)
+    edits, ctx = distil(model, source, given, loss=loss)
+    assert edits
+    assert error(model, source, given) < 0.7 * before
+    assert not any("no intermediate" in n for n in ctx.notes)
+
+
+def test_features_match_what_pruning_left_of_a_tensor():
+    from graphopt.passes.distill.features import shared_features
+
+    source, given = images(), samples((1, 6, 6), 64)
+    model = smaller(source, given)
+    feeds = next(iter(given))
+    found = {f.theirs: f for f in shared_features(source, model, feeds)}
+    cut = found["b"]
+    kept = kept_indices(model)["k1"][0]
+    assert np.array_equal(cut.kept[1], kept)
+    clone = source.clone()
+    clone.graph.outputs.append(next(n for n in clone.graph if n.op_type == "Relu").outputs[0])
+    whole = run(clone, feeds)["b"]
+    assert cut.variance == pytest.approx(whole.var(), rel=1e-4)
+
+
+def test_several_outputs_of_several_kinds():
+    made = weights(("w1", (8, 8)), ("w2", (16, CLASSES)), ("w3", (16, 1)))
+    made["w1"], made["w2"] = np.tile(made["w1"], 2), 5 * made["w2"]
+    source = parse_model(
+        "h = MatMul(x, w1)\nr = Tanh(h)\ns = MatMul(r, w2)\n"
+        "p = Softmax(s)\nv = MatMul(r, w3)\nk = ArgMax <axis = 1> (s)",
+        inputs={"x": ("N", 8)},
+        constants=made,
+    )
+    given = samples()
+    model = smaller(source, given)
+    distil(model, source, given)
+    got, want = run(model, next(iter(given))), run(source, next(iter(given)))
+    assert (got["k"] == want["k"]).mean() > 0.9
+    assert np.abs(got["p"] - want["p"]).mean() < 0.1
+    assert ((got["v"] - want["v"]) ** 2).mean() < 0.3 * want["v"].var()
+
+
+@pytest.mark.parametrize("fixed", [1, 4])
+def test_a_fixed_batch_is_no_hindrance(fixed):
+    source, given = dense(batch=fixed), samples(batch=fixed, count=128)
+    model = smaller(source, given)
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.5 * before
+
+
+def test_a_batch_that_the_graph_insists_on_is_kept():
+    made = weights(("w1", (8, 24)), ("w2", (24, CLASSES)))
+    source = parse_model(
+        "h = MatMul(x, w1)\nr = Relu(h)\nf = Reshape(r, s)\ny = MatMul(f, w2)",
+        inputs={"x": (2, 8)},
+        constants={**made, "s": np.array([2, 24])},
+    )
+    model = source.clone()
+    scale(model, "w2", 0.5)
+    given = samples(batch=2, count=64)
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.5 * before
+
+
+def test_sequences_of_several_lengths():
+    made = weights(("e", (11, 8)), ("w", (8, CLASSES)))
+    source = parse_model(
+        "h = Gather(e, x)\nm = ReduceMean <keepdims = 0> (h, a)\ny = MatMul(m, w)",
+        inputs={"x": np.zeros((1, 3), np.int64)},
+        constants={**made, "a": np.array([1])},
+    )
+    source.graph.inputs[0].shape = ir.Shape(["N", "T"])
+    for value in (*source.graph.outputs, *(o for n in source.graph for o in n.outputs)):
+        value.shape = None
+    model = source.clone()
+    scale(model, "e", 0.3)
+    rng = np.random.default_rng(0)
+    given = Samples([{"x": rng.integers(0, 11, (8, 3 + k % 4))} for k in range(12)])
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.3 * before
+
+
+LOADER = """
+import numpy as np
+def batches():
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        x = rng.standard_normal((16, 8)).astype("f4")
+        y = (x[:, 0] > 0).astype(np.int64)
+        yield {form}
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "labelled"),
+    [
+        ('{"x": x, "label": y}', True),
+        ("(x, y)", True),
+        ("x", False),
+        ('{"x": __import__("torch").from_numpy(x)}', False),
+    ],
+)
+def test_a_loader_with_or_without_labels(tmp_path, form, labelled):
+    path = tmp_path / "data.py"
+    path.write_text(LOADER.replace("{form}", form))
+    source, given = dense(), samples()
+    model = smaller(source, given)
+    edits, ctx = distil(model, source, None, data=f"{path}:batches", labels=1.0, epochs=30)
+    assert edits
+    x = next(iter(given))["x"]
+    right = (run(model, {"x": x})["y"].argmax(1) == (x[:, 0] > 0)).mean()
+    # with a weight of 1 the labels alone are learned, which the original knows nothing of
+    assert (right > 0.75) == labelled
+
+
+def test_a_loader_that_is_not_there(tmp_path):
+    from graphopt.errors import UsageError
+
+    model = dense()
+    with pytest.raises(UsageError, match=r"file\.py:function"):
+        distil(model, model.clone(), None, data="nothing")
+    with pytest.raises(UsageError, match="no such file"):
+        distil(model, model.clone(), None, data=str(tmp_path / "x.py:f"))
+
+
+def test_rounds_prune_a_little_each():
+    from graphopt.analyses.cost import cost
+
+    source, given = dense(hidden=64), samples()
+    whole = Context(source).get(cost).macs
+    model = source.clone()
+    _, ctx = distil(model, source, given, prune="ratio=0.6", rounds=2, epochs=6)
+    assert Context(model).get(cost).macs == pytest.approx(0.4 * whole, rel=0.1)
+    assert [n.partition(":")[0] for n in ctx.notes] == [
+        "distill, round 1 of 2",
+        "distill, round 2 of 2",
+    ]
+
+
+def test_an_interrupted_pass_continues_to_the_same_weights(tmp_path):
+    source, given = dense(hidden=64), samples()
+    options = {"prune": "ratio=0.6", "rounds": 2, "epochs": 2}
+    expected = source.clone()
+    distil(expected, source, given, **options)
+
+    def kill(text, done, total):
+        if "round 2" in text and done >= 3:
+            raise KeyboardInterrupt
+
+    options["checkpoint"] = str(tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        distil(source.clone(), source, given, progress=kill, **options)
+    assert (tmp_path / "kept" / "round-1.pt").exists()
+    again = source.clone()
+    distil(again, source, given, **options)
+    assert all(np.array_equal(a, tensors(again)[n]) for n, a in tensors(expected).items())
+
+
+def test_a_second_run_after_the_first_changes_little():
+    source, given = dense(), samples()
+    model = smaller(source, given)
+    distil(model, source, given)
+    once = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) <= 1.1 * once
+
+
+def test_options_are_checked():
+    for wrong in ({"epochs": 0}, {"lr": 0.0}, {"labels": 2.0}, {"rounds": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Distill(**wrong)
+    one = Distill(epochs=5, prune="ratio=0.7", rounds=3)
+    assert parse(format_pass(one)) == [one]
