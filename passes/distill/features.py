@@ -22,36 +22,11 @@ __all__ = ["Feature", "shared_features"]
 
 Array = np.ndarray[Any, Any]
 #: Operators whose output has the channels of their first input, in place.
-_CARRIES = frozenset(
-    [
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Selu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Tanh",
-        "Erf",
-        "Gelu",
-        "Softplus",
-        "Mish",
-        "Clip",
-        "Identity",
-        "Dropout",
-        "Cast",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "BatchNormalization",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-    ]
-)
+_CARRIES = frozenset({
+    "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
+    "Erf", "Gelu", "Softplus", "Mish", "Clip", "Identity", "Dropout", "Cast", "Add", "Sub", "Mul",
+    "Div", "BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
+})  # fmt: skip
 #: How many values are compared, spread evenly over the depth of the model.
 COUNT = 6
 

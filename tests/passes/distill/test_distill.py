@@ -112,10 +112,11 @@ def test_pruned_weights_learn_the_original_and_keep_their_shapes():
 
 def test_in_a_pipeline_the_source_is_the_original():
     source, given = dense(), samples()
-    result = optimize(
-        source, "prune(ratio=0.5, scope='all', compensate=False), distill(epochs=10, lr=1e-2, loss='mse')",
-        samples=given, measure=False, target="onnx",
-    )  # fmt: skip
+    passes = [
+        Prune(ratio=0.5, scope="all", compensate=False),
+        Distill(epochs=10, lr=1e-2, loss="mse"),
+    ]
+    result = optimize(source, passes, samples=given, measure=False, target="onnx")
     pruned, distilled = result.report.steps
     assert distilled.status == "kept"
     worst = [max(e.rel_l2 for e in s.error_vs_source.values()) for s in (pruned, distilled)]
@@ -297,7 +298,7 @@ def test_a_loader_with_or_without_labels(tmp_path, form, labelled):
     path.write_text(LOADER.replace("{form}", form))
     source, given = dense(), samples()
     model = smaller(source, given)
-    edits, ctx = distil(model, source, None, data=f"{path}:batches", labels=1.0, epochs=30)
+    edits, _ = distil(model, source, None, data=f"{path}:batches", labels=1.0, epochs=30)
     assert edits
     x = next(iter(given))["x"]
     right = (run(model, {"x": x})["y"].argmax(1) == (x[:, 0] > 0)).mean()
