@@ -206,10 +206,9 @@ def _key(one: Distill, student: torch.nn.Module, batches: Any, ctx: Context) -> 
 
 def _write(student: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
     """Put the trained values into the model; how many tensors changed."""
-    before = {v.name: v.const_value for v in model.graph.initializers.values()}
+    before = {v: v.const_value for v in model.graph.initializers.values()}
     changed = write_back(student.cpu(), model)
-    for name, tensor in before.items():
-        value = model.graph.initializers[name]
+    for value, tensor in before.items():
         if value.const_value is not tensor:
             for use in value.uses():
                 provenance.mark(use.node, ctx.pass_name)
