@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graphopt.spec import parse as parse
     from graphopt.target import Int8Scheme as Int8Scheme
     from graphopt.target import Target as Target
+    from graphopt.tracing import trace as trace
 
 _WHERE = {
     "Analysis": "context",
@@ -59,6 +60,7 @@ _WHERE = {
     "prepare": "prepared",
     "save": "io",
     "session": "sessions",
+    "trace": "tracing",
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -19,7 +19,7 @@ from graphopt import weighing
 from graphopt.backend import Arrays, Session, backend_of
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.io import load
-from graphopt.samples import bind_shapes, synthetic
+from graphopt.samples import bind_shapes, stand_ins
 from graphopt.target import Target
 from graphopt.timing import Array, compare_times, interleave
 
@@ -137,7 +137,7 @@ def _open(
         return dataclasses.replace(row, refused="it cannot be measured on this machine")
     if batch is not None and (reason := _set_batch(model, shapes, batch)):
         return dataclasses.replace(row, refused=reason)
-    feeds = next(iter(synthetic(model, seed=0, shapes=shapes)))
+    feeds = next(iter(stand_ins(model, seed=0, shapes=shapes)))
     folder.mkdir()
     try:
         lowered = backend.lower(model, target, folder / "model.onnx")

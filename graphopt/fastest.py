@@ -18,7 +18,7 @@ from graphopt.context import Progress
 from graphopt.errors import UsageError
 from graphopt.pipeline import Result, optimize
 from graphopt.runtime import run_each
-from graphopt.samples import Samples, bind_shapes, synthetic
+from graphopt.samples import Samples, bind_shapes, stand_ins
 from graphopt.target import Target
 from graphopt.verify import compare_outputs
 
@@ -71,7 +71,7 @@ def optimize_for_fastest(
     progress("timing the targets beside each other", 0, 0)
     first = next(iter(samples), None) if samples is not None else None
     bound, _ = bind_shapes(model, {k: tuple(v) for k, v in shapes.items()}, like=first)
-    drawn = synthetic(model, seed=seed, shapes=bound)
+    drawn = stand_ins(model, seed=seed, shapes=bound)
     probes = list(itertools.islice(samples or drawn, PROBES))
     judged = _Judged(model, probes, budget)
     # where none is within the budget the fastest is the closest

@@ -134,8 +134,13 @@ def remark(timing: Timing | None) -> list[str]:
 
 
 def file_bytes(path: Path, model: ir.Model | None = None) -> int:
-    """Bytes of a model file and of its external data; `model` is what it holds, if known."""
+    """Bytes of a model file and of its external data; `model` is what it holds, if known.
+
+    Of a traced model (a .pt2 file, a function) it is what the model would weigh as an .onnx file.
+    """
     source = source_of(model) if model is not None else None
+    if model is not None and (path.suffix == ".pt2" or not path.is_file()):
+        return size_of(model)
     if source is None or not source.path.samefile(path):
         source = source_of(load(path))
     assert source is not None

@@ -19,7 +19,7 @@ from graphopt.errors import BudgetMissed, InputError, ModelError, UsageError
 from graphopt.gauge import Gauge, objection, remark
 from graphopt.io import load, size_of, warnings_of
 from graphopt.report import Figures, Report, Step, Undone
-from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, synthetic
+from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.spec import format_pass, parse
 from graphopt.target import Target
 from graphopt.trial import Setting, Trial, refusals, try_pass
@@ -163,7 +163,7 @@ class _Run:
         first = next(iter(samples), None) if samples is not None else None
         self.shapes, notes = bind_shapes(source, given_shapes, like=first)
         self.notes = [*warnings_of(source), *notes]
-        drawn = synthetic(source, seed=seed, shapes=self.shapes)
+        drawn = stand_ins(source, seed=seed, shapes=self.shapes)
         self.feeds = next(iter(drawn))
         self.gauge = gauge(target)
         judge = None

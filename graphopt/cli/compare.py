@@ -35,13 +35,13 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.cli.progress import progress
     from graphopt.gauge import Gauge
     from graphopt.io import load
-    from graphopt.samples import bind_shapes, open_samples, synthetic
+    from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verify import Judge, compare_outputs
 
     first, second = load(a), load(b)
     _same_interface(first, second)
     shapes, notes = bind_shapes(first, parse_shapes(options["shapes"]))
-    drawn = synthetic(first, seed=0, shapes=shapes)
+    drawn = stand_ins(first, seed=0, shapes=shapes)
     samples = open_samples(options["samples"], first) if options["samples"] else drawn
     with (
         progress(not as_json) as shown,

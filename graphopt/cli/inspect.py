@@ -113,12 +113,12 @@ def _profile(ctx: Any) -> list[dict[str, Any]]:
 
     from graphopt.backend import backend_of
     from graphopt.errors import UsageError
-    from graphopt.samples import synthetic
+    from graphopt.samples import stand_ins
 
     backend = backend_of(ctx.target)
     if backend is None or not ctx.target.measured:
         raise UsageError(f"target '{ctx.target.name}' cannot be measured on this machine")
-    feeds = next(iter(synthetic(ctx.model, seed=0, shapes=ctx.shapes)))
+    feeds = next(iter(stand_ins(ctx.model, seed=0, shapes=ctx.shapes)))
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = backend.lower(ctx.model, ctx.target, Path(folder, "model.onnx"))
         times = backend.profile(path, feeds, ctx.target)

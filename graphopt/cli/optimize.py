@@ -65,6 +65,9 @@ from graphopt.errors import UsageError
 def command(ctx: click.Context, /, **given: Any) -> int:
     """Run passes over MODEL and write the result.
 
+    MODEL is an .onnx file, a .pt2 file of torch.export, or FILE.py:FUNCTION, a function that
+    returns a PyTorch module with example inputs.
+
     \b
     graphopt optimize model.onnx -p prune,fuse,int8 --samples calib.npz -o model.opt.onnx
     """

@@ -7,7 +7,9 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -18,12 +20,24 @@ from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
 from graphopt.io.tensors import MappedFile, MappedTensor, SparseTensor
 
-__all__ = ["SOURCE", "THRESHOLD", "Source", "graphs_of", "load", "source_of"]
+__all__ = [
+    "EXAMPLES",
+    "NOTES",
+    "SOURCE",
+    "THRESHOLD",
+    "Source",
+    "examples_of",
+    "graphs_of",
+    "load",
+    "source_of",
+]
 
 #: Tensors of at least this many bytes stay in the file.
 THRESHOLD = 1024
 #: Where `Source` lies in `model.graph.meta` (it survives `model.clone()`).
 SOURCE = "graphopt.source"
+#: Where a traced model's example inputs (a tuple of dicts of arrays) and notes lie, likewise.
+EXAMPLES, NOTES = "graphopt.examples", "graphopt.notes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +63,30 @@ class Source:
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Read an ONNX model of opset 7 or later; weights are mapped, not read.
+    """Read a model: an ONNX file of opset 7 or later, or a PyTorch program or module, traced.
 
-    The file must stay as it is while the model is in use. External data is looked for in the
-    folder of the file, and only there.
+    Weights of an ONNX file are mapped, not read: it must stay as it is while the model is in use.
+    External data is looked for in the folder of the file, and only there.
+
+    Args:
+        path: an .onnx file; a .pt2 file that `torch.export.save` wrote; or `FILE.py:FUNCTION`, a
+            function that returns a module with example inputs (docs/from-pytorch.md). It is run.
 
     Raises:
         ModelError: one line that says what is wrong, where, and what to do.
+        MissingExtra: PyTorch is needed and not installed.
     """
     where = Path(path)
+    file, _, function = str(path).rpartition(":")
     try:
+        if file.endswith(".py"):
+            from graphopt.tracing import build_model
+
+            return build_model(file, function)
+        if where.suffix == ".pt2":
+            from graphopt.tracing import load_program
+
+            return load_program(where)
         with resting_collector():
             return _load(where)
     except ModelError as error:
@@ -69,6 +97,12 @@ def source_of(model: ir.Model) -> Source | None:
     """The files `model` was read from, if graphopt read it."""
     found = model.graph.meta.get(SOURCE)
     return found if isinstance(found, Source) else None
+
+
+def examples_of(model: ir.Model) -> tuple[dict[str, np.ndarray[Any, Any]], ...]:
+    """The inputs that a traced model was traced on, as arrays by input name; else nothing."""
+    found: tuple[dict[str, np.ndarray[Any, Any]], ...] = model.graph.meta.get(EXAMPLES, ())
+    return found
 
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
@@ -138,7 +172,11 @@ def _looks_like(file: MappedFile) -> str | None:
     if head.startswith(b"version https://git-lfs"):
         return "this is a Git LFS pointer, not the model: run `git lfs pull`"
     if head.startswith(b"PK\x03\x04"):
-        return "this is a zip file (a PyTorch checkpoint?), not an ONNX model: export it to ONNX"
+        return (
+            "this is a zip file, not an ONNX model. A PyTorch program (torch.export.save) ends in "
+            ".pt2; a checkpoint holds weights alone: give FILE.py:FUNCTION, a function that builds "
+            "the module, loads them and returns (module, example_inputs)"
+        )
     if head.lstrip()[:1] == b"<":
         return "this is a web page or XML, not an ONNX model: was the download complete?"
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.io.reading import graphs_of, source_of
+from graphopt.io.reading import NOTES, graphs_of, source_of
 from graphopt.io.tensors import chunks
 
 __all__ = ["warnings_of"]
@@ -42,7 +42,7 @@ def warnings_of(model: ir.Model) -> list[str]:
             if nan or (inf and weighted):
                 counts = f"{nan} NaN" if not inf else f"{nan} NaN and {inf} Inf"
                 found.append(f"'{name}' ({counts} of {tensor.size} values)")
-    notes = list(source.notes) if source is not None else []
+    notes = [*(source.notes if source is not None else ()), *model.graph.meta.get(NOTES, ())]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         listed = ", ".join(found[:_SHOWN]) + more

@@ -2,7 +2,8 @@
 
 from graphopt.samples.opening import open_samples
 from graphopt.samples.shapes import bind_shapes
+from graphopt.samples.stand_ins import stand_ins
 from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["Feeds", "Samples", "bind_shapes", "open_samples", "synthetic"]
+__all__ = ["Feeds", "Samples", "bind_shapes", "open_samples", "stand_ins", "synthetic"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.errors import ModelError, UsageError
+from graphopt.io import examples_of
 from graphopt.samples.meaning import meaning_of
 from graphopt.samples.stream import Feeds, Input, inputs_of
 from graphopt.samples.synthetic import synthetic
@@ -35,11 +36,13 @@ def bind_shapes(
     Args:
         model: the model.
         given: shapes by input name.
-        like: inputs the model runs with, such as the first of the samples.
+        like: inputs the model runs with, such as the first of the samples; those that it was
+            traced on if None.
 
     Raises:
         UsageError: `given` names no input of the model, or does not fit it.
     """
+    like = like or next(iter(examples_of(model)), None)
     fixed = {name: tuple(shape) for name, shape in (given or {}).items()}
     inputs = inputs_of(model)
     _check_names(fixed, inputs)
