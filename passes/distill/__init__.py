@@ -67,7 +67,7 @@ class Distill(Pass):
     speeds_up = False
 
     epochs: int = 3
-    lr: float = 1e-3
+    lr: float = 5e-4
     loss: Literal["auto", "kl", "mse", "features"] = "auto"
     batch: int = 64
     data: str = ""

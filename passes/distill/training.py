@@ -85,7 +85,7 @@ class Plan:
     """
 
     epochs: int = 3
-    lr: float = 1e-3
+    lr: float = 5e-4
     decay: float = 0.0
     warmup: float = 0.1
     patience: int = 3

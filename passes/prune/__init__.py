@@ -16,6 +16,7 @@ import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose
 from graphopt.passes.prune.curves import Score, curves
 from graphopt.passes.prune.refit import refit
+from graphopt.passes.prune.sampling import enough_of
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.work import Of, time_like, work
 
@@ -146,4 +147,4 @@ class Prune(Pass):
 
 def _given(ctx: Context) -> Samples | None:
     """Real samples; what was drawn at random says nothing about the model's inputs."""
-    return None if ctx.samples is None or ctx.samples.synthetic else ctx.samples
+    return None if ctx.samples is None or ctx.samples.synthetic else enough_of(ctx.samples)

@@ -1,13 +1,16 @@
-"""Sampling: which rows (samples times spatial positions) a fit looks at."""
+"""Sampling: which samples, and which of their spatial positions, a fit looks at."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from graphopt.passes.prune.linear import Linear
 
-__all__ = ["FEATURES_MOST", "Draw", "fit_share"]
+from graphopt.samples import Feeds, Samples
+
+__all__ = ["FEATURES_MOST", "Draw", "enough_of", "fit_share"]
 
 Array = np.ndarray[Any, Any]
 
@@ -15,6 +18,28 @@ Array = np.ndarray[Any, Any]
 ROWS_PER_FEATURE, ROWS_LEAST = 8, 16384
 #: Operators with more features (kernel size times channels) are too large to solve for.
 FEATURES_MOST = 8192
+#: Samples that scores and fits gain nothing beyond; a training set may have many more.
+SAMPLES_MOST = 2048
+
+
+def enough_of(samples: Samples) -> Samples:
+    """All samples, or about 2,048 of more, taken evenly: data is often sorted by class."""
+    rows = [max((len(a) for a in feeds.values() if a.ndim), default=1) for feeds in samples]
+    if sum(rows) <= SAMPLES_MOST:
+        return samples
+    runs = max(1, round(len(rows) * SAMPLES_MOST / sum(rows)))
+    chosen = np.linspace(0, len(rows) - 1, runs).round().astype(int)
+    return Samples(_Some(samples, set(chosen.tolist())), samples.source)
+
+
+class _Some:
+    """Some of the runs of samples, by number; read again at every iteration."""
+
+    def __init__(self, samples: Samples, numbers: set[int]) -> None:
+        self._samples, self._numbers = samples, numbers
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return (feeds for k, feeds in enumerate(self._samples) if k in self._numbers)
 
 
 class Draw:
