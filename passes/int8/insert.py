@@ -29,13 +29,14 @@ def insert(
     grids: Mapping[ir.Value, Grid],
     weights: Mapping[ir.Node, tuple[Array, Array]],
     *,
+    shifts: Mapping[ir.Node, Array] | None = None,
     integer_bias: bool = True,
     pack: int = 1,
 ) -> None:
     """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node.
 
-    Biases stay as they are unless `integer_bias`. Convolutions of few channels get as many as
-    `pack` divides.
+    Biases stay as they are unless `integer_bias`; `shifts` are added to them. Convolutions of few
+    channels get as many as `pack` divides.
     """
     rounded: dict[ir.Value, ir.Value] = {}
     wider: dict[tuple[ir.Value, int], ir.Value] = {}
@@ -65,7 +66,7 @@ def insert(
                 integers = with_zeros(integers, missing)
             _weigh(writer, node, kind, integers, scales)
             if kind.bias is not None and integer_bias:
-                _bias(writer, node, kind, weights[node][1])
+                _bias(writer, node, kind, scales, (shifts or {}).get(node))
 
 
 def integers_of(node: ir.Node) -> list[ir.Value]:
@@ -141,7 +142,9 @@ def _weigh(writer: Writer, node: ir.Node, kind: Operator, integers: Array, scale
     node.replace_input_with(kind.weight, dq)
 
 
-def _bias(writer: Writer, node: ir.Node, kind: Operator, scales: Array) -> None:
+def _bias(
+    writer: Writer, node: ir.Node, kind: Operator, scales: Array, shift: Array | None
+) -> None:
     """Bias as int32 at scale(data) * scale(weight), so that sums need no shift."""
     assert kind.bias is not None
     value = node.inputs[kind.bias]
@@ -154,6 +157,8 @@ def _bias(writer: Writer, node: ir.Node, kind: Operator, scales: Array) -> None:
     assert step is not None
     product = (step.array().astype(np.float32) * scales).astype(np.float32)
     flat = bias.array().reshape(-1).astype(np.float64)
+    if shift is not None:
+        flat = flat + shift
     integers = np.clip(np.rint(flat / product), -(2**31) + 1, 2**31 - 1).astype(np.int32)
     q = writer.initializer(integers, f"{value.name}_q")
     scale = writer.initializer(product, f"{value.name}_scale")

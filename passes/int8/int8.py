@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.opening import open_fused
 from graphopt.passes.int8.balance import balance
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.grids import make_grids, make_weights, observed
 from graphopt.passes.int8.insert import insert, integers_of
+from graphopt.passes.int8.opened import form_of, open_quantized
 from graphopt.passes.int8.operators import ALREADY
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.precision import float_nodes
 from graphopt.passes.int8.recurrent import quantize_lstm
+from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.settle import settle_weights
 from graphopt.passes.int8.tables import quantize_table, tie
 from graphopt.passes.int8.trials import slower_nodes
@@ -52,11 +55,14 @@ class Int8(Pass):
             or "mse" (see `graphopt.analyses.ranges.calibrate`).
         balance: scale activations against weights where that leaves less error (SmoothQuant,
             cross-layer equalization).
+        refine: round each weight for what it multiplies on samples, and correct biases
+            (`graphopt.passes.int8.rounding`).
         exclude: node name patterns (`*` and `?` match) to leave in float.
     """
 
     calibrator: Method = "minmax"
     balance: bool = True
+    refine: bool = False
     exclude: tuple[str, ...] = ()
 
     lossy: ClassVar[bool] = True
@@ -85,26 +91,43 @@ class Int8(Pass):
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
-        settled += open_fused(model, ctx) + settle_weights(model, ctx)
-        static = samples is not None
+        given = self._opened(model, ctx, scheme)
+        settled += bool(given) + open_fused(model, ctx) + settle_weights(model, ctx)
+        static = samples is not None or bool(given)
+        unknown: dict[str, str] = {}
         draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
-        if self.balance and (balanced := balance(model, ctx, draft)):
+        while samples is None and (lost := _unseen(draft, given)):
+            unknown.update(dict.fromkeys(lost, "its ranges are not known without samples"))
+            draft = make_plan(
+                model.graph,
+                ctx.target,
+                lambda n, mode: unknown.get(n.name or "") or self._allowed(n, mode),
+                static=static,
+            )
+        if self.balance and not given and (balanced := balance(model, ctx, draft)):
             settled += balanced
             draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
-        ranges = self._ranges(model, ctx, draft)
+        ranges = self._ranges(model, ctx, draft, given)
+        refined: dict[str, Refined] = {}
+        if self.refine:
+            nearest = make_weights(draft, make_grids(draft, ranges, scheme), scheme)
+            top = 63 if scheme.reduce_range else 127
+            refined = refine(draft, nearest, learn(model, ctx, draft), top)
 
         def quantize(trial: ir.Model, without: Mapping[str, str]) -> Plan:
             inside = Context(trial, target=ctx.target)
             made = make_plan(
                 trial.graph,
                 ctx.target,
-                lambda n, mode: without.get(n.name or "") or self._allowed(n, mode),
+                lambda n, mode: (
+                    unknown.get(n.name or "") or without.get(n.name or "") or self._allowed(n, mode)
+                ),
                 static=static,
             )
-            apply(trial, inside, made, ranges, scheme)
+            apply(trial, inside, made, ranges, scheme, refined)
             return made
 
-        slow = slower_nodes(model, ctx, draft, quantize)
+        slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
         denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
         plan = make_plan(
             model.graph,
@@ -117,7 +140,7 @@ class Int8(Pass):
             static=static,
         )
         _report(model, ctx, plan)
-        apply(model, ctx, plan, ranges, scheme)
+        apply(model, ctx, plan, ranges, scheme, refined)
         return settled + len(plan)
 
     def _raised(self, model: ir.Model, ctx: Context) -> bool:
@@ -132,11 +155,32 @@ class Int8(Pass):
         ctx.invalidate()
         return True
 
-    def _ranges(self, model: ir.Model, ctx: Context, draft: Plan) -> dict[str, Range]:
+    def _opened(self, model: ir.Model, ctx: Context, scheme: Int8Scheme) -> dict[str, Range]:
+        """Open a model that is quantized in another form than the target's; returns its ranges."""
+        form = form_of(model.graph)
+        if form is None:
+            return {}
+        if form.suits(scheme):
+            ctx.note(f"The model is quantized already ({form}), as the target wants it: kept.")
+            return {}
+        if not ctx.edit("Requantize", str(form)):
+            return {}
+        given = open_quantized(Writer(model, ctx))
+        _drop_unused(model)
+        ctx.invalidate()
+        ctx.note(
+            f"The model was quantized already ({form}) in a form that is slow on "
+            f"{ctx.target.name}: quantized anew, with the ranges it came with."
+        )
+        return given
+
+    def _ranges(
+        self, model: ir.Model, ctx: Context, draft: Plan, given: Mapping[str, Range]
+    ) -> dict[str, Range]:
         """The range of every activation that `draft` rounds; outliers are named in a note."""
         if ctx.samples is None:
-            return {}
-        names = observed(draft)
+            return dict(given)
+        names = [n for n in observed(draft) if n not in given]
 
         def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
             return ctx.track(samples, 0, "observing activations")
@@ -148,7 +192,7 @@ class Int8(Pass):
                     f"'{name}' reaches {seen.reach:.0f} times its usual size: 8 bits leave "
                     "little for the rest; with a budget int8 keeps what it spoils in float."
                 )
-        return {n: s.range for n, s in found.items() if s is not None}
+        return {**given, **{n: s.range for n, s in found.items() if s is not None}}
 
     def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
         name = node.name or ""
@@ -158,17 +202,36 @@ class Int8(Pass):
         return None
 
 
+def _unseen(plan: Plan, given: Mapping[str, Range]) -> list[str]:
+    """Static nodes of `plan` that need a range which is not given."""
+    lacking = set(observed(plan)) - set(given)
+    return [
+        node.name or ""
+        for node, kind in plan.nodes.items()
+        if any(
+            v is not None and v.name in lacking
+            for v in (*(node.inputs[i] for i in kind.data), *node.outputs, plan.output(node))
+        )
+    ]
+
+
 def apply(
     model: ir.Model,
     ctx: Context,
     plan: Plan,
     ranges: Mapping[str, Range],
     scheme: Int8Scheme,
+    refined: Mapping[str, Refined] | None = None,
 ) -> None:
     """Make the nodes of `plan` integer and drop what they leave behind."""
     bits = 7 if scheme.reduce_range else 8
     grids = make_grids(plan, ranges, scheme)
     weights = make_weights(plan, grids, scheme)
+    shifts: dict[ir.Node, np.ndarray[Any, Any]] = {}
+    for node, (_, scales) in list(weights.items()):
+        better = (refined or {}).get(node.name or "")
+        if better is not None and np.array_equal(better.scales, scales):
+            weights[node], shifts[node] = (better.integers, scales), better.shift
     writer = Writer(model, ctx)
     tie(writer, plan, weights)
     insert(writer, plan, grids, weights, integer_bias=scheme.bias == "int32", pack=scheme.conv_pack)
