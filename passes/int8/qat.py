@@ -1,0 +1,228 @@
+"""Quantization-aware training: scales and weights of the integer model, taught by the float model.
+
+Every quantizer is fake quantization with gradients straight through the rounding (LSQ: Esser et
+al., ICLR 2020). Trained are the logarithms of the scales, so that a scale stays positive and can
+shrink tenfold, and the weights as the floats they were before rounding:
+
+    s = exp(t K)          w in [-top s, top s], rounded on every run
+
+Zero points stay. A bias of 32 bits follows its weights and data at the end: its scale is their
+product. The training loop, the samples and the losses are those of distillation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
+from graphopt.passes.distill.losses import Criterion, kinds_of
+from graphopt.passes.distill.processes import device_of
+from graphopt.passes.distill.teachers import open_teacher
+from graphopt.passes.distill.training import Plan, TrainReport, train
+
+from graphopt.context import Context
+from graphopt.pattern import constant_value
+from graphopt.samples.stream import inputs_of
+from graphopt.trainable import trainable, write_back
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Trained", "train_integers", "why_not"]
+
+#: Highest learning rate of weights; rows of a step; epochs, and the fewest steps in all of them.
+LR, BATCH, EPOCHS, STEPS = 1e-4, 64, 2, 300
+#: A scale's logarithm moves this many times as fast as a weight.
+K = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training found.
+
+    Attributes:
+        module: the integer model as a module, trained.
+        report: how training went.
+    """
+
+    module: torch.nn.Module
+    report: TrainReport
+
+    def put(self, model: ir.Model) -> int:
+        """Write scales, weights and biases into the integer model; how many tensors changed."""
+        return write_back(self.module, model) if self.report.improved else 0
+
+
+def why_not(ctx: Context) -> str:
+    """Why nothing can be trained, or ""."""
+    if ctx.samples is None or ctx.samples.synthetic:
+        return "qat=True trains on samples, and there are none: give unlabelled ones with --samples"
+    return ""
+
+
+def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, *, bits: int) -> Trained:
+    """Train `integer`, which was made of `float_`, on the outputs of the model the run began with.
+
+    Args:
+        integer: with Q/DQ or dynamic operators; not changed.
+        float_: the model before insertion: its weights are where training starts.
+        ctx: samples, seed, progress and the source.
+        bits: of the integer weights.
+    """
+    assert ctx.samples is not None
+    module = trainable(integer)
+    weights = module.meta["graphopt.parameters"]
+    _start(module, weights, float_)
+    biases = _biases(integer, {w.name: p for p, w in weights.items()})
+    student = _student(module, weights, 2 ** (bits - 1) - 1, {p for _, p, _ in biases})
+    source = ctx.source or float_
+    names = [i.name for i in inputs_of(source)]
+    with open_teacher(source, []) as teacher:
+        feeds = ctx.track(ctx.samples, 0, "qat: the float model's outputs")
+        store = gather(feeds, names, teacher)
+    free = all(i.batch is None for i in inputs_of(source))
+    rows = (free or joins(student, store, len(names))) and alike_rows(store)
+    batches = Examples(store, len(names), rows=rows, size=BATCH, seed=ctx.seed)
+    outputs = kinds_of(batches.targets(), "auto")
+    epochs = max(EPOCHS, math.ceil(STEPS / batches.steps))
+    plan = Plan(epochs=epochs, lr=LR, patience=max(3, epochs // 4), text="qat")
+    report = train(student.to(device_of()), batches, Criterion(outputs), plan, ctx)
+    _settle(module.cpu(), weights, biases)
+    ctx.note(f"qat: {report}")
+    return Trained(module, report)
+
+
+def _start(module: Any, weights: dict[str, Any], float_: ir.Model) -> None:
+    """Weights begin as the floats that were rounded, where those can be told."""
+    import torch
+
+    floats = float_.graph.initializers
+    for path, weight in weights.items():
+        if weight.grid is None or weight.dtype is ir.DataType.INT32:
+            continue
+        base = weight.name.rsplit("_q", 1)[0]
+        tensor = constant_value(floats.get(base))
+        held = module.get_parameter(path)
+        if tensor is None:
+            continue
+        step = float(weight.grid.over(module.get_parameter(weight.grid.scale)).max())
+        array = tensor.numpy()
+        for form in (array, array.T if array.ndim == 2 else array):
+            if form.shape != tuple(held.shape):
+                continue
+            exact = torch.from_numpy(np.array(form, np.float32))
+            # half a step from rounding, more for weights that were scaled up to the last integer
+            if float((exact - held.detach()).abs().max()) <= 0.51 * step:
+                with torch.no_grad():
+                    held.copy_(exact)
+                break
+
+
+def _biases(integer: ir.Model, paths: dict[str, str]) -> list[tuple[str, str, tuple[str, str]]]:
+    """Biases of 32 bits: paths of the bias, its scale, and the scales of data and weight."""
+    found = []
+    for node in integer.graph:
+        q = constant_value(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+        if q is None or q.dtype is not ir.DataType.INT32:
+            continue
+        (use,) = node.outputs[0].uses()
+        pairs = [v.producer() for v in use.node.inputs[:2] if v is not None]
+        scales = [p.inputs[1] for p in pairs if p is not None]
+        names = [v.name or "" for v in (node.inputs[0], node.inputs[1], *scales) if v is not None]
+        bias, scale, data, weight = (paths[n] for n in names)
+        found.append((bias, scale, (data, weight)))
+    return found
+
+
+def _student(module: Any, weights: dict[str, Any], top: int, fixed: set[str]) -> Any:
+    """The module with scales as logarithms, weights within their grid, and float32 throughout."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    class Positive(torch.nn.Module):
+        def forward(self, t: Any) -> Any:
+            return torch.exp(t * K)
+
+        def right_inverse(self, s: Any) -> Any:
+            return torch.log(s) / K
+
+    class Within(torch.nn.Module):
+        def __init__(self, grid: Any) -> None:
+            super().__init__()
+            self.limit = lambda: grid.over(_get(module, grid.scale)) * (top + 0.49)
+
+        def forward(self, w: Any) -> Any:
+            limit = self.limit()
+            return torch.maximum(torch.minimum(w, limit), -limit)
+
+        def right_inverse(self, w: Any) -> Any:
+            return w
+
+    class Float32(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *inputs: Any) -> Any:
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                return self.inner(*inputs)
+
+    grids = {p: w.grid for p, w in weights.items() if w.grid is not None}
+    scales = {g.scale for g in grids.values()} | _activation_scales(module, weights)
+    for path in sorted(scales):
+        holder, leaf = _holder(module, path)
+        if path in fixed:
+            getattr(holder, leaf).requires_grad_(False)
+        elif bool((getattr(holder, leaf) > 0).all()):
+            parametrize.register_parametrization(holder, leaf, Positive())
+    for path, grid in grids.items():
+        if grid.dtype is ir.DataType.INT8:
+            parametrize.register_parametrization(*_holder(module, path), Within(grid))
+    return Float32()
+
+
+def _activation_scales(module: Any, weights: dict[str, Any]) -> set[str]:
+    """Paths of the scales that activations are divided by."""
+    import torch
+
+    held = {p for p, _ in module.named_parameters()}
+    found = set()
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and node.target in held and node.target in weights:
+            for user in node.users:
+                if user.op == "call_function" and user.name.startswith("truediv"):
+                    found.add(str(node.target))
+    del torch
+    return found
+
+
+def _settle(
+    module: Any, weights: dict[str, Any], biases: list[tuple[str, str, tuple[str, str]]]
+) -> None:
+    """Plain parameters again; the scale of a bias is that of its data times that of its weight."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    for path in weights:
+        holder, leaf = _holder(module, path)
+        if parametrize.is_parametrized(holder, leaf):
+            parametrize.remove_parametrizations(holder, leaf, leave_parametrized=True)
+    with torch.no_grad():
+        for _, scale, (data, weight) in biases:
+            _get(module, scale).copy_(_get(module, data) * _get(module, weight))
+
+
+def _holder(module: Any, path: str) -> tuple[Any, str]:
+    *folders, leaf = path.split(".")
+    for folder in folders:
+        module = module._modules[folder]
+    return module, leaf
+
+
+def _get(module: Any, path: str) -> Any:
+    holder, leaf = _holder(module, path)
+    return getattr(holder, leaf)
