@@ -45,6 +45,7 @@ TABLE: dict[str, Callable[..., Any]] = {
 MOVES = frozenset(
     {
         *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool"),
+        "Pad",
         *("Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"),
         "Unsqueeze",
     }

@@ -18,6 +18,7 @@ from graphopt.passes.int8.opened import form_of, open_quantized
 from graphopt.passes.int8.operators import ALREADY
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.precision import float_nodes
+from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.settle import settle_weights
@@ -58,12 +59,15 @@ class Int8(Pass):
         refine: round each weight for what it multiplies on samples, and correct biases
             (`graphopt.passes.int8.rounding`).
         exclude: node name patterns (`*` and `?` match) to leave in float.
+        qat: train scales and weights through fake quantization on the float model's outputs
+            (needs real samples, and the extra 'torch').
     """
 
     calibrator: Method = "minmax"
     balance: bool = True
     refine: bool = False
     exclude: tuple[str, ...] = ()
+    qat: bool = False
 
     lossy: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"samples"})
@@ -77,6 +81,9 @@ class Int8(Pass):
         scheme = ctx.target.int8
         if scheme is None:
             ctx.note(f"{ctx.target.name} gains nothing from integers.")
+            return 0
+        if self.qat and (reason := why_not(ctx)):
+            ctx.refuse(self, "model", reason)
             return 0
         settled = 0
         if (model.graph.opset_imports.get("") or 0) < OPSET:
@@ -128,7 +135,12 @@ class Int8(Pass):
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
-        denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
+        trained: Trained | None = None
+        if self.qat:
+            bits = 7 if scheme.reduce_range else 8
+            denied, trained = trained_within_budget(model, ctx, draft, slow, quantize, bits)
+        else:
+            denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
         plan = make_plan(
             model.graph,
             ctx.target,
@@ -140,7 +152,10 @@ class Int8(Pass):
             static=static,
         )
         _report(model, ctx, plan)
+        float_ = model.clone() if trained else model
         apply(model, ctx, plan, ranges, scheme, refined)
+        if trained:
+            trained.put(model, float_, ctx)
         return settled + len(plan)
 
     def _raised(self, model: ir.Model, ctx: Context) -> bool:

@@ -25,7 +25,7 @@ from graphopt.context import Context
 from graphopt.runtime import opened, run_each
 from graphopt.verify import compare_outputs
 
-__all__ = ["FACT", "Sensitivity", "float_nodes", "sensitivities"]
+__all__ = ["FACT", "Sensitivity", "float_nodes", "meets_budget", "sensitivities"]
 
 #: The name of the decisions in the recipe.
 FACT = "int8.precision"
@@ -54,14 +54,23 @@ def float_nodes(
     """Nodes of `plan` to leave in float for the budget's sake, by name, and why."""
     if FACT in ctx.facts:
         return dict(ctx.facts[FACT])
-    budget, samples = ctx.budget, ctx.samples
-    limited = budget is not None and not (budget.max_error is None and budget.max_drop is None)
-    if not limited or samples is None or not len(plan):
+    if not _limited(ctx) or not len(plan):
         return {}
     search = _Search(model, ctx, quantize, slow)
     found = search.run(plan)
     ctx.facts[FACT] = found
     return found
+
+
+def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
+    """Whether `integer`, made of `model`, is within the budget's limits of error and metric."""
+    return not _limited(ctx) or _Search(model, ctx, lambda m, d: Plan(), {}).accepts(integer)
+
+
+def _limited(ctx: Context) -> bool:
+    budget = ctx.budget
+    limited = budget is not None and not (budget.max_error is None and budget.max_drop is None)
+    return limited and ctx.samples is not None
 
 
 class _Search:
@@ -101,10 +110,14 @@ class _Search:
         return _denied(ranked[:high], total)
 
     def _met(self, denied: Mapping[str, str]) -> bool:
-        budget = self.ctx.budget
-        assert budget is not None
         made = self.model.clone()
         self.quantize(made, {**self.slow, **denied})
+        return self.accepts(made)
+
+    def accepts(self, made: ir.Model) -> bool:
+        """Whether the integer model `made` is within the budget."""
+        budget = self.ctx.budget
+        assert budget is not None
         if budget.max_error is not None:
             found = compare_outputs(self.expected, run_each(made, self.probe))
             if found.worst > budget.max_error:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +25,12 @@ from graphopt.passes.distill.losses import Criterion, kinds_of
 from graphopt.passes.distill.processes import device_of
 from graphopt.passes.distill.teachers import open_teacher
 from graphopt.passes.distill.training import Plan, TrainReport, train
+from graphopt.passes.int8.plan import Plan as IntegerPlan
+from graphopt.passes.int8.plan import Quantize
+from graphopt.passes.int8.precision import float_nodes, meets_budget
 
 from graphopt.context import Context
+from graphopt.errors import MissingExtra
 from graphopt.pattern import constant_value
 from graphopt.samples.stream import inputs_of
 from graphopt.trainable import trainable, write_back
@@ -32,10 +38,10 @@ from graphopt.trainable import trainable, write_back
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Trained", "train_integers", "why_not"]
+__all__ = ["Trained", "train_integers", "trained_within_budget", "why_not"]
 
 #: Highest learning rate of weights; rows of a step; epochs, and the fewest steps in all of them.
-LR, BATCH, EPOCHS, STEPS = 1e-4, 64, 2, 300
+LR, BATCH, EPOCHS, STEPS = 3e-4, 64, 2, 300
 #: A scale's logarithm moves this many times as fast as a weight.
 K = 30.0
 
@@ -47,24 +53,71 @@ class Trained:
     Attributes:
         module: the integer model as a module, trained.
         report: how training went.
+        bits: of the integer weights.
     """
 
     module: torch.nn.Module
     report: TrainReport
+    bits: int
 
-    def put(self, model: ir.Model) -> int:
-        """Write scales, weights and biases into the integer model; how many tensors changed."""
-        return write_back(self.module, model) if self.report.improved else 0
+    def put(self, integer: ir.Model, float_: ir.Model, ctx: Context) -> None:
+        """Write scales, weights and biases into `integer`, which was made of `float_`.
+
+        If other nodes became integer than in training, what is there is trained anew.
+        """
+        names = {w.name for w in self.module.meta["graphopt.parameters"].values()}
+        trained = self
+        if not names <= set(integer.graph.initializers) | _constants(integer):
+            trained = train_integers(integer, float_, ctx, self.bits)
+        if trained.report.improved:
+            write_back(trained.module, integer)
+
+
+def _constants(model: ir.Model) -> set[str]:
+    return {n.outputs[0].name or "" for n in model.graph if n.op_type == "Constant"}
+
+
+def trained_within_budget(
+    model: ir.Model,
+    ctx: Context,
+    draft: IntegerPlan,
+    slow: Mapping[str, str],
+    quantize: Quantize,
+    bits: int,
+) -> tuple[dict[str, str], Trained]:
+    """Nodes to leave in float, and the training of the others.
+
+    All of `draft` but what is slow is trained first. Only if that misses the budget, nodes go back
+    to float as they would without training, and the rest is trained.
+    """
+
+    def attempt(denied: Mapping[str, str]) -> tuple[Trained, ir.Model]:
+        integer = model.clone()
+        quantize(integer, denied)
+        trained = train_integers(integer, model, ctx, bits)
+        trained.put(integer, model, ctx)
+        return trained, integer
+
+    denied = dict(slow)
+    trained, integer = attempt(denied)
+    if not meets_budget(model, integer, ctx):
+        back = float_nodes(model, ctx, draft, slow, quantize)
+        if back:
+            denied |= back
+            trained, _ = attempt(denied)
+    return denied, trained
 
 
 def why_not(ctx: Context) -> str:
-    """Why nothing can be trained, or ""."""
+    """Why nothing can be trained, or "". Raises MissingExtra if torch is not installed."""
+    if find_spec("torch") is None:
+        raise MissingExtra("torch", "int8(qat=True)")
     if ctx.samples is None or ctx.samples.synthetic:
         return "qat=True trains on samples, and there are none: give unlabelled ones with --samples"
     return ""
 
 
-def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, *, bits: int) -> Trained:
+def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, bits: int) -> Trained:
     """Train `integer`, which was made of `float_`, on the outputs of the model the run began with.
 
     Args:
@@ -77,8 +130,14 @@ def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, *, bits: i
     module = trainable(integer)
     weights = module.meta["graphopt.parameters"]
     _start(module, weights, float_)
-    biases = _biases(integer, {w.name: p for p, w in weights.items()})
-    student = _student(module, weights, 2 ** (bits - 1) - 1, {p for _, p, _ in biases})
+    steps = [n.inputs[1] for n in integer.graph if n.op_type == "QuantizeLinear"]
+    paths = {w.name: p for p, w in weights.items()}
+    biases = _biases(integer, paths)
+    scales = {paths[v.name] for v in steps if v is not None and v.name in paths}
+    fixed = {scale for scale, _ in biases}
+    student = _student(module, weights, scales - fixed, 2 ** (bits - 1) - 1)
+    for path in fixed:
+        _get(module, path).requires_grad_(False)
     source = ctx.source or float_
     names = [i.name for i in inputs_of(source)]
     with open_teacher(source, []) as teacher:
@@ -93,7 +152,7 @@ def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, *, bits: i
     report = train(student.to(device_of()), batches, Criterion(outputs), plan, ctx)
     _settle(module.cpu(), weights, biases)
     ctx.note(f"qat: {report}")
-    return Trained(module, report)
+    return Trained(module, report, bits)
 
 
 def _start(module: Any, weights: dict[str, Any], float_: ir.Model) -> None:
@@ -109,7 +168,7 @@ def _start(module: Any, weights: dict[str, Any], float_: ir.Model) -> None:
         held = module.get_parameter(path)
         if tensor is None:
             continue
-        step = float(weight.grid.over(module.get_parameter(weight.grid.scale)).max())
+        step = float(weight.grid.over(module.get_parameter(weight.grid.scale).detach()).max())
         array = tensor.numpy()
         for form in (array, array.T if array.ndim == 2 else array):
             if form.shape != tuple(held.shape):
@@ -122,8 +181,8 @@ def _start(module: Any, weights: dict[str, Any], float_: ir.Model) -> None:
                 break
 
 
-def _biases(integer: ir.Model, paths: dict[str, str]) -> list[tuple[str, str, tuple[str, str]]]:
-    """Biases of 32 bits: paths of the bias, its scale, and the scales of data and weight."""
+def _biases(integer: ir.Model, paths: dict[str, str]) -> list[tuple[str, tuple[str, str]]]:
+    """Of every bias of 32 bits: the path of its scale, and those of its data's and weight's."""
     found = []
     for node in integer.graph:
         q = constant_value(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
@@ -132,37 +191,37 @@ def _biases(integer: ir.Model, paths: dict[str, str]) -> list[tuple[str, str, tu
         (use,) = node.outputs[0].uses()
         pairs = [v.producer() for v in use.node.inputs[:2] if v is not None]
         scales = [p.inputs[1] for p in pairs if p is not None]
-        names = [v.name or "" for v in (node.inputs[0], node.inputs[1], *scales) if v is not None]
-        bias, scale, data, weight = (paths[n] for n in names)
-        found.append((bias, scale, (data, weight)))
+        names = [v.name or "" for v in (node.inputs[1], *scales) if v is not None]
+        scale, data, weight = (paths[n] for n in names)
+        found.append((scale, (data, weight)))
     return found
 
 
-def _student(module: Any, weights: dict[str, Any], top: int, fixed: set[str]) -> Any:
+def _student(module: Any, weights: dict[str, Any], scales: set[str], top: int) -> Any:
     """The module with scales as logarithms, weights within their grid, and float32 throughout."""
     import torch
     from torch.nn.utils import parametrize
 
-    class Positive(torch.nn.Module):
+    class Positive(torch.nn.Module):  # type: ignore[misc]
         def forward(self, t: Any) -> Any:
             return torch.exp(t * K)
 
         def right_inverse(self, s: Any) -> Any:
             return torch.log(s) / K
 
-    class Within(torch.nn.Module):
+    class Within(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, grid: Any) -> None:
             super().__init__()
-            self.limit = lambda: grid.over(_get(module, grid.scale)) * (top + 0.49)
+            self.grid = grid
 
         def forward(self, w: Any) -> Any:
-            limit = self.limit()
+            limit = self.grid.over(_get(module, self.grid.scale)) * (top + 0.49)
             return torch.maximum(torch.minimum(w, limit), -limit)
 
         def right_inverse(self, w: Any) -> Any:
             return w
 
-    class Float32(torch.nn.Module):
+    class Float32(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.inner = module
@@ -172,36 +231,17 @@ def _student(module: Any, weights: dict[str, Any], top: int, fixed: set[str]) ->
                 return self.inner(*inputs)
 
     grids = {p: w.grid for p, w in weights.items() if w.grid is not None}
-    scales = {g.scale for g in grids.values()} | _activation_scales(module, weights)
-    for path in sorted(scales):
-        holder, leaf = _holder(module, path)
-        if path in fixed:
-            getattr(holder, leaf).requires_grad_(False)
-        elif bool((getattr(holder, leaf) > 0).all()):
-            parametrize.register_parametrization(holder, leaf, Positive())
+    inner = {g.scale for g in grids.values() if g.dtype is not ir.DataType.INT32}
+    for path in sorted(scales | inner):
+        parametrize.register_parametrization(*_holder(module, path), Positive())
     for path, grid in grids.items():
         if grid.dtype is ir.DataType.INT8:
             parametrize.register_parametrization(*_holder(module, path), Within(grid))
     return Float32()
 
 
-def _activation_scales(module: Any, weights: dict[str, Any]) -> set[str]:
-    """Paths of the scales that activations are divided by."""
-    import torch
-
-    held = {p for p, _ in module.named_parameters()}
-    found = set()
-    for node in module.graph.nodes:
-        if node.op == "get_attr" and node.target in held and node.target in weights:
-            for user in node.users:
-                if user.op == "call_function" and user.name.startswith("truediv"):
-                    found.add(str(node.target))
-    del torch
-    return found
-
-
 def _settle(
-    module: Any, weights: dict[str, Any], biases: list[tuple[str, str, tuple[str, str]]]
+    module: Any, weights: dict[str, Any], biases: list[tuple[str, tuple[str, str]]]
 ) -> None:
     """Plain parameters again; the scale of a bias is that of its data times that of its weight."""
     import torch
@@ -212,7 +252,7 @@ def _settle(
         if parametrize.is_parametrized(holder, leaf):
             parametrize.remove_parametrizations(holder, leaf, leave_parametrized=True)
     with torch.no_grad():
-        for _, scale, (data, weight) in biases:
+        for scale, (data, weight) in biases:
             _get(module, scale).copy_(_get(module, data) * _get(module, weight))
 
 
