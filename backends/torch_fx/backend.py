@@ -47,14 +47,23 @@ class TorchFx:
         )
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
-        """Write the model for `graphopt.backends.torch_fx.lower` to open: an ONNX file."""
+        """Write a `.pt2` program, or an ONNX file for `session` to lower, as `path` is called."""
+        if path.suffix == ".pt2":
+            from graphopt.backends.torch_fx.programs import save_program
+
+            return save_program(model, path)
         from graphopt.io import save
 
         save(model, path)
         return path
 
     def session(self, path: Path, target: Target, *, beside: bool = False) -> Any:
-        """Open a model file and run it as the lowered module."""
+        """Open a program, or a model file as the lowered module."""
+        if path.suffix == ".pt2":
+            from graphopt.backends.torch_fx.programs import open_program, run_program
+
+            program, names = open_program(path)
+            return lambda feeds: run_program(program, names, feeds)
         from graphopt.backends.torch_fx import lower
 
         from graphopt.io import load

@@ -19,6 +19,11 @@ from graphopt.errors import UsageError
 @click.option("-p", "--passes", help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.")
 @click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx beside the model.")
 @click.option(
+    "--emit",
+    type=click.Choice(["onnx", "torch"]),
+    help="What to write: .onnx, or .pt2 for PyTorch; default as -o ends.",
+)
+@click.option(
     "--target",
     default="cpu",
     show_default=True,
@@ -122,7 +127,8 @@ def _run(options: dict[str, Any]) -> int:
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
-    output = _output(source, options["output"])
+    suffix = _suffix(options["output"], options["emit"])
+    output = _output(source, options["output"], suffix)
     model = load(source)
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
@@ -153,7 +159,7 @@ def _run(options: dict[str, Any]) -> int:
                 strip(result.model)
             chosen = find_target(result.report.target)
             backend = backend_of(chosen)
-            if backend is None:
+            if backend is None or suffix == ".pt2":
                 save(result.model, output)
             else:
                 backend.lower(result.model, chosen, output)
@@ -191,9 +197,22 @@ def _budget(options: dict[str, Any]) -> Any:
     )
 
 
-def _output(source: Path, named: str | None) -> Path:
+def _suffix(named: str | None, emit: str | None) -> str:
+    """What is written: `.onnx`, or `.pt2`, for which PyTorch must be there (MissingExtra)."""
+    program = named is not None and named.endswith(".pt2")
+    if named and emit and program != (emit == "torch"):
+        raise UsageError(f"-o {named}: --emit {emit} writes {'.pt2' if not program else '.onnx'}")
+    if not (program or emit == "torch"):
+        return ".onnx"
+    from graphopt.backend import find_target
+
+    find_target("torch")
+    return ".pt2"
+
+
+def _output(source: Path, named: str | None, suffix: str) -> Path:
     """Where to write. Unnamed: beside the model, and only over what graphopt wrote itself."""
-    output = Path(named) if named else source.with_name(f"{source.stem}.opt.onnx")
+    output = Path(named) if named else source.with_name(f"{source.stem}.opt{suffix}")
     if output.exists() and source.exists() and output.samefile(source):
         raise UsageError(f"{output} is the input; name another file with -o")
     if not output.parent.is_dir():
@@ -210,7 +229,7 @@ def _output(source: Path, named: str | None) -> Path:
 def _bytes(path: Path) -> int:
     from graphopt.gauge import file_bytes
 
-    return file_bytes(path)
+    return path.stat().st_size if path.suffix == ".pt2" else file_bytes(path)
 
 
 def _write_report(path: Path, data: dict[str, Any]) -> None:

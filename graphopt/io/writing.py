@@ -46,22 +46,37 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
 
     Args:
         model: any model, however it was made or read.
-        path: the .onnx file. A link is followed; the file it names is replaced.
+        path: the .onnx file, or a .pt2 file for PyTorch (`graphopt.backends.torch_fx.programs`). A
+            link is followed; the file it names is replaced.
         external: put large weights into `NAME.onnx.data` beside the file. None: if the model was
             read from such a pair, or is too large for one file (about 1.9 GB).
 
     Raises:
         UsageError: `path` is one of the files the model was read from.
         ModelError: it cannot be written (no such folder, disk full), or is too large for one file.
+        MissingExtra: a .pt2 file needs PyTorch, which is not installed.
     """
     target = Path(os.path.realpath(path))
+    if target.suffix == ".pt2":
+        _save_program(model, target)
+        return
     with resting_collector():
         plan = _plan(model, target.name, external)
-    _check_target(model, target, plan)
+    _check_target(model, target, [target.with_name(plan.data_name)] if plan.data else ())
     files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
     if plan.data:
         files.insert(0, (target.with_name(plan.data_name), plan.data_bytes()))
     replace_files(files)
+
+
+def _save_program(model: ir.Model, path: Path) -> None:
+    from graphopt.backend import backend_of, find_target
+
+    target = find_target("torch")
+    _check_target(model, path, ())
+    backend = backend_of(target)
+    assert backend is not None  # it gave the target
+    backend.lower(model, target, path)
 
 
 def size_of(model: ir.Model, name: str = "model.onnx", *, external: bool | None = None) -> int:
@@ -276,10 +291,10 @@ def _was_external(model: ir.Model) -> bool:
     return any(isinstance(t, ir.ExternalTensor) for t in _tensors(model))
 
 
-def _check_target(model: ir.Model, target: Path, plan: _Plan) -> None:
+def _check_target(model: ir.Model, target: Path, beside: Iterable[Path]) -> None:
     if target.exists() and not target.is_file():
         kind = "a folder" if target.is_dir() else "not a regular file"
-        raise ModelError(f"{target} is {kind}: name the .onnx file to write")
+        raise ModelError(f"{target} is {kind}: name the file to write")
     if not target.parent.is_dir():
         raise ModelError(f"{target} cannot be written: there is no folder {target.parent}")
     source = source_of(model)
@@ -294,7 +309,7 @@ def _check_target(model: ir.Model, target: Path, plan: _Plan) -> None:
         with contextlib.suppress(OSError):
             status = os.stat(path)
             used.add((status.st_dev, status.st_ino))
-    for path in (target, *([target.with_name(plan.data_name)] if plan.data else ())):
+    for path in (target, *beside):
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in used:

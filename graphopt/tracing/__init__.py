@@ -10,7 +10,8 @@
   where axes are dynamic, on other sizes.
 """
 
-from graphopt.tracing.opening import build_model, load_program
+from graphopt.tracing.opening import EXTRA, build_model, load_program
+from graphopt.tracing.torch_side import quiet
 from graphopt.tracing.tracing import trace
 
-__all__ = ["build_model", "load_program", "trace"]
+__all__ = ["EXTRA", "build_model", "load_program", "quiet", "trace"]

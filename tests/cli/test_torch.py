@@ -138,3 +138,28 @@ def test_without_pytorch_the_install_line_is_told(folder, model):
     assert done.returncode == 5, done.stderr
     assert "pip install 'graphopt[torch]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_emit_torch(net, graphopt):
+    import torch
+
+    code, out, _ = graphopt(
+        "optimize", "net.py:build_model", "-p", "fuse", "--no-measure", "-o", "small.pt2"
+    )
+    assert code == 0
+    assert "wrote small.pt2" in out
+    logits = torch.export.load("small.pt2").module()(torch.zeros(3, 8))[0]
+    assert logits.shape == (3, 4)
+    code, out, _ = graphopt("show", "small.pt2")
+    assert code == 0
+    assert "fuse" in out
+    code, out, _ = graphopt(
+        "optimize", "model.onnx", "-p", "fuse", "--no-measure", "--emit", "torch"
+    )
+    assert code == 0
+    assert "wrote model.opt.pt2" in out
+    code, _, err = graphopt(
+        "optimize", "model.onnx", "-p", "fuse", "--emit", "torch", "-o", "a.onnx"
+    )
+    assert code == 2
+    assert "--emit torch writes .pt2" in err
