@@ -309,11 +309,11 @@ def _check_target(model: ir.Model, target: Path, beside: Iterable[Path]) -> None
         with contextlib.suppress(OSError):
             status = os.stat(path)
             used.add((status.st_dev, status.st_ino))
-    for path in (target, *beside):
+    for output in (target, *beside):
         with contextlib.suppress(FileNotFoundError):
-            status = os.stat(path)
+            status = os.stat(output)
             if (status.st_dev, status.st_ino) in used:
                 raise UsageError(
-                    f"{path} is a file the model was read from, and the input is never "
+                    f"{output} is a file the model was read from, and the input is never "
                     "overwritten: choose another output path"
                 )
