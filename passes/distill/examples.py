@@ -11,10 +11,13 @@ import hashlib
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from graphopt.passes.distill.training import Batch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Examples", "Store", "Teacher", "alike_rows", "gather", "held_count", "joins", "tensors"]
 
@@ -179,7 +182,7 @@ def alike_rows(store: Store) -> bool:
     return len(store) > 0
 
 
-def joins(student: Callable[..., Any], store: Store, inputs: int) -> bool:
+def joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
     """Whether the module takes two runs as one, though the model it came from has a fixed batch.
 
     Most exports fix a batch of 1; their operators seldom need it.
@@ -192,10 +195,18 @@ def joins(student: Callable[..., Any], store: Store, inputs: int) -> bool:
     if any(x.ndim == 0 or x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return False
     both = [np.concatenate(pair) for pair in zip(a, b, strict=True)]
+    device = next((p.device for p in student.parameters()), torch.device("cpu"))
+
+    def run(arrays: Sequence[Array]) -> tuple[torch.Tensor, ...]:
+        outputs: tuple[torch.Tensor, ...] = student.forward(
+            *(t.to(device) for t in tensors(arrays))
+        )
+        return outputs
+
     with torch.no_grad():
-        apart = [student(*tensors(arrays)) for arrays in (a, b)]
+        apart = [run(a), run(b)]
         try:
-            together = student(*tensors(both))
+            together = run(both)
         except (RuntimeError, ValueError, IndexError):  # a size of the model's own does not fit
             return False
     for x, y, whole in zip(*apart, together, strict=True):

@@ -180,8 +180,8 @@ class _Training:
         self.plan, self.ctx, self.group = plan, ctx, group
         named = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.weights: dict[str, torch.nn.Parameter] = named
-        if any(p.ndim == 4 for p in named.values()):
-            student.to(memory_format=torch.channels_last)
+        for weight in named.values():
+            weight.data = _laid_out(weight.data)
         self.device = next((p.device for p in named.values()), torch.device("cpu"))
         self.half = half_precision(self.device)
         self.masks = {n: (p != 0) for n, p in named.items() if _sparse(p)}
@@ -226,7 +226,7 @@ class _Training:
             self._save(store)
         with torch.no_grad():
             for name, weight in self.weights.items():
-                weight.copy_(self.best[name])
+                weight.data = self.best[name].contiguous()
         return TrainReport(
             self.epoch,
             self.step,
