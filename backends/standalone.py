@@ -27,6 +27,8 @@ class Model:
         how = json.loads(path.with_suffix(".session.json").read_text())
         options = ort.SessionOptions()
         options.intra_op_num_threads = how.get("threads", 0)
+        options.enable_cpu_mem_arena = how.get("arena", True)
+        options.enable_mem_pattern = how.get("pattern", True)
         for key, value in how.get("config", {}).items():
             options.add_session_config_entry(key, value)
         for name, size in how.get("free_dimensions", {}).items():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from graphopt.target import Int8Scheme as Int8Scheme
     from graphopt.target import Target as Target
     from graphopt.tracing import trace as trace
+    from graphopt.tuning import tune as tune
 
 _WHERE = {
     "Analysis": "context",
@@ -61,6 +62,7 @@ _WHERE = {
     "save": "io",
     "session": "sessions",
     "trace": "tracing",
+    "tune": "tuning",
 }
 
 __all__ = ["__version__", *_WHERE]

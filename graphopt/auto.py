@@ -1,7 +1,8 @@
 """`--target auto`: a model lowered for every backend this machine can run, the fastest chosen.
 
-All are timed in one interleaved run. One that is refused (it does not open, or its outputs are
-outside the budget) is listed with the reason.
+Each gets the number of threads that suits it, then all take turns, each in a process of its own, as
+it would be deployed. One that is refused (it does not open, or its outputs are outside the budget)
+is listed with the reason.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import onnx_ir as ir
 from graphopt import plugins
 from graphopt.backend import Arrays, Backend, Session, backend_of
 from graphopt.errors import MissingExtra, ModelError, UsageError
+from graphopt.manifest import read_manifest
+from graphopt.serving import all_served, alternate
 from graphopt.target import Target
-from graphopt.timing import Array, Timing, compare_times, interleave
+from graphopt.timing import Array, Timing, compare_times
+from graphopt.tuning import tune
 
 __all__ = ["Candidate", "Choice", "fastest", "runnable"]
 
@@ -34,6 +38,7 @@ class Candidate:
         path: its lowered artifact, or None if it was refused before it was lowered.
         latency_ms: median milliseconds of one run.
         ratio, ci: latency over that of the first candidate that runs, and its 95 % interval.
+        tuned: session options that made it faster here, e.g. "threads=1".
         refused: why it cannot be chosen; "" if it can.
     """
 
@@ -42,7 +47,12 @@ class Candidate:
     latency_ms: float | None = None
     ratio: float | None = None
     ci: tuple[float, float] | None = None
+    tuned: tuple[str, ...] = ()
     refused: str = ""
+
+    def __str__(self) -> str:
+        options = f" ({', '.join(self.tuned)})" if self.tuned else ""
+        return f"{self.target.name}{options}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Choice:
     def __str__(self) -> str:
         """One sentence: what was chosen, by how much, and why the others were not."""
         others = [c for k, c in enumerate(self.candidates) if k != self.index]
-        parts = [f"target {self.best.target.name} was chosen{self._gain()}"]
+        parts = [f"target {self.best} was chosen{self._gain()}"]
         parts += [_beside(self.best, c) for c in others if c.latency_ms is not None]
         parts += [f"{c.target.name} is out: {c.refused}" for c in others if c.refused]
         noise = f" ({self.rounds} interleaved rounds, noise {self.spread:.1%})"
@@ -133,32 +143,46 @@ def fastest(
     Raises:
         UsageError: none of them can run here within the budget.
     """
-    candidates: list[Candidate] = []
-    sessions: dict[int, Session] = {}
-    for k, (target, model) in enumerate(models):
-        candidate, session = _prepare(target, model, folder / f"{k}-{target.name}", feeds, accept)
-        candidates.append(candidate)
-        if session is not None:
-            sessions[k] = session
-    if not sessions:
+    candidates = [
+        _prepare(target, model, folder / f"{k}-{target.name}", feeds, accept)
+        for k, (target, model) in enumerate(models)
+    ]
+    order = [k for k, c in enumerate(candidates) if not c.refused]
+    if not order:
         reasons = "; ".join(f"{c.target.name}: {c.refused}" for c in candidates)
         raise UsageError(f"no target here can run this model within the budget ({reasons})")
-    order = list(sessions)
-    calls = [_call(sessions[k], feeds) for k in order]
-    beside: Candidate | None = None
-    if source is not None:
-        beside, opened = _prepare(*source, folder / "source", feeds, None)
-        calls += [_call(opened, feeds)] if opened is not None else []
-    if len(calls) == 1:
+    for k in order:
+        candidates[k] = _tuned(candidates[k], feeds, seconds)
+    timed = [candidates[k] for k in order]
+    beside = _prepare(*source, folder / "source", feeds, None) if source is not None else None
+    timed += [beside] if beside is not None and not beside.refused else []
+    if len(timed) == 1:
         return Choice(order[0], tuple(candidates), 0.0, 0, beside)
-    times = interleave([*calls, calls[0]], seconds, seed=seed)
+    times = clock(timed, feeds, folder, seconds, seed)
     timings = [compare_times(times[:, 0], t, times[:, -1]) for t in times.T[:-1]]
     for k, timing in zip(order, timings, strict=False):
         candidates[k] = _timed(candidates[k], timing)
-    if beside is not None and len(calls) > len(order):
+    if beside is not None and len(timed) > len(order):
         beside = _timed(beside, timings[-1])
     best = order[_pick(times[:, : len(order)])]
     return Choice(best, tuple(candidates), timings[0].spread, len(times), beside)
+
+
+def clock(
+    candidates: Sequence[Candidate], feeds: Arrays, folder: Path, seconds: float, seed: int
+) -> Array:
+    """Milliseconds, one row a round and one column per candidate, the first again at the end."""
+    opened = [(c.path, c.target, read_manifest(c.path)) for c in candidates if c.path is not None]
+    with all_served(opened, feeds, folder) as models:
+        return alternate(models, seconds, seed=seed)[0]
+
+
+def _tuned(candidate: Candidate, feeds: Arrays, seconds: float) -> Candidate:
+    """The candidate with the number of threads that suits it in its manifest, if it has one."""
+    if candidate.path is None or read_manifest(candidate.path) is None:
+        return candidate
+    tried = tune(candidate.path, feeds=feeds, every=False, seconds=seconds)
+    return dataclasses.replace(candidate, tuned=tuple(t.option for t in tried if t.kept))
 
 
 def _timed(candidate: Candidate, timing: Timing) -> Candidate:
@@ -171,10 +195,10 @@ def _prepare(
     folder: Path,
     feeds: Arrays,
     accept: Callable[[Target, Session], str] | None,
-) -> tuple[Candidate, Session | None]:
+) -> Candidate:
     backend = backend_of(target)
     if backend is None or not target.measured:
-        return Candidate(target, refused="it cannot be measured on this machine"), None
+        return Candidate(target, refused="it cannot be measured on this machine")
     folder.mkdir(parents=True)
     try:
         path = backend.lower(model, target, folder / "model.onnx")
@@ -182,8 +206,8 @@ def _prepare(
         session(feeds)
         reason = accept(target, session) if accept else ""
     except (MissingExtra, ModelError) as error:
-        return Candidate(target, refused=str(error)), None
-    return Candidate(target, path, refused=reason), None if reason else session
+        return Candidate(target, refused=str(error))
+    return Candidate(target, path, refused=reason)
 
 
 def _pick(times: Array) -> int:
@@ -196,19 +220,15 @@ def _pick(times: Array) -> int:
     return best
 
 
-def _call(session: Session, feeds: Arrays) -> Callable[[], object]:
-    return lambda: session(feeds)
-
-
 def _beside(best: Candidate, other: Candidate) -> str:
     assert best.latency_ms is not None
     assert other.latency_ms is not None
     ratio = other.latency_ms / best.latency_ms
     if math.isclose(ratio, 1, abs_tol=MARGIN - 1):
-        return f"{other.target.name} is as fast ({other.latency_ms:.3g} ms)"
+        return f"{other} is as fast ({other.latency_ms:.3g} ms)"
     word = "slower" if ratio > 1 else "faster, within noise"
     factor = ratio if ratio > 1 else 1 / ratio
     return (
-        f"{other.target.name} is {factor:.2f} times {word} "
+        f"{other} is {factor:.2f} times {word} "
         f"({other.latency_ms:.3g} against {best.latency_ms:.3g} ms)"
     )

@@ -1,7 +1,7 @@
 """Benchmark: models on targets, threads and batch sizes, all of one batch size interleaved.
 
-Latency is of single runs, so that percentiles are those a request would see. Load time and memory
-come from a fresh process per row (`graphopt.weighing`).
+Each row is a process of its own (`graphopt.serving`), as deployed: load time and memory are its,
+and the rows take turns. Latency is of single runs, so that percentiles are those a request sees.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import weighing
-from graphopt.backend import Arrays, Session, backend_of
+from graphopt.backend import backend_of
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.io import load
+from graphopt.manifest import read_manifest
 from graphopt.samples import bind_shapes, stand_ins
+from graphopt.serving import Served, alternate, served
 from graphopt.target import Target
-from graphopt.timing import Array, compare_times, interleave
+from graphopt.timing import Array, compare_times
 
 __all__ = ["Benchmark", "Row", "benchmark"]
 
@@ -71,10 +73,7 @@ class Benchmark:
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     row: Row
-    target: Target
-    path: Path
-    feeds: Arrays
-    session: Session
+    served: Served
 
 
 def benchmark(
@@ -92,7 +91,8 @@ def benchmark(
     Args:
         models: .onnx files.
         targets: where to run them.
-        threads: numbers of threads; none means each target's own.
+        threads: numbers of threads; none means what a model's manifest says for the target, or
+            each target's own.
         batches: sizes of a free batch axis; none means 1 (or what `shapes` says).
         shapes: concrete shapes of inputs with dynamic axes.
         seconds: bound on the timed part of each batch size.
@@ -101,16 +101,16 @@ def benchmark(
     rows: list[Row] = []
     noise: dict[int | None, float] = {}
     loaded = [(path, load(path)) for path in models]
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        for k, batch in enumerate(batches or [None]):
+    for k, batch in enumerate(batches or [None]):
+        combinations = itertools.product(loaded, targets, threads or [0])
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, ExitStack() as stack:
             entries: list[_Entry] = []
             refused: list[Row] = []
-            combinations = itertools.product(loaded, targets, threads or [0])
             for j, ((path, model), target, count) in enumerate(combinations):
                 progress(f"opening {path.name} on {target.name}", k, len(batches) or 1)
-                made = _open(
-                    path, model, target, count, batch, shapes or {}, Path(folder, f"{k}-{j}")
-                )
+                target = _with_threads(path, target, count)
+                where = Path(folder, str(j))
+                made = _open(path, model, target, batch, shapes or {}, where, stack)
                 entries.append(made) if isinstance(made, _Entry) else refused.append(made)
             progress("timing in interleaved rounds", k, len(batches) or 1)
             timed, spread = _time(entries, seconds)
@@ -119,19 +119,25 @@ def benchmark(
     return Benchmark(tuple(rows), noise)
 
 
+def _with_threads(path: Path, target: Target, count: int) -> Target:
+    """The target with `count` threads; 0: with those that the model was tuned to for it."""
+    tuned = read_manifest(path)
+    if not count and tuned is not None and tuned.target == target.name:
+        count = tuned.threads
+    return dataclasses.replace(target, threads=count or target.threads)
+
+
 def _open(
     path: Path,
     model: ir.Model,
     target: Target,
-    threads: int,
     batch: int | None,
     given: Mapping[str, tuple[int, ...]],
     folder: Path,
+    stack: ExitStack,
 ) -> _Entry | Row:
-    threads = threads or target.threads
-    target = dataclasses.replace(target, threads=threads)
     shapes, _ = bind_shapes(model, given)
-    row = Row(str(path), target.name, threads, batch)
+    row = Row(str(path), target.name, target.threads, batch)
     backend = backend_of(target)
     if backend is None or not target.measured:
         return dataclasses.replace(row, refused="it cannot be measured on this machine")
@@ -139,15 +145,15 @@ def _open(
         return dataclasses.replace(row, refused=reason)
     feeds = next(iter(stand_ins(model, seed=0, shapes=shapes)))
     folder.mkdir()
+    np.savez(folder / "feeds.npz", **feeds)  # type: ignore[arg-type]
     try:
         lowered = backend.lower(model, target, folder / "model.onnx")
-        weight = weighing.in_fresh_process(lowered, target, feeds, folder)
-        session = backend.session(lowered, target, beside=True)
-        session(feeds)
+        made = stack.enter_context(served(lowered, target, folder / "feeds.npz"))
     except (MissingExtra, ModelError) as error:
         return dataclasses.replace(row, refused=str(error))
+    weight = made.weight
     row = dataclasses.replace(row, load_ms=weight.load_ms, memory_bytes=weight.memory_bytes)
-    return _Entry(row, target, lowered, feeds, session)
+    return _Entry(row, made)
 
 
 def _set_batch(model: ir.Model, shapes: dict[str, tuple[int, ...]], batch: int) -> str:
@@ -168,17 +174,15 @@ def _set_batch(model: ir.Model, shapes: dict[str, tuple[int, ...]], batch: int) 
 def _time(entries: Sequence[_Entry], seconds: float) -> tuple[list[Row], float]:
     if not entries:
         return [], 0.0
-    calls = [_call(e.session, e.feeds) for e in entries]
-    times = interleave([*calls, calls[0]], seconds, sample=0.0)
-    again = times[:, -1]
-    spread = compare_times(times[:, 0], again, again).spread
-    return [_figures(e.row, times, j) for j, e in enumerate(entries)], spread
+    rounds, singles = alternate([e.served for e in entries], seconds)
+    again = rounds[:, -1]
+    spread = compare_times(rounds[:, 0], again, again).spread
+    return [_figures(e.row, rounds, singles, j) for j, e in enumerate(entries)], spread
 
 
-def _figures(row: Row, times: Array, column: int) -> Row:
-    own = times[:, column]
-    timing = compare_times(times[:, 0], own, own)
-    median, p90, p99 = (float(q) for q in np.quantile(own, (0.5, 0.9, 0.99)))
+def _figures(row: Row, rounds: Array, singles: Sequence[Sequence[float]], column: int) -> Row:
+    timing = compare_times(rounds[:, 0], rounds[:, column], rounds[:, column])
+    median, p90, p99 = (float(q) for q in np.quantile(singles[column], (0.5, 0.9, 0.99)))
     return dataclasses.replace(
         row,
         median_ms=median,
@@ -187,9 +191,5 @@ def _figures(row: Row, times: Array, column: int) -> Row:
         per_second=(row.batch or 1) * 1e3 / median,
         ratio=timing.ratio,
         ci=timing.ci,
-        runs=len(own),
+        runs=len(singles[column]),
     )
-
-
-def _call(session: Session, feeds: Arrays) -> Callable[[], object]:
-    return lambda: session(feeds)

@@ -14,7 +14,7 @@ from typing import Any
 
 from graphopt.errors import InputError
 
-__all__ = ["Manifest", "manifest_path", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "manifest_from", "manifest_path", "read_manifest", "write_manifest"]
 
 SCHEMA = 1
 
@@ -38,6 +38,8 @@ class Manifest:
         threads: threads of one run; 0 takes what the machine has when the model is opened.
         config: session configuration entries.
         free_dimensions: sizes of named dynamic dimensions, where they are fixed.
+        arena: activations come from a pool that the session keeps.
+        pattern: their places in it are planned ahead where shapes repeat.
     """
 
     target: str
@@ -54,6 +56,8 @@ class Manifest:
     threads: int = 0
     config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     free_dimensions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    arena: bool = True
+    pattern: bool = True
 
 
 def manifest_path(path: Path) -> Path:
@@ -63,11 +67,18 @@ def manifest_path(path: Path) -> Path:
 
 def write_manifest(path: Path, manifest: Manifest) -> Path:
     """Write the manifest beside the model at `path`; only fields that say something."""
-    fields = {k: v for k, v in dataclasses.asdict(manifest).items() if v}
+    given, usual = dataclasses.asdict(manifest), dataclasses.asdict(Manifest(""))
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if v != usual[k]}
+    fields["provider"] = manifest.provider
     file = manifest_path(path)
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps({"schema": SCHEMA, **fields}, indent=2, sort_keys=True) + "\n")
     return partial.replace(file)
+
+
+def manifest_from(data: Mapping[str, Any]) -> Manifest:
+    """A manifest from its fields as JSON has them. Raises TypeError for a field it has not."""
+    return Manifest(**{**data, "fallbacks": tuple(data.get("fallbacks", ()))})
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -79,8 +90,7 @@ def read_manifest(path: Path) -> Manifest | None:
         data = json.loads(file.read_text())
         schema = data.pop("schema")
         if schema == SCHEMA:
-            data["fallbacks"] = tuple(data.get("fallbacks", ()))
-            return Manifest(**data)
+            return manifest_from(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not a session manifest: {error}") from error
     raise InputError(f"{file} is of schema {schema}; this graphopt reads schema {SCHEMA}")

@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from graphopt import __version__, provenance, recipe
 from graphopt.analyses.cost import cost
-from graphopt.backend import Timing, find_target
+from graphopt.backend import Timing, backend_of, find_target
 from graphopt.budget import Budget
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import BudgetMissed, InputError, ModelError, UsageError
 from graphopt.gauge import Gauge, objection, remark
-from graphopt.io import load, size_of, warnings_of
+from graphopt.io import load, save, size_of, warnings_of
 from graphopt.report import Figures, Report, Step, Undone
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.spec import format_pass, parse
@@ -43,6 +43,15 @@ class Result:
     def met(self) -> bool:
         """Whether every limit of the budget is met (True without limits)."""
         return self.report.met is not False
+
+    def lower(self, path: str | Path) -> Path:
+        """Write the model at `path` for its target, with the manifest that opens it there."""
+        target = find_target(self.report.target)
+        backend = backend_of(target)
+        if backend is not None:
+            return backend.lower(self.model, target, Path(path))
+        save(self.model, path)
+        return Path(path)
 
     def require(self) -> Result:
         """Return self, or raise BudgetMissed naming the limits that are not met."""

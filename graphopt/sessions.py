@@ -161,6 +161,8 @@ def _open_ort(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = manifest.threads or threads_to_ask_for()
+    options.enable_cpu_mem_arena = manifest.arena
+    options.enable_mem_pattern = manifest.pattern
     for key, value in manifest.config.items():
         options.add_session_config_entry(key, value)
     for name, size in manifest.free_dimensions.items():

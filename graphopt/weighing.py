@@ -1,23 +1,19 @@
-"""Weighing: load time and memory of one lowered model, in a process that does nothing else."""
+"""Weighing: load time and memory of one lowered model."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
-from graphopt.backend import Arrays, backend_of, find_target
-from graphopt.errors import ModelError
+from graphopt.backend import Arrays, Session, backend_of
 from graphopt.target import Target
 
-__all__ = ["Weight", "in_fresh_process"]
+__all__ = ["Weight", "weigh"]
 
 
 STATUS = Path("/proc/self/status")
@@ -34,24 +30,17 @@ class Weight:
     memory_bytes: int | None
 
 
-def in_fresh_process(path: Path, target: Target, feeds: Arrays, folder: Path) -> Weight:
-    """Weigh the artifact at `path`; `folder` takes the inputs. Raises ModelError if that fails."""
-    np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
-    asked = [str(path), target.name, str(target.threads), str(folder / "feeds.npz")]
-    done = subprocess.run(
-        [sys.executable, "-m", "graphopt.weighing", *asked],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ModelError(f"opening it in a fresh process failed: {said[0]}")
-    return Weight(**json.loads(done.stdout.splitlines()[-1]))
+def weigh(
+    path: Path,
+    target: Target,
+    feeds: Arrays,
+    opener: Callable[[], Session] | None = None,
+) -> tuple[Weight, Session]:
+    """Open (by `opener`, or as the target's backend does) and run once, in this process.
 
-
-def weigh(path: Path, target: Target, feeds: Arrays) -> Weight:
-    """Open and run once, in this process. Another model is opened before: runtimes load slowly."""
+    Another model is opened before: runtimes load slowly. Call it in a process that has done nothing
+    else (`graphopt.serving`): memory is that of the whole process.
+    """
     backend = backend_of(target)
     assert backend is not None
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
@@ -61,11 +50,12 @@ def weigh(path: Path, target: Target, feeds: Arrays) -> Weight:
         backend.session(backend.lower(nothing, target, Path(folder, "model.onnx")), target)
     before = resident(reset=True)
     began = time.perf_counter()
-    session = backend.session(path, target)
+    session = opener() if opener is not None else backend.session(path, target)
     took = time.perf_counter() - began
     session(feeds)
     after = resident()
-    return Weight(took * 1e3, after - before if before is not None and after is not None else None)
+    memory = after - before if before is not None and after is not None else None
+    return Weight(took * 1e3, memory), session
 
 
 def resident(*, reset: bool = False) -> int | None:
@@ -79,16 +69,3 @@ def resident(*, reset: bool = False) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(t for t in STATUS.read_text().splitlines() if t.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
-
-
-def main(arguments: list[str]) -> None:
-    """`python -m graphopt.weighing ARTIFACT TARGET THREADS FEEDS`: print the weight as JSON."""
-    path, name, threads, file = arguments
-    target = dataclasses.replace(find_target(name), threads=int(threads))
-    with np.load(file) as given:
-        feeds = {name: given[name] for name in given.files}
-    sys.stdout.write(json.dumps(dataclasses.asdict(weigh(Path(path), target, feeds))) + "\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -112,7 +112,7 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 
 
 def _run(options: dict[str, Any]) -> int:
-    from graphopt.backend import backend_of, find_target
+    from graphopt.backend import find_target
     from graphopt.cli.progress import progress
     from graphopt.io import load, save
     from graphopt.pipeline import optimize
@@ -157,14 +157,18 @@ def _run(options: dict[str, Any]) -> int:
         if written:
             if options["strip"]:
                 strip(result.model)
-            chosen = find_target(result.report.target)
-            backend = backend_of(chosen)
-            if backend is None or suffix == ".pt2":
+            notes = []
+            if suffix == ".pt2":
                 save(result.model, output)
             else:
-                backend.lower(result.model, chosen, output)
+                result.lower(output)
+                if options["measure"] and not replay:
+                    notes = _tune(output, options, shown)
             after = dataclasses.replace(report.after, bytes=_bytes(output))
-            report = dataclasses.replace(report, output=str(output), after=after)
+            notes = [*report.notes, *notes]
+            report = dataclasses.replace(
+                report, output=str(output), after=after, notes=tuple(notes)
+            )
     data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
     if options["report_file"]:
         _write_report(Path(options["report_file"]), data)
@@ -173,6 +177,27 @@ def _run(options: dict[str, Any]) -> int:
     else:
         _print(report, written, output)
     return 0 if result.met else 4
+
+
+def _tune(output: Path, options: dict[str, Any], progress: Any) -> list[str]:
+    """Session options that help the written model here go into its manifest; what they gained."""
+    from graphopt.backend import find_target
+    from graphopt.manifest import manifest_path, read_manifest
+    from graphopt.tuning import tune
+
+    manifest = read_manifest(output)
+    if manifest is None or not find_target(manifest.target).measured:
+        return []
+    tried = tune(
+        output,
+        shapes=parse_shapes(options["shapes"]),
+        seconds=options["measure_seconds"],
+        progress=progress,
+    )
+    gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]
+    if not gains:
+        return []
+    return [f"session options that help here: {', '.join(gains)}; {manifest_path(output).name}"]
 
 
 def _budget(options: dict[str, Any]) -> Any:
