@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from graphopt.backend import find_target
-from graphopt.sessions import OpenVinoSession
+from graphopt.manifest import Manifest
+from graphopt.sessions import open_manifest
+from graphopt.target import Target
 
 TRANSFORMERS = ("bert", "vit", "gpt2", "transformer")
 Feeds = dict[str, np.ndarray[Any, Any]]
@@ -20,35 +22,63 @@ Feeds = dict[str, np.ndarray[Any, Any]]
 
 @dataclasses.dataclass
 class Variant:
-    """One way to run a model; `error` is relative L2, or points of accuracy lost."""
+    """One way to run a model.
+
+    `call` runs it here; `path`, `target` and `how` open it in a process of its own, where it is
+    timed. `error` is relative L2, or points of accuracy lost.
+    """
 
     name: str
     ours: bool
     call: Callable[[Feeds], dict[str, Any]]
+    path: Path
+    target: Target
+    how: Manifest | None
     error: float = 0.0
     seconds: float = 0.0
     speed: float = 0.0
+    threads: int = 0
     interval: tuple[float, float] = (0.0, 0.0)
 
 
-def peers(path: Path, work: Path, calibration: list[Feeds], args: Any) -> list[Variant]:
+def peers(path: Path, work: Path, calibration: list[Feeds]) -> list[Variant]:
     """ONNX Runtime float first (the reference), its quantizer three ways, OpenVINO, NNCF."""
-    threads = args.threads or find_target("cpu").threads
     files: dict[str, Callable[[Path], None]] = {
-        "ONNX Runtime quantizer, static (default S8S8)": lambda out: static(
-            path, out, calibration, "QInt8"
-        ),
-        "ONNX Runtime quantizer, static U8S8": lambda out: static(path, out, calibration, "QUInt8"),
-        "ONNX Runtime quantizer, dynamic": lambda out: dynamic(path, out),
+        "static S8S8, its default": lambda out: static(path, out, calibration, "QInt8"),
+        "static U8S8": lambda out: static(path, out, calibration, "QUInt8"),
+        "dynamic": lambda out: dynamic(path, out),
     }
-    found = [Variant("ONNX Runtime float", False, runtime(path, threads))]
+    cpu, found = find_target("cpu"), []
+    plain = Manifest("cpu")
+
+    def runtime(label: str, made: Callable[[], Path]) -> None:
+        attempt(found, label, cpu, lambda: (made(), plain))
+
+    runtime("ONNX Runtime float", lambda: path)
     for k, (label, make) in enumerate(files.items()):
         out = work / f"peer-{k}.onnx"
-        attempt(found, label, lambda make=make, out=out: runtime(once(make, out), threads))
-    attempt(found, "OpenVINO", lambda: openvino(path, threads))
-    attempt(found, "OpenVINO, float32", lambda: openvino(path, threads, "f32"))
-    attempt(found, "OpenVINO + NNCF", lambda: openvino(nncf(path, work, calibration), threads))
+        runtime(f"ONNX Runtime quantizer, {label}", lambda make=make, out=out: once(make, out))
+    native = find_target("openvino")
+    fast = manifest_of(native)
+    exact = dataclasses.replace(
+        fast, properties={**fast.properties, "INFERENCE_PRECISION_HINT": "f32"}
+    )
+    attempt(found, "OpenVINO", native, lambda: (path, fast))
+    attempt(found, "OpenVINO, float32", native, lambda: (path, exact))
+    attempt(found, "OpenVINO + NNCF", native, lambda: (nncf(path, work, calibration), fast))
     return found
+
+
+def manifest_of(target: Target) -> Manifest:
+    """What OpenVINO is asked for: its CPU device, for latency."""
+    return Manifest(
+        target.name,
+        provider="OpenVINOExecutionProvider",
+        native="openvino",
+        plugin="no_plugin",
+        properties={"PERFORMANCE_HINT": "LATENCY"},
+        extra="openvino",
+    )
 
 
 def once(make: Callable[[Path], None], out: Path) -> Path:
@@ -58,27 +88,22 @@ def once(make: Callable[[Path], None], out: Path) -> Path:
     return out
 
 
-def attempt(found: list[Variant], label: str, make: Callable[[], Any]) -> None:
+def attempt(
+    found: list[Variant],
+    label: str,
+    target: Target,
+    make: Callable[[], tuple[Path, Manifest]],
+) -> None:
     """A peer that fails on a model is said so and left out."""
     began = time.perf_counter()
     try:
-        call = make()
+        path, how = make()
+        call = open_manifest(path, how)
     except Exception as error:
         print(f"  {label}: {type(error).__name__}: {str(error)[:120]!r}", flush=True)
         return
-    found.append(Variant(label, False, call, 0.0, time.perf_counter() - began))
-
-
-def runtime(path: Path, threads: int) -> Callable[[Feeds], dict[str, Any]]:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+    took = time.perf_counter() - began
+    found.append(Variant(label, False, call, path, target, how, 0.0, took))
 
 
 def static(path: Path, out: Path, calibration: list[Feeds], activation: str) -> None:
@@ -117,18 +142,6 @@ def preprocessed(path: Path, out: Path) -> Path:
     except Exception:  # it cannot infer some models' shapes; its own advice is to skip that
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     return prepared
-
-
-def openvino(path: Path, threads: int, precision: str = "") -> Callable[[Feeds], dict[str, Any]]:
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(str(path))
-    names = [o.get_any_name() for o in model.outputs]
-    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
-    if precision:
-        properties["INFERENCE_PRECISION_HINT"] = precision
-    return OpenVinoSession(core.compile_model(model, "CPU", properties), names)
 
 
 def nncf(path: Path, work: Path, calibration: list[Feeds]) -> Path:

@@ -172,6 +172,11 @@ class _Run:
         first = next(iter(samples), None) if samples is not None else None
         self.shapes, notes = bind_shapes(source, given_shapes, like=first)
         self.notes = [*warnings_of(source), *notes]
+        if timed and not target.measured:
+            self.notes.append(
+                f"not measured: '{target.name}' is not this machine, and what is fast there is "
+                "taken from its data"
+            )
         drawn = stand_ins(source, seed=seed, shapes=self.shapes)
         self.feeds = next(iter(drawn))
         self.gauge = gauge(target)
