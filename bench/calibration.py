@@ -1,6 +1,6 @@
 """Peak memory and time of calibration by the number of samples, for every method.
 
-    python bench/calibration.py --models DIR [--counts 100 1000 10000] --out OUT
+    python bench/calibration.py --models DIR [--counts 100 1000 10000] --out OUT [--plot]
 
 DIR holds NAME.onnx (one float input, images). Every row is a process of its own; memory is the
 process's peak above what it held before calibrating. Samples are drawn on the fly, so that the
@@ -76,6 +76,26 @@ def row(path, method, count, batch):
     return {"model": path.stem, "method": method, "samples": count, **result}
 
 
+def plot(rows, path):
+    """Peak memory above the model's own need over the number of samples."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    lines = {}
+    for r in rows:
+        lines.setdefault((r["model"], r["method"]), []).append((r["samples"], r["above_mb"]))
+    for (model, method), points in sorted(lines.items()):
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=f"{model}, {method}")
+    axes.set(xscale="log", xlabel="samples", ylabel="MB above the model's own need")
+    axes.set_ylim(0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", required=True)
@@ -83,16 +103,20 @@ def main():
     parser.add_argument("--counts", nargs="*", type=int, default=[100, 1000, 10000])
     parser.add_argument("--methods", nargs="*", default=["minmax", "percentile", "entropy", "mse"])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--out")
+    parser.add_argument("--out", help="add to OUT.json, write OUT.md")
+    parser.add_argument("--plot", action="store_true", help="draw OUT.png (needs matplotlib)")
     args = parser.parse_args()
-    rows = []
+    stored = args.out and Path(args.out).with_suffix(".json")
+    rows = json.loads(stored.read_text()) if stored and stored.exists() else []
     for path in sorted(Path(args.models).glob("*.onnx")):
         if args.only and path.stem not in args.only:
             continue
         for method in args.methods:
             for count in args.counts:
-                rows.append(row(path, method, count, args.batch))
-                print(rows[-1], flush=True)
+                made = row(path, method, count, args.batch)
+                same = ("model", "method", "samples")
+                rows = [r for r in rows if any(r[k] != made[k] for k in same)] + [made]
+                print(made, flush=True)
     lines = [
         "Peak memory above what one sample needs, by the number of samples "
         "(`python bench/calibration.py`).",
@@ -109,6 +133,8 @@ def main():
     if args.out:
         Path(args.out).with_suffix(".md").write_text("\n".join(lines) + "\n")
         Path(args.out).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        if args.plot:
+            plot(rows, Path(args.out).with_suffix(".png"))
 
 
 if __name__ == "__main__":

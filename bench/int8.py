@@ -1,11 +1,14 @@
 """INT8 beside ONNX Runtime's quantizers, onnxsim and NNCF, on the same models in the same run.
 
     python bench/int8.py --models DIR [--models DIR ...] [--glyphs DIR] --out bench/results/int8
+    python bench/int8.py ... --only vgg16 --keep FOLDER --prepare     makes the variants, times none
+    python bench/int8.py ... --only vgg16 --keep FOLDER               times them, adds to the results
 
 DIR holds NAME.onnx with NAME.npz (arrays `in:INPUT`). Every variant is made in a process of its
 own (seconds and peak memory are that process's), then all are opened side by side and timed in
 interleaved rounds. Output error is the worst output's relative L2 against the float model.
 The glyph models are calibrated on 256 training images and judged on the validation images.
+Results of models that are not run again stay in the file.
 """
 
 from __future__ import annotations
@@ -136,6 +139,19 @@ def onnxsim_static(source, out, feeds):
     onnx.save(model, str(out))
 
 
+def nncf_openvino(source, out, feeds):
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level(40)
+    quantized = nncf.quantize(
+        ov.convert_model(source), nncf.Dataset(list(feeds)), subset_size=len(feeds)
+    )
+    ov.save_model(quantized, str(Path(out).with_suffix(".xml")), compress_to_fp16=False)
+    folded = Path(out).with_suffix(".bin")
+    shutil.copy(folded, out)  # what is weighed; the .xml beside it names the operators
+
+
 VARIANTS = {
     "graphopt": graphopt,
     "graphopt_int8": graphopt_int8,
@@ -143,9 +159,10 @@ VARIANTS = {
     "ort_u8s8": ort_u8s8,
     "ort_dynamic": ort_dynamic,
     "onnxsim": onnxsim_static,
+    "nncf_openvino": nncf_openvino,
     "fused": fused,
 }
-DEFAULT = ["graphopt", "graphopt_int8", "ort_s8s8", "ort_u8s8", "ort_dynamic"]
+DEFAULT = ["graphopt", "ort_s8s8", "ort_u8s8", "ort_dynamic", "onnxsim", "nncf_openvino"]
 
 
 def make(variant, source, out, feeds):
@@ -200,6 +217,50 @@ def open_model(path, threads):
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+class OpenVino:
+    """An OpenVINO model with the two methods of a session that are used here."""
+
+    def __init__(self, path, threads):
+        import openvino as ov
+
+        config = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self.request = ov.Core().compile_model(str(path), "CPU", config).create_infer_request()
+
+    def get_inputs(self):
+        return self.request.model_inputs
+
+    def run(self, names, feeds):
+        return [a.copy() for a in self.request.infer(feeds).values()]
+
+
+def shares(path, feeds, threads):
+    """Share of the time by operator, as the runtime ran them."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for _ in range(6):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times, kinds = {}, {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times.setdefault(event["name"], []).append(event["dur"])
+            kinds[event["name"]] = event["args"]["op_name"]
+    out = {}
+    for name, values in times.items():
+        out[kinds[name]] = out.get(kinds[name], 0.0) + float(np.median(values[1:]))
+    total = sum(out.values())
+    return {k: round(v / total, 3) for k, v in sorted(out.items(), key=lambda i: -i[1])[:6]}
+
+
 def latency(sessions, feeds, seconds, cpu_time):
     """Speed-up over the float model with its interval, and milliseconds."""
     from graphopt.timing import interleave, interval
@@ -251,21 +312,31 @@ def bench(source, feeds, probe, args, accuracy=None):
         for variant in args.variants:
             out = Path(folder, f"{variant}.onnx")
             kept = args.keep and Path(args.keep, f"{source.parent.name}-{source.stem}-{out.name}")
-            if kept and kept.exists() and not variant.startswith("graphopt"):
+            if kept and kept.exists() and variant not in args.again:
                 shutil.copy(kept, out)
+                if kept.with_suffix(".xml").exists():
+                    shutil.copy(kept, out.with_suffix(".bin"))
+                    shutil.copy(kept.with_suffix(".xml"), out.with_suffix(".xml"))
                 rows[variant] = json.loads(kept.with_suffix(".json").read_text())
             else:
                 rows[variant] = make(variant, source, out, feeds)
                 if kept and "error" not in rows[variant]:
                     shutil.copy(out, kept)
+                    if out.with_suffix(".xml").exists():
+                        shutil.copy(out.with_suffix(".xml"), kept.with_suffix(".xml"))
                     kept.with_suffix(".json").write_text(json.dumps(rows[variant]))
             if "error" not in rows[variant]:
                 paths[variant] = out
+        if args.prepare:
+            return rows
         rows["float"] = {}
         sessions = {}
         for name, path in paths.items():
             try:
-                sessions[name] = open_model(path, args.threads)
+                if path.with_suffix(".xml").exists():
+                    sessions[name] = OpenVino(path.with_suffix(".xml"), args.threads)
+                else:
+                    sessions[name] = open_model(path, args.threads)
             except Exception as failure:
                 rows[name]["error"] = f"does not open: {str(failure)[:150]}"
                 continue
@@ -277,6 +348,8 @@ def bench(source, feeds, probe, args, accuracy=None):
                 rows[name]["accuracy"] = accuracy(session)
         for name, figures in latency(sessions, probe, args.seconds, args.cpu_time).items():
             rows[name].update(figures)
+        if "graphopt" in sessions:
+            rows["graphopt"]["shares"] = shares(paths["graphopt"], probe, args.threads)
     return rows
 
 
@@ -369,6 +442,16 @@ def summary(results):
     return "\n".join(lines)
 
 
+def bounds(results):
+    """What each of our models spends its time on."""
+    lines = ["What bounds ours: share of the time by operator, as ONNX Runtime ran it.", ""]
+    for model, rows in results.items():
+        spent = rows["graphopt"].get("shares", {})
+        text = ", ".join(f"{op} {share:.0%}" for op, share in spent.items() if share >= 0.01)
+        lines.append(f"* {model}: {text}")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", action="append", default=[], help="a folder of models")
@@ -387,6 +470,8 @@ def main():
     )
     parser.add_argument("--scratch", help="folder for temporary models")
     parser.add_argument("--keep", help="folder that keeps the peers' models between runs")
+    parser.add_argument("--again", nargs="*", default=[], help="variants to make anew")
+    parser.add_argument("--prepare", action="store_true", help="make the variants, time nothing")
     parser.add_argument("--out", help="write OUT.md and OUT.json")
     args = parser.parse_args()
     if args.cpu_time:
@@ -394,18 +479,33 @@ def main():
     if args.no_measure:
         os.environ[NO_MEASURE] = "1"
     results = {}
+    stored = Path(args.out).with_suffix(".json") if args.out else None
+    if stored and stored.exists():
+        results = json.loads(stored.read_text())
     models = list(zoo(args.models, args.only))
     if args.glyphs:
         models += list(glyphs(args.glyphs, args.only))
     for name, path, feeds, probe, accuracy in models:
-        results[name] = bench(path, feeds, probe, args, accuracy)
+        made = bench(path, feeds, probe, args, accuracy)
+        if args.prepare:
+            print(
+                name,
+                {k: r.get("error", round(r["seconds"], 1)) for k, r in made.items()},
+                flush=True,
+            )
+            continue
+        results[name] = made
         print(summary({name: results[name]}).splitlines()[0], flush=True)
-        if args.out:
-            Path(args.out).with_suffix(".json").write_text(json.dumps(results, indent=1))
+        if stored:
+            stored.write_text(json.dumps(results, indent=1))
+    if args.prepare:
+        return
     print(table(results))
     print(summary(results))
     if args.out:
-        text = f"{table(results)}\n\n```\n{summary(results)}\n```\n"
+        head = Path(args.out).with_suffix(".head.md")
+        text = head.read_text() + "\n" if head.exists() else ""
+        text += f"{table(results)}\n\n```\n{summary(results)}\n```\n\n{bounds(results)}\n"
         Path(args.out).with_suffix(".md").write_text(text)
 
 
