@@ -29,8 +29,8 @@ MOMENTUM = 0.1
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
-Method = Literal["minmax", "average", "percentile", "entropy", "mse"]
-METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse")
+Method = Literal["minmax", "average", "percentile", "entropy", "mse", "auto"]
+METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,14 @@ class Observed:
         lo, hi: least and greatest finite value.
         range: the interval the method chose.
         rms: root of the mean square.
+        candidates: with "auto" what each method chooses, to be judged by who rounds the value.
     """
 
     lo: float
     hi: float
     range: Range
     rms: float
+    candidates: tuple[Range, ...] = ()
 
     @property
     def reach(self) -> float:
@@ -85,7 +87,8 @@ def calibrate(
         method: "minmax": all that was seen. "average": least and greatest of a run, in the moving
             average. "percentile": all but the outermost 1e-5. "entropy": the clipping that keeps
             the distribution of the integers closest to that of the values (Kullback-Leibler;
-            Migacz, GTC 2017). "mse": the clipping with the least squared error.
+            Migacz, GTC 2017). "mse": the clipping with the least squared error. "auto": all that
+            was seen, with the other methods' choices as `candidates`.
         track: wraps the samples of each group, to show progress.
     """
     wanted = list(dict.fromkeys(names))
@@ -113,7 +116,7 @@ class _Sums:
         self.lo, self.hi = math.inf, -math.inf
         self.average: Range | None = None
         self.count, self.square = 0, 0.0
-        binned = method in ("percentile", "entropy", "mse")
+        binned = method in ("percentile", "entropy", "mse", "auto")
         self.histogram = Histogram() if binned else None
 
     def add(self, array: Array) -> None:
@@ -144,14 +147,22 @@ class _Sums:
         if self.average is None:
             return None
         seen = Range(self.lo, self.hi)
+        rms = math.sqrt(self.square / self.count)
+        if self.method == "auto":
+            others = [self._clipped(m, seen) for m in ("percentile", "entropy", "mse")]
+            candidates = tuple(dict.fromkeys((seen, self.average, *others)))
+            return Observed(self.lo, self.hi, seen, rms, candidates)
+        chosen = seen
         if self.method == "average":
             chosen = self.average
-        elif self.histogram is None:
-            chosen = seen
-        else:
-            lo, hi = self.histogram.clip(self.method)
-            chosen = Range(max(lo, seen.lo), min(hi, seen.hi))
-        return Observed(self.lo, self.hi, chosen, math.sqrt(self.square / self.count))
+        elif self.histogram is not None:
+            chosen = self._clipped(self.method, seen)
+        return Observed(self.lo, self.hi, chosen, rms)
+
+    def _clipped(self, method: str, seen: Range) -> Range:
+        assert self.histogram is not None
+        lo, hi = self.histogram.clip(method)
+        return Range(max(lo, seen.lo), min(hi, seen.hi))
 
 
 def groups(

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.opening import open_fused
 from graphopt.passes.int8.balance import balance
+from graphopt.passes.int8.clipping import best_ranges
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.grids import make_grids, make_weights, observed
 from graphopt.passes.int8.insert import insert, integers_of
@@ -53,7 +54,8 @@ class Int8(Pass):
 
     Attributes:
         calibrator: how ranges follow from samples: "minmax", "average", "percentile", "entropy"
-            or "mse" (see `graphopt.analyses.ranges.calibrate`).
+            or "mse" (see `graphopt.analyses.ranges.calibrate`), or "auto": for each activation the
+            one of these that leaves the least error in what reads it.
         balance: scale activations against weights where that leaves less error (SmoothQuant,
             cross-layer equalization).
         refine: round each weight for what it multiplies on samples, and correct biases
@@ -207,7 +209,10 @@ class Int8(Pass):
                     f"'{name}' reaches {seen.reach:.0f} times its usual size: 8 bits leave "
                     "little for the rest; with a budget int8 keeps what it spoils in float."
                 )
-        return {**given, **{n: s.range for n, s in found.items() if s is not None}}
+        seen = {n: s for n, s in found.items() if s is not None}
+        if self.calibrator == "auto":
+            return {**given, **best_ranges(model, ctx, draft, seen)}
+        return {**given, **{n: s.range for n, s in seen.items()}}
 
     def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
         name = node.name or ""
