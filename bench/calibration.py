@@ -78,9 +78,9 @@ def row(path, method, count, batch):
 
 def plot(rows, path):
     """Peak memory above the model's own need over the number of samples."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.6))

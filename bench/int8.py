@@ -1,8 +1,8 @@
 """INT8 beside ONNX Runtime's quantizers, onnxsim and NNCF, on the same models in the same run.
 
     python bench/int8.py --models DIR [--models DIR ...] [--glyphs DIR] --out bench/results/int8
-    python bench/int8.py ... --only vgg16 --keep FOLDER --prepare     makes the variants, times none
-    python bench/int8.py ... --only vgg16 --keep FOLDER               times them, adds to the results
+    python bench/int8.py ... --only vgg16 --keep FOLDER --prepare    makes the variants, times none
+    python bench/int8.py ... --only vgg16 --keep FOLDER              times them, adds to the results
 
 DIR holds NAME.onnx with NAME.npz (arrays `in:INPUT`). Every variant is made in a process of its
 own (seconds and peak memory are that process's), then all are opened side by side and timed in

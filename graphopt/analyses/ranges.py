@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.histogram import Histogram
+from graphopt.analyses.resume import Progress
 from graphopt.analyses.shapes import bound_shapes
 from graphopt.observe import observe
 
@@ -24,6 +26,8 @@ __all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
 
 #: Arrays of this many bytes may be alive at once while observing.
 GROUP_BYTES = 192 << 20
+#: Shares of the largest magnitude that "auto" tries too.
+TRIED = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85)
 #: Weight of a new run in the moving average.
 MOMENTUM = 0.1
 
@@ -75,6 +79,7 @@ def calibrate(
     method: Method = "minmax",
     *,
     track: Callable[[Iterable[Feeds]], Iterable[Feeds]] = lambda samples: samples,
+    cache: Path | None = None,
 ) -> dict[str, Observed | None]:
     """What each named value was seen to be; None where it was never finite, or empty.
 
@@ -90,6 +95,8 @@ def calibrate(
             Migacz, GTC 2017). "mse": the clipping with the least squared error. "auto": all that
             was seen, with the other methods' choices as `candidates`.
         track: wraps the samples of each group, to show progress.
+        cache: the folder where a long calibration keeps its state, so that one that is killed goes
+            on where it stopped; None: the user's own (`graphopt.analyses.resume`).
     """
     wanted = list(dict.fromkeys(names))
     if not wanted:
@@ -100,11 +107,17 @@ def calibrate(
     parts, rows = groups(model, wanted, first)
     found: dict[str, Observed | None] = {}
     for group in parts:
-        sums = {name: _Sums(method) for name in group}
-        for arrays in observe(model, group, _cut(track(samples), rows)):
+        state = Progress(model, repr((method, rows, group)), cache)
+        done, digest, sums = state.load()
+        runs = iter(track(samples))
+        if sums is None or not state.skip(runs, done, digest):
+            state = Progress(model, repr((method, rows, group)), cache)
+            done, sums, runs = 0, {name: _Sums(method) for name in group}, iter(track(samples))
+        for arrays in observe(model, group, _cut(state.counted(runs, done, sums), rows)):
             for name, array in arrays.items():
                 sums[name].add(array)
         found.update((name, s.result()) for name, s in sums.items())
+        state.close()
     return found
 
 
@@ -150,7 +163,9 @@ class _Sums:
         rms = math.sqrt(self.square / self.count)
         if self.method == "auto":
             others = [self._clipped(m, seen) for m in ("percentile", "entropy", "mse")]
-            candidates = tuple(dict.fromkeys((seen, self.average, *others)))
+            reach = max(-self.lo, self.hi)
+            parts = [Range(max(self.lo, -reach * f), min(self.hi, reach * f)) for f in TRIED]
+            candidates = tuple(dict.fromkeys((seen, self.average, *others, *parts)))
             return Observed(self.lo, self.hi, seen, rms, candidates)
         chosen = seen
         if self.method == "average":

@@ -102,7 +102,7 @@ def test_the_poisonous_layer_is_named_and_the_budget_met(poisoned, graphopt, dro
 
 
 def test_an_error_budget_is_met(poisoned, graphopt):
-    code, report, err = optimize(graphopt, "--max-error", "0.05")
+    code, _, err = optimize(graphopt, "--max-error", "0.05")
     assert code == 0, err
     x = np.load("calib.npz")["x"]
     expected, got = predict("model.onnx", x), predict("o.onnx", x)
