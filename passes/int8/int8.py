@@ -209,10 +209,10 @@ class Int8(Pass):
                     f"'{name}' reaches {seen.reach:.0f} times its usual size: 8 bits leave "
                     "little for the rest; with a budget int8 keeps what it spoils in float."
                 )
-        seen = {n: s for n, s in found.items() if s is not None}
+        known = {n: s for n, s in found.items() if s is not None}
         if self.calibrator == "auto":
-            return {**given, **best_ranges(model, ctx, draft, seen)}
-        return {**given, **{n: s.range for n, s in seen.items()}}
+            return {**given, **best_ranges(model, ctx, draft, known)}
+        return {**given, **{n: s.range for n, s in known.items()}}
 
     def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
         name = node.name or ""

@@ -1,9 +1,10 @@
 """Never slower: what is made integer is timed beside what it replaces, and losers stay float.
 
 Products, lookups and LSTMs are cut out and timed alone, once for each kind (operator and shapes):
-they are many and alike. What is static hangs together, so it is timed inside the model: first all
-of it, then without one class of nodes after the other (depthwise convolutions, sums, ...), keeping
-what is faster. The decisions go into the recipe; a replay repeats them and times nothing.
+they are many and alike, and what was found is remembered (`gains`). What is static hangs together,
+so it is timed inside the model: first all of it, then without one class of nodes after the other
+(depthwise convolutions, sums, ...), keeping what is faster. The decisions go into the recipe; a
+replay repeats them and times nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.dynamic import addend_after
+from graphopt.passes.int8.gains import Gains
 from graphopt.passes.int8.operators import describe
 from graphopt.passes.int8.plan import CORE, POOLS, Plan, Quantize
 from graphopt.passes.int8.weights import weight_of
@@ -71,14 +73,18 @@ class _Trials:
     def run(self) -> dict[str, str]:
         """Products first, then classes of static nodes, then all against the float model."""
         units = _units(self.plan)
-        verdicts: dict[Any, bool] = {}
+        gains = Gains(self.ctx.target)
         text = "timing integer products"
         for key, nodes, cut in self.ctx.track(units, len(units), text):
-            signature = (key, *(self._signature(n) for n in nodes))
-            if signature not in verdicts:
-                verdicts[signature] = self._loses(nodes, cut)
-            if verdicts[signature]:
+            signature = " ".join((key, *(self._signature(n) for n in nodes)))
+            ratio = gains.get(signature)
+            if ratio is None:
+                ratio = self._alone(nodes, cut)
+                if ratio is not None:
+                    gains.put(signature, ratio)
+            if ratio is not None and ratio > 1:
                 self._drop(nodes)
+        gains.save()
         if self.plan.nodes:
             self._static()
         elif len(self.slow) < len(self.plan):
@@ -90,12 +96,15 @@ class _Trials:
 
     # --- cut out ----------------------------------------------------------------------------
 
-    def _signature(self, node: ir.Node) -> tuple[Any, ...]:
-        shapes = tuple(self.shapes.static(v) if v is not None else None for v in node.inputs)
-        return node.op_type, shapes
+    def _signature(self, node: ir.Node) -> str:
+        shapes = [self.shapes.static(v) if v is not None else None for v in node.inputs]
+        return f"{node.op_type} {' '.join(str(list(s)) if s else '?' for s in shapes)}"
 
-    def _loses(self, nodes: list[ir.Node], cut: list[ir.Value]) -> bool:
-        """Whether these nodes alone are slower as integers; False if they can't be cut out."""
+    def _alone(self, nodes: list[ir.Node], cut: list[ir.Value]) -> float | None:
+        """Time as integers over time as floats of these nodes alone, above 1 only if it surely is.
+
+        None if they can't be cut out: then the whole model decides.
+        """
         given = {
             v
             for n in nodes
@@ -106,7 +115,7 @@ class _Trials:
         for value in given:
             shape, dtype = self.shapes.static(value), self.shapes.dtype(value)
             if shape is None or dtype is None or not value.name:
-                return False
+                return None
             feeds[value.name] = _fill(shape, dtype.numpy(), nodes)
         inside = self.model.clone()
         graph = ir.convenience.extract(inside.graph, sorted(feeds), [v.name or "" for v in cut])
@@ -117,8 +126,12 @@ class _Trials:
         alone.graph.opset_imports.update(self.model.graph.opset_imports)
         integer = alone.clone()
         if not len(self.quantize(integer, {})):
-            return False
-        return self._slower(alone, integer, feeds, ALONE)
+            return None
+        first = self._time(alone, integer, feeds, ALONE)
+        if first.ci[0] <= 1:
+            return min(first.ratio, 1.0)
+        again = self._time(alone, integer, feeds, 2 * ALONE)
+        return again.ratio if again.ci[0] > 1 else min(again.ratio, 1.0)
 
     # --- inside the model -------------------------------------------------------------------
 
