@@ -17,12 +17,14 @@ from graphopt.passes.prune.choice import Curve, allowed_counts, choose
 from graphopt.passes.prune.curves import Score, curves
 from graphopt.passes.prune.refit import refit
 from graphopt.passes.prune.sampling import enough_of
+from graphopt.passes.prune.scan import scan
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.work import Of, time_like, work
 
 from graphopt.analyses.dims import Dimension, dimensions
 from graphopt.context import Context
 from graphopt.cutting import cut
+from graphopt.errors import UsageError
 from graphopt.pass_ import Pass
 from graphopt.samples import Samples
 
@@ -43,10 +45,13 @@ class Prune(Pass):
         of: what `ratio` is a share of: "macs", "params", or "units".
         scope: "inner" leaves the width of residual streams and the size of heads; "all" does not.
         score: what a unit is worth: "reconstruction" error of what reads it (needs samples),
-            "activation" (norm of weight times norm of input; needs samples), or of its weights
-            "l1", "l2", "fpgm"; or "random". "auto" is "reconstruction" with samples, else "l2".
-        spread: "global" takes units where they cost least per work saved, "uniform" the same share
-            of every dimension.
+            "activation" (norm of weight times norm of input; needs samples), the loss without it
+            to first or second order, "taylor" or "fisher" (need samples and the torch extra), or of
+            its weights "l1", "l2", "fpgm"; or "random". "auto" is "reconstruction" with samples,
+            else "l2".
+        spread: "global" takes units where they cost least per work saved by the score,
+            "sensitivity" by the error of the outputs, measured for each dimension (needs samples;
+            takes some runs per dimension), "uniform" the same share of every dimension.
         layers: (pattern, share) pairs: a dimension whose name, or a node or weight that writes it,
             matches the pattern loses that share of its units instead (0 excludes it); the first
             match counts.
@@ -60,7 +65,7 @@ class Prune(Pass):
     of: Of = "macs"
     scope: Literal["inner", "all"] = "inner"
     score: Score = "auto"
-    spread: Literal["global", "uniform"] = "global"
+    spread: Literal["global", "sensitivity", "uniform"] = "global"
     layers: tuple[tuple[str, float], ...] = ()
     floor: float = 0.1
     compensate: bool = True
@@ -80,7 +85,13 @@ class Prune(Pass):
         if not dims:
             ctx.note("nothing to prune: no dimension is free (see `graphopt inspect --dims`)")
             return 0
-        found = curves(self.score, model, dims, _given(ctx), ctx)
+        samples = _given(ctx)
+        found = curves(self.score, model, dims, samples, ctx)
+        if self.spread == "sensitivity":
+            if samples is None:
+                raise UsageError("prune: spread='sensitivity' needs samples; give --samples")
+            counts = self._counts(dims, ctx)
+            found = scan(model, dims, found, counts, samples, ctx, compensate=self.compensate)
         return self.apply(model, ctx, dims, found)
 
     def apply(

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
+from graphopt.passes.prune.gradients import gradient_scores
 from graphopt.passes.prune.readers import readers
 from graphopt.passes.prune.reconstruct import eliminate
-from graphopt.passes.prune.scores import magnitude
+from graphopt.passes.prune.scores import MAGNITUDES, magnitude
 
 from graphopt.analyses.dims import Dimension
 from graphopt.context import Context
@@ -19,7 +20,9 @@ from graphopt.runtime import Arrays
 
 __all__ = ["Score", "curves"]
 
-Score = Literal["auto", "reconstruction", "activation", "l1", "l2", "fpgm", "random"]
+Score = Literal[
+    "auto", "reconstruction", "activation", "taylor", "fisher", "l1", "l2", "fpgm", "random"
+]
 
 
 def curves(
@@ -32,14 +35,18 @@ def curves(
     """A curve for each dimension.
 
     Scores of weights become costs as shares of the dimension's squared scores, so that losing all
-    of any dimension costs 1; reconstruction errors are shares of what the readers' outputs vary by.
+    of any dimension costs 1; reconstruction errors are shares of what the readers' outputs vary by;
+    gradient scores are in units of the loss.
     """
     if score == "auto":
         score = "l2" if samples is None else "reconstruction"
+    if score not in MAGNITUDES and score != "random" and samples is None:
+        raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
     if score == "reconstruction" or score == "activation":  # `in` would not narrow the type
-        if samples is None:
-            raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
-        return _observed(score == "reconstruction", model, dims, samples, ctx)
+        return _observed(score == "reconstruction", model, dims, samples or (), ctx)
+    if score == "taylor" or score == "fisher":
+        scores = gradient_scores(score, model, dims, samples or (), ctx)
+        return {name: Curve.of_scores(found) for name, found in scores.items()}
     found = {}
     for name, dim in dims.items():
         squares = magnitude(score, model, dim, ctx) ** 2

@@ -8,6 +8,7 @@ from graphopt.passes.prune import Prune
 from graphopt import Context, parse
 from graphopt.analyses.cost import cost
 from graphopt.errors import UsageError
+from graphopt.kept import kept_indices
 from graphopt.runtime import run
 from graphopt.samples import Samples
 from graphopt.target import ONNX
@@ -229,3 +230,40 @@ def test_too_few_samples_are_told():
     assert any("too few samples" in note for note in ctx.notes)
     _, _, ctx = pruned(Prune(), model, samples=many)
     assert not ctx.notes
+
+
+@pytest.mark.parametrize("score", ["taylor", "fisher"])
+def test_gradients_find_what_does_nothing(score):
+    """Units whose weights are cut off downstream have no gradient: they go first."""
+    pytest.importorskip("torch")
+    model = residual()
+    dead = (1, 5, 20)
+    w2 = model.graph.initializers["w2"].const_value.numpy().copy()
+    w2[:, dead] = 0
+    model.graph.initializers["w2"].const_value = ir.tensor(w2, name="w2")
+    one = Prune(ratio=0.05, score=score, layers=(("w0", 0.0), ("w3", 0.0)), compensate=False)
+    copy, _, _ = pruned(one, model, samples=images(8))
+    gone = set(range(24)) - set(kept_indices(copy)["w1"][0].tolist())
+    assert gone
+    assert gone <= set(dead)
+    assert error(model, copy) < 1e-5
+
+
+def test_sensitivity_spreads_by_what_the_outputs_do():
+    """The block whose inside is worth less to the output loses more of it."""
+    model = residual(rank=24)
+    for name in ("w4", "b4"):
+        held = model.graph.initializers[name]
+        held.const_value = ir.tensor(held.const_value.numpy() / 10, name=name)
+    one = Prune(ratio=0.3, score="l2", spread="sensitivity", compensate=False)
+    copy, _, _ = pruned(one, model, samples=images())
+    plain, _, _ = pruned(dataclasses.replace(one, spread="global"), model, samples=images())
+    left = {k: copy.graph.initializers[k].shape[0] for k in ("w1", "w3")}
+    assert left["w3"] < left["w1"]
+    assert error(model, copy) < error(model, plain)
+
+
+@pytest.mark.parametrize("one", [Prune(spread="sensitivity"), Prune(score="fisher")])
+def test_what_needs_samples_says_so(one):
+    with pytest.raises(UsageError, match="needs samples"):
+        one.run(residual(), Context(residual()))
