@@ -9,6 +9,12 @@ With `--modules build.py`, a file whose dict `TINY` makes (module, inputs, input
 Torch-Pruning prunes the same modules at 0.5 with their last layer left out, as its examples do. Its
 share is of the modules' parameters; ours is of every constant in the file, batch norms' statistics
 and small shape constants too, so that the same cut reads up to 0.01 higher in our columns.
+
+Scopes are not the same everywhere: on MobileNetV2 onnxsim halves the residual streams (which *all*
+does and *inner* does not) and leaves the last 1280 channels; layer by layer, nothing else differs.
+In ShuffleNet a grouped convolution, the shuffle and the next grouped convolution share a residual
+stream: channels that leave together do so three at a time, one from each group of either
+convolution, and only the branch is inner.
 """
 
 from __future__ import annotations
