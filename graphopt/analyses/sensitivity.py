@@ -77,11 +77,10 @@ def sensitivity(ctx: Context) -> dict[str, Sensitivity]:
             trace[f"x:{name}"] += float(np.vdot(gradient, gradient))
             square[f"x:{name}"] += float(np.vdot(value, value))
             size[f"x:{name}"] += value.size
-    for value in ctx.model.graph.initializers.values():
-        tensor = value.const_value
-        if value.name in trace and tensor is not None:
-            array = tensor.numpy()
-            square[value.name], size[value.name] = float(np.vdot(array, array)), array.size
+    for name, initializer in ctx.model.graph.initializers.items():
+        if name in trace and initializer.const_value is not None:
+            array = initializer.const_value.numpy()
+            square[name], size[name] = float(np.vdot(array, array)), array.size
 
     def added(name: str) -> float:
         """1/2 |tensor|^2 tr(F) / n, with the trace a row."""
