@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphopt.analyses import shape_data, shape_extensions
 from graphopt.analyses.shape_by_onnx import by_onnx
 from graphopt.analyses.shapes import DATA_LIMIT, Fact, Shapes, small_data
-from graphopt.analyses.symbolic import Dim, Expr, floordiv, maximum, nonnegative
+from graphopt.analyses.symbolic import Dim, Expr, capped, floordiv, maximum, nonnegative
 from graphopt.evaluate import deterministic, quick
 from graphopt.pattern import constant_value
 
@@ -73,6 +73,8 @@ def broadcast(shapes: Shapes, *operands: tuple[Dim, ...] | None) -> tuple[Dim, .
     result: list[Dim] = []
     for k in range(-rank, 0):
         dims = {o[k] for o in known if len(o) >= -k} - {1}
+        if len(dims) > 1:  # min(n, 512) beside n: they agree, or the model fails
+            dims = {d for d in dims if not any(capped(d, n) for n in dims)}
         sizes = [d for d in dims if isinstance(d, int)]
         if not dims:
             result.append(1)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 __all__ = [
     "Dim",
     "Expr",
+    "capped",
     "clean_name",
     "floordiv",
     "maximum",
@@ -134,6 +135,20 @@ def minimum(a: Dim, b: Dim) -> Dim:
         return a
     both = nonnegative(a) and nonnegative(b)
     return _opaque("min({},{})".format(*sorted((str(a), str(b)))), both)
+
+
+def capped(x: Dim, by: Dim) -> bool:
+    """Whether `x` is min(by, k) for a number k of at least 2."""
+    if not isinstance(x, Expr) or len(x.terms) != 1:
+        return False
+    (monomial, factor) = x.terms[0]
+    if factor != 1 or len(monomial) != 1 or not monomial[0].startswith("min("):
+        return False
+    inner = monomial[0][4:-1]
+    for k in (inner.removesuffix(f",{by}"), inner.removeprefix(f"{by},")):
+        if k != inner and k.isdecimal():
+            return int(k) >= 2
+    return False
 
 
 def unnamed(x: Expr) -> bool:

@@ -26,7 +26,7 @@ from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
 from graphopt.passes.fuse.group_norm import GroupNorm
 from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
 from graphopt.passes.fuse.means import MeanOverRows
-from graphopt.passes.fuse.norms import LayerNorm, NormScaleShift, RMSNorm
+from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.operators import STUCK, WANTED
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
 from graphopt.passes.fuse.parallel import join_products
@@ -66,6 +66,7 @@ class Fuse(Pass):
         HardSwish,
         HardSigmoidClip,
         Mish,
+        InstanceNorm,
         LayerNorm,
         RMSNorm,
         GroupNorm,

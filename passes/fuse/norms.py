@@ -15,7 +15,7 @@ from graphopt import Context, Rule
 from graphopt.analyses.shapes import shapes
 from graphopt.pattern import Match
 
-__all__ = ["LayerNorm", "NormScaleShift", "RMSNorm", "reduced_axes"]
+__all__ = ["InstanceNorm", "LayerNorm", "NormScaleShift", "RMSNorm", "reduced_axes"]
 
 
 def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
@@ -67,6 +67,60 @@ def _over_root(op: Any, x: Any, variance: Any) -> Any:
     )
 
 
+def _centred_over_root(op: Any, x: Any, epsilon: Any) -> Any:
+    """(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps), the mean subtracted once or twice."""
+    centred = op.Sub(x, op.ReduceMean(x, ..., as_="mean"))
+    square = op.any(op.Pow(centred, 2.0), op.Mul(centred, centred))
+    variance = op.Add(op.ReduceMean(square, ..., as_="variance"), epsilon)
+    return _over_root(op, centred, variance)
+
+
+class InstanceNorm(Rule):
+    """(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) -> InstanceNormalization(x, 1, 0)
+
+    over all axes but batch and channels, two at least (Ulyanov et al., arXiv:1607.08022), unless a
+    scale of the normalized axes' own shape follows: that is a LayerNorm.
+    """
+
+    def pattern(self, op: Any, x: Any, epsilon: Any) -> Any:
+        """As LayerNorm is written."""
+        return _centred_over_root(op, x, epsilon)
+
+    def check(
+        self,
+        ctx: Context,
+        match: Match,
+        x: ir.Value,
+        epsilon: ir.Value,
+        mean: ir.Node,
+        variance: ir.Node,
+    ) -> dict[str, Any] | bool:
+        """Both means over the spatial axes, a known number of channels."""
+        facts = ctx.get(shapes)
+        dims, eps, dtype = facts.shape(x), number(epsilon), facts.dtype(x)
+        if dims is None or len(dims) < 4 or eps is None or dtype not in FLOATS:
+            return False
+        axes = {reduced_axes(m, len(dims)) for m in (mean, variance)}
+        if axes != {tuple(range(2, len(dims)))} or not isinstance(dims[1], int):
+            return False
+        if not all(attribute(m, "keepdims") for m in (mean, variance)):
+            return False
+        for use in match.root.outputs[0].uses():
+            given = [constant_shape(v) for v in use.node.inputs]
+            if any(s and s[-1] != 1 for s in given):
+                return False
+        return {"channels": dims[1], "epsilon_value": eps, "dtype": dtype}
+
+    def rewrite(
+        self, op: Any, x: ir.Value, channels: int, epsilon_value: float, dtype: ir.DataType
+    ) -> ir.Value:
+        """InstanceNormalization with scale 1 and bias 0."""
+        scale = _ones(op, (channels,), dtype, "instance_norm_scale")
+        bias = op.constant(np.zeros(channels, dtype.numpy()), "instance_norm_bias")
+        out: ir.Value = op.InstanceNormalization(x, scale, bias, epsilon=epsilon_value)
+        return out
+
+
 class LayerNorm(Rule):
     """(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) -> LayerNormalization(x, 1)
 
@@ -75,10 +129,7 @@ class LayerNorm(Rule):
 
     def pattern(self, op: Any, x: Any, epsilon: Any) -> Any:
         """One mean, subtracted once or twice."""
-        centred = op.Sub(x, op.ReduceMean(x, ..., as_="mean"))
-        square = op.any(op.Pow(centred, 2.0), op.Mul(centred, centred))
-        variance = op.Add(op.ReduceMean(square, ..., as_="variance"), epsilon)
-        return _over_root(op, centred, variance)
+        return _centred_over_root(op, x, epsilon)
 
     def check(
         self, ctx: Context, x: ir.Value, epsilon: ir.Value, mean: ir.Node, variance: ir.Node

@@ -160,3 +160,23 @@ def test_a_softmax_over_two_axes_stays():
         inputs=X,
         constants={"axes": np.array([1, 2])},
     )
+
+
+def test_instance_norm_written_out():
+    check(
+        Fuse(),
+        before=f"{LAYER}  o = Mul(n, g)  y = Add(o, b)",
+        after="y = InstanceNormalization <epsilon=9.999999747378752e-06> (x, g, b)",
+        inputs={"x": (2, 3, 4, 5)},
+        constants={**C, "axes": np.array([2, 3]), "g": f(3, 1, 1), "b": f(1, 3, 1, 1)},
+    )
+
+
+def test_a_scale_of_the_spatial_axes_makes_it_a_layer_norm():
+    check(
+        Fuse(),
+        before=f"{LAYER}  y = Mul(n, g)",
+        after="y = LayerNormalization <axis=-2, epsilon=9.999999747378752e-06> (x, g)",
+        inputs={"x": (2, 3, 4, 5)},
+        constants={**C, "axes": np.array([2, 3]), "g": f(4, 5)},
+    )
