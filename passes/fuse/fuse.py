@@ -30,7 +30,8 @@ from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, 
 from graphopt.passes.fuse.operators import STUCK, WANTED
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
 from graphopt.passes.fuse.parallel import join_products
-from graphopt.passes.fuse.rotary import PackRotary, PartialRotary, Rotary
+from graphopt.passes.fuse.rotary import Rotary
+from graphopt.passes.fuse.rotary_packed import PackRotary, PartialRotary
 from graphopt.passes.fuse.runtime import (
     BiasGelu,
     ConvActivation,

@@ -7,18 +7,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.affine import attribute
-from graphopt.passes.fuse.axes import Steps
-from graphopt.passes.fuse.heads import packed_steps
 from graphopt.passes.fuse.operators import reachable, standard
-from graphopt.passes.fuse.views import apply_steps, is_view, reshape_target
+from graphopt.passes.fuse.tables import HalfTable, batch_source, half_table
+from graphopt.passes.fuse.views import is_view
 from graphopt.passes.fuse.weights import Array, array, constant_shape
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes import Shapes, shapes
 from graphopt.analyses.symbolic import Dim
-from graphopt.pattern import Match
 
-__all__ = ["PackRotary", "PartialRotary", "Rotary"]
+__all__ = ["Rotary", "taken"]
 
 #: Tables up to this many elements are read.
 LARGEST = 1 << 24
@@ -26,7 +24,7 @@ LARGEST = 1 << 24
 Shape = tuple[Dim, ...]
 
 
-def _taken(value: ir.Value, facts: Shapes) -> tuple[ir.Value, int, int] | None:
+def taken(value: ir.Value, facts: Shapes) -> tuple[ir.Value, int, int] | None:
     """(x, begin, step) if `value` is a part of x along its last axis: a Slice or of a Split."""
     node = value.producer()
     dims = facts.shape(value)
@@ -59,7 +57,7 @@ def _is_part(value: ir.Value | None, x: ir.Value, begin: int, step: int, facts: 
     dims = facts.shape(x)
     if value is None or dims is None or not isinstance(dims[-1], int):
         return False
-    return _taken(value, facts) == (x, begin, step) and facts.shape(value) == (
+    return taken(value, facts) == (x, begin, step) and facts.shape(value) == (
         *dims[:-1],
         dims[-1] // 2,
     )
@@ -147,7 +145,11 @@ class Rotary(Rule):
         assert dims is not None
         tables = _tables(cos, sin, dims, kind == "pairs")
         if isinstance(tables, str):
-            return tables
+            computed = kind == "halves" and self._computed(ctx, one, (cos, sin), dims)
+            if not computed:
+                return tables
+            computed["x"] = x
+            return computed if standard(ctx, "RotaryEmbedding", 23) else False
         if not isinstance(dims[0], int):
             return "the batch size is not known"
         if tables[1] and not all(isinstance(d, int) for d in dims):
@@ -158,6 +160,28 @@ class Rotary(Rule):
             return False
         names = (cos.name, sin.name)
         return {"x": x, "tables": tables, "dims": dims, "names": names, "kind": kind}
+
+    @staticmethod
+    def _computed(
+        ctx: Context, node: ir.Node, tables: tuple[ir.Value, ir.Value], dims: Shape
+    ) -> dict[str, Any] | None:
+        """Half tables that are computed while the model runs."""
+        facts = ctx.get(shapes)
+        if node.graph is not ctx.model.graph or not reachable(ctx, "RotaryEmbedding", 23):
+            return None
+        for heads in (1, 2):
+            found = [half_table(t, heads, facts) for t in tables]
+            made = [t for t in found if t is not None]
+            rows = (dims[3 - heads], int(str(dims[3])) // 2)
+            if len(made) < 2 or not isinstance(dims[heads], int):
+                continue
+            if all(t.dims[-2:] == rows and t.dims[:-2] in ((), (1,), (dims[0],)) for t in made):
+                source = batch_source(dims[0], ctx.model, facts)
+                if source is None and not isinstance(dims[0], int):
+                    return None
+                x = {"halves": made, "source": source, "early": heads == 2, "dims": dims}
+                return {**x, "tables": None, "names": None, "kind": "halves"}
+        return None
 
     @staticmethod
     def _parts(
@@ -178,12 +202,18 @@ class Rotary(Rule):
         self,
         op: Any,
         x: ir.Value,
-        tables: tuple[list[Array], bool],
+        tables: tuple[list[Array], bool] | None,
         dims: tuple[int, int, int, int],
         names: tuple[str, str],
         kind: str,
+        halves: list[HalfTable] | None = None,
+        source: tuple[ir.Value, int] | None = None,
+        early: bool = False,
     ) -> ir.Value:
         """RotaryEmbedding with half tables, one row a position."""
+        if halves is not None:
+            return _rotated(op, x, [t.write(op, dims[0], source) for t in halves], dims, early)
+        assert tables is not None
         (cos, sin), early = tables
         b, h, s, d = dims
         positions = np.tile(np.arange(cos.shape[0], dtype=np.int64), (b, 1))
@@ -200,110 +230,12 @@ class Rotary(Rule):
         return op.Reshape(out, op.constant(np.array(dims), "shape")) if early else out
 
 
-class PartialRotary(Rule):
-    """Concat(RotaryEmbedding(x[:r]), x[r:]) -> RotaryEmbedding(x, rotary_embedding_dim=r)
-
-    along the channels, for x: [b, h, s, d], or [b, s, h, d] with the rotated part packed.
-    """
-
-    shared = True
-
-    def pattern(self, op: Any, x: Any, y: Any) -> Any:
-        """The rotated channels and the others."""
-        rotary = op.RotaryEmbedding(x, ..., as_="rotary")
-        return op.Concat(op.any(rotary, op.Reshape(rotary, ..., as_="apart")), y)
-
-    def check(
-        self,
-        ctx: Context,
-        match: Match,
-        x: ir.Value,
-        y: ir.Value,
-        rotary: ir.Node,
-        apart: ir.Node | None = None,
-    ) -> bool | dict[str, Any]:
-        """Both are parts of one value, and nothing else reads the rotated one."""
-        facts = ctx.get(shapes)
-        node = x.producer()
-        if apart is not None:
-            if node is None or node.op_type != "Reshape" or node.inputs[0] is None:
-                return False
-            x = node.inputs[0]
-        inner = apart if apart is not None else rotary
-        if len(rotary.outputs[0].uses()) != 1 or len(inner.outputs[0].uses()) != 1:
-            return False
-        a, b = _taken(x, facts), _taken(y, facts)
-        width = facts.shape(x)
-        if a is None or b is None or width is None or attribute(match.root, "axis") not in (-1, 3):
-            return False
-        whole = facts.shape(a[0])
-        if a != (a[0], 0, 1) or b != (a[0], width[-1], 1) or whole is None or len(whole) != 4:
-            return False
-        if facts.shape(match.root.outputs[0]) != whole or not isinstance(whole[1], int):
-            return False
-        if apart is not None and not all(isinstance(d, int) for d in whole):
-            return False
-        return {"whole": a[0], "dims": whole, "width": width[-1], "packed": apart is not None}
-
-    def rewrite(
-        self,
-        op: Any,
-        rotary: ir.Node,
-        whole: ir.Value,
-        dims: tuple[int, int, int, int],
-        width: int,
-        packed: bool,
-    ) -> ir.Value:
-        """The rotation of a part of the channels."""
-        attributes: dict[str, Any] = {**rotary.attributes, "rotary_embedding_dim": width}
-        b, h, s, d = dims
-        if packed:
-            whole = op.Reshape(whole, op.constant(np.array([b, h, s * d]), "shape"))
-        else:
-            # implementations want the number of heads to go with a part
-            attributes["num_heads"] = h
-        out: ir.Value = op.node("RotaryEmbedding", [whole, *rotary.inputs[1:]], attributes).outputs[
-            0
-        ]
-        return op.Reshape(out, op.constant(np.array(dims), "shape")) if packed else out
-
-
-class PackRotary(Rule):
-    """RotaryEmbedding(apart(x)) -> apart(RotaryEmbedding(x))
-
-    where apart is [b, s, h d] -> [b, h, s, d]: packed, the operator does the same, and what follows
-    can stay packed too.
-    """
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        """A rotation of a transposed value."""
-        return op.RotaryEmbedding(x, ...)
-
-    def check(self, ctx: Context, match: Match, x: ir.Value) -> bool | dict[str, Any]:
-        """As many view operators or fewer, and a known number of heads."""
-        facts = ctx.get(shapes)
-        dims = facts.shape(x)
-        packed = packed_steps(x, facts)
-        if packed is None or dims is None or len(dims) != 4 or not isinstance(dims[1], int):
-            return False
-        if packed[3] < 2:
-            return False
-        b, h, s, d = dims
-        target = reshape_target((b, s, h, d), (b, s, h * d))
-        return target is not None and {"packed": packed, "dims": dims}
-
-    def rewrite(
-        self,
-        op: Any,
-        match: Match,
-        packed: tuple[ir.Value, Steps, tuple[Dim, ...], int],
-        dims: tuple[Dim, ...],
-    ) -> ir.Value:
-        """The rotation of the packed value, taken apart."""
-        source, steps, shape, _ = packed
-        x = apply_steps(op, source, steps, shape)
-        b, h, s, d = dims
-        attributes = {**match.root.attributes, "num_heads": h}
-        out = op.node("RotaryEmbedding", [x, *match.root.inputs[1:]], attributes).outputs[0]
-        apart: Steps = [("Reshape", (b, s, h, d)), ("Transpose", (0, 2, 1, 3))]
-        return apply_steps(op, out, apart, (b, s, h * d))
+def _rotated(op: Any, x: ir.Value, tables: list[ir.Value], dims: Shape, early: bool) -> ir.Value:
+    """RotaryEmbedding with tables [b, s, d / 2] of x: [b, h, s, d], or `early` [b, s, h, d]."""
+    if not early:
+        out: ir.Value = op.RotaryEmbedding(x, *tables)
+        return out
+    packed = op.Reshape(x, op.constant(np.array([0, 0, -1]), "shape"))
+    turned = op.RotaryEmbedding(packed, *tables, num_heads=dims[2])
+    back: ir.Value = op.Reshape(turned, op.constant(np.array([0, 0, dims[2], dims[3]]), "shape"))
+    return back

@@ -69,6 +69,33 @@ def test_broadcasting_two_names_is_unknown_and_a_number_wins():
     assert dims[2].startswith("?")
 
 
+def test_a_capped_size_beside_the_size_itself_agrees_with_it():
+    """Position tables are cut to min(length, 512): longer inputs fail, so the length it is."""
+    text = """g (float[N, S] x) => (y) {
+        shape = Shape(x)
+        k = Constant<value_ints = [1]>()
+        zero = Constant<value_ints = [0]>()
+        size = Gather(shape, k)
+        table = Constant<value = float[1, 4] {1, 2, 3, 4}>()
+        part = Slice(table, zero, size, k)
+        y = Add(x, part) }"""
+    assert shown(found(text, "y")) == ["N", "S"]
+
+
+def test_a_size_capped_to_one_may_broadcast():
+    text = """g (float[N, S] x) => (y) {
+        shape = Shape(x)
+        k = Constant<value_ints = [1]>()
+        zero = Constant<value_ints = [0]>()
+        size = Gather(shape, k)
+        table = Constant<value = float[3, 1, 1] {1, 2, 3}>()
+        part = Slice(table, zero, size, zero)
+        y = Mul(x, part) }"""
+    dims = shown(found(text, "y"))
+    assert dims is not None
+    assert dims[1:] == ["N", "S"]
+
+
 def test_expand_by_where_equal_minus_one():
     """How exporters write expand(-1, ...): a size is never -1."""
     text = """g (float[N, 1] x, float[N, S] r) => (y) {

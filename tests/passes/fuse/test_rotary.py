@@ -1,4 +1,6 @@
 import numpy as np
+import onnx
+import onnx_ir as ir
 from graphopt.passes.fuse import Fuse
 
 from graphopt.testing import check
@@ -112,3 +114,70 @@ def test_tables_that_are_inputs_are_refused():
     inputs = {**X, "cos": (1, 1, 5, 6)}
     model = check(Fuse(), BODY, inputs=inputs, constants=constants, opset=23)
     assert "RotaryEmbedding" not in [n.op_type for n in model.graph]
+
+
+COMPUTED = """g (float[B, 4, S, 6] x, float[{rows}, S, 3] freqs) => (float[B, 4, S, 6] y) {{
+    both = Concat<axis = -1>(freqs, freqs)
+    c0 = Cos(both)
+    s0 = Sin(both)
+    c1 = Mul(c0, scaling)
+    s1 = Mul(s0, scaling)
+    cos = Unsqueeze(c1, one)
+    sin = Unsqueeze(s1, one)
+    {body}
+    }}"""
+
+
+def computed(rows, body=BODY):
+    return built(COMPUTED.format(rows=rows, body=body))
+
+
+def built(text):
+    """A model of opset 23 whose names that nothing defines are constants of this file."""
+    values = {**CONSTANTS, "one": np.array([1]), "scaling": np.array(0.5, np.float32)}
+    proto = onnx.helper.make_model(
+        onnx.parser.parse_graph(text),
+        opset_imports=[onnx.helper.make_opsetid("", 23)],
+        ir_version=10,
+    )
+    made = {o for n in proto.graph.node for o in n.output} | {i.name for i in proto.graph.input}
+    used = {i for n in proto.graph.node for i in n.input} - made
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(values[n], n) for n in sorted(used))
+    return ir.from_proto(proto)
+
+
+FEEDS = {"x": (2, 4, 5, 6)}
+
+
+def test_tables_computed_for_every_row():
+    model = check(Fuse(), computed("B"), inputs={**FEEDS, "freqs": (2, 5, 3)})
+    kinds = sorted(n.op_type for n in model.graph)
+    assert kinds == ["Cos", "Mul", "Mul", "RotaryEmbedding", "Sin"]
+
+
+def test_tables_computed_once_serve_every_row_and_layer():
+    second = """k = Mul(w, cos)
+        l = Slice(w, zero, half, last)
+        m = Slice(w, half, end, last)
+        n = Neg(m)
+        o = Concat<axis = -1>(n, l)
+        p = Mul(o, sin)
+        y = Add(k, p)"""
+    body = BODY.replace("y = Add", "w = Add") + "\n" + second
+    model = check(Fuse(), computed("1", body), inputs={**FEEDS, "freqs": (1, 5, 3)})
+    kinds = [n.op_type for n in model.graph]
+    assert kinds.count("RotaryEmbedding") == 2
+    assert {k: kinds.count(k) for k in ("Cos", "Sin", "Shape", "Expand")} == {
+        "Cos": 1,
+        "Sin": 1,
+        "Shape": 1,
+        "Expand": 2,
+    }
+
+
+def test_a_table_whose_halves_may_differ_stays():
+    text = """g (float[B, 4, S, 6] x, float[B, 1, S, 6] cos, float[B, 1, S, 6] sin)
+        => (float[B, 4, S, 6] y) { BODY }""".replace("BODY", BODY)
+    sizes = {**FEEDS, "cos": (2, 1, 5, 6), "sin": (2, 1, 5, 6)}
+    model = check(Fuse(), built(text), inputs=sizes)
+    assert not any(n.op_type == "RotaryEmbedding" for n in model.graph)
