@@ -335,6 +335,30 @@ class WholeSplit(Noop):
         return len(node.outputs) == 1
 
 
+class ExpandedOperand(Rule):
+    """f(Expand(x), y) -> f(x, y) for an elementwise f, where y has the expanded shape anyway"""
+
+    shared = True
+
+    def pattern(self, op: Any, x: Any, y: Any) -> Any:
+        """Match operators that broadcast, either operand expanded."""
+        wide = op.Expand(x, ..., as_="wide")
+        names = ("Add", "Sub", "Mul", "Div", "Pow")
+        pairs = [(getattr(op, n)(wide, y), getattr(op, n)(y, wide)) for n in names]
+        return op.any(*(p for pair in pairs for p in pair))
+
+    def check(self, ctx: Context, wide: ir.Node, y: ir.Value) -> bool | str | None:
+        """The same shape on every run."""
+        return ctx.get(shapes).same_shape(wide.outputs[0], y)
+
+    def rewrite(self, op: Any, match: Match, wide: ir.Node, x: ir.Value) -> ir.Value:
+        """Broadcast once."""
+        old = wide.outputs[0]
+        inputs = [x if v is old else v for v in match.root.inputs]
+        result: ir.Value = op.node(match.root.op_type, inputs).outputs[0]
+        return result
+
+
 class EmptyOperands(Rule):
     """Concat(x, empty, ...) -> Concat(x, ...): operands of size 0 along the axis add nothing"""
 
@@ -379,5 +403,6 @@ RULES: tuple[type[Rule], ...] = (
     UnitPool,
     GatherAll,
     WholeSplit,
+    ExpandedOperand,
     EmptyOperands,
 )

@@ -43,7 +43,7 @@ class _Plan:
 
     Attributes:
         operator: Attention or MultiHeadAttention.
-        dims: [b, h, s, d], [b, h, t, d] and [b, h, t, e].
+        dims: [b, h, s, d], [b, h, t, d] and [b, h, t, e]; key and value may share one head.
         merged: which of the operands come as [b h, s, d], and whether the result goes so.
         terms: what makes the mask, each with its shape.
         soften: constants equal to the lowest float become the one above it.
@@ -101,6 +101,7 @@ class ScaledDotProduct(Rule):
         return {
             "nodes": [*found, *scores.nodes, scores.product, *more_q, *more_k],
             "operands": (q, k, v),
+            "by_head": scores.by_head,
             "scale": scores.scale * (scores.cap or 1.0) * sq * sk,
             "cap": scores.cap,
             "plan": plan,
@@ -112,6 +113,7 @@ class ScaledDotProduct(Rule):
         self,
         op: Any,
         operands: tuple[ir.Value, ir.Value, ir.Value],
+        by_head: list[ir.Value],
         scale: float,
         cap: float,
         plan: _Plan,
@@ -125,6 +127,8 @@ class ScaledDotProduct(Rule):
             _reshaped(op, x, dims, (b * h, *dims[2:])) if merged else x
             for x, dims, merged in zip(operands, given, plan.merged, strict=True)
         )
+        for factor in by_head:
+            q = op.Mul(q, factor)
         k = op.Transpose(k, perm=[0, 1, 3, 2])
         mask = mask_operand(
             op,
@@ -173,7 +177,8 @@ def _sizes(
             d = (b, h, *d[1:])
         dims.append(d)
     q, kt, v = dims
-    if q[:2] != kt[:2] or q[:2] != v[:2]:
+    shared = kt[1] == 1 and all(d is not None and len(d) == 4 for d in given)
+    if q[0] != kt[0] or kt[:2] != v[:2] or (q[1] != kt[1] and not shared):
         return "query, key and value differ in batch or heads"
     if q[3] != kt[2] or kt[3] != v[2]:
         return "the lengths of query, key and value are not known to agree"
@@ -196,7 +201,7 @@ def _plan(
     grid = (*q[:3], k[2])
     exact = reachable(ctx, "Attention", 23)
     contrib = has(ctx, "com.microsoft:MultiHeadAttention")
-    contrib = contrib and isinstance(q[1], int) and not scores.cap
+    contrib = contrib and isinstance(q[1], int) and q[1] == k[1] and not scores.cap
     if not (exact or contrib):
         return "the target has no fused attention at this opset"
     wide = [_wide(t, facts, grid) for t in scores.terms]

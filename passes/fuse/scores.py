@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.masks import HUGE, Term
 from graphopt.passes.fuse.views import is_view
-from graphopt.passes.fuse.weights import number
+from graphopt.passes.fuse.weights import constant_shape, number
 
 from graphopt.analyses.shapes import Shapes
 from graphopt.analyses.symbolic import Dim
@@ -31,6 +31,7 @@ class Scores:
     Attributes:
         nodes: every node passed, the product not among them.
         scale: factor of the product.
+        by_head: constants [h, 1, 1] that scale the product too, one number a head.
         cap: c of c * tanh(x / c), or 0.
         terms: masks and biases, the last added first.
         heads: batch and heads, if the axes were seen apart.
@@ -40,6 +41,7 @@ class Scores:
 
     nodes: list[ir.Node]
     scale: float = 1.0
+    by_head: list[ir.Value] = dataclasses.field(default_factory=list)
     cap: float = 0.0
     terms: list[Term] = dataclasses.field(default_factory=list)
     heads: tuple[Dim, Dim] | None = None
@@ -90,12 +92,17 @@ def find_scores(softmax: ir.Node, facts: Shapes) -> Scores:
             value = node.inputs[0]
         elif node.op_type in ("Mul", "Div"):
             factor = _factor(node)
-            if factor is None:
+            if factor is not None:
+                found.scale *= factor[0]
+                value = factor[1]
+                continue
+            per_head = None if merged else _head_factor(node)
+            if per_head is None:
                 return found
-            found.scale *= factor[0]
-            value = factor[1]
+            found.by_head.append(per_head[0])
+            value = per_head[1]
         elif node.op_type == "Tanh":
-            if found.cap or found.scale <= 0:
+            if found.cap or found.scale <= 0 or found.by_head:
                 return found
             found.cap, found.scale = found.scale, 1.0
             value = node.inputs[0]
@@ -103,7 +110,7 @@ def find_scores(softmax: ir.Node, facts: Shapes) -> Scores:
             next_value, term = _masked(node, merged)
             if term is None:
                 return found
-            if found.scale != 1.0 or found.cap:
+            if found.scale != 1.0 or found.cap or found.by_head:
                 # s (x + m): the mask would have to be scaled too
                 found.reason = "the mask is scaled after it is added"
                 return found
@@ -139,6 +146,19 @@ def _factor(node: ir.Node) -> tuple[float, ir.Value | None] | None:
     if s is None or s == 0.0 or not np.isfinite(s):
         return None
     return (s if node.op_type == "Mul" else 1.0 / s), other
+
+
+def _head_factor(node: ir.Node) -> tuple[ir.Value, ir.Value | None] | None:
+    """The constant [h, 1, 1] a Mul multiplies by, and the other operand."""
+    if node.op_type != "Mul":
+        return None
+    for c, other in (node.inputs, node.inputs[::-1]):
+        shape = constant_shape(c)
+        if c is None or shape is None or len(shape) not in (3, 4) or shape[-2:] != (1, 1):
+            continue
+        if len(shape) == 3 or shape[0] == 1:
+            return c, other
+    return None
 
 
 def _apart(node: ir.Node, facts: Shapes) -> tuple[Dim, Dim] | None:

@@ -145,3 +145,24 @@ def test_and_with_a_constant():
     true = {"c": np.array(True)}
     check(Clean(), "a = And(x, c)  y = Not(a)", "y = Not(x)", inputs=inputs, constants=true)
     check(Clean(), "a = Or(x, c)  y = Not(a)", unchanged=True, inputs=inputs, constants=true)
+
+
+@pytest.mark.parametrize("name", ["Add", "Sub", "Mul", "Div", "Pow"])
+def test_an_operand_expanded_to_the_shape_of_the_other(name):
+    check(
+        Clean(),
+        f"r = Relu(x)  w = Expand(z, s)  y = {name}(r, w)",
+        f"r = Relu(x)  y = {name}(r, z)",
+        inputs={"x": np.ones((2, 3), np.float32), "z": (2, 1)},
+        constants={"s": np.array([2, 3])},
+    )
+
+
+def test_an_operand_expanded_beyond_the_other_stays():
+    check(
+        Clean(),
+        "w = Expand(z, s)  y = Add(x, w)",
+        unchanged=True,
+        inputs={"x": (1, 3), "z": (2, 1)},
+        constants={"s": np.array([2, 3])},
+    )

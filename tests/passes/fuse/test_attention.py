@@ -246,8 +246,39 @@ def test_what_is_no_attention(body, inputs, because):
     run(body, inputs=inputs, because=because, unchanged=True)
 
 
-def test_heads_that_broadcast_are_refused():
-    run(scores() + PLAIN, inputs={"kt": (2, 1, 4, 7), "v": (2, 1, 7, 4)}, because="batch or heads")
+@pytest.mark.parametrize("target", [ONNX, ONLY_RUNTIME])
+def test_one_head_of_keys_for_all_queries(target):
+    """Multi-query attention (Shazeer, arXiv:1911.02150): MatMul broadcasts the one head."""
+    one = {"kt": (2, 1, 4, 7), "v": (2, 1, 7, 4)}
+    body = scores() + PLAIN
+    if target is ONNX:
+        assert fused(run(body, inputs=one))
+    else:
+        run(body, inputs=one, target=target, opset=20, unchanged=True)
+
+
+def test_a_factor_for_each_head_scales_the_query():
+    """Cosine attention (Liu et al., arXiv:2111.09883)."""
+    body = "a = MatMul(q, kt)  b = Mul(a, h)  c = Add(b, m)  p = Softmax <axis=-1> (c)  " + PLAIN
+    factors = {"h": np.array([1, 2, 3], np.float32).reshape(3, 1, 1)}
+    bias = RNG.standard_normal((1, 3, 5, 7)).astype(np.float32)
+    model = run(body, constants={**factors, "m": bias})
+    assert [n.op_type for n in model.graph] == ["Mul", "Transpose", "Attention"]
+
+
+def test_a_mask_scaled_by_head_is_refused():
+    body = "a = MatMul(q, kt)  b = Add(a, m)  c = Mul(b, h)  p = Softmax <axis=-1> (c)  " + PLAIN
+    factors = {"h": np.array([1, 2, 3], np.float32).reshape(3, 1, 1)}
+    bias = RNG.standard_normal((1, 3, 5, 7)).astype(np.float32)
+    run(body, constants={**factors, "m": bias}, because="scaled after")
+
+
+def test_other_heads_that_broadcast_are_refused():
+    run(
+        scores() + PLAIN,
+        inputs={"q": (2, 1, 5, 4)},
+        because="differ in batch or heads",
+    )
 
 
 def test_an_old_opset_without_the_runtimes_operator():
