@@ -83,7 +83,7 @@ def half_table(value: ir.Value, heads: int, facts: Shapes) -> HalfTable | None:
     if not isinstance(width, int) or width % 2:
         return None
     base = _base(value, facts)
-    return base and HalfTable(base, tuple(steps[::-1]), (*known[:-1], width // 2))
+    return None if base is None else HalfTable(base, tuple(steps[::-1]), (*known[:-1], width // 2))
 
 
 def _through(node: ir.Node, facts: Shapes) -> ir.Value | None:
@@ -147,7 +147,8 @@ def _half(op: Any, value: ir.Value) -> ir.Value:
     if half is None:
         table = array(value)
         first = np.ascontiguousarray(table[..., : table.shape[-1] // 2])
-        half = value.meta["graphopt.half"] = op.constant(first, f"{value.name}_half")
+        half = op.constant(first, f"{value.name}_half")
+        value.meta["graphopt.half"] = half
     return half
 
 
@@ -169,7 +170,8 @@ def _again(op: Any, step: ir.Node, source: ir.Value) -> ir.Value:
     else:
         node = op.node(step.op_type, inputs, dict(step.attributes))
     place_after(node, read)
-    return node.outputs[0]
+    out: ir.Value = node.outputs[0]
+    return out
 
 
 def _place(step: ir.Node) -> int:
@@ -197,5 +199,6 @@ def _for_each_row(
         target = joined.outputs[0]
     node = op.node("Expand", [value, target])
     place_after(node, value if value.producer() is not None else target)
-    wide = value.meta["graphopt.rows"] = node.outputs[0]
-    return wide
+    made: ir.Value = node.outputs[0]
+    value.meta["graphopt.rows"] = made
+    return made
