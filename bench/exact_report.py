@@ -6,6 +6,7 @@ from typing import Any
 
 STANDARD = ("graphopt", "onnxsim", "onnxslim", "onnxscript", "ort-basic")
 RUNTIME = ("graphopt-cpu", "ort-extended")
+VERIFIED = ("graphopt", "graphopt-verified")
 TOOLS = (*STANDARD, *RUNTIME)
 HEAD = """# Exact passes beside their peers
 
@@ -21,6 +22,8 @@ def as_text(rows: dict[str, Any], reasons: dict[str, str], notes: str = "") -> s
     parts = [HEAD, notes, _nodes(rows, reasons)]
     parts.append(_table("Seconds", rows, "seconds", "{:.2f}"))
     parts.append(_table("CPU seconds", rows, "cpu_seconds", "{:.2f}"))
+    title = "CPU seconds without and with verification (outputs compared after every pass)"
+    parts.append(_table(title, rows, "cpu_seconds", "{:.2f}", tools=VERIFIED))
     parts.append(
         _table("Peak anonymous memory, MB above imports", rows, "anonymous", "{:.0f}", 1e-6)
     )
@@ -37,14 +40,20 @@ def _cell(row: dict[str, Any], tool: str, key: str, form: str, factor: float = 1
 
 
 def _table(
-    title: str, rows: dict[str, Any], key: str, form: str, factor: float = 1.0, before: str = ""
+    title: str,
+    rows: dict[str, Any],
+    key: str,
+    form: str,
+    factor: float = 1.0,
+    before: str = "",
+    tools: tuple[str, ...] = TOOLS,
 ) -> str:
-    columns = (["before"] if before else []) + list(TOOLS)
+    columns = (["before"] if before else []) + list(tools)
     lines = [f"## {title}", "", "| model | " + " | ".join(columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, row in rows.items():
         cells = [form.format(row[before] * factor)] if before else []
-        cells += [_cell(row, t, key, form, factor) for t in TOOLS]
+        cells += [_cell(row, t, key, form, factor) for t in tools]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -64,7 +73,7 @@ def fewer(rows: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _nodes(rows: dict[str, Any], reasons: dict[str, str]) -> str:
-    text = _table("Nodes", rows, "nodes", "{}", before="nodes")
+    text = _table("Nodes", rows, "nodes", "{:.0f}", before="nodes")
     behind = fewer(rows)
     lines = [text, "### Where a peer leaves fewer", ""]
     if not behind:

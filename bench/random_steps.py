@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from random_layouts import chain, sandwich
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 DIMS = st.sampled_from([1, 2, 3, 4])
@@ -743,5 +744,5 @@ STEPS = [
     unary, unary, unary, clip, binary, binary, binary, transpose, transpose, transpose_pair,
     reshape, reshape, computed_reshape, computed_expand, squeeze, flatten, concat, slice_, slice_,
     split, gather, tile, pad, reduce, where, casts, softmax, matmul, matmul, gemm, conv, conv,
-    batch_norm, pool, gelu, norm, attention, branch, loop,
+    batch_norm, pool, gelu, norm, attention, branch, loop, sandwich, sandwich, chain,
 ]  # fmt: skip

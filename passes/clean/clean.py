@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import Any, ClassVar
 
 import onnx_ir as ir
-from graphopt.passes.clean import arithmetic, noops, sequences
+from graphopt.passes.clean import arithmetic, casts, noops, operands, sequences
 from graphopt.passes.clean.branches import resolve_branches, unroll_loops
 from graphopt.passes.clean.constants import lift_constants, unlist_initializers
 from graphopt.passes.clean.dead import remove_unused
@@ -24,7 +24,7 @@ __all__ = ["LEFTOVERS", "RULES", "Clean", "tidy"]
 
 Theme = Callable[[ir.Model, Context], int]
 
-RULES = (*noops.RULES, *arithmetic.RULES, *sequences.RULES)
+RULES = (*noops.RULES, *casts.RULES, *operands.RULES, *arithmetic.RULES, *sequences.RULES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from graphopt.analyses.shapes import Shapes, shapes
 from graphopt.pattern import Match, constant_value
 from graphopt.rewrite import can_replace
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "Noop"]
 
 
 def _attribute(node: ir.Node, name: str, default: Any = None) -> Any:
@@ -122,91 +122,6 @@ class StraightTranspose(Noop):
         order = list(range(len(dims)))[::-1] if perm is None else list(perm)
         moved = [p for p in order if dims[p] != 1]
         return moved == sorted(moved) and facts.same_shape(x, node.outputs[0])
-
-
-class SameCast(Noop):
-    """Cast(x: T, to=T) -> x"""
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        """Match Cast and CastLike."""
-        return op.any(op.Cast(x), op.CastLike(x, ...))
-
-    def holds(self, node: ir.Node, x: ir.Value, facts: Shapes) -> bool:
-        """The type is known and stays."""
-        have = facts.dtype(x)
-        return have is not None and have == facts.dtype(node.outputs[0])
-
-
-#: to -> the types whose every value it holds exactly.
-_HOLDS: dict[ir.DataType, set[ir.DataType]] = {}
-
-
-def _lossless(have: ir.DataType | None, to: ir.DataType | None) -> bool:
-    """Whether every value of type `have` is a value of type `to`."""
-    if have is None or to is None:
-        return False
-    if have == to or have is ir.DataType.BOOL:
-        return to is not ir.DataType.STRING
-    if not _HOLDS:
-        _HOLDS.update(_lossless_table())
-    return have in _HOLDS.get(to, set())
-
-
-def _lossless_table() -> dict[ir.DataType, set[ir.DataType]]:
-    """Integers fit by range, in floats up to their mantissa; floats by exponent and mantissa."""
-    signed = {f"INT{b}": b - 1 for b in (8, 16, 32, 64)}
-    unsigned = {f"UINT{b}": b for b in (8, 16, 32, 64)}
-    mantissa = {"FLOAT16": 11, "BFLOAT16": 8, "FLOAT": 24, "DOUBLE": 53}
-    floats = {
-        "FLOAT16": set(),
-        "BFLOAT16": set(),
-        "FLOAT": {"FLOAT16", "BFLOAT16"},
-        "DOUBLE": {"FLOAT16", "BFLOAT16", "FLOAT"},
-    }
-    table: dict[str, set[str]] = {}
-    for to, bits in signed.items():
-        table[to] = {t for t, b in (*signed.items(), *unsigned.items()) if b <= bits}
-    for to, bits in unsigned.items():
-        table[to] = {t for t, b in unsigned.items() if b <= bits}
-    for to, bits in mantissa.items():
-        table[to] = {t for t, b in (*signed.items(), *unsigned.items()) if b <= bits} | floats[to]
-    return {ir.DataType[k]: {ir.DataType[t] for t in v} for k, v in table.items()}
-
-
-class CastChain(Rule):
-    """Cast(Cast(x, A), B) -> Cast(x, B) where A holds every value of x"""
-
-    shared = True
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        """Match two Casts, the inner perhaps used elsewhere too."""
-        return op.Cast(op.Cast(x))
-
-    def check(self, ctx: Context, match: Match, x: ir.Value) -> bool | str | None:
-        """Refuse where the type between rounds or cuts."""
-        facts = ctx.get(shapes)
-        between = match.root.inputs[0]
-        assert between is not None
-        if _lossless(facts.dtype(x), facts.dtype(between)):
-            return None
-        return f"a cast to {facts.dtype(between)} in between loses values"
-
-    def rewrite(self, op: Any, match: Match, x: ir.Value) -> ir.Value:
-        """Cast once."""
-        result: ir.Value = op.Cast(x, **{a.name: a.value for a in match.root.attributes.values()})
-        return result
-
-
-class SingleOperand(Noop):
-    """Concat, Sum, Mean, Max or Min of x alone -> x"""
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        """Match variadic operators."""
-        return op.any(op.Concat(x), op.Sum(x), op.Mean(x), op.Max(x), op.Min(x))
-
-    def holds(self, node: ir.Node, x: ir.Value, facts: Shapes) -> bool:
-        """One operand is its own sum, mean, maximum and minimum."""
-        return True
 
 
 class ZeroPad(Noop):
@@ -335,74 +250,16 @@ class WholeSplit(Noop):
         return len(node.outputs) == 1
 
 
-class ExpandedOperand(Rule):
-    """f(Expand(x), y) -> f(x, y) for an elementwise f, where y has the expanded shape anyway"""
-
-    shared = True
-
-    def pattern(self, op: Any, x: Any, y: Any) -> Any:
-        """Match operators that broadcast, either operand expanded."""
-        wide = op.Expand(x, ..., as_="wide")
-        names = ("Add", "Sub", "Mul", "Div", "Pow")
-        pairs = [(getattr(op, n)(wide, y), getattr(op, n)(y, wide)) for n in names]
-        return op.any(*(p for pair in pairs for p in pair))
-
-    def check(self, ctx: Context, wide: ir.Node, y: ir.Value) -> bool | str | None:
-        """The same shape on every run."""
-        return ctx.get(shapes).same_shape(wide.outputs[0], y)
-
-    def rewrite(self, op: Any, match: Match, wide: ir.Node, x: ir.Value) -> ir.Value:
-        """Broadcast once."""
-        old = wide.outputs[0]
-        inputs = [x if v is old else v for v in match.root.inputs]
-        result: ir.Value = op.node(match.root.op_type, inputs).outputs[0]
-        return result
-
-
-class EmptyOperands(Rule):
-    """Concat(x, empty, ...) -> Concat(x, ...): operands of size 0 along the axis add nothing"""
-
-    def pattern(self, op: Any) -> Any:
-        """Match any Concat."""
-        return op.Concat(...)
-
-    def check(self, ctx: Context, match: Match) -> bool | str | None:
-        """Some operand is empty and some other is not."""
-        kept = self._kept(ctx, match.root)
-        return 0 < len(kept) < len(match.root.inputs)
-
-    def rewrite(self, op: Any, ctx: Context, match: Match) -> ir.Value:
-        """Join what is left."""
-        kept = self._kept(ctx, match.root)
-        result: ir.Value = op.Concat(*kept, axis=match.root.attributes["axis"].value)
-        return result
-
-    def _kept(self, ctx: Context, node: ir.Node) -> list[ir.Value]:
-        facts = ctx.get(shapes)
-        axis = node.attributes["axis"].value
-        kept = []
-        for value in node.inputs:
-            dims = None if value is None else facts.shape(value)
-            if value is not None and (dims is None or dims[axis] != 0):
-                kept.append(value)
-        return kept
-
-
 RULES: tuple[type[Rule], ...] = (
     Identity,
     Dropout,
     SameShape,
     WholeSlice,
     StraightTranspose,
-    SameCast,
-    CastChain,
-    SingleOperand,
     ZeroPad,
     UnitResize,
     UnitReduce,
     UnitPool,
     GatherAll,
     WholeSplit,
-    ExpandedOperand,
-    EmptyOperands,
 )

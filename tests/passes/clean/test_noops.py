@@ -158,6 +158,16 @@ def test_an_operand_expanded_to_the_shape_of_the_other(name):
     )
 
 
+def test_an_expanded_value_added_to_itself_stays_expanded():
+    check(
+        Clean(),
+        "r = Relu(z)  w = Expand(r, s)  y = Add(w, w)",
+        unchanged=True,
+        inputs={"z": (2, 1)},
+        constants={"s": np.array([2, 3])},
+    )
+
+
 def test_an_operand_expanded_beyond_the_other_stays():
     check(
         Clean(),
