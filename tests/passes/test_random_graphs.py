@@ -17,6 +17,7 @@ def bench_module(name):
     return module
 
 
+bench_module("random_layouts")
 bench_module("random_steps")
 drawn = bench_module("random_graphs")
 
