@@ -154,8 +154,8 @@ def main() -> None:
         counts = node_cases()
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
         text += ["", f"Node cases of the ONNX suite: {listed}."]
-    text += ["", "Nodes and difference; in brackets what the runtime's own optimizations change."]
-    given.out.write_text("\n".join([*text, "", *table]) + "\n")
+    note = "Nodes and difference; in brackets what the runtime's own optimizations change."
+    given.out.write_text("\n".join([*text, "", note, "", *table]) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import fx
 
 from graphopt.analyses.shapes import Shapes
 from graphopt.analyses.symbolic import Expr, symbol
+from graphopt.errors import ModelError
 
 __all__ = ["Body"]
 
@@ -147,8 +148,11 @@ class Body:
         return integer(found) if isinstance(found, Carried) and not carried else found
 
     def tensor(self, value: ir.Value) -> Proxy:
-        """The tensor of `value`."""
-        return self.value(value)
+        """The tensor of `value`. Raises ModelError if nothing stands for it (text, say)."""
+        found = self.value(value)
+        if found is None:
+            raise ModelError(f"torch has nothing that could hold '{value.name}'")
+        return found
 
     def known(self, value: ir.Value) -> Any:
         """Its elements as nested lists of numbers and sizes, or None if they are data."""
