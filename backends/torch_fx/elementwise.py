@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from graphopt.backends.torch_fx.types import torch_dtype
 
+from graphopt.errors import ModelError
+
 __all__ = ["TABLE"]
 
 Lower = Callable[..., Any]
@@ -133,6 +135,9 @@ def _hard_sigmoid(op: Any, x: Any) -> Any:
 
 
 def _dropout(op: Any, x: Any, *_: Any) -> Any:
+    training = op.constant(2)
+    if op.given(2) and (training is None or bool(training.reshape(-1)[0])):
+        raise ModelError(f"Dropout '{op.node.name}' drops elements, which is not lowered")
     return (x, torch.ones_like(x, dtype=torch.bool)) if op.wanted(1) else x
 
 

@@ -149,7 +149,12 @@ class Parameters:
         return getattr(module, leaf)
 
     def _path(self, name: str) -> str:
-        """A path for `name` that no other parameter, submodule or attribute has."""
+        """A path for `name` that no other parameter, submodule or attribute has.
+
+        PyTorch's ONNX exporter calls constants of its own val_0, val_1, ... and does not look
+        whether that is the name of a parameter.
+        """
+        name = f"{name}_" if re.fullmatch(r"val_\d+", name) else name
         parts = [p if p and not hasattr(torch.nn.Module, p) else f"{p}_" for p in name.split(".")]
         parts = [f"{p}_" if p in ("graph", "code", "meta", "training") else p for p in parts]
         path = ".".join(parts)

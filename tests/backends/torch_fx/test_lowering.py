@@ -1,6 +1,8 @@
 """Lowering to torch: the module computes what ONNX Runtime computes, weights go there and back."""
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from graphopt import plugins
@@ -57,6 +59,61 @@ def test_unknown_operators_are_named_with_their_nodes():
     model = parse_model("y = StringNormalizer(x)  z = com.acme.Magic(y)")
     with pytest.raises(GraphOptError, match=r"StringNormalizer .*com.acme:Magic|com.acme:Magic"):
         trainable(model)
+
+
+def test_names_of_the_exporter_are_left_to_it():
+    model = parse_model("y = Add(x, val_3)", inputs={"x": (4,)}, constants=weights(val_3=(4,)))
+    module = trainable(model)
+    assert [n for n, _ in module.named_parameters()] == ["val_3_"]
+    with torch.no_grad():
+        module.val_3_.zero_()
+    assert write_back(module, model) == 1
+    assert not model.graph.initializers["val_3"].const_value.numpy().any()
+
+
+def test_dropout_in_training_is_refused():
+    model = parse_model(
+        "y = Dropout(x, r, t)",
+        inputs={"x": (4,)},
+        constants={"r": np.float32(0.5).reshape(()), "t": np.bool_(True).reshape(())},
+    )
+    with pytest.raises(GraphOptError, match="drops elements"):
+        trainable(model)
+
+
+def test_the_batch_may_differ_from_run_to_run():
+    model = small()
+    model.graph.inputs[0].shape = ir.Shape(["batch", 3, 8, 8])
+    module = trainable(model)
+    for batch in (1, 5):
+        assert module(torch.zeros(batch, 3, 8, 8))[0].shape == (batch, 5)
+
+
+def test_branches_and_loops_follow_the_runtime():
+    body = """
+    <ir_version: 10, opset_import: ["": 20]>
+    g (float[2, 3] x, bool c, int64 n) => (float[2, 3] y, float[2, 3] z, float[k, 2, 3] all)
+    <float[2, 3] w = {1, 2, 3, 4, 5, 6}> {
+        y = If (c) <
+            then_branch = a () => (float[2, 3] p) { p = Mul (x, w) },
+            else_branch = b () => (float[2, 3] q) { q = Neg (x) }
+        >
+        t = Constant <value = bool {1}> ()
+        z, all = Loop (n, t, x) <
+            body = d (int64 i, bool on, float[2, 3] s) => (bool more, float[2, 3] r, float[2, 3] o)
+            { more = Identity (on)  r = Add (s, w)  o = Mul (r, x) }
+        >
+    }
+    """
+    model = ir.from_proto(onnx.parser.parse_model(body))
+    module = trainable(model)
+    x = RNG.standard_normal((2, 3)).astype(np.float32)
+    for condition in (True, False):
+        feeds = {"x": x, "c": np.array(condition), "n": np.array(3)}
+        expected = run(model, feeds)
+        got = module(*[torch.from_numpy(feeds[n]) for n in module.meta["graphopt.inputs"]])
+        for want, have in zip(expected.values(), got, strict=True):
+            np.testing.assert_allclose(have.detach().numpy(), want, rtol=1e-6)
 
 
 def test_the_backend_is_found_by_name():
