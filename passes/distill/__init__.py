@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
+from graphopt.passes.distill import examples
 from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.loading import Loader, Stream
@@ -26,7 +27,7 @@ from graphopt.passes.prune import Prune
 
 from graphopt import provenance
 from graphopt.context import Context
-from graphopt.errors import MissingExtra
+from graphopt.errors import MissingExtra, ModelError
 from graphopt.pass_ import Pass
 from graphopt.samples.stream import inputs_of
 from graphopt.spec import parse
@@ -117,12 +118,22 @@ class Distill(Pass):
         if not ctx.edit(self, f"weights, round {number}"):
             return 0
         features = self._features(source, model, ctx)
-        student = trainable(with_outputs(model, [f.ours for f in features])).to(device_of())
+        try:
+            student = trainable(with_outputs(model, [f.ours for f in features])).to(device_of())
+        except ModelError as error:
+            ctx.refuse(self, "model", str(error))
+            return 0
+        if any(p.element_size() < 4 for p in student.parameters()):
+            ctx.refuse(self, "model", "its weights are 16-bit floats: put distill before fp16")
+            return 0
         name = "distill" if self.rounds == 1 else f"distill, round {number} of {self.rounds}"
         with self._batches(source, student, features, ctx) as batches:
             outputs = kinds_of(
                 (t[: len(model.graph.outputs)] for t in batches.targets()), self.loss
             )
+            if batches.steps == 0:
+                ctx.refuse(self, "model", "one is held out, so it takes two samples at least")
+                return 0
             if all(o.kind == "none" for o in outputs):
                 ctx.refuse(self, "model", "no output holds finite float values to learn from")
                 return 0
@@ -166,8 +177,10 @@ class Distill(Pass):
             feeds = ctx.track(ctx.samples, 0, "distill: the original's outputs")
             free = all(i.batch is None for i in inputs)
             live = bool(features) and free  # intermediate tensors are large: not kept
-            store = gather(feeds, names, (lambda arrays: []) if live else teacher)
-            any_rows = free or joins(student, store, len(names))
+            store = None if live else gather(feeds, names, teacher, examples.LARGE)
+            if store is None or store.full:
+                live, store = True, gather(ctx.samples, names, lambda arrays: [])
+            any_rows = free or (not live and joins(student, store, len(names)))
             yield Examples(
                 store,
                 len(names),

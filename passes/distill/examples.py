@@ -24,17 +24,24 @@ __all__ = ["Examples", "Store", "Teacher", "alike_rows", "gather", "held_count",
 Array = np.ndarray[Any, Any]
 #: The original's outputs for the inputs of one run, both in the model's order.
 Teacher = Callable[[Sequence[Array]], list[Array]]
+#: Most bytes of the original's outputs that are kept; beyond, it is run on every batch.
+LARGE = 4 << 30
 #: Share of the samples that is held out, and the most of them.
 HELD, MOST_HELD = 0.1, 512
 
 
 class Store:
-    """Runs of a model: the arrays of each, one after another in a temporary file."""
+    """Runs of a model: the arrays of each, one after another in a temporary file.
+
+    Attributes:
+        full: runs were left out for want of room.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115
         self._places: list[list[tuple[int, np.dtype[Any], tuple[int, ...]]]] = []
         self._flat = np.zeros(0, np.uint8)
+        self.full = False
 
     def add(self, arrays: Iterable[Array]) -> None:
         """Append a run."""
@@ -161,13 +168,26 @@ def tensors(arrays: Iterable[Array]) -> tuple[Any, ...]:
     return tuple(torch.from_numpy(np.array(a)) for a in arrays)
 
 
-def gather(feeds: Iterable[Mapping[str, Array]], names: Sequence[str], teacher: Teacher) -> Store:
-    """A store of runs: inputs `names` of each of `feeds`, and what `teacher` makes of them."""
-    store = Store()
+def gather(
+    feeds: Iterable[Mapping[str, Array]],
+    names: Sequence[str],
+    teacher: Teacher,
+    most: float = math.inf,
+) -> Store:
+    """A store of runs: inputs `names` of each of `feeds`, and what `teacher` makes of them.
+
+    Once the outputs take more than `most` bytes the store is `full`, and the rest is left out.
+    """
+    store, taken = Store(), 0
     try:
         for feed in feeds:
             arrays = [feed[n] for n in names]
-            store.add([*arrays, *teacher(arrays)])
+            outputs = teacher(arrays)
+            store.add([*arrays, *outputs])
+            taken += sum(a.nbytes for a in outputs)
+            if taken > most:
+                store.full = True
+                break
     finally:
         store.finish()
     return store

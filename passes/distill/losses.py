@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 #: What an output holds: unnormalized or normalized class scores, numbers, or nothing to learn from.
 Kind = Literal["logits", "probabilities", "values", "none"]
 TEMPERATURE = 2.0
+#: Bytes of outputs that are looked at to tell what they are.
+ENOUGH = 1 << 26
 #: Rows whose softmax has an entropy below this share of log(classes) choose between classes.
 DECIDED = 0.6
 
@@ -45,7 +47,11 @@ def kinds_of(targets: Iterable[Sequence[Array]], loss: str) -> list[Output]:
     probabilities add up to 1. "kl" and "mse" say it for all float outputs.
     """
     rows: list[list[Array]] = []
+    seen = 0
     for arrays in targets:
+        seen += sum(a.nbytes for a in arrays)
+        if rows and seen > ENOUGH:
+            break
         rows = rows or [[] for _ in arrays]
         for found, array in zip(rows, arrays, strict=True):
             found.append(array)

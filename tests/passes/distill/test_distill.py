@@ -131,6 +131,29 @@ def test_images_through_convolutions():
     assert error(model, source, given) < 0.5 * before
 
 
+def test_a_batch_norm_that_was_not_folded_is_trained_and_keeps_its_statistics():
+    made = weights(("k1", (12, 1, 3, 3)), ("w", (12, CLASSES)))
+    made["w"] *= 6
+    rng = np.random.default_rng(4)
+    made |= {n: (1 + 0.3 * rng.standard_normal(12)).astype("f4") for n in ("g", "s", "m")}
+    made["v"] = np.full(12, 2, "f4")
+    source = parse_model(
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k1)\nb = BatchNormalization(a, g, s, m, v)\n"
+        "c = Relu(b)\nd = GlobalAveragePool(c)\ne = Flatten(d)\ny = MatMul(e, w)",
+        inputs={"x": ("N", 1, 6, 6)},
+        constants=made,
+    )
+    model, given = source.clone(), samples((1, 6, 6), 64)
+    scale(model, "g", 0.5)
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.3 * before
+    after = tensors(model)
+    assert np.array_equal(after["m"], made["m"])
+    assert np.array_equal(after["v"], made["v"])
+    assert not np.array_equal(after["g"], 0.5 * made["g"])
+
+
 def test_zeros_of_sparse_weights_stay():
     source, given = dense(), samples()
     model = source.clone()
@@ -162,6 +185,36 @@ def test_without_samples_it_refuses_and_says_why():
         edits, ctx = distil(model, model.clone(), given)
         assert edits == 0
         assert "it trains on samples, and there are none" in ctx.refusals[0].reason
+
+
+def test_what_it_cannot_train_it_refuses_with_the_reason():
+    source = parse_model("y = NonZero(x)", inputs={"x": ("N", 8)})
+    _, ctx = distil(source, source.clone(), samples())
+    assert "no output holds finite float values" in ctx.refusals[0].reason
+    one = Samples([{"x": np.zeros((1, 8), "f4")}])
+    _, ctx = distil(dense(), dense(), one)
+    assert "two samples at least" in ctx.refusals[0].reason
+    made = {"w": np.ones((8, 4), "f2")}
+    half = parse_model(
+        "h = Cast <to = 10> (x)\ny = MatMul(h, w)", inputs={"x": ("N", 8)}, constants=made
+    )
+    _, ctx = distil(half, half.clone(), samples())
+    assert "put distill before fp16" in ctx.refusals[0].reason
+
+
+def test_outputs_too_large_to_keep_are_computed_again(monkeypatch):
+    from graphopt.passes.distill import examples
+
+    source, given = dense(), samples()
+    start = smaller(source, given)
+    found = []
+    for large in (1 << 30, 100):
+        monkeypatch.setattr(examples, "LARGE", large)
+        model = start.clone()
+        distil(model, source, given, epochs=2)
+        found.append(tensors(model)["w2"])
+    # outputs of one run against those of a batch of other rows: rounding, then two epochs of Adam
+    assert np.allclose(found[0], found[1], atol=1e-2)
 
 
 def test_a_model_that_is_the_original_already_stays_as_it_is():
