@@ -209,7 +209,7 @@ def joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
     """
     import torch
 
-    if len(store) < 2:
+    if len(store) < 2 or _recurrent(student):
         return False
     a, b = store[0][:inputs], store[1][:inputs]
     if any(x.ndim == 0 or x.shape != y.shape for x, y in zip(a, b, strict=True)):
@@ -238,6 +238,15 @@ def joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
         ):
             return False
     return True
+
+
+def _recurrent(student: torch.nn.Module) -> bool:
+    """Whether it has torch's recurrent layers, which write past states of a smaller batch."""
+    import torch
+
+    unsafe = (torch.lstm, torch.gru, torch.rnn_tanh)
+    graph = getattr(student, "graph", None)
+    return graph is not None and any(node.target in unsafe for node in graph.nodes)
 
 
 def _leading(arrays: Sequence[Array]) -> int:

@@ -292,6 +292,23 @@ def test_a_fixed_batch_is_no_hindrance(fixed):
     assert error(model, source, given) < 0.5 * before
 
 
+def test_recurrent_layers_of_a_fixed_batch_are_not_run_with_another():
+    """torch.lstm does not check the batch of its states: it wrote past their end."""
+    made = weights(("w", (1, 16, 8)), ("r", (1, 16, 4)))
+    source = parse_model(
+        "y = LSTM <hidden_size = 4> (x, w, r, , , h, c)",
+        inputs={"x": (3, 2, 8)},
+        constants={**made, "h": np.zeros((1, 2, 4), "f4"), "c": np.zeros((1, 2, 4), "f4")},
+    )
+    model = source.clone()
+    scale(model, "w", 0.5)
+    given = Samples([{"x": np.random.default_rng(k).standard_normal((3, 2, 8)).astype("f4")}
+                     for k in range(16)])  # fmt: skip
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.5 * before
+
+
 def test_a_batch_that_the_graph_insists_on_is_kept():
     made = weights(("w1", (8, 24)), ("w2", (24, CLASSES)))
     source = parse_model(
