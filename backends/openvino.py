@@ -32,6 +32,16 @@ PLUGIN, NATIVE, EXTRA = "onnxruntime_ep_openvino", "openvino", "openvino"
 #: "openvino" computes in bfloat16 where the processor has it; "openvino-f32" never does.
 PRECISIONS = {"openvino": "", "openvino-f32": "f32"}
 
+#: How OpenVINO's CPU device computes a convolution or product between Q/DQ pairs, by the types of
+#: data and weights: in integers, in float, or, where "refused", in integers on some processors and
+#: not at all on others ("No suitable implementations", Intel with AMX; Zen 5 runs it).
+FORMS = {
+    ("uint8", "int8"): "integer",
+    ("int8", "int8"): "refused",
+    ("uint8", "uint8"): "float",
+    ("int8", "uint8"): "float",
+}
+
 #: Q/DQ that OpenVINO's low-precision transformations fuse: unsigned activations, signed symmetric
 #: weights per channel, and followers between them (ResNet-50: 1.9 times bfloat16 with followers,
 #: 1.6 without, NNCF's own placement 1.8; Zen 5, 1 thread, one run). Signed symmetric activations
