@@ -56,6 +56,7 @@ def convert(
         raise ModelError("PyTorch's ONNX exporter gave no model")
     model: ir.Model = made.model
     _own_weights(model)
+    _make_unique(model)
     for path, name in names.get("weights", {}).items():
         if name and name != path and path in model.graph.initializers:
             _rename(model, model.graph.initializers[path], name)
@@ -126,6 +127,20 @@ def _own_weights(model: ir.Model) -> None:
             if tensor is not None and hasattr(tensor, "raw"):
                 array = array_of(tensor.raw)
                 value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=name)
+
+
+def _make_unique(model: ir.Model) -> None:
+    """Other names for values that are called as a parameter is (`val_3`, in a lowered model)."""
+    parameters = {n for g in graphs_of(model) for n in g.initializers}
+    taken = {v.name for g in graphs_of(model) for v in _values(g)}
+    for graph in graphs_of(model):
+        for value in (v for n in graph for v in n.outputs):
+            if value.name in parameters:
+                k = 1
+                while f"{value.name}_{k}" in taken:
+                    k += 1
+                value.name = f"{value.name}_{k}"
+                taken.add(value.name)
 
 
 def _fold(model: ir.Model) -> None:

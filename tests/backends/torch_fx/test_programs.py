@@ -138,3 +138,19 @@ def test_quantized_models_keep_their_integers_rounding(tmp_path):
     got = program(torch.from_numpy(x))[0].detach().numpy()
     # the same integers: what remains is the order of a sum of 16
     np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_called_as_the_exporter_calls_its_values(tmp_path):
+    model = parse_model(
+        "a = MatMul(x, val_0)  b = ReduceMean <keepdims=0> (a, axes)  y = Add(b, val_2)",
+        inputs={"x": (2, 16)},
+        constants={
+            "val_0": np.ones((16, 4), np.float32),
+            "val_2": np.arange(2, dtype=np.float32),
+            "axes": np.array([1]),
+        },
+    )
+    graphopt.save(model, tmp_path / "m.pt2")
+    again = graphopt.load(tmp_path / "m.pt2")
+    assert {"val_0", "val_2"} <= set(again.graph.initializers)
+    same_outputs(model, again, {"x": np.ones((2, 16), np.float32)})
