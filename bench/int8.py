@@ -503,7 +503,7 @@ def main():
     print(table(results))
     print(summary(results))
     if args.out:
-        head = Path(args.out).with_suffix(".head.md")
+        head = Path(f"{args.out}_notes.md")
         text = head.read_text() + "\n" if head.exists() else ""
         text += f"{table(results)}\n\n```\n{summary(results)}\n```\n\n{bounds(results)}\n"
         Path(args.out).with_suffix(".md").write_text(text)

@@ -67,7 +67,7 @@ class Int8(Pass):
 
     calibrator: Method = "minmax"
     balance: bool = True
-    refine: bool = False
+    refine: bool = True
     exclude: tuple[str, ...] = ()
     qat: bool = False
 
@@ -118,7 +118,7 @@ class Int8(Pass):
             draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
         ranges = self._ranges(model, ctx, draft, given)
         refined: dict[str, Refined] = {}
-        if self.refine:
+        if self.refine and samples is not None and not (samples.synthetic or self.qat):
             nearest = make_weights(draft, make_grids(draft, ranges, scheme), scheme)
             top = 63 if scheme.reduce_range else 127
             refined = refine(draft, nearest, learn(model, ctx, draft), top)
