@@ -31,7 +31,7 @@ from graphopt.runtime import run_each
 from graphopt.samples import Samples
 
 LEFT = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-SCORES = ("reconstruction", "l2", "activation", "random", "fpgm", "l1")
+SCORES = ("reconstruction", "l2", "fisher", "taylor", "activation", "l1", "fpgm", "random")
 SHAPES = {"x": (1, 1, 32, 32)}
 
 
