@@ -52,7 +52,7 @@ class Distill(Pass):
         lr: highest learning rate (AdamW), reached after a warm-up; falls as a cosine to 0.
         loss: "kl" (class scores, temperature 2), "mse" (over the variance of each output),
             "features" (intermediate tensors beside the outputs); "auto" is "kl" for outputs that
-            look like logits, "mse" for others.
+            are class probabilities, "mse" for others.
         batch: rows of a step.
         data: `file.py:function`, a function that gives an iterable of batches, instead of the
             samples: dicts of arrays by input name and maybe "label", or tuples of inputs and maybe
@@ -70,7 +70,7 @@ class Distill(Pass):
     epochs: int = 3
     lr: float = 5e-4
     loss: Literal["auto", "kl", "mse", "features"] = "auto"
-    batch: int = 64
+    batch: int = 32
     data: str = ""
     labels: float = 0.5
     prune: str = ""

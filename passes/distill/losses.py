@@ -28,8 +28,6 @@ Kind = Literal["logits", "probabilities", "values", "none"]
 TEMPERATURE = 2.0
 #: Bytes of outputs that are looked at to tell what they are.
 ENOUGH = 1 << 26
-#: Rows whose softmax has an entropy below this share of log(classes) choose between classes.
-DECIDED = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +41,9 @@ class Output:
 def kinds_of(targets: Iterable[Sequence[Array]], loss: str) -> list[Output]:
     """What each output of the original holds, told from its values.
 
-    Logits are (rows, classes) or (rows, positions, classes) whose softmax is decided; class
-    probabilities add up to 1. "kl" and "mse" say it for all float outputs.
+    Class probabilities are (rows, classes) or (rows, positions, classes) and add up to 1. Scores
+    that are not normalized are compared as numbers, which recovers more than their softmax does
+    (Kim et al., IJCAI 2021, and bench/results/recover.md), unless `loss` is "kl".
     """
     rows: list[list[Array]] = []
     seen = 0
@@ -69,11 +68,7 @@ def _output(arrays: Sequence[Array], loss: str) -> Output:
     scores = np.concatenate([a.reshape(-1, shape[-1]) for a in arrays]).astype(np.float64)
     if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
         return Output("probabilities", variance)
-    shifted = scores - scores.max(-1, keepdims=True)
-    total = np.exp(shifted).sum(-1)
-    entropy = np.log(total) - (np.exp(shifted) * shifted).sum(-1) / total
-    decided = entropy.mean() <= DECIDED * np.log(shape[-1])
-    return Output("logits" if decided or loss == "kl" else "values", variance)
+    return Output("logits" if loss == "kl" else "values", variance)
 
 
 class Criterion:
@@ -112,11 +107,15 @@ class Criterion:
     def _label(self, got: tuple[Any, ...], label: torch.Tensor) -> Any:
         import torch.nn.functional as f
 
-        k = next((i for i, o in enumerate(self.outputs) if o.kind not in ("values", "none")), None)
-        if k is None or label.is_floating_point():
-            k = next(i for i, o in enumerate(self.outputs) if o.kind != "none")
+        known = [i for i, o in enumerate(self.outputs) if o.kind != "none"]
+        classes = [
+            i for i in known if got[i].numel() == label.numel() * got[i].shape[-1] > label.numel()
+        ]
+        if label.is_floating_point() or not classes:
+            k = known[0]
             wanted = label.float().reshape(got[k].shape)
             return ((got[k].float() - wanted) ** 2).mean() / self.outputs[k].variance
+        k = classes[0]
         scores = _log(got[k].float(), self.outputs[k].kind, 1.0)
         return f.nll_loss(scores.reshape(-1, scores.shape[-1]), label.reshape(-1).long())
 

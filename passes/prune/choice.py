@@ -48,7 +48,8 @@ class Curve:
 def allowed_counts(dim: Dimension, multiple: int, floor: float) -> list[int]:
     """Counts a dimension may keep, largest first: all of them, or what the target likes.
 
-    Every axis of a weight must stay a multiple of `multiple` where a unit is narrower than that.
+    Every axis of a weight must stay a multiple of `multiple` where a unit is narrower than that;
+    in a narrow dimension of a half, a quarter ... of it, so that no step takes more than an eighth.
     At least two units stay, and at least the share `floor`. Long dimensions shrink in steps of a
     sixty-fourth.
     """
@@ -56,6 +57,8 @@ def allowed_counts(dim: Dimension, multiple: int, floor: float) -> list[int]:
         int(np.bincount(m.positions[m.positions >= 0]).max()) for m in dim.members if m.constant
     ]
     needed = multiple // math.gcd(multiple, min(widths, default=1))
+    while needed % 2 == 0 and needed * 8 > dim.size:
+        needed //= 2
     step = needed * max(1, round(dim.size / 64 / needed))
     least = max(2, math.ceil(dim.size * floor - 1e-9))
     return [dim.size, *(c for c in range(dim.size - 1, least - 1, -1) if c % step == 0)]
