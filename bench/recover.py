@@ -271,8 +271,8 @@ def write(rows: Rows) -> None:
         "ONNX Runtime on 4,000 validation glyphs of font families never trained on (standard error "
         "about 0.0035). Two cores, no GPU; seconds are those of the passes, pruning and its refit "
         "included. The target is `cpu`: channels go in steps of 4 to 16, by a layer's width. "
-        "Torch-Pruning is given the loop as distill sets it by default (learning rate 5e-4, no batch "
-        "norms left to adapt): a rate of its own might serve it better and was not sought.",
+        "Torch-Pruning is given the loop as distill sets it by default (learning rate 5e-4, no "
+        "batch norms left to adapt): a rate of its own might serve it better and was not sought.",
         "",
     ]
     for name in names:
