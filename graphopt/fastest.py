@@ -16,6 +16,7 @@ from graphopt.backend import Arrays, Session
 from graphopt.budget import Budget
 from graphopt.context import Progress
 from graphopt.errors import UsageError
+from graphopt.manifest import read_manifest
 from graphopt.pipeline import Result, optimize
 from graphopt.runtime import run_each
 from graphopt.samples import Samples, bind_shapes, stand_ins
@@ -86,12 +87,14 @@ def optimize_for_fastest(
             source=(targets[0], model),
             seed=seed,
         )
+        opened = choice.best.path and read_manifest(choice.best.path)
     result = results[able[choice.index]]
     over = [t.name for k, t in enumerate(targets) if k not in able]
     reasons = [f"{name} is out: it misses the budget" for name in over]
     reasons += [f"{name} is not here: {why}" for name, why in absent.items()]
     notes = (*result.report.notes, str(choice), *judged.said, *reasons)
-    return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=notes))
+    report = dataclasses.replace(result.report, notes=notes)
+    return dataclasses.replace(result, report=report, manifest=opened or None)
 
 
 class _Judged:

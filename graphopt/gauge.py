@@ -136,8 +136,10 @@ def remark(timing: Timing | None) -> list[str]:
 def file_bytes(path: Path, model: ir.Model | None = None) -> int:
     """Bytes of a model file and of its external data; `model` is what it holds, if known.
 
-    Of a traced model (a .pt2 file, a function) it is what the model would weigh as an .onnx file.
+    Of a model that was traced (from a .pt2 file, a function) it is what it would weigh as .onnx.
     """
+    if model is None and path.suffix == ".pt2":
+        return path.stat().st_size
     source = source_of(model) if model is not None else None
     if model is not None and (path.suffix == ".pt2" or not path.is_file()):
         return size_of(model)

@@ -32,6 +32,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import SamplesError, UsageError
+from graphopt.observe import with_outputs
 from graphopt.runtime import Arrays
 from graphopt.trainable import trainable
 
@@ -93,7 +94,9 @@ def backward(
     import torch
 
     outputs = len(model.graph.outputs)
-    module = trainable(_exposed(model, values))
+    exposed = with_outputs(model, values)
+    module = trainable(exposed)
+    places = {o.name: k for k, o in enumerate(exposed.graph.outputs)}
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
     names = [v.name or "" for v in inputs]
     scored = [_scores(v) for v in model.graph.outputs]
@@ -105,7 +108,7 @@ def backward(
         for part, count in _parts(feeds, inputs, rows):
             given = [torch.from_numpy(np.array(part[n])) for n in names]
             made = list(module(*given))
-            seen = {n: v for n, v in zip(values, made[outputs:], strict=True) if v.requires_grad}
+            seen = {n: made[places[n]] for n in values if made[places[n]].requires_grad}
             for v in seen.values():
                 v.retain_grad()
             label = part.get(LABEL) if loss == "own" else None
@@ -122,15 +125,6 @@ def backward(
                     if v.grad is not None
                 },
             )
-
-
-def _exposed(model: ir.Model, values: Sequence[str]) -> ir.Model:
-    """A copy of the model with these values as further outputs."""
-    copy = model.clone()
-    made = {v.name: v for v in copy.graph.inputs}
-    made.update({o.name: o for n in copy.graph for o in n.outputs})
-    copy.graph.outputs.extend(made[name] for name in values)
-    return copy
 
 
 def _parts(

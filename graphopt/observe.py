@@ -14,7 +14,22 @@ import onnx_ir as ir
 
 from graphopt.runtime import Arrays, run_each
 
-__all__ = ["observe"]
+__all__ = ["observe", "with_outputs"]
+
+
+def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A clone of `model` (tensors shared) that has computed values of its main graph as outputs.
+
+    Those that are outputs already stay where they are; the others follow in the order given.
+
+    Raises:
+        KeyError: a name is no computed value of the main graph.
+    """
+    clone = model.clone()
+    made = {o.name: o for node in clone.graph for o in node.outputs}
+    present = {o.name for o in clone.graph.outputs}
+    clone.graph.outputs.extend(made[n] for n in dict.fromkeys(names) if n not in present)
+    return clone
 
 
 def observe(
@@ -29,21 +44,11 @@ def observe(
         KeyError: a name is no value of the main graph.
     """
     wanted = list(dict.fromkeys(names))
-    clone = model.clone()
-    graph = clone.graph
-    values = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
-    values.update({o.name: o for node in graph for o in node.outputs})
-    present = {o.name for o in graph.outputs}
-    given = {v.name for v in graph.inputs}
-    for name in wanted:
-        value = values[name]
-        if name not in present and name not in given and not value.is_initializer():
-            graph.outputs.append(value)
-    constants = {
-        n: values[n].const_value.numpy()  # type: ignore[union-attr]
-        for n in wanted
-        if values[n].is_initializer() and n not in given
-    }
+    given = {v.name for v in model.graph.inputs}
+    initializers = model.graph.initializers
+    held = {n: initializers[n].const_value for n in wanted if n in initializers and n not in given}
+    constants = {n: tensor.numpy() for n, tensor in held.items() if tensor is not None}
+    clone = with_outputs(model, [n for n in wanted if n not in given and n not in held])
     feeds: list[Arrays] = []
 
     def remembered() -> Iterator[Arrays]:

@@ -18,6 +18,7 @@ from graphopt.context import Context, Edit, Progress
 from graphopt.errors import BudgetMissed, InputError, ModelError, UsageError
 from graphopt.gauge import Gauge, objection, remark
 from graphopt.io import load, save, size_of, warnings_of
+from graphopt.manifest import Manifest, write_manifest
 from graphopt.report import Figures, Report, Step, Undone
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.spec import format_pass, parse
@@ -33,11 +34,17 @@ PROBE_RUNS, PROBE_MACS = 64, 100e9
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `optimize` gives: the model, the report, and the recipe that makes it again."""
+    """What `optimize` gives: the model, the report, and the recipe that makes it again.
+
+    `manifest` says how the model was opened when it was chosen among targets; None where there was
+    one target, which opens it in its own way.
+    """
 
     model: ir.Model
     report: Report
     recipe: recipe.Recipe
+    target: Target
+    manifest: Manifest | None = None
 
     @property
     def met(self) -> bool:
@@ -46,12 +53,14 @@ class Result:
 
     def lower(self, path: str | Path) -> Path:
         """Write the model at `path` for its target, with the manifest that opens it there."""
-        target = find_target(self.report.target)
-        backend = backend_of(target)
-        if backend is not None:
-            return backend.lower(self.model, target, Path(path))
-        save(self.model, path)
-        return Path(path)
+        backend = backend_of(self.target)
+        if backend is None:
+            save(self.model, path)
+            return Path(path)
+        made = backend.lower(self.model, self.target, Path(path))
+        if self.manifest is not None:
+            write_manifest(made, self.manifest)
+        return made
 
     def require(self) -> Result:
         """Return self, or raise BudgetMissed naming the limits that are not met."""
@@ -332,7 +341,7 @@ class _Run:
             validated=made.validated,
             notes=tuple(dict.fromkeys([*self.notes, *remark(total), *missed])),
         )
-        return Result(self.current, report, made)
+        return Result(self.current, report, made, self.setting.target)
 
     def _recipe(self) -> recipe.Recipe:
         """The recipe of this run. Raises InputError if a replay was fed something else."""

@@ -7,8 +7,10 @@ what is deployed, each model has a process of its own, and they take turns in bu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,9 +50,10 @@ class Served:
     def _ask(self, line: str) -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        if line:
-            self.process.stdin.write(f"{line}\n")
-            self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is gone: then it says nothing either
+            if line:
+                self.process.stdin.write(f"{line}\n")
+                self.process.stdin.flush()
         said = self.process.stdout.readline()
         if said:
             return json.loads(said)
@@ -142,6 +145,9 @@ def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[lis
 
 def main(arguments: list[str]) -> None:
     """`python -m graphopt.serving ARTIFACT TARGET THREADS FEEDS MANIFEST`; speaks JSON lines."""
+    # what runtimes print goes where errors go; the lines of this protocol have the pipe alone
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     path, name, threads, file, how = arguments
     with np.load(file) as given:
         feeds = {name: given[name] for name in given.files}
@@ -150,17 +156,13 @@ def main(arguments: list[str]) -> None:
         manifest = manifest_from(json.loads(how)) if how else None
         opener = partial(open_manifest, Path(path), manifest) if manifest else None
         weight, session = weigh(Path(path), target, feeds, opener)
-    except GraphOptError as error:
-        _say({"error": str(error)})
+    except Exception as error:  # runtimes raise of every kind; the parent makes a ModelError of it
+        kind = "" if isinstance(error, GraphOptError) else f"{type(error).__name__}: "
+        print(json.dumps({"error": f"{kind}{error}"}), file=said, flush=True)
         return
-    _say(dataclasses.asdict(weight))
+    print(json.dumps(dataclasses.asdict(weight)), file=said, flush=True)
     for times in serve(session, feeds, iter(sys.stdin)):
-        _say(times)
-
-
-def _say(data: Any) -> None:
-    sys.stdout.write(json.dumps(data) + "\n")
-    sys.stdout.flush()
+        print(json.dumps(times), file=said, flush=True)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ class Body:
         ]
         result = function(op, *plain)
         results = result if isinstance(result, tuple) else (result,)
-        return tuple(Carried(r, dtype) for r in results)
+        kinds = [self.shapes.dtype(v) for v in op.node.outputs]  # indices are no such integers
+        return tuple(
+            Carried(r, dtype) if kind == dtype else r
+            for r, kind in zip(results, kinds, strict=False)
+        )
 
     # --- values -----------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ from graphopt.backends.torch_fx.grids import Grid, grid_at
 from graphopt.backends.torch_fx.keys import key_of
 from graphopt.backends.torch_fx.types import tensor_of
 
+from graphopt.io.tensors import share_key
 from graphopt.pattern import constant_value
+from graphopt.traverse import all_graphs
 
 __all__ = ["Parameters", "Weight"]
 
@@ -45,7 +47,6 @@ _STRUCTURAL = {
     "Resize": (1, 2),
     "RotaryEmbedding": (1, 2),
     "com.microsoft:RotaryEmbedding": (2, 3),
-    "com.microsoft:GroupQueryAttention": (7, 8),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), (0, 1)),
     **dict.fromkeys(("Loop", "If", "Scan", "Dropout", "Upsample"), tuple(range(16))),
 }
@@ -81,10 +82,9 @@ class Parameters:
         self.root = root
         self.weights: dict[str, Weight] = {}
         self._by_value: dict[ir.Value, Weight] = {}
-        self._tied: dict[int, Any] = {}
-        self._keep: list[Any] = []
+        self._tied: dict[object, tuple[ir.TensorProtocol, Any]] = {}
         self._taken: set[str] = set()
-        for graph in (model.graph, *model.graph.subgraphs()):
+        for graph in all_graphs(model.graph):
             for value in graph.initializers.values():
                 if constant_value(value) is not None:
                     self.of(value)
@@ -117,15 +117,15 @@ class Parameters:
             if folder not in module._modules:
                 module.add_module(folder, torch.nn.Module())
             module = module._modules[folder]
-        held = self._tied.get(id(tensor))
+        key = (share_key(tensor), tensor.dtype, str(tensor.shape), grid)
+        _, held = self._tied.get(key, (None, None))
         if held is None:
             held = tensor_of(tensor)
             if grid is not None:
                 held = grid.real(held, lambda p: self.get(p).detach())
             if grid is not None or (tensor.dtype in _FLOATS and _trained(value, tensor)):
                 held = torch.nn.Parameter(held)
-            self._tied[id(tensor)] = held
-            self._keep.append(tensor)
+            self._tied[key] = (tensor, held)  # a tensor in memory is known by its id: it must live
         if isinstance(held, torch.nn.Parameter):
             module.register_parameter(leaf, held)
         else:

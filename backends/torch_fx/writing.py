@@ -11,7 +11,9 @@ from graphopt.backends.torch_fx.parameters import Weight
 from graphopt.backends.torch_fx.types import array_of
 
 from graphopt.errors import ModelError
+from graphopt.io.tensors import share_key
 from graphopt.pattern import constant_value
+from graphopt.traverse import all_graphs
 
 __all__ = ["write_back"]
 
@@ -30,8 +32,8 @@ def write_back(module: Any, model: ir.Model) -> int:
     held = {**dict(module.named_parameters(remove_duplicate=False))}
     held |= dict(module.named_buffers(remove_duplicate=False))
     constants = _constants(model)
-    made: dict[int, ir.TensorProtocol] = {}
-    keep, changed = [], 0
+    made: dict[object, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
+    changed = 0
     for path, weight in weights.items():
         if path not in held:
             continue  # nothing reads it, and fx dropped it
@@ -39,8 +41,9 @@ def write_back(module: Any, model: ir.Model) -> int:
         old = constant_value(value)
         if value is None or old is None:
             raise ModelError(f"the model has no initializer '{weight.name}' to write to")
-        if id(old) in made:
-            new = made[id(old)]
+        key = (share_key(old), old.dtype, str(old.shape), weight.grid)
+        if key in made:
+            _, new = made[key]
         else:
             array = _array(held, path, weight)
             if tuple(array.shape) != tuple(old.shape.numpy()):
@@ -50,8 +53,7 @@ def write_back(module: Any, model: ir.Model) -> int:
                 )
             same = array.tobytes() == np.ascontiguousarray(old.numpy()).tobytes()
             new = old if same else ir.Tensor(array, dtype=old.dtype, name=weight.name)
-            made[id(old)] = new
-            keep.append(old)
+            made[key] = (old, new)  # a tensor in memory is known by its id: it must live
         if new is not old:
             _put(value, new)
             changed += 1
@@ -60,7 +62,7 @@ def write_back(module: Any, model: ir.Model) -> int:
 
 def _constants(model: ir.Model) -> dict[str, ir.Value]:
     found: dict[str, ir.Value] = {}
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in all_graphs(model.graph):
         found |= graph.initializers
         for node in graph:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +78,6 @@ def calibrate(
     method: Method = "minmax",
     *,
     track: Callable[[Iterable[Feeds]], Iterable[Feeds]] = lambda samples: samples,
-    cache: Path | None = None,
 ) -> dict[str, Observed | None]:
     """What each named value was seen to be; None where it was never finite, or empty.
 
@@ -95,8 +93,6 @@ def calibrate(
             Migacz, GTC 2017). "mse": the clipping with the least squared error. "auto": all that
             was seen, with the other methods' choices as `candidates`.
         track: wraps the samples of each group, to show progress.
-        cache: the folder where a long calibration keeps its state, so that one that is killed goes
-            on where it stopped; None: the user's own (`graphopt.analyses.resume`).
     """
     wanted = list(dict.fromkeys(names))
     if not wanted:
@@ -107,11 +103,11 @@ def calibrate(
     parts, rows = groups(model, wanted, first)
     found: dict[str, Observed | None] = {}
     for group in parts:
-        state = Progress(model, repr((method, rows, group)), cache)
+        state = Progress(model, repr((method, rows, group)))
         done, digest, sums = state.load()
         runs = iter(track(samples))
         if sums is None or not state.skip(runs, done, digest):
-            state = Progress(model, repr((method, rows, group)), cache)
+            state = Progress(model, repr((method, rows, group)))
             done, sums, runs = 0, {name: _Sums(method) for name in group}, iter(track(samples))
         for arrays in observe(model, group, _cut(state.counted(runs, done, sums), rows)):
             for name, array in arrays.items():

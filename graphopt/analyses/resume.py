@@ -8,12 +8,13 @@ done the file is deleted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import __version__
+from graphopt.errors import ModelError
+from graphopt.io.replacing import replace_files
+from graphopt.recipe import digest
 
 __all__ = ["Progress", "cache_folder"]
 
@@ -28,14 +32,11 @@ Feeds = Mapping[str, np.ndarray[Any, Any]]
 
 #: Seconds between two writings; what takes less is not written at all.
 EVERY = 30.0
-#: Bytes at each end of a weight that tell models apart.
-ENDS = 64
 
 
 def cache_folder() -> Path:
     """Where this user's programs keep what they can do without ($XDG_CACHE_HOME, ~/.cache)."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "graphopt"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "graphopt"
 
 
 class Progress:
@@ -43,23 +44,29 @@ class Progress:
 
     Args:
         model, key: what is calibrated, and how; another model or key is another file.
-        folder: where the file lies; None: `cache_folder`.
     """
 
-    def __init__(self, model: ir.Model, key: str, folder: Path | None = None) -> None:
-        whole = f"{__version__}\n{key}\n{_identity(model)}"
-        name = hashlib.sha256(whole.encode()).hexdigest()[:24]
-        self.path = (folder or cache_folder()) / "calibration" / f"{name}.state"
+    def __init__(self, model: ir.Model, key: str) -> None:
+        self._model, self._key = model, key
+        self._folder = cache_folder() / "calibration"
         self._digest = hashlib.sha256()
         self._due = time.monotonic() + EVERY
 
+    @cached_property
+    def path(self) -> Path:
+        """The file. Telling models apart reads all their weights, so few calibrations ask."""
+        whole = f"{__version__}\n{self._key}\n{digest(self._model)}"
+        return self._folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:24]}.state"
+
     def load(self) -> tuple[int, str, Any]:
         """How many samples were taken in, their digest, and the state; (0, "", None) if none."""
+        if not any(self._folder.glob("*.state")):
+            return 0, "", None
         try:
-            done, digest, state = pickle.loads(self.path.read_bytes())
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-            return 0, "", None  # there is none, or it was cut off while being written
-        return int(done), str(digest), state
+            done, seen, state = pickle.loads(self.path.read_bytes())
+        except Exception:  # none, cut off, or of other code: unpickling fails in many ways
+            return 0, "", None
+        return int(done), str(seen), state
 
     def skip(self, samples: Iterator[Feeds], done: int, digest: str) -> bool:
         """Read `done` samples; whether they are those that were taken in."""
@@ -82,33 +89,18 @@ class Progress:
 
     def close(self) -> None:
         """The calibration is done: nothing is kept."""
-        self.path.unlink(missing_ok=True)
+        if "path" in self.__dict__:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
     def _take(self, feed: Feeds) -> None:
         for name in sorted(feed):
-            self._digest.update(name.encode())
-            self._digest.update(np.ascontiguousarray(feed[name]).data)
+            array = feed[name]
+            self._digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+            data = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+            self._digest.update(data)
 
     def _write(self, done: int, state: Any) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent)
-        with os.fdopen(handle, "wb") as file:
-            pickle.dump((done, self._digest.hexdigest(), state), file)
-        Path(name).replace(self.path)
-
-
-def _identity(model: ir.Model) -> str:
-    """A digest of the graph and of the ends of its weights (weights may be many gigabytes)."""
-    digest = hashlib.sha256()
-    for node in model.graph:
-        text = [node.domain, node.op_type, *(v.name or "" for v in node.inputs if v is not None)]
-        text += [o.name or "" for o in node.outputs]
-        digest.update("\0".join(text).encode())
-    for name, value in sorted(model.graph.initializers.items()):
-        digest.update(name.encode())
-        tensor = value.const_value
-        if tensor is not None and tensor.size:
-            flat = tensor.numpy().reshape(-1)
-            digest.update(flat[:ENDS].tobytes())
-            digest.update(flat[-ENDS:].tobytes())
-    return digest.hexdigest()
+        with contextlib.suppress(OSError, ModelError):  # where nothing can be kept, nothing is
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace_files([(self.path, [pickle.dumps((done, self._digest.hexdigest(), state))])])

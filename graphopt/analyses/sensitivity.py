@@ -15,6 +15,7 @@ import dataclasses
 from collections import defaultdict
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt.context import Context
 from graphopt.errors import UsageError
@@ -54,12 +55,14 @@ def sensitivity(ctx: Context) -> dict[str, Sensitivity]:
     if ctx.samples is None:
         raise UsageError("sensitivity needs samples: what errors do depends on the inputs")
     weights: dict[str, list[str]] = {}
+    tensors: dict[str, ir.TensorProtocol] = {}
     inputs: dict[str, str] = {}
     for node in ctx.model.graph:
         if node.op_type not in LAYERS:
             continue
         given = [v for v in node.inputs if v is not None]
-        held = {v.name or "" for v in given for _ in [constant_value(v)] if _ is not None}
+        held = {v.name or "": t for v in given if (t := constant_value(v)) is not None}
+        tensors |= held
         computed = [v for v in given if v.name not in held and v.producer() is not None]
         weights[node.name or ""] = sorted(held)
         if computed:
@@ -77,10 +80,9 @@ def sensitivity(ctx: Context) -> dict[str, Sensitivity]:
             trace[f"x:{name}"] += float(np.vdot(gradient, gradient))
             square[f"x:{name}"] += float(np.vdot(value, value))
             size[f"x:{name}"] += value.size
-    for name, initializer in ctx.model.graph.initializers.items():
-        if name in trace and initializer.const_value is not None:
-            array = initializer.const_value.numpy()
-            square[name], size[name] = float(np.vdot(array, array)), array.size
+    for name in trace.keys() & tensors.keys():
+        array = tensors[name].numpy()
+        square[name], size[name] = float(np.vdot(array, array)), array.size
 
     def added(name: str) -> float:
         """1/2 |tensor|^2 tr(F) / n, with the trace a row."""

@@ -254,7 +254,7 @@ def _output(source: Path, named: str | None, suffix: str) -> Path:
 def _bytes(path: Path) -> int:
     from graphopt.gauge import file_bytes
 
-    return path.stat().st_size if path.suffix == ".pt2" else file_bytes(path)
+    return file_bytes(path)
 
 
 def _write_report(path: Path, data: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from graphopt.collector import resting_collector
 from graphopt.errors import ModelError, UsageError
 from graphopt.io import wire
-from graphopt.io.reading import THRESHOLD, graphs_of, load, source_of
+from graphopt.io.reading import THRESHOLD, graphs_of, source_of
 from graphopt.io.replacing import replace_files
 from graphopt.io.tensors import MappedTensor, SparseTensor, chunks, share_key
 
@@ -64,14 +64,9 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
         plan = _plan(model, target.name, external)
     _check_target(model, target, [target.with_name(plan.data_name)] if plan.data else ())
     files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
-    orphan = None
     if plan.data:
         files.insert(0, (target.with_name(plan.data_name), plan.data_bytes()))
-    else:
-        orphan = _orphan(model, target, target.with_name(plan.data_name))
     replace_files(files)
-    if orphan is not None:
-        orphan.unlink(missing_ok=True)
 
 
 def _save_program(model: ir.Model, path: Path) -> None:
@@ -311,19 +306,6 @@ def _check_target(model: ir.Model, target: Path, beside: Iterable[Path]) -> None
                     f"{path} is a file the model was read from, and the input is never "
                     "overwritten: choose another output path"
                 )
-
-
-def _orphan(model: ir.Model, target: Path, data: Path) -> Path | None:
-    """The old weights' file, if only the file that is being replaced refers to it by this name."""
-    if not (target.is_file() and data.is_file()):
-        return None
-    try:
-        old = source_of(load(target))
-    except ModelError:
-        return None
-    status = os.stat(data)
-    refers = old is not None and any(p.samefile(data) for p in old.data)
-    return data if refers and (status.st_dev, status.st_ino) not in _files_of(model) else None
 
 
 def _files_of(model: ir.Model) -> set[tuple[int, int]]:

@@ -19,15 +19,16 @@ from graphopt.passes.distill import examples
 from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.loading import Loader, Stream
-from graphopt.passes.distill.losses import Criterion, kinds_of
+from graphopt.passes.distill.losses import Criterion, kinds_of, untrainable
 from graphopt.passes.distill.processes import device_of
-from graphopt.passes.distill.teachers import open_teacher, with_outputs
+from graphopt.passes.distill.teachers import open_teacher
 from graphopt.passes.distill.training import Plan, train
 from graphopt.passes.prune import Prune
 
 from graphopt import provenance
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
+from graphopt.observe import with_outputs
 from graphopt.pass_ import Pass
 from graphopt.samples.stream import inputs_of
 from graphopt.spec import parse
@@ -119,7 +120,8 @@ class Distill(Pass):
             return 0
         features = self._features(source, model, ctx)
         try:
-            student = trainable(with_outputs(model, [f.ours for f in features])).to(device_of())
+            seen = with_outputs(model, [f.ours for f in features])
+            student = trainable(seen).to(device_of())
         except ModelError as error:
             ctx.refuse(self, "model", str(error))
             return 0
@@ -131,11 +133,9 @@ class Distill(Pass):
             outputs = kinds_of(
                 (t[: len(model.graph.outputs)] for t in batches.targets()), self.loss
             )
-            if batches.steps == 0:
-                ctx.refuse(self, "model", "one is held out, so it takes two samples at least")
-                return 0
-            if all(o.kind == "none" for o in outputs):
-                ctx.refuse(self, "model", "no output holds finite float values to learn from")
+            reason = untrainable(batches, outputs)
+            if reason:
+                ctx.refuse(self, "model", reason)
                 return 0
             criterion = Criterion(outputs, [(f.variance, f.kept) for f in features], self.labels)
             key = _key(self, student, batches, ctx)

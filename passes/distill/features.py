@@ -53,10 +53,10 @@ def shared_features(source: ir.Model, model: ir.Model, feeds: Mapping[str, Array
     Preferred are those that several nodes read, such as residual streams.
     """
     pairs = same_values(source, model)
-    outputs = {v.name for v in source.graph.outputs}
+    outputs = {v.name for v in (*source.graph.outputs, *model.graph.outputs)}
     readers = {o.name: len(o.uses()) for node in source.graph for o in node.outputs}
     known = _kept_values(model)
-    names = [n for n in pairs if n not in outputs and readers[n]]
+    names = [n for n in pairs if not outputs & {n, pairs[n]} and readers[n]]
     if not names:
         return []
     theirs = next(iter(observe(source, names, [feeds])))

@@ -95,11 +95,13 @@ class Stream:
 
     def epoch(self, number: int, share: tuple[int, int]) -> Iterator[Sequence[Batch]]:
         """One iteration of the loader; with several processes each takes its rows of a batch."""
+        rank, size = share
+        free = all(i.batch is None for i in self.loader.inputs)
         for k, (arrays, label) in enumerate(self.loader):
             if k < self.skipped:
                 continue
-            rank, size = share
-            if size > 1 and all(a.ndim for a in arrays) and len(arrays[0]) >= size:
+            lengths = {len(a) if a.ndim else 0 for a in arrays}
+            if size > 1 and free and len(lengths) == 1 and min(lengths) >= size:
                 arrays = [a[rank::size] for a in arrays]
                 label = None if label is None else label[rank::size]
             elif size > 1 and rank:

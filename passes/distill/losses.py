@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from graphopt.passes.distill.training import Batch
+from graphopt.passes.distill.training import Batch, Batches
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Criterion", "Kind", "kinds_of"]
+__all__ = ["Criterion", "Kind", "kinds_of", "untrainable"]
 
 Array = np.ndarray[Any, Any]
 #: What an output holds: unnormalized or normalized class scores, numbers, or nothing to learn from.
@@ -69,6 +69,15 @@ def _output(arrays: Sequence[Array], loss: str) -> Output:
     if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
         return Output("probabilities", variance)
     return Output("logits" if loss == "kl" else "values", variance)
+
+
+def untrainable(batches: Batches, outputs: Sequence[Output]) -> str:
+    """Why there is nothing to train on, or ""."""
+    if batches.steps == 0:
+        return "one is held out, so it takes two samples at least"
+    if all(o.kind == "none" for o in outputs):
+        return "no output holds finite float values to learn from"
+    return ""
 
 
 class Criterion:

@@ -15,11 +15,12 @@ import onnx_ir as ir
 from graphopt.passes.distill.examples import Teacher, tensors
 from graphopt.passes.distill.processes import device_of
 
+from graphopt.observe import with_outputs
 from graphopt.runtime import opened
 from graphopt.samples.stream import inputs_of
 from graphopt.trainable import trainable
 
-__all__ = ["open_teacher", "with_outputs"]
+__all__ = ["open_teacher"]
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +28,7 @@ Array = np.ndarray[Any, Any]
 @contextlib.contextmanager
 def open_teacher(source: ir.Model, names: Sequence[str]) -> Iterator[Teacher]:
     """The outputs of `source`, then its values `names`, as a function of its inputs."""
-    model = with_outputs(source, names)
+    model = with_outputs(source, names) if names else source
     if device_of().type == "cuda":
         yield _lowered(model)
         return
@@ -40,16 +41,6 @@ def open_teacher(source: ir.Model, names: Sequence[str]) -> Iterator[Teacher]:
             return [found[n] for n in outputs]
 
         yield ask
-
-
-def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """`model`, or a clone of it (tensors shared) that has the values `names` as further outputs."""
-    if not names:
-        return model
-    clone = model.clone()
-    values = {o.name: o for node in clone.graph for o in node.outputs}
-    clone.graph.outputs.extend(values[n] for n in names)
-    return clone
 
 
 def _lowered(model: ir.Model) -> Teacher:

@@ -74,11 +74,11 @@ class ScaledDotProduct(Rule):
 
     def check(self, p: ir.Value, v: ir.Value, match: Match, ctx: Context) -> Any:
         """Find the parts; judge the mask."""
-        found, guarded = find_softmax(p, match.root)
+        facts = ctx.get(shapes)
+        found, guarded = find_softmax(p, match.root, facts)
         if found is None:
             return False
         softmax = found[-1]
-        facts = ctx.get(shapes)
         rank = facts.rank(softmax.outputs[0])
         if rank is None or attribute(softmax, "axis") not in (-1, rank - 1):
             return False

@@ -254,7 +254,10 @@ def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
     if isinstance(rows, int):
         for use in mask.uses():
             shape = use.node.inputs[1] if use.node.op_type == "Expand" else None
+            if shape is None or not shape.is_initializer() or use.node.graph is not op.at.graph:
+                continue
             if constant_value(shape) is not None and array(shape).tolist() == [1, 1, rows, 1]:
+                place_after(use.node, mask)
                 return use.node.outputs[0]
         wide: ir.Value = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))
         node = wide.producer()

@@ -49,11 +49,16 @@ class Scores:
     reason: str = "no product of a query and a key leads to the softmax"
 
 
-def find_softmax(p: ir.Value, root: ir.Node) -> tuple[list[ir.Node] | None, bool]:
-    """The nodes from `p` up to the softmax, and whether a guard turns NaN rows into zeros."""
+def find_softmax(p: ir.Value, root: ir.Node, facts: Shapes) -> tuple[list[ir.Node] | None, bool]:
+    """The nodes from `p` up to the softmax, and whether a guard turns NaN rows into zeros.
+
+    Views on the way may merge batch and heads or part them again, and nothing else.
+    """
     nodes: list[ir.Node] = []
     node = p.producer()
     while node is not None and is_view(node) and node.graph is root.graph and len(nodes) < 2:
+        if _apart(node, facts) is None:
+            return None, False
         nodes.append(node)
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     if node is None or node.graph is not root.graph:

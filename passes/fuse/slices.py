@@ -44,7 +44,7 @@ class SlicesToSplit(Rule):
         """The other slices of the same value make it whole."""
         facts = ctx.get(shapes)
         mine = _part(match.root, facts)
-        if mine is None:
+        if mine is None or facts.opsets.get("", 1) < 13:  # Split's sizes were an attribute before
             return False
         parts: dict[int, tuple[int, ir.Node]] = {}
         for use in x.uses():

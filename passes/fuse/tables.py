@@ -183,7 +183,8 @@ def _for_each_row(
     op: Any, value: ir.Value, b: Dim, source: tuple[ir.Value, int] | None
 ) -> ir.Value:
     """The table once for every row of the batch."""
-    wide = _known(value, "graphopt.rows", op)
+    key = f"graphopt.rows {b}"
+    wide = _known(value, key, op)
     if wide is not None:
         return wide
     if isinstance(b, int):
@@ -200,5 +201,5 @@ def _for_each_row(
     node = op.node("Expand", [value, target])
     place_after(node, value if value.producer() is not None else target)
     made: ir.Value = node.outputs[0]
-    value.meta["graphopt.rows"] = made
+    value.meta[key] = made
     return made

@@ -90,7 +90,8 @@ def _sites(graph: ir.Graph, plan: Plan) -> dict[str, Site]:
     for node in graph:
         producer, value = node, node.outputs[0]
         if node.op_type == "LayerNormalization":
-            if node.attributes.get_int("axis", -1) not in (-1, 2) or len(node.inputs) < 2:
+            gamma = constant_value(node.inputs[1])
+            if gamma is None or len(gamma.shape) != 1:  # normalized along the last axis alone
                 continue
             if len([o for o in node.outputs if o.uses()]) > 1:
                 continue

@@ -11,14 +11,14 @@ to have it measured again.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import tempfile
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from graphopt.analyses.resume import cache_folder
+from graphopt.errors import ModelError
+from graphopt.io.replacing import replace_files
 from graphopt.target import Target
 
 __all__ = ["Gains"]
@@ -50,11 +50,10 @@ class Gains:
             return
         every = self._read()
         every[self.machine] = {**every.get(self.machine, {}), **self._new}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(every, file, indent=1, sort_keys=True)
-        Path(name).replace(self.path)
+        with contextlib.suppress(OSError, ModelError):  # a cache that cannot be kept is no loss
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(every, indent=1, sort_keys=True)
+            replace_files([(self.path, [text.encode()])])
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -35,8 +35,8 @@ def insert(
 ) -> None:
     """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node.
 
-    Biases stay as they are unless `integer_bias`; `shifts` are added to them. Convolutions of few
-    channels get as many as `pack` divides.
+    Biases stay as they are unless `integer_bias`; `shifts` are added to those that become integers.
+    Convolutions of few channels get as many as `pack` divides.
     """
     rounded: dict[ir.Value, ir.Value] = {}
     wider: dict[tuple[ir.Value, int], ir.Value] = {}

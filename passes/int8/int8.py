@@ -254,7 +254,8 @@ def apply(
             weights[node], shifts[node] = (better.integers, scales), better.shift
     writer = Writer(model, ctx)
     tie(writer, plan, weights)
-    insert(writer, plan, grids, weights, integer_bias=scheme.bias == "int32", pack=scheme.conv_pack)
+    whole = scheme.bias == "int32"
+    insert(writer, plan, grids, weights, shifts=shifts, integer_bias=whole, pack=scheme.conv_pack)
     quantized: dict[ir.Value, list[ir.Value]] = {}
     dead = [*plan.tables, *plan.recurrent]
     for node, kind in plan.dynamic.items():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
-from graphopt.passes.distill.losses import Criterion, kinds_of
+from graphopt.passes.distill.losses import Criterion, kinds_of, untrainable
 from graphopt.passes.distill.processes import device_of
 from graphopt.passes.distill.teachers import open_teacher
 from graphopt.passes.distill.training import Plan, TrainReport, train
@@ -30,7 +30,7 @@ from graphopt.passes.int8.plan import Quantize
 from graphopt.passes.int8.precision import float_nodes, meets_budget
 
 from graphopt.context import Context
-from graphopt.errors import MissingExtra
+from graphopt.errors import MissingExtra, SamplesError
 from graphopt.pattern import constant_value
 from graphopt.samples.stream import inputs_of
 from graphopt.trainable import trainable, write_back
@@ -125,6 +125,9 @@ def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, bits: int)
         float_: the model before insertion: its weights are where training starts.
         ctx: samples, seed, progress and the source.
         bits: of the integer weights.
+
+    Raises:
+        SamplesError: there is one sample alone, or no output to learn from.
     """
     assert ctx.samples is not None
     module = trainable(integer)
@@ -147,6 +150,9 @@ def train_integers(integer: ir.Model, float_: ir.Model, ctx: Context, bits: int)
     rows = (free or joins(student, store, len(names))) and alike_rows(store)
     batches = Examples(store, len(names), rows=rows, size=BATCH, seed=ctx.seed)
     outputs = kinds_of(batches.targets(), "auto")
+    reason = untrainable(batches, outputs)
+    if reason:
+        raise SamplesError(f"int8(qat=True): {reason}")
     epochs = max(EPOCHS, math.ceil(STEPS / batches.steps))
     plan = Plan(epochs=epochs, lr=LR, patience=max(3, epochs // 4), text="qat")
     report = train(student.to(device_of()), batches, Criterion(outputs), plan, ctx)

@@ -7,8 +7,9 @@ With H = E[x x^T] over samples, a row w of the weight rounded to r moves its out
 Rounding each weight to its nearest step ignores what inputs have in common. Here weights are
 rounded one after another, and the error of each is taken up by those still to come, in closed form
 (optimal brain quantization in a fixed order; Frantar et al., GPTQ, ICLR 2023; what AdaRound finds
-by gradients). What is left of the mean, (r - w) E[x], is taken off the bias (Nagel et al.,
-Data-free quantization, ICCV 2019). A row is changed only where the error above falls.
+by gradients). What is left of the mean, (r - w) E[x], is taken off the bias where the node has one
+that becomes an integer (Nagel et al., Data-free quantization, ICCV 2019). A row is changed only
+where the error above falls.
 """
 
 from __future__ import annotations

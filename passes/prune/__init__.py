@@ -92,14 +92,15 @@ class Prune(Pass):
                 raise UsageError("prune: spread='sensitivity' needs samples; give --samples")
             counts = self._counts(dims, ctx)
             found = scan(model, dims, found, counts, samples, ctx, compensate=self.compensate)
-        return self.apply(model, ctx, dims, found)
+        return self._apply(model, ctx, dims, found, samples)
 
-    def apply(
+    def _apply(
         self,
         model: ir.Model,
         ctx: Context,
         dims: Mapping[str, Dimension],
         found: Mapping[str, Curve],
+        samples: Samples | None,
     ) -> int:
         """What `run` does once there is a curve for every dimension."""
         amount = work(dims, self.of, ctx)
@@ -109,8 +110,7 @@ class Prune(Pass):
         chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
         if abs(left - (1 - self.ratio)) > 0.02:
-            multiple = ctx.target.channel_multiple
-            why = f" in steps of {multiple} channels, as the target likes" if multiple > 1 else ""
+            why = " in the steps the target likes" if ctx.target.channel_multiple > 1 else ""
             ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why}")
         kept = {
             name: found[name].kept(count)
@@ -119,7 +119,6 @@ class Prune(Pass):
         }
         if not kept:
             return 0
-        samples = _given(ctx)
         where, dirty = selection(dims, kept), changed(model, dims, kept)
         source = model.clone() if self.compensate and samples is not None else None
         edits = cut(model, kept, ctx)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.linear import array_of
-from graphopt.passes.prune.scores import weights_of
+from graphopt.passes.prune.scores import by_unit, weights_of
 
 from graphopt.analyses.dims import Dimension, Member
 from graphopt.context import Context
@@ -53,7 +53,7 @@ def gradient_scores(
             gamma = np.zeros(dims[name].size)
             for weight, array, member in tensors:
                 if weight in step.weights:
-                    gamma += _by_unit(step.weights[weight] * array, member, len(gamma))
+                    gamma += by_unit(step.weights[weight] * array, member, len(gamma))
             scores[name] += np.abs(gamma) if kind == "taylor" else gamma**2 / 2
     found = {name: total / max(rows, 1) for name, total in scores.items()}
     for name, total in found.items():
@@ -70,11 +70,3 @@ def _gates(model: ir.Model, dim: Dimension) -> list[tuple[str, Array, Member]]:
     reads = [(v, m) for v, m in held if m.role == "reads"]
     chosen = reads or [(v, m) for v, m in held if m.role == "writes"]
     return [(v.name or "", array_of(v), m) for v, m in chosen]
-
-
-def _by_unit(array: Array, member: Member, size: int) -> Array:
-    """The sum of `array` over all positions of each unit."""
-    others = tuple(k for k in range(array.ndim) if k != member.axis)
-    sums = array.sum(axis=others, dtype=np.float64)
-    here = member.positions >= 0
-    return np.bincount(member.positions[here], sums[here], minlength=size)

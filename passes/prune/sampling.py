@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class _Some:
         self._samples, self._numbers = samples, numbers
 
     def __iter__(self) -> Iterator[Feeds]:
-        return (feeds for k, feeds in enumerate(self._samples) if k in self._numbers)
+        upto = islice(self._samples, max(self._numbers) + 1)
+        return (feeds for k, feeds in enumerate(upto) if k in self._numbers)
 
 
 class Draw:

@@ -17,7 +17,7 @@ from graphopt.passes.prune.linear import array_of
 from graphopt.analyses.dims import Dimension, Member
 from graphopt.context import Context
 
-__all__ = ["MAGNITUDES", "Magnitude", "magnitude", "weights_of"]
+__all__ = ["MAGNITUDES", "Magnitude", "by_unit", "magnitude", "weights_of"]
 
 Array = np.ndarray[Any, Any]
 Magnitude = Literal["l1", "l2", "fpgm", "random"]
@@ -25,12 +25,12 @@ Magnitude = Literal["l1", "l2", "fpgm", "random"]
 
 def _l1(array: Array, member: Member, size: int) -> Array:
     """|w|_1"""
-    return _sums(np.abs(array), member, size)
+    return by_unit(np.abs(array), member, size)
 
 
 def _l2(array: Array, member: Member, size: int) -> Array:
     """|w|_2"""
-    scores: Array = np.sqrt(_sums(np.square(array), member, size))
+    scores: Array = np.sqrt(by_unit(np.square(array), member, size))
     return scores
 
 
@@ -49,7 +49,7 @@ def _fpgm(array: Array, member: Member, size: int) -> Array:
     return scores
 
 
-def _sums(array: Array, member: Member, size: int) -> Array:
+def by_unit(array: Array, member: Member, size: int) -> Array:
     """Per unit the sum of `array` over all its positions and every other axis."""
     others = tuple(k for k in range(array.ndim) if k != member.axis)
     sums = array.sum(axis=others, dtype=np.float64)

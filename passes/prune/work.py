@@ -165,12 +165,18 @@ def _macs(node: ir.Node, macs: float, tensors: Tensors, ctx: Context) -> Iterabl
         sizes = [math.prod(ctx.get(shapes).static(v) or (0,)) for v in weights]
         for value, size in zip(weights, sizes, strict=True):
             yield macs * size / max(sum(sizes), 1), tuple(axes(value).values())
-    elif node.op_type in ATTENTION:
+    elif node.op_type in ATTENTION and _apart(node):
         q, v = (list(axes(k).values()) for k in (node.inputs[0], node.inputs[2]))
         yield from ((macs / 2, tuple(q)), (macs / 2, tuple(v)))
     else:
         names = dict.fromkeys(name for members in tensors.values() for name, _ in members)
         yield macs, tuple(((1.0, (name,)),) for name in names)
+
+
+def _apart(node: ir.Node) -> bool:
+    """Whether query, key and value are three inputs, not packed into one."""
+    packed = node.op_type == "Attention" and node.domain == "com.microsoft"
+    return not packed and len(node.inputs) > 2 and None not in node.inputs[:3]
 
 
 def _axes(members: Sequence[tuple[str, Member]]) -> dict[int, Axis]:

@@ -125,7 +125,8 @@ class Layer:
         assert array is not None
         if self.kind == "linear":
             return array.T if _flips(first) else array
-        return array.reshape(self.columns, self.rows).T
+        columns = array.shape[0] if self.kind == "conv" else self.columns
+        return array.reshape(columns, -1).T
 
     def stored(self, matrix: Array, use: Use) -> Array:
         """M [K, N] as the array that `use` reads: the inverse of `matrix`."""

@@ -205,8 +205,9 @@ def narrow(model: ir.Model, stream: Stream, basis: Array, why: str, names: Names
             _bias(model, node, basis, names)
     for layer in stream.readers:
         old = layer.matrix()
-        split = old.reshape(stream.width, -1, layer.columns).astype(np.float64)
-        matrix = np.einsum("nr,npo->rpo", basis, split).reshape(-1, layer.columns)
+        columns = old.shape[1]  # fewer than the layer's, if what it writes was narrowed before
+        split = old.reshape(stream.width, -1, columns).astype(np.float64)
+        matrix = np.einsum("nr,npo->rpo", basis, split).reshape(-1, columns)
         _store(model, layer.uses[0], _shaped(layer, matrix), names)
     for node, k in stream.constants:
         array = as_array(node.inputs[k])

@@ -239,17 +239,7 @@ def test_same_bytes_every_time(tmp_path):
     assert first == (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
 
 
-def test_old_weights_go_when_what_referred_to_them_is_replaced(tmp_path):
-    model = graphopt.load(written(tmp_path / "in.onnx"))
-    out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
-    graphopt.save(model, out, external=True)
-    assert data.is_file()
-    graphopt.save(model, out)
-    assert not data.exists()
-    assert content(out) == content(tmp_path / "in.onnx")
-
-
-def test_a_weights_file_that_nothing_replaced_referred_to_stays(tmp_path):
+def test_a_weights_file_that_is_not_written_stays(tmp_path):
     model = graphopt.load(written(tmp_path / "in.onnx"))
     out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
     graphopt.save(model, out)

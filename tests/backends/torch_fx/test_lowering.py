@@ -7,6 +7,7 @@ import pytest
 
 from graphopt import plugins
 from graphopt.errors import GraphOptError
+from graphopt.io import load, save
 from graphopt.runtime import run
 from graphopt.testing import parse_model
 from graphopt.trainable import trainable, write_back
@@ -119,3 +120,23 @@ def test_branches_and_loops_follow_the_runtime():
 def test_the_backend_is_found_by_name():
     backend = plugins.find(plugins.BACKENDS)["torch"].load()
     assert list(backend.targets()) == ["torch"]
+
+
+def test_weights_tied_in_the_file_are_one_parameter(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+    model = parse_model(
+        "a = MatMul(x, w)  y = MatMul(a, v)",
+        inputs={"x": (2, 32)},
+        constants={"w": weight, "v": weight},
+    )
+    both = model.graph.initializers
+    both["v"].const_value = both["w"].const_value
+    save(model, tmp_path / "tied.onnx", external=True)
+    again = load(tmp_path / "tied.onnx")
+    module = trainable(again)
+    assert len(list(module.parameters())) == 1
+    with torch.no_grad():
+        next(module.parameters()).mul_(2)
+    write_back(module, again)
+    held = again.graph.initializers
+    assert held["w"].const_value is held["v"].const_value

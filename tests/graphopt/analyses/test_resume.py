@@ -41,18 +41,22 @@ def killed_after(samples, count):
     return Once()
 
 
+def states():
+    return resume.cache_folder() / "calibration"
+
+
 @pytest.fixture(autouse=True)
 def always_due(monkeypatch):
     monkeypatch.setattr(resume, "EVERY", 0.0)
 
 
 @pytest.mark.parametrize("method", ["minmax", "average", "mse"])
-def test_a_killed_calibration_goes_on(tmp_path, method):
+def test_a_killed_calibration_goes_on(method):
     samples = feeds()
-    expected = calibrate(model(), ["a", "b"], samples, method, cache=tmp_path / "other")
+    expected = calibrate(model(), ["a", "b"], samples, method)
     with pytest.raises(Killed):
-        calibrate(model(), ["a", "b"], killed_after(samples, 5), method, cache=tmp_path)
-    assert len(list((tmp_path / "calibration").iterdir())) == 1
+        calibrate(model(), ["a", "b"], killed_after(samples, 5), method)
+    assert len(list(states().iterdir())) == 1
     tracked = []
 
     def track(s):
@@ -60,37 +64,57 @@ def test_a_killed_calibration_goes_on(tmp_path, method):
             tracked.append(feed)
             yield feed
 
-    found = calibrate(model(), ["a", "b"], samples, method, cache=tmp_path, track=track)
+    found = calibrate(model(), ["a", "b"], samples, method, track=track)
     assert found == expected
     assert len(tracked) == 8  # each sample was read once: those of before were not run again
-    assert not list((tmp_path / "calibration").iterdir()), "nothing is left behind"
+    assert not list(states().iterdir()), "nothing is left behind"
 
 
-def test_other_samples_start_anew(tmp_path):
+def test_other_samples_start_anew():
     with pytest.raises(Killed):
-        calibrate(model(), ["a"], killed_after(feeds(seed=1), 5), cache=tmp_path)
-    expected = calibrate(model(), ["a"], feeds(), cache=tmp_path / "other")
-    assert calibrate(model(), ["a"], feeds(), cache=tmp_path) == expected
+        calibrate(model(), ["a"], killed_after(feeds(seed=1), 5))
+    expected = calibrate(model(), ["a"], feeds())
+    assert calibrate(model(), ["a"], feeds()) == expected
 
 
-def test_fewer_samples_start_anew(tmp_path):
+def test_fewer_samples_start_anew():
     with pytest.raises(Killed):
-        calibrate(model(), ["a"], killed_after(feeds(), 5), cache=tmp_path)
-    expected = calibrate(model(), ["a"], feeds(3), cache=tmp_path / "other")
-    assert calibrate(model(), ["a"], feeds(3), cache=tmp_path) == expected
+        calibrate(model(), ["a"], killed_after(feeds(), 5))
+    expected = calibrate(model(), ["a"], feeds(3))
+    assert calibrate(model(), ["a"], feeds(3)) == expected
 
 
-def test_another_model_has_a_state_of_its_own(tmp_path):
+def test_another_model_has_a_state_of_its_own():
     with pytest.raises(Killed):
-        calibrate(model(), ["a"], killed_after(feeds(), 5), cache=tmp_path)
-    expected = calibrate(model(3.0), ["a"], feeds(), cache=tmp_path / "other")
-    assert calibrate(model(3.0), ["a"], feeds(), cache=tmp_path) == expected
+        calibrate(model(), ["a"], killed_after(feeds(), 5))
+    expected = calibrate(model(3.0), ["a"], feeds())
+    assert calibrate(model(3.0), ["a"], feeds()) == expected
 
 
-def test_a_state_cut_off_while_being_written_is_none(tmp_path):
+def test_other_attributes_are_another_model():
+    def pooled(stride):
+        text = f"a = MaxPool <kernel_shape=[2], strides=[{stride}]> (x)"
+        return parse_model(text, inputs={"x": (1, 2, 8)})
+
+    samples = [{"x": np.arange(16, dtype=np.float32).reshape(1, 2, 8)}] * 8
     with pytest.raises(Killed):
-        calibrate(model(), ["a"], killed_after(feeds(), 5), cache=tmp_path)
-    (path,) = (tmp_path / "calibration").iterdir()
+        calibrate(pooled(1), ["a"], killed_after(samples, 5))
+    count = len(list(states().iterdir()))
+    with pytest.raises(Killed):
+        calibrate(pooled(2), ["a"], killed_after(samples, 5))
+    assert len(list(states().iterdir())) == count + 1
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert calibrate(model(), ["a"], feeds())
+
+
+def test_a_state_cut_off_while_being_written_is_none():
+    with pytest.raises(Killed):
+        calibrate(model(), ["a"], killed_after(feeds(), 5))
+    (path,) = states().iterdir()
     path.write_bytes(path.read_bytes()[:20])
-    expected = calibrate(model(), ["a"], feeds(), cache=tmp_path / "other")
-    assert calibrate(model(), ["a"], feeds(), cache=tmp_path) == expected
+    expected = calibrate(model(), ["a"], feeds())
+    assert calibrate(model(), ["a"], feeds()) == expected

@@ -382,3 +382,9 @@ def test_tiled_heads_are_no_grouped_queries():
         opset=23,
     )
     assert "Expand" in [n.op_type for n in model.graph]
+
+
+def test_weights_that_are_turned_before_the_product_are_no_attention():
+    square = {"q": (2, 3, 5, 4), "kt": (2, 3, 4, 5), "v": (2, 3, 5, 4)}
+    body = scores() + "t = Transpose <perm=[0, 1, 3, 2]> (p)  y = MatMul(t, v)"
+    assert not fused(run(body, inputs=square))

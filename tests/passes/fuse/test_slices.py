@@ -44,3 +44,14 @@ def test_slices_by_steps_stay():
     before = """a = Slice(x, zero, end, axis, two)  b = Slice(x, two, end, axis)
         y = Concat <axis=1> (a, b)"""
     check(Fuse(), before, unchanged=True, inputs=X, constants=C)
+
+
+def test_split_with_sizes_needs_opset_13():
+    check(
+        Fuse(),
+        "a = Slice(x, zero, two, axis)  b = Slice(x, two, end, axis)  p = Relu(a)  q = Neg(b)",
+        inputs=X,
+        constants=C,
+        opset=12,
+        unchanged=True,
+    )

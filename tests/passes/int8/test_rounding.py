@@ -55,4 +55,5 @@ def test_outputs_move_less(operator):
         axes = (0, 2, 3) if conv else (0,)
         found.append((np.square(off).mean(), np.abs(off.mean(axes)).mean()))
     assert found[1][0] < found[0][0]
-    assert found[1][1] < found[0][1], "the mean of each channel is corrected too"
+    # a quarter of it is left by rounding alone; the bias takes most of the rest
+    assert found[1][1] < 0.2 * found[0][1], "the mean of each channel is corrected too"
