@@ -70,7 +70,9 @@ def ours(
                 here = Context(copy, samples=samples, shapes=SHAPES)
                 mine = {n: d for n, d in here.get(dimensions).prunable.items() if n in dims}
                 began = time.perf_counter()
-                Prune(ratio=1 - left, score=score, compensate=on).apply(copy, here, mine, found)
+                Prune(ratio=1 - left, score=score, compensate=on).apply(
+                    copy, here, mine, found, samples
+                )
                 seconds = scored + time.perf_counter() - began
                 after = cost(Context(copy, shapes=SHAPES))
                 shares = (after.macs / before.macs, after.params / before.params)

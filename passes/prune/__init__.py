@@ -92,9 +92,9 @@ class Prune(Pass):
                 raise UsageError("prune: spread='sensitivity' needs samples; give --samples")
             counts = self._counts(dims, ctx)
             found = scan(model, dims, found, counts, samples, ctx, compensate=self.compensate)
-        return self._apply(model, ctx, dims, found, samples)
+        return self.apply(model, ctx, dims, found, samples)
 
-    def _apply(
+    def apply(
         self,
         model: ir.Model,
         ctx: Context,
