@@ -18,7 +18,7 @@ from graphopt import plugins
 from graphopt.backend import Arrays, Backend, Session, backend_of
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.manifest import read_manifest
-from graphopt.serving import all_served, alternate
+from graphopt.serving import all_served, alternate, keep_feeds, served
 from graphopt.target import Target
 from graphopt.timing import Array, Timing, compare_times
 from graphopt.tuning import tune
@@ -147,12 +147,13 @@ def fastest(
         _prepare(target, model, folder / f"{k}-{target.name}", feeds, accept)
         for k, (target, model) in enumerate(models)
     ]
+    for k, candidate in enumerate(candidates):
+        if not candidate.refused:
+            candidates[k] = _tuned(candidate, feeds, folder, seconds)
     order = [k for k, c in enumerate(candidates) if not c.refused]
     if not order:
         reasons = "; ".join(f"{c.target.name}: {c.refused}" for c in candidates)
         raise UsageError(f"no target here can run this model within the budget ({reasons})")
-    for k in order:
-        candidates[k] = _tuned(candidates[k], feeds, seconds)
     timed = [candidates[k] for k in order]
     beside = _prepare(*source, folder / "source", feeds, None) if source is not None else None
     timed += [beside] if beside is not None and not beside.refused else []
@@ -177,12 +178,22 @@ def clock(
         return alternate(models, seconds, seed=seed)[0]
 
 
-def _tuned(candidate: Candidate, feeds: Arrays, seconds: float) -> Candidate:
-    """The candidate with the number of threads that suits it in its manifest, if it has one."""
-    if candidate.path is None or read_manifest(candidate.path) is None:
-        return candidate
-    tried = tune(candidate.path, feeds=feeds, every=False, seconds=seconds)
-    return dataclasses.replace(candidate, tuned=tuple(t.option for t in tried if t.kept))
+def _tuned(candidate: Candidate, feeds: Arrays, folder: Path, seconds: float) -> Candidate:
+    """The candidate as it will be deployed, with the number of threads that suits it.
+
+    It is refused if it does not run in a process of its own.
+    """
+    assert candidate.path is not None
+    manifest = read_manifest(candidate.path)
+    try:
+        if manifest is not None:
+            tried = tune(candidate.path, feeds=feeds, every=False, seconds=seconds)
+            kept = tuple(t.option for t in tried if t.kept)
+            return dataclasses.replace(candidate, tuned=kept)
+        with served(candidate.path, candidate.target, keep_feeds(feeds, folder)):
+            return candidate
+    except ModelError as error:
+        return dataclasses.replace(candidate, refused=str(error))
 
 
 def _timed(candidate: Candidate, timing: Timing) -> Candidate:

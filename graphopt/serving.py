@@ -30,7 +30,7 @@ from graphopt.target import Target
 from graphopt.timing import Array
 from graphopt.weighing import Weight, weigh
 
-__all__ = ["Served", "all_served", "alternate", "serve", "served"]
+__all__ = ["Served", "all_served", "alternate", "keep_feeds", "serve", "served"]
 
 BURST = 0.02  # seconds of one turn: long enough for caches and clocks to settle
 MIN_ROUNDS, MIN_RUNS, WARM_RUNS = 5, 3, 2
@@ -116,15 +116,22 @@ def alternate(
     return np.array(rows), singles
 
 
+def keep_feeds(feeds: Arrays, folder: Path) -> Path:
+    """The inputs in a file in `folder`, where a process that serves a model finds them."""
+    file = folder / "feeds.npz"
+    np.savez(file, **dict(feeds))  # type: ignore[arg-type]
+    return file
+
+
 @contextmanager
 def all_served(
     models: Sequence[tuple[Path, Target, Manifest | None]], feeds: Arrays, folder: Path
 ) -> Iterator[list[Served]]:
     """Several models, each in its own process, on the same inputs (kept in `folder`)."""
-    np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
+    file = keep_feeds(feeds, folder)
     with ExitStack() as stack:
         yield [
-            stack.enter_context(served(path, target, folder / "feeds.npz", manifest))
+            stack.enter_context(served(path, target, file, manifest))
             for path, target, manifest in models
         ]
 

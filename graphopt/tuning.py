@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from graphopt.io import load
 from graphopt.manifest import Manifest, read_manifest, write_manifest
 from graphopt.processors import processors
 from graphopt.samples import bind_shapes, stand_ins
-from graphopt.serving import all_served, alternate
+from graphopt.serving import Served, alternate, keep_feeds, served
 from graphopt.sessions import CPU
-from graphopt.target import Target
 from graphopt.timing import Timing, compare_times, verdict
 
 __all__ = ["Tuned", "options", "tune"]
+
+Change = Callable[[Manifest], Manifest]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ def tune(
     fixed: Mapping[str, int] | None = None,
     every: bool = True,
     seconds: float = 10.0,
-    progress: Callable[[str, int, int], None] = lambda text, done, total: None,
+    progress: Progress = lambda text, done, total: None,
 ) -> tuple[Tuned, ...]:
     """Try session options for the model at `path` here; those that help go into its manifest.
 
@@ -79,19 +82,10 @@ def tune(
         model = load(path)
         bound, _ = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()})
         feeds = next(iter(stand_ins(model, seed=0, shapes=bound)))
-    tried: list[Tuned] = []
     offered = list(options(best, fixed or {}, every))
-    count = len(offered)
-    for name, change in offered:
-        candidate = change(best)
-        if candidate == best:
-            continue
-        progress(f"trying {name}", len(tried), count)
-        timing = _compare(path, target, best, candidate, feeds, seconds / count)
-        kept = timing is not None and verdict(timing) == "faster"
-        if timing is not None:
-            tried.append(Tuned(name, timing, kept))
-        best = candidate if kept else best
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        opened = partial(served, path, target, keep_feeds(feeds, Path(folder)))
+        tried, best = _climb(opened, best, offered, seconds, progress)
     if any(t.kept for t in tried):
         write_manifest(path, best)
     return tuple(tried)
@@ -99,7 +93,7 @@ def tune(
 
 def options(
     manifest: Manifest, fixed: Mapping[str, int], every: bool = True
-) -> Iterator[tuple[str, Callable[[Manifest], Manifest]]]:
+) -> Iterator[tuple[str, Change]]:
     """What is worth a trial: a name, and how it changes a manifest; the largest effects first."""
     total = processors()
     for threads in _counts(total):
@@ -130,14 +124,33 @@ def _config(manifest: Manifest, entries: Mapping[str, str]) -> Manifest:
     return dataclasses.replace(manifest, config={**manifest.config, **entries})
 
 
-def _compare(
-    path: Path, target: Target, a: Manifest, b: Manifest, feeds: Arrays, seconds: float
-) -> Timing | None:
-    """`b` against `a`; None if the model does not open so."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        try:
-            with all_served([(path, target, a), (path, target, b)], feeds, Path(folder)) as both:
-                times, _ = alternate(both, seconds)
-        except ModelError:
-            return None
-    return compare_times(times[:, 0], times[:, 1], times[:, 2])
+def _climb(
+    opened: Callable[[Manifest], AbstractContextManager[Served]],
+    best: Manifest,
+    offered: Sequence[tuple[str, Change]],
+    seconds: float,
+    progress: Progress,
+) -> tuple[list[Tuned], Manifest]:
+    """Try each change against the best so far, which stays open; what was tried, and the best."""
+    tried: list[Tuned] = []
+    with ExitStack() as stack:
+        base = stack.enter_context(opened(best))
+        for name, change in offered:
+            candidate = change(best)
+            if candidate == best:
+                continue
+            progress(f"trying {name}", len(tried), len(offered))
+            with ExitStack() as trial:
+                try:
+                    other = trial.enter_context(opened(candidate))
+                except ModelError:
+                    continue  # it does not open so
+                times, _ = alternate([base, other], seconds / len(offered))
+                timing = compare_times(times[:, 0], times[:, 1], times[:, 2])
+                kept = verdict(timing) == "faster"
+                tried.append(Tuned(name, timing, kept))
+                if kept:
+                    stack.close()
+                    stack.push(trial.pop_all())
+                    base, best = other, candidate
+    return tried, best

@@ -1,5 +1,6 @@
 import dataclasses
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -40,7 +41,14 @@ def stopped(monkeypatch):
         times = np.array([c.target.opset for c in [*candidates, candidates[0]]], float)
         return times * np.exp(rng.normal(0, 0.02, (40, len(times))))
 
+    @contextmanager
+    def served(path, target, file):
+        if target.isa == ("dies",):
+            raise ModelError("its process ended with exit code -9")
+        yield None
+
     monkeypatch.setattr(auto, "backend_of", lambda target: Stopped())
+    monkeypatch.setattr(auto, "served", served)
     monkeypatch.setattr(auto, "clock", clock)
 
 
@@ -98,6 +106,12 @@ def test_what_does_not_open_or_is_not_accepted_is_out_with_its_reason(tmp_path):
         "its error is 0.4",
     ]
     assert "cannot is out: operator Foo is not known" in str(choice)
+
+
+def test_one_that_dies_in_a_process_of_its_own_is_out(tmp_path):
+    choice = fastest([*targets(4), *targets(1, name="dies", isa=("dies",))], FEEDS, tmp_path)
+    assert choice.best.target.name == "t0"
+    assert "dies is out: its process ended with exit code -9" in str(choice)
 
 
 def test_none_left_is_an_error_with_every_reason(tmp_path):

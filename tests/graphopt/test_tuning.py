@@ -1,6 +1,7 @@
 """Session options: tried against the best so far, written where they help beyond noise."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from graphopt.manifest import Manifest, manifest_path, read_manifest, write_mani
 from graphopt.serving import all_served, alternate, served
 from graphopt.sessions import session
 from graphopt.testing import parse_model
-from graphopt.timing import Timing
 
 FEEDS = {"x": np.ones((2, 3), np.float32)}
 
@@ -24,20 +24,20 @@ def lowered(tmp_path, monkeypatch):
     return backend_of(cpu).lower(parse_model("y = Relu(x)"), cpu, tmp_path / "m.onnx")
 
 
-def canned(ratio, spread=0.005):
-    return Timing(1.0, ratio, ratio, (ratio * 0.99, ratio * 1.01), spread, 30)
+def pretend(monkeypatch, milliseconds, noise=0.005):
+    """`milliseconds(manifest)` stands for the clock; the first model's second turn is off."""
 
+    @contextmanager
+    def opened(path, target, file, manifest):
+        yield manifest
 
-def pretend(monkeypatch, ratios):
-    """`ratios(candidate)` stands for the clock."""
-    compared = []
+    def alternate(both, seconds):
+        rng = np.random.default_rng(0)
+        times = np.array([milliseconds(m) for m in [*both, both[0]]], float)
+        return times * np.exp(rng.normal(0, noise, (30, 3))), []
 
-    def compare(path, target, a, b, feeds, seconds):
-        compared.append((a, b))
-        return canned(ratios(b) / ratios(a))
-
-    monkeypatch.setattr(tuning, "_compare", compare)
-    return compared
+    monkeypatch.setattr(tuning, "served", opened)
+    monkeypatch.setattr(tuning, "alternate", alternate)
 
 
 def test_what_helps_is_written_and_opens_the_model_so(lowered, monkeypatch):
@@ -66,7 +66,7 @@ def test_what_does_not_help_beyond_noise_leaves_the_manifest_as_it_was(lowered, 
 
 
 def test_a_machine_too_noisy_decides_nothing(lowered, monkeypatch):
-    monkeypatch.setattr(tuning, "_compare", lambda *a: canned(0.5, spread=0.3))
+    pretend(monkeypatch, lambda m: 1.0 if m == Manifest("cpu") else 0.7, noise=1.5)
     assert not any(t.kept for t in tune(lowered))
 
 
@@ -107,6 +107,12 @@ def test_what_cannot_be_served_is_refused(lowered, tmp_path):
         served(tmp_path / "broken.onnx", find_target("cpu"), tmp_path / "feeds.npz"),
     ):
         pass
+
+
+def test_a_model_that_does_not_run_is_an_error_and_not_a_quiet_nothing(lowered):
+    lowered.write_bytes(b"no model")
+    with pytest.raises(ModelError, match=lowered.name):
+        tune(lowered, feeds=FEEDS)
 
 
 def test_a_missing_model_is_an_input_error(tmp_path):
