@@ -377,8 +377,11 @@ def glyphs(folder, only):
         if only and path.stem not in only:
             continue
 
-        def accuracy(session):
-            name = session.get_inputs()[0].name
+        import onnx
+
+        name = onnx.load(path, load_external_data=False).graph.input[0].name
+
+        def accuracy(session, name=name):
             hits = [
                 session.run(None, {name: val[k : k + 250]})[0].argmax(1)
                 == data["y_val"][k : k + 250]
@@ -386,9 +389,6 @@ def glyphs(folder, only):
             ]
             return float(np.concatenate(hits).mean())
 
-        import onnx
-
-        name = onnx.load(path, load_external_data=False).graph.input[0].name
         feeds = [{name: train[k : k + 8]} for k in range(0, len(train), 8)]
         yield f"glyphs/{path.stem}", path, feeds, {name: val[:1]}, accuracy
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graphopt.passes.int8 import Int8 as Int8
     from graphopt.passes.prune import Prune as Prune
     from graphopt.passes.svd import Svd as Svd
+    from graphopt.passes.weight_only import WeightOnly as WeightOnly
 
 _WHERE = {
     "Clean": "clean",
@@ -24,9 +25,10 @@ _WHERE = {
     "Int8": "int8",
     "Prune": "prune",
     "Svd": "svd",
+    "WeightOnly": "weight_only",
 }
 
-__all__ = ["Clean", "Distill", "Fold", "Fp16", "Fuse", "Int8", "Prune", "Svd"]
+__all__ = ["Clean", "Distill", "Fold", "Fp16", "Fuse", "Int8", "Prune", "Svd", "WeightOnly"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import onnx_ir as ir
 
+from graphopt.analyses.shape_rules import attribute, broadcast, matrix_product
 from graphopt.analyses.shapes import Fact, Shapes
 from graphopt.analyses.symbolic import Dim, floordiv
 
 __all__ = ["OPERATORS"]
 
 FLOAT = ir.DataType.FLOAT
-
-
-def _value(node: ir.Node, name: str, default: Any) -> Any:
-    have = node.attributes.get(name)
-    return default if have is None else have.value
 
 
 def _like_first(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
@@ -34,7 +29,7 @@ def _skip_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]
 
 def _simplified_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     dims = ins[0].dims
-    axis = _value(node, "axis", -1)
+    axis = attribute(node, "axis", -1)
     inverse = None
     if dims is not None:
         axis %= len(dims)
@@ -44,14 +39,12 @@ def _simplified_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list
 
 def _fused_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """op(A) @ op(B); transBatchA/B move the first batch axis behind the rows: left unknown."""
-    from graphopt.analyses.shape_operators import broadcast
-
     a, b = ins[0].dims, ins[1].dims
-    moved = _value(node, "transBatchA", 0) or _value(node, "transBatchB", 0)
+    moved = attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0)
     if a is None or b is None or len(a) < 2 or len(b) < 2 or moved:
         return [Fact(ins[0].dtype)]
-    rows = a[-1] if _value(node, "transA", 0) else a[-2]
-    columns = b[-2] if _value(node, "transB", 0) else b[-1]
+    rows = a[-1] if attribute(node, "transA", 0) else a[-2]
+    columns = b[-2] if attribute(node, "transB", 0) else b[-1]
     batch = broadcast(shapes, a[:-2], b[:-2]) or ()
     return [Fact(ins[0].dtype, (*batch, rows, columns))]
 
@@ -72,7 +65,7 @@ def _multi_head_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) ->
 def _attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """Packed projection inside: (B, S, hidden of v)."""
     x, weight = ins[0].dims, ins[1].dims if len(ins) > 1 else None
-    sizes = _value(node, "qkv_hidden_sizes", None)
+    sizes = attribute(node, "qkv_hidden_sizes", None)
     hidden: Dim | None = sizes[2] if sizes else None
     if hidden is None and weight is not None and len(weight) == 2:
         hidden = floordiv(weight[1], 3)
@@ -88,7 +81,7 @@ def _group_query_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -
         return [Fact(ins[0].dtype)]
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         return [Fact(ins[0].dtype, query)]
-    heads, pairs = _value(node, "num_heads", 0), _value(node, "kv_num_heads", 0)
+    heads, pairs = attribute(node, "num_heads", 0), attribute(node, "kv_num_heads", 0)
     size = floordiv(query[2], heads + 2 * pairs)
     return [Fact(ins[0].dtype, None if size is None else (*query[:2], size * heads))]
 
@@ -97,8 +90,8 @@ def _fused_gemm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
     a, b = ins[0].dims, ins[1].dims
     if a is None or b is None or len(a) != 2 or len(b) != 2:
         return [Fact(ins[0].dtype)]
-    rows = a[1] if _value(node, "transA", 0) else a[0]
-    columns = b[0] if _value(node, "transB", 0) else b[1]
+    rows = a[1] if attribute(node, "transA", 0) else a[0]
+    columns = b[0] if attribute(node, "transB", 0) else b[1]
     return [Fact(ins[0].dtype, (rows, columns))]
 
 
@@ -121,11 +114,7 @@ def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
 
 def _integer_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """DynamicQuantizeMatMul, MatMulIntegerToFloat: a float product."""
-    from graphopt.analyses.shape_operators import OPERATORS as STANDARD
-
-    product = STANDARD["MatMul"](node, [Fact(FLOAT, ins[0].dims), Fact(FLOAT, ins[1].dims)], shapes)
-    assert product is not None
-    return product
+    return [Fact(FLOAT, matrix_product(shapes, ins[0].dims, ins[1].dims))]
 
 
 def _quantize(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
@@ -142,14 +131,12 @@ def _gather_blocks(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[F
     table, indices = ins[0].dims, ins[1].dims
     if table is None or indices is None:
         return [Fact(ins[2].dtype)]
-    axis = _value(node, "gather_axis", 0) % len(table)
+    axis = attribute(node, "gather_axis", 0) % len(table)
     return [Fact(ins[2].dtype, (*table[:axis], *indices, *table[axis + 1 :]))]
 
 
 def _integer_sum(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """QLinearAdd, QLinearMul of (a, scale, zero, b, scale, zero, ...): shapes broadcast."""
-    from graphopt.analyses.shape_operators import broadcast
-
     a, b = ins[0].dims, ins[3].dims
     dims = None if a is None or b is None else broadcast(shapes, a, b)
     return [Fact(ins[0].dtype, dims)]
@@ -159,7 +146,7 @@ def _integer_global_pool(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> 
     dims = ins[0].dims
     if dims is None or len(dims) < 3:
         return [Fact(ins[0].dtype)]
-    if _value(node, "channels_last", 0):
+    if attribute(node, "channels_last", 0):
         return [Fact(ins[0].dtype, (dims[0], *(1 for _ in dims[2:]), dims[-1]))]
     return [Fact(ins[0].dtype, (*dims[:2], *(1 for _ in dims[2:])))]
 
@@ -176,7 +163,7 @@ def _integer_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> li
 def _integer_lstm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """DynamicQuantizeLSTM of X (T, B, I), W (D, I, 4H): (T, D, B, H), (D, B, H), (D, B, H)."""
     x, weight = ins[0].dims, ins[1].dims
-    hidden = _value(node, "hidden_size", None)
+    hidden = attribute(node, "hidden_size", None)
     if x is None or weight is None or hidden is None:
         return [Fact(FLOAT)] * 3
     last = Fact(FLOAT, (weight[0], x[1], hidden))
@@ -185,7 +172,7 @@ def _integer_lstm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fa
 
 def _block_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """MatMulNBits: (..., K) times a packed (K, N) gives (..., N)."""
-    dims, columns = ins[0].dims, _value(node, "N", None)
+    dims, columns = ins[0].dims, attribute(node, "N", None)
     return [Fact(ins[0].dtype, None if dims is None or columns is None else (*dims[:-1], columns))]
 
 

@@ -35,6 +35,8 @@ from graphopt.pattern import Match, constant_value
 __all__ = ["ScaledDotProduct"]
 
 Shape = tuple[Dim, ...]
+#: The opset of the operators a mask is written with: Shape of some axes, Unsqueeze by an input.
+MASKED = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,8 @@ class ScaledDotProduct(Rule):
         if isinstance(plan, str):
             return plan
         if plan.operator == "Attention" and not standard(ctx, "Attention", 23):
+            return False
+        if plan.terms and not standard(ctx, "Shape", MASKED):
             return False
         q, sq, more_q = unscaled(q)
         k, sk, more_k = unscaled(k)
@@ -229,7 +233,9 @@ def _wide(term: Term, facts: Shapes, grid: Shape) -> Shape | None:
     if dims is None or len(dims) > (3 if term.merged else 4):
         return None
     if term.merged and len(dims) == 3 and dims[0] != 1:
-        return (*grid[:2], *dims[1:]) if dims[0] == grid[0] * grid[1] else None
+        parted = (*grid[:2], *dims[1:])
+        unknown = sum(not isinstance(d, int) for d in parted)  # one Reshape can find one of them
+        return parted if dims[0] == grid[0] * grid[1] and unknown < 2 else None
     return (1,) * (4 - len(dims)) + dims
 
 

@@ -148,7 +148,7 @@ class _Region:
 
     def turn(self, model: ir.Model, names: Names, ctx: Context) -> None:
         """Compute the region on what is before its Transposes."""
-        order = [n for n in self.graph if n in self.nodes]
+        order = self._ordered()
         turned: dict[ir.Value, ir.Value] = {}
         made: list[ir.Node] = []
         for node in order:
@@ -166,6 +166,20 @@ class _Region:
             made += op.nodes
         provenance.derive(made, order, ctx.pass_name)
         remove_dead(order[::-1])
+
+    def _ordered(self) -> list[ir.Node]:
+        """The nodes, each after those of the region that it reads."""
+        order: dict[ir.Node, None] = {}
+        waiting = list(self.nodes)
+        while waiting:
+            node = waiting[-1]
+            makers = [m for v in operands(node) if (m := v.producer()) in self.nodes]
+            missing = [m for m in makers if m is not None and m not in order]
+            if missing:
+                waiting += missing
+            else:
+                order[waiting.pop()] = None
+        return list(order)
 
     def _entering(self, value: ir.Value, op: Builder) -> ir.Value:
         """An operand from outside, in the layout before the Transpose."""

@@ -44,6 +44,8 @@ OUTLIER = 128.0
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
 #: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
 EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
+#: What targets that compute in floating point read weights of a few bits with.
+STORED = "com.microsoft:MatMulNBits"
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -82,7 +84,12 @@ class Int8(Pass):
         """Quantize `model` in place; returns how many nodes became integer."""
         scheme = ctx.target.int8
         if scheme is None:
-            ctx.note(f"{ctx.target.name} gains nothing from integers.")
+            also = (
+                " weight_only stores weights in a few bits."
+                if STORED in ctx.target.operators
+                else ""
+            )
+            ctx.note(f"{ctx.target.name} gains nothing from integers.{also}")
             return 0
         if self.qat and (reason := why_not(ctx)):
             ctx.refuse(self, "model", reason)

@@ -30,7 +30,7 @@ from graphopt.context import Context
 from graphopt.observe import observe
 from graphopt.runtime import Arrays
 
-__all__ = ["Refined", "Second", "learn", "refine"]
+__all__ = ["Order", "Refined", "Second", "compensated", "errors", "learn", "refine"]
 
 Array = np.ndarray[Any, Any]
 
@@ -133,8 +133,8 @@ def refine(
         near = np.moveaxis(integers, kind.axis, 0).reshape(w.shape)
         h = moments.square / max(moments.rows, 1)
         steps = scales.astype(np.float64)[:, None]
-        rounded = _compensated(w / steps, h, top)
-        better = _errors(rounded * steps - w, h) < _errors(near * steps - w, h)
+        rounded = compensated(w, steps, Order.of(h), -top, top)
+        better = errors(rounded * steps - w, h) < errors(near * steps - w, h)
         chosen = np.where(better[:, None], rounded, near)
         mean = moments.total / max(moments.rows, 1)
         back = np.moveaxis(chosen.reshape(shape), 0, kind.axis).astype(np.int8)
@@ -143,27 +143,48 @@ def refine(
     return out
 
 
-def _errors(off: Array, h: Array) -> Array:
+def errors(off: Array, h: Array) -> Array:
+    """E[(off x)^2] of each row of off [o, k]."""
     return np.asarray(np.einsum("oi,oi->o", off @ h, off))
 
 
-def _compensated(w: Array, h: Array, top: int) -> Array:
-    """Rows of w [o, k], in steps, rounded in the order of falling H[k, k]."""
-    order = np.argsort(-np.diag(h), kind="stable")
-    h = h[np.ix_(order, order)]
-    h = h + np.eye(len(h)) * max(DAMP * float(np.mean(np.diag(h))), 1e-12)
-    # rows of the upper factor of the inverse: what each rounding error asks of later weights
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
-    left = w[:, order].copy()
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """The order weights are rounded in, by falling H[k, k], and what each asks of later ones.
+
+    Attributes:
+        h: the second moment H [k, k].
+        places: the columns in that order.
+        upper: the upper Cholesky factor of the inverse of H, in that order.
+    """
+
+    h: Array
+    places: Array
+    upper: Array
+
+    @classmethod
+    def of(cls, h: Array) -> Order:
+        """From a second moment, singular or not."""
+        places = np.argsort(-np.diag(h), kind="stable")
+        sorted_ = h[np.ix_(places, places)]
+        damp = max(DAMP * float(np.mean(np.diag(h))), 1e-12)
+        return cls(h, places, np.linalg.cholesky(np.linalg.inv(sorted_ + np.eye(len(h)) * damp)).T)
+
+
+def compensated(w: Array, steps: Array, order: Order, low: Array | int, high: Array | int) -> Array:
+    """Integers for w [o, k] in `steps`, between `low` and `high` (these broadcast against w)."""
+    places, upper = order.places, order.upper
+    left, steps = w[:, places].copy(), np.broadcast_to(steps, w.shape)[:, places]
+    low, high = (np.broadcast_to(a, w.shape)[:, places] for a in (low, high))
     done = np.empty_like(left)
     for start in range(0, left.shape[1], BLOCK):
         stop = min(start + BLOCK, left.shape[1])
-        errors = np.empty((len(left), stop - start))
+        off = np.empty((len(left), stop - start))
         for k in range(start, stop):
-            done[:, k] = np.clip(np.rint(left[:, k]), -top, top)
-            errors[:, k - start] = (left[:, k] - done[:, k]) / upper[k, k]
-            left[:, k + 1 : stop] -= errors[:, k - start, None] * upper[k, k + 1 : stop]
-        left[:, stop:] -= errors @ upper[start:stop, stop:]
+            done[:, k] = np.clip(np.rint(left[:, k] / steps[:, k]), low[:, k], high[:, k])
+            off[:, k - start] = (left[:, k] - done[:, k] * steps[:, k]) / upper[k, k]
+            left[:, k + 1 : stop] -= off[:, k - start, None] * upper[k, k + 1 : stop]
+        left[:, stop:] -= off @ upper[start:stop, stop:]
     out = np.empty_like(done)
-    out[:, order] = done
+    out[:, places] = done
     return out

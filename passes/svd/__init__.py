@@ -23,8 +23,8 @@ from graphopt.passes.svd.plan import (
     saves,
     useful_ranks,
 )
-from graphopt.passes.svd.schemes import Candidate, Cost, Problem, original
 from graphopt.passes.svd.sensitivity import sensitivities
+from graphopt.passes.svd.stages import Candidate, Cost, Problem, original
 
 from graphopt import provenance
 from graphopt.analyses.cost import cost, macs_of

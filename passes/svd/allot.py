@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from graphopt.passes.svd.schemes import Candidate, Cost
+from graphopt.passes.svd.stages import Candidate, Cost
 
 __all__ = ["allot", "cheapest"]
 

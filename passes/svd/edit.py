@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.svd.layers import Layer, Use
-from graphopt.passes.svd.schemes import Stage
+from graphopt.passes.svd.stages import Stage
 from graphopt.passes.svd.weights import Array, as_array, static_shape
 
 from graphopt import provenance

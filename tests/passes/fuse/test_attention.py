@@ -228,6 +228,14 @@ def test_multi_head_attention_gets_a_mask_of_four_axes(shape):
     assert fused(model, "MultiHeadAttention")
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (2, 1, 1, 7)])
+def test_an_old_opset_is_raised_for_what_a_mask_is_written_with(shape):
+    mask = RNG.standard_normal(shape).astype(np.float32)
+    model = run(MASKED + PLAIN, opset=12, target=ONLY_RUNTIME, constants={"m": mask})
+    assert fused(model, "MultiHeadAttention")
+    assert model.graph.opset_imports[""] == 15
+
+
 @pytest.mark.parametrize(
     ("body", "inputs", "because"),
     [

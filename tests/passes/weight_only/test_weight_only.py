@@ -1,0 +1,134 @@
+"""Matrices in a few bits: what the runtime computes from them, and what stays as it was."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphopt.passes.weight_only import WeightOnly
+from graphopt.passes.weight_only.blocks import in_blocks
+
+from graphopt.backend import find_target
+from graphopt.context import Context
+from graphopt.errors import UsageError
+from graphopt.pipeline import optimize
+from graphopt.runtime import run
+from graphopt.samples import Samples
+from graphopt.spec import parse
+from graphopt.target import Target
+from graphopt.testing import check, parse_model
+
+HAS = Target("t", operators=frozenset({"com.microsoft:MatMulNBits"}))
+RNG = np.random.default_rng(0)
+W = (RNG.standard_normal((160, 128)) / 12).astype(np.float32)
+X = RNG.standard_normal((9, 160)).astype(np.float32)
+
+
+def made_by(text, constants, x=X, **options):
+    model = parse_model(text, inputs={"x": x}, constants=constants)
+    WeightOnly(**options).run(model, Context(model, target=HAS))
+    return model
+
+
+def kinds(model):
+    return [n.op_type for n in model.graph]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32, 64])  # 160 fills no number of blocks of 64
+def test_the_runtime_multiplies_by_what_the_blocks_stand_for(bits, block):
+    model = made_by("y = MatMul(x, w)", {"w": W}, bits=bits, block=block)
+    assert kinds(model) == ["MatMulNBits"]
+    stood_for = in_blocks(W.T, bits, block, np.float32).matrix(160).T
+    y = run(model, {"x": X})["y"]
+    np.testing.assert_allclose(y, X @ stood_for, rtol=1e-4, atol=1e-4)
+    assert np.linalg.norm(stood_for - W) < (0.12 if bits == 4 else 0.008) * np.linalg.norm(W)
+
+
+@pytest.mark.parametrize(
+    ("text", "constants", "left"),
+    [
+        ("y = Gemm(x, w, b)", {"w": W, "b": W[0]}, ["MatMulNBits", "Add"]),
+        ("y = Gemm<transB = 1>(x, w)", {"w": np.ascontiguousarray(W.T)}, ["MatMulNBits"]),
+        ("t = Transpose<perm = [1, 0]>(w) \n y = MatMul(x, t)", {"w": W.T.copy()}, ["MatMulNBits"]),
+    ],
+)
+def test_every_spelling_of_a_product_with_a_matrix(text, constants, left):
+    model = parse_model(text, inputs={"x": X}, constants=constants)
+    check(WeightOnly(bits=8), model, inputs={"x": X}, target=HAS, tolerance=0.01)
+    assert kinds(model) == left
+
+
+def test_half_precision_stays_half():
+    half = {"w": W.astype(np.float16)}
+    model = made_by("y = MatMul(x, w)", half, x=X.astype(np.float16))
+    assert kinds(model) == ["MatMulNBits"]
+    assert model.graph.node(0).inputs[2].dtype == ir.DataType.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("y = MatMul(x, w) \n z = Identity(w)", "read elsewhere"),
+        ("y = Gemm<alpha = 0.5>(x, w)", ""),
+        ("y = MatMul(x, x2)", ""),
+    ],
+)
+def test_what_cannot_be_read_in_blocks_stays(text, why):
+    inputs = {"x": X, "x2": W} if "x2" in text else {"x": X}
+    model = parse_model(text, inputs=inputs, constants={"w": W} if "w" in text else {})
+    ctx = Context(model, target=HAS)
+    assert WeightOnly().run(model, ctx) == 0
+    assert "MatMulNBits" not in kinds(model)
+    assert why in " ".join(r.reason for r in ctx.refusals)
+
+
+def test_a_target_without_the_operator_says_so():
+    model = parse_model("y = MatMul(x, w)", inputs={"x": X}, constants={"w": W})
+    ctx = Context(model, target=find_target("onnx"))
+    assert WeightOnly().run(model, ctx) == 0
+    assert "onnx" in ctx.notes[0]
+
+
+def test_rounding_for_what_a_matrix_multiplies_leaves_less_error():
+    mixed = X @ RNG.standard_normal((160, 160)).astype(np.float32) * np.geomspace(4, 0.1, 160)
+    h = (mixed.T @ mixed / len(mixed)).astype(np.float64)
+    target = mixed @ W
+    plain = mixed @ in_blocks(W.T, 4, 32, np.float32).matrix(160).T
+    refined = mixed @ in_blocks(W.T, 4, 32, np.float32, h).matrix(160).T
+    assert np.linalg.norm(refined - target) < 0.5 * np.linalg.norm(plain - target)
+
+
+def test_samples_are_used_layer_by_layer():
+    text = "h = MatMul(x, w) \n r = Relu(h) \n y = MatMul(r, v)"
+    v = (RNG.standard_normal((128, 128)) / 11).astype(np.float32)
+    x = (X @ RNG.standard_normal((160, 160)) * np.geomspace(4, 0.1, 160)).astype(np.float32)
+
+    def error(samples):
+        model = parse_model(text, inputs={"x": x}, constants={"w": W, "v": v})
+        before = run(model, {"x": x})["y"]
+        WeightOnly().run(model, Context(model, target=HAS, samples=samples))
+        assert kinds(model).count("MatMulNBits") == 2
+        return np.linalg.norm(run(model, {"x": x})["y"] - before) / np.linalg.norm(before)
+
+    assert error(Samples([{"x": x}])) < 0.8 * error(None)
+
+
+def test_constant_and_empty_blocks_keep_their_values():
+    w = np.zeros((2, 32), np.float32)
+    w[1] = 3.0
+    stood_for = in_blocks(w, 4, 32, np.float32).matrix(32)
+    np.testing.assert_allclose(stood_for, w, rtol=1e-6)
+
+
+def test_cuda_takes_it_where_int8_gains_nothing():
+    model = parse_model("y = MatMul(x, w)", inputs={"x": X}, constants={"w": W})
+    found = optimize(model, "weight_only(bits=4)", target="cuda-sm80", measure=False)
+    assert kinds(found.model) == ["MatMulNBits"]
+    assert found.report.after.bytes < 0.3 * found.report.before.bytes
+    other = optimize(model, "int8", target="cuda-sm80", measure=False)
+    assert "weight_only" in str(other.report.steps[0].notes)
+
+
+def test_wrong_options_are_told():
+    for text in ("weight_only(bits=3)", "weight_only(block=24)"):
+        with pytest.raises(UsageError, match="not"):
+            parse(text)
