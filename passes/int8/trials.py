@@ -1,10 +1,11 @@
 """Never slower: what is made integer is timed beside what it replaces, and losers stay float.
 
-Products, lookups and LSTMs are cut out and timed alone, once for each kind (operator and shapes):
-they are many and alike, and what was found is remembered (`gains`). What is static hangs together,
-so it is timed inside the model: first all of it, then without one class of nodes after the other
-(depthwise convolutions, sums, ...), keeping what is faster. The decisions go into the recipe; a
-replay repeats them and times nothing.
+Products and LSTMs are cut out and timed alone, once for each kind (operator and shapes): they are
+many and alike, and what was found is remembered (`gains`). What is static hangs together, so it is
+timed inside the model: first all of it, then without one class of nodes after the other (depthwise
+convolutions, sums, ...), keeping what is faster. So are lookups: alone, integer rows always take
+longer than a copy, but few microseconds of a model weigh little beside three quarters of a table.
+The decisions go into the recipe; a replay repeats them and times nothing.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class _Trials:
             if ratio is not None and ratio > 1:
                 self._drop(nodes)
         gains.save()
-        if self.plan.nodes:
-            self._static()
+        if self.plan.nodes or self.plan.tables:
+            self._by_class()
         elif len(self.slow) < len(self.plan):
             self._whole()
         return self.slow
@@ -116,7 +117,7 @@ class _Trials:
             shape, dtype = self.shapes.static(value), self.shapes.dtype(value)
             if shape is None or dtype is None or not value.name:
                 return None
-            feeds[value.name] = _fill(shape, dtype.numpy(), nodes)
+            feeds[value.name] = _fill(shape, dtype.numpy())
         inside = self.model.clone()
         graph = ir.convenience.extract(inside.graph, sorted(feeds), [v.name or "" for v in cut])
         for value in graph.inputs:
@@ -135,7 +136,7 @@ class _Trials:
 
     # --- inside the model -------------------------------------------------------------------
 
-    def _static(self) -> None:
+    def _by_class(self) -> None:
         best = self._build(self.slow)
         classes = _classes(self.plan)
         text = "timing integer regions"
@@ -190,7 +191,7 @@ class _Trials:
 
 
 def _units(plan: Plan) -> list[tuple[str, list[ir.Node], list[ir.Value]]]:
-    """What is timed alone: products that share an activation, lookups, LSTMs; and their results."""
+    """What is timed alone: products that share an activation, LSTMs; and their results."""
     groups: dict[ir.Value | None, list[ir.Node]] = {}
     for node in plan.dynamic:
         groups.setdefault(node.inputs[0], []).append(node)
@@ -200,18 +201,20 @@ def _units(plan: Plan) -> list[tuple[str, list[ir.Node], list[ir.Value]]]:
         ends = [n if a is None else a[0] for n, a in zip(nodes, adds, strict=True)]
         key = "".join("+" if a else "." for a in adds)
         units.append((key, nodes, [n.outputs[0] for n in ends]))
-    for node in (*plan.recurrent, *plan.tables):
+    for node in plan.recurrent:
         units.append((node.op_type, [node], [o for o in node.outputs if o.name and o.uses()]))
     return units
 
 
 def _classes(plan: Plan) -> dict[str, list[ir.Node]]:
-    """Static nodes that are likely to win or lose together; the bulk of the work comes last."""
+    """Nodes that are likely to win or lose together; the bulk of the work comes last."""
     found: dict[str, list[ir.Node]] = {}
     for node in plan.nodes:
         found.setdefault(_class(node), []).append(node)
     if len(found) == 1:
-        return {}
+        found.clear()  # without them there is nothing static: that is the last comparison
+    if plan.tables and len(plan) > len(plan.tables):
+        found["lookups"] = list(plan.tables)
     return dict(sorted(found.items(), key=lambda item: item[0] in ("convolutions", "products")))
 
 
@@ -231,14 +234,9 @@ def _class(node: ir.Node) -> str:
     return "moves" if moves else f"{node.op_type} nodes"
 
 
-def _fill(shape: tuple[int, ...], dtype: Any, nodes: list[ir.Node]) -> np.ndarray[Any, Any]:
-    """Numbers of this type: normal floats, and indices that every table has."""
+def _fill(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Numbers of this type: normal floats, zeros and ones."""
     rng = np.random.default_rng(0)
     if np.dtype(dtype).kind == "f":
         return rng.standard_normal(shape).astype(dtype)
-    top = 2
-    for node in nodes:
-        weight = weight_of(node.inputs[0]) if node.op_type == "Gather" else None
-        if weight is not None:
-            top = weight.shape[0]
-    return rng.integers(0, top, shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)

@@ -41,7 +41,7 @@ def quantize(monkeypatch, before, inputs, constants, cost, facts=None):
     model = parse_model(before, inputs=inputs, constants=constants)
     clock = Clock(cost)
     monkeypatch.setattr(trials, "backend_of", lambda target: clock)
-    feeds = {k: normal(*v) for k, v in inputs.items()}
+    feeds = {k: normal(*v) if isinstance(v, tuple) else v for k, v in inputs.items()}
     ctx = Context(model, target=TARGET, samples=Samples([feeds]), facts=facts)
     edits = Int8().run(model, ctx)
     return edits, [n.op_type for n in model.graph], ctx, clock
@@ -90,3 +90,17 @@ def test_a_class_of_nodes_that_loses_is_taken_back(monkeypatch, slow):
     left = {r.node for r in ctx.refusals}
     assert left == {"Add": {"Add_2"}, "none": set(), "all": {"Conv_0", "Conv_1"}}[slow]
     assert ("QuantizeLinear" in ops) == (slow != "all")
+
+
+@pytest.mark.parametrize(("more", "left"), [(1, "GatherBlockQuantized"), (50, "Gather")])
+def test_a_lookup_is_judged_by_what_it_costs_the_model(monkeypatch, more, left):
+    """Alone integer rows are always slower than a copy; the table's bytes would stay for nothing."""
+    _, ops, ctx, _ = quantize(
+        monkeypatch,
+        "e = Gather(t, i)  y = MatMul(e, w)",
+        {"i": np.arange(4)},
+        {"t": normal(1024, 16), "w": normal(16, 16, seed=1)},
+        lambda ops: 200 + 20 * ("MatMul" in ops) + more * ("GatherBlockQuantized" in ops),
+    )
+    assert left in ops
+    assert len(ctx.facts[trials.FACT]) == (left == "Gather")
