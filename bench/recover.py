@@ -24,7 +24,8 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.distill.examples import Examples, Store
 from graphopt.passes.distill.losses import Criterion, kinds_of
-from graphopt.passes.distill.training import Plan, train
+from graphopt.passes.distill.plan import Plan
+from graphopt.passes.distill.training import train
 
 from graphopt import Context, optimize
 from graphopt.analyses.cost import cost

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from graphopt.backend import backend_of
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.io import load
-from graphopt.manifest import read_manifest
+from graphopt.manifest import Manifest, read_manifest
 from graphopt.samples import bind_shapes, stand_ins
 from graphopt.serving import Served, alternate, served
 from graphopt.target import Target
@@ -92,7 +92,7 @@ def benchmark(
         models: .onnx files.
         targets: where to run them.
         threads: numbers of threads; none means what a model's manifest says for the target, or
-            each target's own.
+            each target's own. A manifest's other options hold in any case.
         batches: sizes of a free batch axis; none means 1 (or what `shapes` says).
         shapes: concrete shapes of inputs with dynamic axes.
         seconds: bound on the timed part of each batch size.
@@ -108,9 +108,9 @@ def benchmark(
             refused: list[Row] = []
             for j, ((path, model), target, count) in enumerate(combinations):
                 progress(f"opening {path.name} on {target.name}", k, len(batches) or 1)
-                target = _with_threads(path, target, count)
+                target, manifest = _deployed(path, target, count)
                 where = Path(folder, str(j))
-                made = _open(path, model, target, batch, shapes or {}, where, stack)
+                made = _open(path, model, target, manifest, batch, shapes or {}, where, stack)
                 entries.append(made) if isinstance(made, _Entry) else refused.append(made)
             progress("timing in interleaved rounds", k, len(batches) or 1)
             timed, spread = _time(entries, seconds)
@@ -119,18 +119,24 @@ def benchmark(
     return Benchmark(tuple(rows), noise)
 
 
-def _with_threads(path: Path, target: Target, count: int) -> Target:
-    """The target with `count` threads; 0: with those that the model was tuned to for it."""
+def _deployed(path: Path, target: Target, count: int) -> tuple[Target, Manifest | None]:
+    """The target with `count` threads, and how the model was tuned for it, if it was.
+
+    0 threads are those of the manifest, or the target's own.
+    """
     tuned = read_manifest(path)
-    if not count and tuned is not None and tuned.target == target.name:
-        count = tuned.threads
-    return dataclasses.replace(target, threads=count or target.threads)
+    if tuned is None or tuned.target != target.name:
+        return dataclasses.replace(target, threads=count or target.threads), None
+    count = count or tuned.threads
+    manifest = dataclasses.replace(tuned, threads=count, prepared={})
+    return dataclasses.replace(target, threads=count or target.threads), manifest
 
 
 def _open(
     path: Path,
     model: ir.Model,
     target: Target,
+    manifest: Manifest | None,
     batch: int | None,
     given: Mapping[str, tuple[int, ...]],
     folder: Path,
@@ -148,7 +154,7 @@ def _open(
     np.savez(folder / "feeds.npz", **feeds)  # type: ignore[arg-type]
     try:
         lowered = backend.lower(model, target, folder / "model.onnx")
-        made = stack.enter_context(served(lowered, target, folder / "feeds.npz"))
+        made = stack.enter_context(served(lowered, target, folder / "feeds.npz", manifest))
     except (MissingExtra, ModelError) as error:
         return dataclasses.replace(row, refused=str(error))
     weight = made.weight

@@ -57,16 +57,18 @@ def convert(
     model: ir.Model = made.model
     _own_weights(model)
     _make_unique(model)
+    given = _Names(model)
     for path, name in names.get("weights", {}).items():
         if name and name != path and path in model.graph.initializers:
-            _rename(model, model.graph.initializers[path], name)
+            given.give(model.graph.initializers[path], name)
     with quiet():
         _fold(model)
     _rename_symbols(model, names_of_symbols)
     _separate_outputs(model)
+    given = _Names(model)
     for value, name in zip(list(model.graph.inputs), names.get("inputs", ()), strict=False):
-        _rename(model, value, name)
-    _name_outputs(model, names.get("outputs") or output_names(program))
+        given.give(value, name)
+    _name_outputs(model, given, names.get("outputs") or output_names(program))
     _name_nodes(model)
     common.ClearMetadataAndDocStringPass()(model)
     for graph in graphs_of(model):
@@ -182,20 +184,43 @@ def _keep_names(model: ir.Model, sources: dict[str, set[str]]) -> None:
     for name, value in initializers.items():
         if len(sources.get(name, ())) == 1:
             made.setdefault(next(iter(sources[name])), []).append(value)
+    given = _Names(model)
     for parameter, values in made.items():
         if parameter not in initializers and len(values) == 1:
-            _rename(model, values[0], parameter)
+            given.give(values[0], parameter)
 
 
-def _rename(model: ir.Model, value: ir.Value, name: str) -> None:
-    """Name a value; whatever has that name already is given another."""
-    for graph in graphs_of(model):
-        for other in _values(graph):
-            if other.name == name and other is not value:
-                other.name = _fresh(model, name)
-    value.name = name
-    if value.const_value is not None:
-        value.const_value.name = name
+class _Names:
+    """The values of a model by name, kept while they are renamed."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._values: dict[str | None, list[ir.Value]] = {}
+        for graph in graphs_of(model):
+            for value in _values(graph):
+                self._values.setdefault(value.name, []).append(value)
+
+    def give(self, value: ir.Value, name: str) -> None:
+        """Name a value; whatever has that name already is given another."""
+        for other in list(self._values.get(name, ())):
+            if other is not value:
+                self._put(other, self.fresh(name))
+        self._put(value, name)
+        if value.const_value is not None:
+            value.const_value.name = name
+
+    def fresh(self, name: str) -> str:
+        """`name_1`, or the next number that is free."""
+        k = 1
+        while self._values.get(f"{name}_{k}"):
+            k += 1
+        return f"{name}_{k}"
+
+    def _put(self, value: ir.Value, name: str) -> None:
+        had = self._values.get(value.name, [])
+        if value in had:
+            had.remove(value)
+        value.name = name
+        self._values.setdefault(name, []).append(value)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -203,14 +228,6 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs
-
-
-def _fresh(model: ir.Model, name: str) -> str:
-    taken = {v.name for g in graphs_of(model) for v in _values(g)}
-    k = 1
-    while f"{name}_{k}" in taken:
-        k += 1
-    return f"{name}_{k}"
 
 
 def _rename_symbols(model: ir.Model, names: dict[str, str]) -> None:
@@ -233,24 +250,25 @@ def _separate_outputs(model: ir.Model) -> None:
     """Outputs that are inputs, weights or each other get an Identity of their own."""
     graph = model.graph
     seen: set[ir.Value] = set()
+    given = _Names(model)
     for k, value in enumerate(list(graph.outputs)):
         if value.producer() is None or value in seen:
             node = ir.node("Identity", [value])
             graph.append(node)
             copy = node.outputs[0]
             copy.type, copy.shape = value.type, value.shape
-            copy.name = _fresh(model, f"{value.name}_copy")
+            given.give(copy, given.fresh(f"{value.name}_copy"))
             graph.outputs[k] = copy
         seen.add(value)
 
 
-def _name_outputs(model: ir.Model, names: list[str]) -> None:
+def _name_outputs(model: ir.Model, given: _Names, names: list[str]) -> None:
     outputs = list(model.graph.outputs)
     if len(names) != len(outputs):
         return
     inputs = {v.name for v in model.graph.inputs}
     for value, name in zip(outputs, names, strict=True):
-        _rename(model, value, name if name not in inputs else f"{name}_output")
+        given.give(value, name if name not in inputs else f"{name}_output")
 
 
 def _name_nodes(model: ir.Model) -> None:

@@ -20,9 +20,10 @@ from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.loading import Loader, Stream
 from graphopt.passes.distill.losses import Criterion, kinds_of, untrainable
+from graphopt.passes.distill.plan import Plan
 from graphopt.passes.distill.processes import device_of
 from graphopt.passes.distill.teachers import open_teacher
-from graphopt.passes.distill.training import Plan, train
+from graphopt.passes.distill.training import train
 from graphopt.passes.prune import Prune
 
 from graphopt import provenance

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from graphopt.passes.distill.training import Batch
+from graphopt.passes.distill.batches import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ class Store:
 
 
 class Examples:
-    """Batches of a store's units (see `training.Batches`).
+    """Batches of a store's units (see `batches.Batches`).
 
     Args:
         store: runs: the model's inputs in order, then the original's outputs.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from graphopt.passes.distill.batches import Batch
 from graphopt.passes.distill.examples import Teacher, held_count, tensors
-from graphopt.passes.distill.training import Batch
 
 from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.stream import Input, fit
@@ -72,7 +72,7 @@ class Loader:
 
 
 class Stream:
-    """A loader's runs as batches (see `training.Batches`), one a step, in the loader's own order.
+    """A loader's runs as batches (see `batches.Batches`), one a step, in the loader's own order.
 
     The first runs are held out: they are kept in memory and left out of every epoch (in a loader
     that shuffles, others are).

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from graphopt.passes.distill.training import Batch, Batches
+from graphopt.passes.distill.batches import Batch, Batches
 
 if TYPE_CHECKING:
     import torch

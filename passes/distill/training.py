@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from graphopt.passes.distill.batches import Batch, Batches, Loss
 from graphopt.passes.distill.checkpoint import Checkpoint
+from graphopt.passes.distill.plan import Plan, TrainReport
 from graphopt.passes.distill.processes import Group
 
 from graphopt.context import Context
@@ -22,111 +23,12 @@ from graphopt.context import Context
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "Batches", "Loss", "Plan", "TrainReport", "train"]
+__all__ = ["train"]
 
 #: Longest gradient (L2 over all weights) that a step takes; a longer one is scaled down.
 CLIP = 1.0
 #: A matrix with at least this share of exact zeros is sparse: its zeros stay.
 SPARSE = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Rows that go through the model together.
-
-    Attributes:
-        inputs: the model's inputs, in its order.
-        targets: what the loss compares the module's outputs with, in their order.
-        label: labels of the rows, or None.
-        rows: how many rows there are; a step weighs its batches by this.
-    """
-
-    inputs: tuple[torch.Tensor, ...]
-    targets: tuple[torch.Tensor, ...]
-    label: torch.Tensor | None = None
-    rows: int = 1
-
-
-#: The mean loss over the rows of a batch, from the module's outputs.
-Loss = Callable[[tuple[Any, ...], Batch], Any]
-
-
-class Batches(Protocol):
-    """The data of a training: the same at every call with the same arguments.
-
-    A step is a list of batches whose gradients add up; in several processes each is given its own.
-    """
-
-    steps: int
-
-    def epoch(self, number: int, share: tuple[int, int]) -> Iterator[Sequence[Batch]]:
-        """The steps of an epoch; `share`: this process and how many there are."""
-        ...
-
-    def held(self, share: tuple[int, int]) -> Iterator[Batch]:
-        """The batches that are held out."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the data.
-        lr: highest learning rate of AdamW, reached after the warm-up.
-        decay: weight decay of matrices (vectors have none).
-        warmup: share of all steps during which the rate rises; then it falls as a cosine, to 0.
-        patience: epochs without a better held-out loss before training stops.
-        checkpoint: where to keep what is needed to go on after an interruption, or None.
-        key: says which training this is: a checkpoint of another one is not continued.
-        every: seconds between checkpoints.
-        text: what progress calls this.
-    """
-
-    epochs: int = 3
-    lr: float = 5e-4
-    decay: float = 0.0
-    warmup: float = 0.1
-    patience: int = 3
-    checkpoint: Path | None = None
-    key: str = ""
-    every: float = 30.0
-    text: str = "distill"
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainReport:
-    """What training did.
-
-    Attributes:
-        epochs: epochs run.
-        steps: steps taken.
-        before, after: held-out loss of the weights given and of those kept (the best seen).
-        stopped: why it ended.
-        seconds: time taken, that of interrupted runs included.
-        history: held-out loss after each epoch.
-    """
-
-    epochs: int
-    steps: int
-    before: float
-    after: float
-    stopped: str
-    seconds: float
-    history: tuple[float, ...]
-
-    @property
-    def improved(self) -> bool:
-        """Whether the weights kept are better than those given."""
-        return self.after < self.before
-
-    def __str__(self) -> str:
-        change = f"held-out loss {self.before:.4g} -> {self.after:.4g}"
-        if not self.improved:
-            change = f"held-out loss {self.before:.4g} did not fall: the weights stay as they were"
-        plural = "" if self.epochs == 1 else "s"
-        return f"{self.epochs} epoch{plural}, {change}, {self.stopped}, {self.seconds:.0f} s"
 
 
 def train(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine import Linear, affine_of, attribute, linear_of, rounded
+from graphopt.passes.fuse.affine import Affine, Linear, affine_of, attribute, linear_of, rounded
 from graphopt.passes.fuse.affine_after import new_bias
 from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
 
@@ -31,6 +31,8 @@ def _check(
         return "the operand is transposed"
     if not f.fits(rank, lin.in_axis, lin.in_channels):
         return f"the constant does not run along the {lin.in_channels} input channels"
+    if _widens(f, facts):
+        return "the constant may broadcast what it meets"
     if f.scales and shared(lin.weight):
         return f"the weight {lin.weight.name} is used elsewhere too"
     if shift:
@@ -52,6 +54,18 @@ def _check(
     if shift and b is None:
         return "the folded bias would overflow"
     return {"lin": lin, "x": f.input, "w": w, "b": b}
+
+
+def _widens(f: Affine, facts: Shapes) -> bool:
+    """Whether the result may have another shape than the operand."""
+    if f.node.op_type == "BatchNormalization":
+        return False
+    shape = facts.shape(f.input)
+    if shape is not None and shape == facts.shape(f.node.outputs[0]):
+        return False
+    rank = facts.rank(f.input)
+    known = [s for s in map(constant_shape, f.constants) if s is not None]
+    return rank is None or any(len(s) > rank or any(d != 1 for d in s) for s in known)
 
 
 def _pads(node: ir.Node) -> bool:

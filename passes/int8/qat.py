@@ -22,9 +22,10 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
 from graphopt.passes.distill.losses import Criterion, kinds_of, untrainable
+from graphopt.passes.distill.plan import Plan, TrainReport
 from graphopt.passes.distill.processes import device_of
 from graphopt.passes.distill.teachers import open_teacher
-from graphopt.passes.distill.training import Plan, TrainReport, train
+from graphopt.passes.distill.training import train
 from graphopt.passes.int8.plan import Plan as IntegerPlan
 from graphopt.passes.int8.plan import Quantize
 from graphopt.passes.int8.precision import float_nodes, meets_budget

@@ -22,6 +22,7 @@ from graphopt.passes.int8.weights import Weight, weight_of
 from graphopt.passes.weight_only.blocks import Blocks, in_blocks
 
 from graphopt import provenance
+from graphopt.analyses.shapes import shapes
 from graphopt.context import Context
 from graphopt.pass_ import Pass
 from graphopt.rewrite import Builder, Names, remove_dead
@@ -93,17 +94,20 @@ class WeightOnly(Pass):
             weight = _weight(node)
             if weight is None:
                 continue
-            reason = self._why_not(node, weight)
+            rank = ctx.get(shapes).rank(_data(node))
+            reason = self._why_not(node, weight, rank)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
                 found[node] = weight
         return found
 
-    def _why_not(self, node: ir.Node, weight: Weight) -> str:
+    def _why_not(self, node: ir.Node, weight: Weight, rank: int | None) -> str:
         excluded = next((p for p in self.exclude if fnmatchcase(node.name or "", p)), None)
         if excluded is not None:
             return f"excluded by '{excluded}'"
+        if rank is None or rank < 2:
+            return "what it multiplies is not known to have rows"
         if int(np.prod(weight.shape)) < SMALLEST or weight.shape[0] < self.block:
             return "its matrix is small"
         if len(list(weight.root.uses())) > 1 or weight.root.is_graph_output():
@@ -153,7 +157,7 @@ def _weight(node: ir.Node) -> Weight | None:
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("MatMul", "Gemm"):
         return None
     found = weight_of(node.inputs[1])
-    if found is None or len(found.shape) != 2:
+    if found is None or len(found.shape) != 2 or weight_of(node.inputs[0]) is not None:
         return None
     if found.tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return None

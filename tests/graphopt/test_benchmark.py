@@ -12,6 +12,7 @@ from graphopt.cli import main
 from graphopt.cli.plot import latency_svg
 from graphopt.errors import InputError
 from graphopt.io import save
+from graphopt.manifest import Manifest, write_manifest
 from graphopt.testing import parse_model
 from graphopt.timing import interleave
 
@@ -45,6 +46,13 @@ def test_every_combination_is_a_row_with_all_figures(free):
         assert row.load_ms > 0
         assert row.runs >= 5
     assert found.rows[0].ratio == 1.0
+
+
+def test_a_model_is_opened_by_its_manifest(free):
+    write_manifest(free, Manifest("cpu", threads=1, free_dimensions={"batch": 4}))
+    found = benchmark([free], [find_target("cpu")], batches=[1, 4], seconds=0.05)
+    assert [r.threads for r in found.rows] == [1, 1]
+    assert [bool(r.refused) for r in found.rows] == [True, False], "the manifest fixes the batch"
 
 
 def test_without_batches_the_model_runs_as_it_is(fixed):

@@ -13,7 +13,8 @@ SCRIPT = """
 import sys
 import test_training as t
 from graphopt.errors import InputError
-from graphopt.passes.distill.training import Plan, train
+from graphopt.passes.distill.plan import Plan
+from graphopt.passes.distill.training import train
 import torch, torch.distributed as dist
 
 dist.init_process_group("gloo") if dist.is_torchelastic_launched() else None

@@ -8,7 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from graphopt.passes.distill.training import Batch, Plan, train  # noqa: E402
+from graphopt.passes.distill.batches import Batch  # noqa: E402
+from graphopt.passes.distill.plan import Plan  # noqa: E402
+from graphopt.passes.distill.training import train  # noqa: E402
 
 from graphopt import Context  # noqa: E402
 from graphopt.errors import InputError  # noqa: E402

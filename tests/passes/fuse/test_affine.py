@@ -201,6 +201,27 @@ def test_a_scale_before_transposed_convolution():
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "shape", "c", "w"),
+    [
+        ("a = Mul(x, c)  y = Conv(a, w)", (1, 1, 4, 4), (1, 3, 1, 1), (2, 3, 3, 3)),
+        ("a = Add(x, c)  y = Conv(a, w)", (1, 1, 4, 4), (3, 1, 1), (2, 3, 3, 3)),
+        ("a = Mul(x, c)  y = MatMul(a, w)", (5, 1), (3,), (3, 4)),
+        ("a = Mul(x, c)  y = MatMul(a, w)", (5, 3), (1, 1, 3), (3, 4)),
+        ("a = Sub(x, c)  y = Gemm(a, w)", (5, 1), (3,), (3, 4)),
+    ],
+)
+def test_a_constant_that_makes_channels_of_one_stays(before, shape, c, w):
+    """Found by random graphs: an Expand before a product is dropped, and the product broadcasts."""
+    check(
+        Fuse(),
+        before=before,
+        unchanged=True,
+        inputs={"x": shape},
+        constants={"w": f(*w), "c": pos(*c)},
+    )
+
+
 def test_a_shift_before_gemm():
     check(
         Fuse(),

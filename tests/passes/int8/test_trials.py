@@ -94,7 +94,7 @@ def test_a_class_of_nodes_that_loses_is_taken_back(monkeypatch, slow):
 
 @pytest.mark.parametrize(("more", "left"), [(1, "GatherBlockQuantized"), (50, "Gather")])
 def test_a_lookup_is_judged_by_what_it_costs_the_model(monkeypatch, more, left):
-    """Alone integer rows are always slower than a copy; the table's bytes would stay for nothing."""
+    """Alone integer rows are always slower than a copy: the bytes would stay for nothing."""
     _, ops, ctx, _ = quantize(
         monkeypatch,
         "e = Gather(t, i)  y = MatMul(e, w)",

@@ -70,11 +70,14 @@ def test_half_precision_stays_half():
         ("y = MatMul(x, w) \n z = Identity(w)", "read elsewhere"),
         ("y = Gemm<alpha = 0.5>(x, w)", ""),
         ("y = MatMul(x, x2)", ""),
+        ("y = MatMul(c, w)", ""),
+        ("v = ReduceMax<keepdims = 0>(x, zero) \n y = MatMul(v, w)", "rows"),
     ],
 )
 def test_what_cannot_be_read_in_blocks_stays(text, why):
     inputs = {"x": X, "x2": W} if "x2" in text else {"x": X}
-    model = parse_model(text, inputs=inputs, constants={"w": W} if "w" in text else {})
+    constants = {"w": W, "c": X, "zero": np.array([0])}
+    model = parse_model(text, inputs=inputs, constants=constants)
     ctx = Context(model, target=HAS)
     assert WeightOnly().run(model, ctx) == 0
     assert "MatMulNBits" not in kinds(model)
