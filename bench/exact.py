@@ -7,7 +7,7 @@ seed. Every tool runs in a process of its own for every model, forked from one t
 imports: seconds are reading, rewriting and writing; memory is the peak of that process's anonymous
 memory above what it had at the fork, seen from outside every 2 ms. Every result is then compared
 with its source on the inputs, ONNX Runtime's own optimizations off, and timed beside its source in
-interleaved rounds, the runtime's optimizations on.
+interleaved rounds, on one thread, the runtime's optimizations on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,8 @@ def count_nodes(path: str) -> int:
 def child_judge(source: str, result: str, feeds: str, seconds: float) -> dict[str, Any]:
     import onnxruntime
 
+    from graphopt.timing import interleave, interval
+
     levels = onnxruntime.GraphOptimizationLevel
     given = dict(np.load(feeds))
 
@@ -177,6 +180,7 @@ def child_judge(source: str, result: str, feeds: str, seconds: float) -> dict[st
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = level
+        options.intra_op_num_threads = 1  # two pools that spin would slow each other
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     error, outputs = 0.0, []
@@ -189,27 +193,15 @@ def child_judge(source: str, result: str, feeds: str, seconds: float) -> dict[st
     for name, a in outputs[0].items():
         error = max(error, difference(a, outputs[1][name]))
     pair = [session(p, levels.ORT_ENABLE_ALL) for p in (source, result)]
-    times: list[list[float]] = [[], []]
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 8 or time.perf_counter() < end:
-        for k in (0, 1) if rounds % 2 else (1, 0):
-            start = time.perf_counter()
-            pair[k].run(None, given)
-            times[k].append(time.perf_counter() - start)
-        rounds += 1
-        if rounds >= 8 and time.perf_counter() > end + 10 * seconds:
-            break
-    a, b = (np.array(t[2:]) for t in times)
-    ratios = np.log(b / a)
-    middle = float(np.median(ratios))
-    spread = 1.2533 * float(np.std(ratios)) / np.sqrt(len(ratios))
+    times = interleave([partial(s.run, None, given) for s in pair], seconds)
+    mean, low, high = interval(np.log(times[:, 1] / times[:, 0]))
+    source_ms, ms = np.median(times, axis=0)
     return {
         "error": error,
-        "source_ms": float(np.median(a)) * 1e3,
-        "ms": float(np.median(b)) * 1e3,
-        "ratio": float(np.exp(middle)),
-        "ratio_ci": [float(np.exp(middle - 1.96 * spread)), float(np.exp(middle + 1.96 * spread))],
+        "source_ms": float(source_ms),
+        "ms": float(ms),
+        "ratio": float(np.exp(mean)),
+        "ratio_ci": [float(np.exp(low)), float(np.exp(high))],
     }
 
 

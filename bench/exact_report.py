@@ -14,7 +14,7 @@ HEAD = """# Exact passes beside their peers
 Standard operators: graphopt (`--target onnx`), onnxsim 0.8.1, onnxslim 0.1.98, onnxscript 0.7.2,
 ONNX Runtime offline, basic. The runtime's own operators: graphopt (`--target cpu`), ONNX Runtime
 offline, extended. Nodes count subgraphs and Constant nodes. A dash: the tool failed or its result
-does not run. The machine is shared: compare times within a row only.
+does not run.
 """
 
 

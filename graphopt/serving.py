@@ -3,6 +3,8 @@
 Two models in one process share its threads and caches, and a pool that spins for one of them slows
 the other: on small models that is worth a factor of two. Where a time is told to a user, or decides
 what is deployed, each model has a process of its own, and they take turns in bursts of runs.
+Between its turns a process is stopped: ONNX Runtime's threads spin for 50 ms after a run, on a
+processor that another model needs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,7 +48,23 @@ class Served:
 
     def burst(self, seconds: float = BURST) -> list[float]:
         """Milliseconds of the runs of one turn of about `seconds`, two runs before it not told."""
-        return [float(t) for t in self._ask(repr(seconds))]
+        self.resume()
+        try:
+            return [float(t) for t in self._ask(repr(seconds))]
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Let no thread of the process run until `resume` (where there is no SIGSTOP they spin)."""
+        self._signal("SIGSTOP")
+
+    def resume(self) -> None:
+        """Let its threads run on."""
+        self._signal("SIGCONT")
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name):
+            self.process.send_signal(getattr(signal, name))
 
     def _ask(self, line: str) -> Any:
         assert self.process.stdin is not None
@@ -87,7 +106,11 @@ def served(
         if "error" in first:
             raise ModelError(first["error"])
         made.weight = Weight(**first)
-        yield made
+        made.stop()
+        try:
+            yield made
+        finally:
+            made.resume()
 
 
 def alternate(

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,8 @@ def test_a_served_model_takes_turns_and_says_what_it_weighs(lowered, tmp_path):
     with all_served([(lowered, cpu, Manifest("cpu", threads=1))], FEEDS, tmp_path) as models:
         times, singles = alternate(models, 0.05)
         assert models[0].weight.load_ms > 0
+        state = Path(f"/proc/{models[0].process.pid}/stat")
+        assert not state.is_file() or state.read_text().split()[2] == "T", "it spins meanwhile"
     assert times.shape[1] == 2
     assert len(times) >= 5
     assert (times > 0).all()
