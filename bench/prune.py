@@ -2,6 +2,8 @@
 
     python bench/prune.py --models DIR [--samples 512] [--images 2000] [--out bench/results]
 
+    python bench/prune.py --models DIR --samples 2048 --scores reconstruction    adds rows
+
 DIR holds trained models (`NAME.onnx`, logits of `x`) and `glyphs.npz` (x_train, x_val, y_val). The
 samples are the first of x_train, without labels. Graphs are fused first, as any pipeline would, so
 that attention reads as heads. Torch-Pruning prunes the same residual network, rebuilt in torch from
@@ -34,6 +36,8 @@ LEFT = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 SCORES = ("reconstruction", "l2", "fisher", "taylor", "activation", "l1", "fpgm", "random")
 #: The scan of errors (`spread="sensitivity"`) over the order of the first score.
 SCAN = "scan"
+#: Samples of the rows that say nothing else.
+USUAL = 512
 SHAPES = {"x": (1, 1, 32, 32)}
 
 
@@ -48,7 +52,13 @@ def accuracy(model: ir.Model, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def ours(
-    path: Path, data: dict[str, Any], samples: Samples, rows: list[dict[str, Any]], save
+    path: Path,
+    data: dict[str, Any],
+    scores: list[str],
+    samples: Samples,
+    more: str,
+    rows: list[dict[str, Any]],
+    save,
 ) -> None:
     model = ir.load(path)
     Fuse().run(model, Context(model))
@@ -60,12 +70,13 @@ def ours(
     def keep(score: str, left: float, on: bool, pruned: ir.Model, seconds: float) -> None:
         after = cost(Context(pruned, shapes=SHAPES))
         shares = (after.macs / before.macs, after.params / before.params)
-        rows.append(row(path.stem, score, left, on, *shares, accuracy(pruned, **data), seconds))
+        got = accuracy(pruned, **data)
+        rows.append(row(path.stem, score + more, left, on, *shares, got, seconds))
         save()
 
-    for score in SCORES:
+    for score in [s for s in SCORES if s in scores]:
         wanted = [(left, on) for on in (True, False) for left in LEFT]
-        wanted = [w for w in wanted if (score, *w) not in known]
+        wanted = [w for w in wanted if (score + more, *w) not in known]
         if not wanted:
             continue
         ctx = Context(model, samples=samples, shapes=SHAPES)
@@ -82,7 +93,7 @@ def ours(
             one.apply(copy, here, mine, found, samples)
             keep(score, left, on, copy, scored + time.perf_counter() - began)
     for left in LEFT:
-        if (SCAN, left, True) not in known:
+        if SCAN in scores and (SCAN + more, left, True) not in known:
             copy = model.clone()
             one = Prune(ratio=1 - left, score=SCORES[0], spread="sensitivity")
             began = time.perf_counter()
@@ -172,13 +183,13 @@ def residual_network(held: dict[str, np.ndarray]):
     return Network()
 
 
-def write(rows: list[dict[str, Any]], out: Path, samples: int, images: int) -> None:
+def write(rows: list[dict[str, Any]], out: Path, images: int) -> None:
     lines = [
         "# Accuracy against MACs left, without training",
         "",
-        f"`python bench/prune.py --models DIR`; {samples} unlabelled samples, {images} validation"
-        " images (standard error about 0.005); MACs left as asked for, those reached within 0.02"
-        " unless stated. *cut* is without, *refitted* with compensation; *scan* spreads the"
+        f"`python bench/prune.py --models DIR`; {USUAL} unlabelled samples where a row says no"
+        f" other number, {images} validation images (standard error about 0.005); MACs left as"
+        " asked for, those reached within 0.02 unless stated. *cut* is without, *refitted* with compensation; *scan* spreads the"
         f" ratio by measured error (`spread='sensitivity'`) in the order of {SCORES[0]}.",
         "",
     ]
@@ -188,7 +199,7 @@ def write(rows: list[dict[str, Any]], out: Path, samples: int, images: int) -> N
         lines += [f"## {model}: {whole:.4f} before", ""]
         lines += ["| score | | " + " | ".join(f"{x:g}" for x in LEFT) + " |"]
         lines += ["|---|---|" + "---|" * len(LEFT)]
-        for score in (*SCORES, SCAN, "Torch-Pruning"):
+        for score in dict.fromkeys(r["score"] for r in mine if r["score"] != "none"):
             for refitted in (True, False):
                 at = {
                     r["left"]: r for r in mine if (r["score"], r["refitted"]) == (score, refitted)
@@ -218,7 +229,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     models = list(dict.fromkeys(r["model"] for r in rows))
     figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 4), squeeze=False)
     for axis, model in zip(axes[0], models, strict=True):
-        for color, score in enumerate((*SCORES, SCAN, "Torch-Pruning")):
+        for color, score in enumerate(dict.fromkeys(r["score"] for r in rows)):
             for refitted in (True, False):
                 mine = [r for r in rows if r["model"] == model and r["refitted"] == refitted]
                 mine = sorted((r for r in mine if r["score"] == score), key=lambda r: -r["macs"])
@@ -239,7 +250,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--samples", type=int, default=USUAL)
+    parser.add_argument("--scores", nargs="*", default=[*SCORES, SCAN])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     parser.add_argument("--only", nargs="*", help="names of models")
@@ -261,9 +273,10 @@ def main() -> None:
             continue
         if path.stem == "resnet20":
             torch_pruning(path, data, rows, save)
-        ours(path, data, samples, rows, save)
+        more = "" if args.samples == USUAL else f", {args.samples} samples"
+        ours(path, data, args.scores, samples, more, rows, save)
     save()
-    write(rows, args.out, args.samples, args.images)
+    write(rows, args.out, args.images)
 
 
 if __name__ == "__main__":

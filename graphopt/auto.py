@@ -14,8 +14,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt import plugins
-from graphopt.backend import Arrays, Backend, Session, backend_of
+from graphopt.backend import Arrays, Session, backend_of, every_target
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.manifest import read_manifest
 from graphopt.serving import all_served, alternate, keep_feeds, served
@@ -102,17 +101,11 @@ def runnable() -> tuple[list[Target], dict[str, str]]:
     """The targets this machine can measure, plain CPU first, and why the others are not here."""
     found: list[Target] = []
     absent: dict[str, str] = {}
-    entries = plugins.find(plugins.BACKENDS)
-    for name in sorted(entries, key=lambda n: (n != "cpu", n)):
-        backend: Backend = entries[name].load()
-        for target_name in backend.targets():
-            try:
-                target = backend.target(target_name)
-            except MissingExtra as error:
-                absent[target_name] = str(error)
-                continue
-            if target.measured and target.deploys:
-                found.append(target)
+    for _, name, target in every_target():
+        if isinstance(target, MissingExtra):
+            absent[name] = str(target)
+        elif target.measured and target.deploys:
+            found.append(target)
     return found, absent
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import plugins
-from graphopt.errors import UsageError
+from graphopt.errors import MissingExtra, UsageError
 from graphopt.target import Target
 from graphopt.timing import Timing
 
-__all__ = ["Arrays", "Backend", "Session", "Timing", "backend_of", "find_target"]
+__all__ = ["Arrays", "Backend", "Session", "Timing", "backend_of", "every_target", "find_target"]
 
 #: Named arrays: inputs or outputs of one run.
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -77,6 +77,18 @@ def find_target(name: str) -> Target:
     raise UsageError(
         f"no target is called '{name}'{nearest(name, names)}. Known: {', '.join(names)}"
     )
+
+
+def every_target() -> Iterator[tuple[Backend, str, Target | MissingExtra]]:
+    """Each backend's targets by name, or what is missing to have one; plain CPU first."""
+    entries = plugins.find(plugins.BACKENDS)
+    for key in sorted(entries, key=lambda k: (k != "cpu", k)):
+        backend: Backend = entries[key].load()
+        for name in backend.targets():
+            try:
+                yield backend, name, backend.target(name)
+            except MissingExtra as error:
+                yield backend, name, error
 
 
 def backend_of(target: Target) -> Backend | None:

@@ -13,30 +13,26 @@ from graphopt.cli.common import emit_json, standard
 @standard
 def command(as_json: bool, debug: bool) -> None:
     """List what --target takes: which run and are measured here, and what the others need."""
-    from graphopt import plugins
+    from graphopt.backend import every_target
     from graphopt.errors import MissingExtra
 
     listed: list[dict[str, Any]] = []
-    for entry in plugins.find(plugins.BACKENDS).values():
-        backend = entry.load()
-        for name in backend.targets():
-            item = {"name": name, "backend": backend.name, "measured": False, "absent": None}
-            try:
-                target = backend.target(name)
-            except MissingExtra as error:
-                listed.append({**item, "absent": str(error)})
-                continue
-            scheme = target.int8
-            listed.append(
-                {
-                    **item,
-                    "measured": target.measured,
-                    "isa": target.isa,
-                    "precisions": target.precisions,
-                    "int8": scheme and f"{scheme.activation} x {scheme.weight}",
-                    "channel_multiple": target.channel_multiple,
-                }
-            )
+    for backend, name, target in every_target():
+        item = {"name": name, "backend": backend.name, "measured": False, "absent": None}
+        if isinstance(target, MissingExtra):
+            listed.append({**item, "absent": str(target)})
+            continue
+        scheme = target.int8
+        listed.append(
+            {
+                **item,
+                "measured": target.measured,
+                "isa": target.isa,
+                "precisions": target.precisions,
+                "int8": scheme and f"{scheme.activation} x {scheme.weight}",
+                "channel_multiple": target.channel_multiple,
+            }
+        )
     if as_json:
         emit_json(listed)
         return

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from graphopt import auto
+from graphopt import auto, backend
 from graphopt.auto import fastest, runnable
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.target import Target
@@ -141,7 +141,7 @@ def test_runnable_has_this_machine_first_and_says_what_is_absent(monkeypatch):
             raise MissingExtra("absent", f"target '{name}'")
 
     table = {"a": Entry(Absent()), "cpu": Entry(One()), "b": Entry(One())}
-    monkeypatch.setattr(auto.plugins, "find", lambda group: table)
+    monkeypatch.setattr(backend.plugins, "find", lambda group: table)
     found, absent = runnable()
     assert [t.name for t in found] == ["one", "one"]
     assert "pip install" in absent["absent"]
