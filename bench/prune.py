@@ -189,7 +189,8 @@ def write(rows: list[dict[str, Any]], out: Path, images: int) -> None:
         "",
         f"`python bench/prune.py --models DIR`; {USUAL} unlabelled samples where a row says no"
         f" other number, {images} validation images (standard error about 0.005); MACs left as"
-        " asked for, those reached within 0.02 unless stated. *cut* is without, *refitted* with compensation; *scan* spreads the"
+        " asked for, those reached within 0.02 unless stated. *cut* is without, *refitted* with"
+        " compensation; *scan* spreads the"
         f" ratio by measured error (`spread='sensitivity'`) in the order of {SCORES[0]}.",
         "",
     ]
