@@ -147,6 +147,21 @@ def test_lstm():
     assert operators(model) == ["DynamicQuantizeLSTM"]
 
 
+@pytest.mark.parametrize(("spread", "ranks"), [(0.0, (1, 1)), (1.0, (2, 1))])
+def test_rows_of_an_lstm_have_scales_of_their_own_where_that_tells(spread, ranks):
+    model = lstm_model()
+    rows = np.exp(normal(2, 32, 1, seed=5) * spread)
+    for name, scale in (("w", rows), ("r", 1.0)):
+        value = model.graph.initializers[name]
+        even = (
+            np.random.default_rng(6).uniform(-1, 1, value.const_value.shape.numpy()) * scale * 0.1
+        )
+        value.const_value = ir.tensor(even.astype(np.float32), name=name)
+    check(Int8(), model, inputs={"x": (5, 2, 16)}, target=FUSED, tolerance=TOLERANCE)
+    (node,) = model.graph
+    assert tuple(len(node.inputs[k].const_value.shape) for k in (8, 10)) == ranks
+
+
 def test_lstm_where_the_target_has_none():
     check(
         Int8(),
