@@ -131,6 +131,12 @@ def ort_dynamic(source, out, feeds):
     quantize_dynamic(_prepared(source, out), str(out), per_channel=True)
 
 
+def ort_dynamic_default(source, out, feeds):
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(_prepared(source, out), str(out))
+
+
 def onnxsim_static(source, out, feeds):
     import onnx
     import onnxsim
@@ -158,11 +164,12 @@ VARIANTS = {
     "ort_s8s8": ort_s8s8,
     "ort_u8s8": ort_u8s8,
     "ort_dynamic": ort_dynamic,
+    "ort_dynamic_default": ort_dynamic_default,
     "onnxsim": onnxsim_static,
     "nncf_openvino": nncf_openvino,
     "fused": fused,
 }
-DEFAULT = ["graphopt", "ort_s8s8", "ort_u8s8", "ort_dynamic", "onnxsim", "nncf_openvino"]
+DEFAULT = [v for v in VARIANTS if v not in ("graphopt_int8", "fused")]
 
 
 def make(variant, source, out, feeds):

@@ -52,10 +52,9 @@ SPECS = {
 
 
 #: Ratios of pruning that trained models are tried with beside the half, on the CPU: refitted alone,
-#: and trained on the unlabelled training images.
+#: and trained for some epochs on the unlabelled training images.
 RATIOS = (0.35,)
-TRAINED = (0.5, 0.65)
-RECOVER = "distill(epochs=3)"
+TRAINED = ((0.5, 3), (0.65, 3), (0.5, 6))
 #: Models up to here run on one thread too.
 SMALL = 50_000_000
 
@@ -123,8 +122,9 @@ def glyphs(path: Path, work: Path, args: Any) -> dict[str, Any]:
     specs = {f"prune {r} + int8": f"clean, fold, prune(ratio={r}), fuse, int8" for r in RATIOS}
     training = [{name: pixels["x_train"][k : k + 32]} for k in range(0, len(pixels["x_train"]), 32)]
     trained = {
-        f"prune {r} + distill + int8": f"clean, fold, prune(ratio={r}), {RECOVER}, fuse, int8"
-        for r in TRAINED
+        f"prune {r} + {n} epochs + int8": f"clean, fold, prune(ratio={r}), distill(epochs={n}),"
+        " fuse, int8"
+        for r, n in TRAINED
     }
     variants = [
         *peers(path, work, calibration),
