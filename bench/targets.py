@@ -84,7 +84,7 @@ def main() -> None:
                 work.mkdir(parents=True, exist_ok=True)
                 found = run(path, work, args)
             if found:
-                remember(args.out / "targets.json", path.stem, found)
+                remember(args.out / "targets.json", f"{folder.name}/{path.stem}", found)
             gc.collect()
     write_table(args.out / "targets.json", args.out / "targets.md")
 

@@ -19,7 +19,7 @@ from graphopt.passes.int8.writer import Writer
 __all__ = ["OPERATOR", "quantize_lstm", "why_not"]
 
 #: Squared error of one scale per direction, over that of scales per row, that is worth its speed.
-SLACK = 1.5
+SLACK = 3.0
 OPERATOR = "com.microsoft:DynamicQuantizeLSTM"
 Array = np.ndarray[Any, Any]
 

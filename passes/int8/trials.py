@@ -35,8 +35,9 @@ __all__ = ["FACT", "slower_nodes"]
 FACT = "int8.float"
 #: Shares of the time for one comparison that a timed pair gets: cut out, and inside the model.
 ALONE, INSIDE = 0.06, 0.3
-#: A class of nodes is taken back for a gain above this.
-GAIN = 0.99
+#: A class of nodes is taken back for a gain above this; lookups, which save bytes, for more.
+GAIN, LOOKUPS_GAIN = 0.99, 0.95
+LOOKUPS = "lookups"
 SLOWER = "integers are slower there than float"
 
 
@@ -140,11 +141,12 @@ class _Trials:
         best = self._build(self.slow)
         classes = _classes(self.plan)
         text = "timing integer regions"
-        for nodes in self.ctx.track(classes.values(), len(classes), text):
+        for name, nodes in self.ctx.track(classes.items(), len(classes), text):
+            worth = LOOKUPS_GAIN if name == LOOKUPS else GAIN
             trial = {**self.slow, **{n.name: SLOWER for n in nodes if n.name}}
             other = self._build(trial)
             timing = self._time(best, other, self.feeds, INSIDE)
-            if timing.ratio < GAIN and timing.ci[1] < 1.0:
+            if timing.ratio < worth and timing.ci[1] < 1.0:
                 best, self.slow = other, trial
         self._whole(best)
 
@@ -214,7 +216,7 @@ def _classes(plan: Plan) -> dict[str, list[ir.Node]]:
     if len(found) == 1:
         found.clear()  # without them there is nothing static: that is the last comparison
     if plan.tables and len(plan) > len(plan.tables):
-        found["lookups"] = list(plan.tables)
+        found[LOOKUPS] = list(plan.tables)
     return dict(sorted(found.items(), key=lambda item: item[0] in ("convolutions", "products")))
 
 
