@@ -18,7 +18,12 @@ def command(as_json: bool, debug: bool) -> None:
 
     listed: list[dict[str, Any]] = []
     for backend, name, target in every_target():
-        item = {"name": name, "backend": backend.name, "measured": False, "absent": None}
+        item: dict[str, Any] = {
+            "name": name,
+            "backend": backend.name,
+            "measured": False,
+            "absent": None,
+        }
         if isinstance(target, MissingExtra):
             listed.append({**item, "absent": str(target)})
             continue

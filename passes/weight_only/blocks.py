@@ -67,7 +67,8 @@ def in_blocks(w: Array, bits: int, size: int, dtype: Any, h: Array | None = None
     order = None if h is None else Order.of(_filled(h, count * size))
     parts = np.array_split(w, max(1, w.size // PART))
     made = [_part(part, bits, (count, size), dtype, order) for part in parts]
-    return Blocks(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)), bits)
+    integers, scales, zeros = (np.concatenate(arrays) for arrays in zip(*made, strict=True))
+    return Blocks(integers, scales, zeros, bits)
 
 
 def _part(

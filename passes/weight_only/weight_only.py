@@ -164,8 +164,8 @@ def _weight(node: ir.Node) -> Weight | None:
     if node.op_type == "MatMul":
         return found
     given = node.attributes
-    plain = given.get_float("alpha", 1.0) == given.get_float("beta", 1.0) == 1.0
-    if not plain or given.get_int("transA", 0):
+    transposed = given.get_int("transA", 0)
+    if transposed or not given.get_float("alpha", 1.0) == given.get_float("beta", 1.0) == 1.0:
         return None
     if given.get_int("transB", 0):
         return Weight(found.root, found.tensor, found.perm[::-1])
