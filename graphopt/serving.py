@@ -57,6 +57,10 @@ class Served:
     def stop(self) -> None:
         """Let no thread of the process run until `resume` (where there is no SIGSTOP they spin)."""
         self._signal("SIGSTOP")
+        if hasattr(os, "waitid"):  # it takes a moment
+            with contextlib.suppress(ChildProcessError):
+                how = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+                os.waitid(os.P_PID, self.process.pid, how)
 
     def resume(self) -> None:
         """Let its threads run on."""
