@@ -347,6 +347,7 @@ def write_table(source: Path, out: Path) -> None:
     from graphopt.processors import extensions
 
     data = json.loads(source.read_text())
+    notes = out.with_name(f"{out.stem}_notes.md")
     lines = [
         "# Targets and peers",
         "",
@@ -357,6 +358,7 @@ def write_table(source: Path, out: Path) -> None:
         "graphopt's what it chose. Noise is how far ONNX Runtime float strays from itself in the "
         "same run. "
         f"{processors()} processors; {', '.join(extensions())}.",
+        *(["", notes.read_text().rstrip()] if notes.is_file() else []),
     ]
     for name, found in data.items():
         trained = "accuracy" in found

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from graphopt.io import load as load
     from graphopt.io import save as save
     from graphopt.pass_ import Pass as Pass
-    from graphopt.pipeline import Result as Result
     from graphopt.pipeline import optimize as optimize
     from graphopt.prepared import prepare as prepare
     from graphopt.report import Report as Report
     from graphopt.report import Step as Step
+    from graphopt.result import Result as Result
     from graphopt.rewrite import Rewrite as Rewrite
     from graphopt.rewrite import Rule as Rule
     from graphopt.samples import Samples as Samples

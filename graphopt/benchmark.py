@@ -21,7 +21,7 @@ from graphopt.errors import MissingExtra, ModelError
 from graphopt.io import load
 from graphopt.manifest import Manifest, read_manifest
 from graphopt.samples import bind_shapes, stand_ins
-from graphopt.serving import Served, alternate, served
+from graphopt.serving import Served, alternate, keep_feeds, served
 from graphopt.target import Target
 from graphopt.timing import Array, compare_times
 
@@ -151,10 +151,10 @@ def _open(
         return dataclasses.replace(row, refused=reason)
     feeds = next(iter(stand_ins(model, seed=0, shapes=shapes)))
     folder.mkdir()
-    np.savez(folder / "feeds.npz", **feeds)  # type: ignore[arg-type]
+    file = keep_feeds(feeds, folder)
     try:
         lowered = backend.lower(model, target, folder / "model.onnx")
-        made = stack.enter_context(served(lowered, target, folder / "feeds.npz", manifest))
+        made = stack.enter_context(served(lowered, target, file, manifest))
     except (MissingExtra, ModelError) as error:
         return dataclasses.replace(row, refused=str(error))
     weight = made.weight

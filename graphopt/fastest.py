@@ -17,7 +17,8 @@ from graphopt.budget import Budget
 from graphopt.context import Progress
 from graphopt.errors import UsageError
 from graphopt.manifest import read_manifest
-from graphopt.pipeline import Result, optimize
+from graphopt.pipeline import optimize
+from graphopt.result import Result
 from graphopt.runtime import run_each
 from graphopt.samples import Samples, bind_shapes, stand_ins
 from graphopt.target import Target

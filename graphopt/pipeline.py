@@ -12,61 +12,24 @@ import onnx_ir as ir
 
 from graphopt import __version__, provenance, recipe
 from graphopt.analyses.cost import cost
-from graphopt.backend import Timing, backend_of, find_target
+from graphopt.backend import Timing, find_target
 from graphopt.budget import Budget
 from graphopt.context import Context, Edit, Progress
-from graphopt.errors import BudgetMissed, InputError, ModelError, UsageError
+from graphopt.errors import InputError, ModelError, UsageError
 from graphopt.gauge import Gauge, objection, remark
-from graphopt.io import load, save, size_of, warnings_of
-from graphopt.manifest import Manifest, write_manifest
+from graphopt.io import load, size_of, warnings_of
 from graphopt.report import Figures, Report, Step, Undone
+from graphopt.result import Result
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.spec import format_pass, parse
 from graphopt.target import Target
 from graphopt.trial import Setting, Trial, refusals, try_pass
 from graphopt.verify import Judge, Outputs, check_graph, compare_outputs
 
-__all__ = ["Result", "optimize"]
+__all__ = ["optimize"]
 
 #: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
 PROBE_RUNS, PROBE_MACS = 64, 100e9
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What `optimize` gives: the model, the report, and the recipe that makes it again.
-
-    `manifest` says how the model was opened when it was chosen among targets; None where there was
-    one target, which opens it in its own way.
-    """
-
-    model: ir.Model
-    report: Report
-    recipe: recipe.Recipe
-    target: Target
-    manifest: Manifest | None = None
-
-    @property
-    def met(self) -> bool:
-        """Whether every limit of the budget is met (True without limits)."""
-        return self.report.met is not False
-
-    def lower(self, path: str | Path) -> Path:
-        """Write the model at `path` for its target, with the manifest that opens it there."""
-        backend = backend_of(self.target)
-        if backend is None:
-            save(self.model, path)
-            return Path(path)
-        made = backend.lower(self.model, self.target, Path(path))
-        if self.manifest is not None:
-            write_manifest(made, self.manifest)
-        return made
-
-    def require(self) -> Result:
-        """Return self, or raise BudgetMissed naming the limits that are not met."""
-        if not self.met:
-            raise BudgetMissed("; ".join(self.report.notes) or "the budget is not met")
-        return self
 
 
 def optimize(

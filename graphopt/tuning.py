@@ -143,9 +143,9 @@ def _climb(
             with ExitStack() as trial:
                 try:
                     other = trial.enter_context(opened(candidate))
+                    times, _ = alternate([base, other], seconds / len(offered))
                 except ModelError:
-                    continue  # it does not open so
-                times, _ = alternate([base, other], seconds / len(offered))
+                    continue  # it does not open or run so
                 timing = compare_times(times[:, 0], times[:, 1], times[:, 2])
                 kept = verdict(timing) == "faster"
                 tried.append(Tuned(name, timing, kept))

@@ -114,6 +114,7 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 def _run(options: dict[str, Any]) -> int:
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
+    from graphopt.gauge import file_bytes
     from graphopt.io import load, save
     from graphopt.pipeline import optimize
     from graphopt.provenance import strip
@@ -164,7 +165,7 @@ def _run(options: dict[str, Any]) -> int:
                 result.lower(output)
                 if options["measure"] and not replay:
                     notes = _tune(output, options, shown)
-            after = dataclasses.replace(report.after, bytes=_bytes(output))
+            after = dataclasses.replace(report.after, bytes=file_bytes(output))
             notes = [*report.notes, *notes]
             report = dataclasses.replace(
                 report, output=str(output), after=after, notes=tuple(notes)
@@ -249,12 +250,6 @@ def _output(source: Path, named: str | None, suffix: str) -> Path:
         if RECIPE not in load(output).metadata_props:
             raise UsageError(f"{output} exists and is not graphopt's; name the output with -o")
     return output
-
-
-def _bytes(path: Path) -> int:
-    from graphopt.gauge import file_bytes
-
-    return file_bytes(path)
 
 
 def _write_report(path: Path, data: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import onnx_ir.passes.common as common
 
 from graphopt.errors import ModelError
 from graphopt.io.reading import graphs_of
+from graphopt.rewrite import Names
 from graphopt.tracing.blame import conversion_failed
 from graphopt.tracing.torch_side import array_of, quiet
 
@@ -57,7 +58,7 @@ def convert(
     model: ir.Model = made.model
     _own_weights(model)
     _make_unique(model)
-    given = _Names(model)
+    given = _Renaming(model)
     for path, name in names.get("weights", {}).items():
         if name and name != path and path in model.graph.initializers:
             given.give(model.graph.initializers[path], name)
@@ -65,7 +66,7 @@ def convert(
         _fold(model)
     _rename_symbols(model, names_of_symbols)
     _separate_outputs(model)
-    given = _Names(model)
+    given = _Renaming(model)
     for value, name in zip(list(model.graph.inputs), names.get("inputs", ()), strict=False):
         given.give(value, name)
     _name_outputs(model, given, names.get("outputs") or output_names(program))
@@ -184,43 +185,35 @@ def _keep_names(model: ir.Model, sources: dict[str, set[str]]) -> None:
     for name, value in initializers.items():
         if len(sources.get(name, ())) == 1:
             made.setdefault(next(iter(sources[name])), []).append(value)
-    given = _Names(model)
+    given = _Renaming(model)
     for parameter, values in made.items():
         if parameter not in initializers and len(values) == 1:
             given.give(values[0], parameter)
 
 
-class _Names:
-    """The values of a model by name, kept while they are renamed."""
+class _Renaming:
+    """Names given to values; whatever has such a name already is given another."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._values: dict[str | None, list[ir.Value]] = {}
-        for graph in graphs_of(model):
-            for value in _values(graph):
-                self._values.setdefault(value.name, []).append(value)
+        self._names = Names(model)
+        self._values = {v.name: v for graph in graphs_of(model) for v in _values(graph)}
 
     def give(self, value: ir.Value, name: str) -> None:
-        """Name a value; whatever has that name already is given another."""
-        for other in list(self._values.get(name, ())):
-            if other is not value:
-                self._put(other, self.fresh(name))
+        """Name a value, and its tensor."""
+        other = self._values.get(name)
+        if other is None:
+            self._names.fresh(name)  # taken from now on
+        elif other is not value:
+            self._put(other, self._names.fresh(name))
         self._put(value, name)
         if value.const_value is not None:
             value.const_value.name = name
 
-    def fresh(self, name: str) -> str:
-        """`name_1`, or the next number that is free."""
-        k = 1
-        while self._values.get(f"{name}_{k}"):
-            k += 1
-        return f"{name}_{k}"
-
     def _put(self, value: ir.Value, name: str) -> None:
-        had = self._values.get(value.name, [])
-        if value in had:
-            had.remove(value)
+        if self._values.get(value.name) is value:
+            del self._values[value.name]
         value.name = name
-        self._values.setdefault(name, []).append(value)
+        self._values[name] = value
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -250,19 +243,19 @@ def _separate_outputs(model: ir.Model) -> None:
     """Outputs that are inputs, weights or each other get an Identity of their own."""
     graph = model.graph
     seen: set[ir.Value] = set()
-    given = _Names(model)
+    names = Names(model)
     for k, value in enumerate(list(graph.outputs)):
         if value.producer() is None or value in seen:
             node = ir.node("Identity", [value])
             graph.append(node)
             copy = node.outputs[0]
             copy.type, copy.shape = value.type, value.shape
-            given.give(copy, given.fresh(f"{value.name}_copy"))
+            copy.name = names.fresh(f"{value.name}_copy")
             graph.outputs[k] = copy
         seen.add(value)
 
 
-def _name_outputs(model: ir.Model, given: _Names, names: list[str]) -> None:
+def _name_outputs(model: ir.Model, given: _Renaming, names: list[str]) -> None:
     outputs = list(model.graph.outputs)
     if len(names) != len(outputs):
         return

@@ -25,7 +25,7 @@ from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.settle import settle_weights
 from graphopt.passes.int8.tables import quantize_table, tie
 from graphopt.passes.int8.trials import slower_nodes
-from graphopt.passes.int8.weights import weight_of
+from graphopt.passes.int8.weights import FEW_BITS, weight_of
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.analyses.ranges import METHODS, Method, Range, calibrate
@@ -44,8 +44,6 @@ OUTLIER = 128.0
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
 #: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
 EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
-#: What targets that compute in floating point read weights of a few bits with.
-STORED = "com.microsoft:MatMulNBits"
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -84,12 +82,9 @@ class Int8(Pass):
         """Quantize `model` in place; returns how many nodes became integer."""
         scheme = ctx.target.int8
         if scheme is None:
-            also = (
-                " weight_only stores weights in a few bits."
-                if STORED in ctx.target.operators
-                else ""
-            )
-            ctx.note(f"{ctx.target.name} gains nothing from integers.{also}")
+            ctx.note(f"{ctx.target.name} gains nothing from integers.")
+            if FEW_BITS in ctx.target.operators:
+                ctx.note("weight_only stores weights in a few bits there.")
             return 0
         if self.qat and (reason := why_not(ctx)):
             ctx.refuse(self, "model", reason)

@@ -73,7 +73,7 @@ class _Trials:
         self.slow: dict[str, str] = {}
 
     def run(self) -> dict[str, str]:
-        """Products first, then classes of static nodes, then all against the float model."""
+        """Products first, then classes of nodes, then all against the float model."""
         units = _units(self.plan)
         gains = Gains(self.ctx.target)
         text = "timing integer products"

@@ -13,7 +13,10 @@ import onnx_ir as ir
 
 from graphopt.pattern import constant_value
 
-__all__ = ["Weight", "weight_of"]
+__all__ = ["FEW_BITS", "Weight", "weight_of"]
+
+#: The product that reads a weight of a few bits, where the target has it (pass `weight_only`).
+FEW_BITS = "com.microsoft:MatMulNBits"
 
 
 @dataclasses.dataclass(frozen=True)

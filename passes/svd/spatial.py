@@ -1,6 +1,6 @@
 """Spatial schemes: a kernel as two, each along one axis (Jaderberg et al. 2014).
 
-kh x 1, I -> r;  1 x kw, r -> O, or the other way round
+A kh x kw kernel I -> O becomes kh x 1, I -> r, then 1 x kw, r -> O, or the other way round.
 """
 
 from __future__ import annotations

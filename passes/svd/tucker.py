@@ -1,6 +1,7 @@
 """Tucker's scheme: the kernel between two mixtures of channels (Kim et al. 2016).
 
-1 x 1, I -> r1;  k x k, r1 -> r2;  1 x 1, r2 -> O;  r2 = O leaves out the last
+A k x k kernel I -> O becomes 1 x 1, I -> r1, then k x k, r1 -> r2, then 1 x 1, r2 -> O; r2 = O
+leaves out the last.
 """
 
 from __future__ import annotations

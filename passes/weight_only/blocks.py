@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from graphopt.passes.int8.rounding import Order, compensated, errors
 
-__all__ = ["Blocks", "in_blocks"]
+__all__ = ["Blocks", "in_blocks", "order_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -53,7 +53,7 @@ class Blocks:
         return _pairs(self.integers), _pairs(np.pad(self.zeros, ((0, 0), (0, odd))))
 
 
-def in_blocks(w: Array, bits: int, size: int, dtype: Any, h: Array | None = None) -> Blocks:
+def in_blocks(w: Array, bits: int, size: int, dtype: Any, order: Order | None = None) -> Blocks:
     """The matrix w [n, k] in blocks along k.
 
     Args:
@@ -61,63 +61,64 @@ def in_blocks(w: Array, bits: int, size: int, dtype: Any, h: Array | None = None
         bits: 4 or 8.
         size: elements of a block; the last of a row is filled up with zeros.
         dtype: of the scales.
-        h: second moment [k, k] of what the rows multiply; roundings then make up for each other.
+        order: of what the rows multiply (`order_of`); roundings then make up for each other.
     """
-    count = -(-w.shape[1] // size)
-    order = None if h is None else Order.of(_filled(h, count * size))
     parts = np.array_split(w, max(1, w.size // PART))
-    made = [_part(part, bits, (count, size), dtype, order) for part in parts]
+    made = [_part(part, bits, size, dtype, order) for part in parts]
     integers, scales, zeros = (np.concatenate(arrays) for arrays in zip(*made, strict=True))
     return Blocks(integers, scales, zeros, bits)
 
 
+def order_of(h: Array, size: int) -> Order:
+    """The order for rows that multiply x with E[x x^T] = h [k, k], filled up to whole blocks."""
+    more = -len(h) % size
+    return Order.of(np.pad(h, ((0, more), (0, more))))
+
+
 def _part(
-    w: Array, bits: int, shape: tuple[int, int], dtype: Any, order: Order | None
+    w: Array, bits: int, size: int, dtype: Any, order: Order | None
 ) -> tuple[Array, Array, Array]:
     """Integers, scales and zeros of some rows."""
     top = 2**bits - 1
-    padded = np.zeros((len(w), shape[0] * shape[1]), np.float32)
-    padded[:, : w.shape[1]] = w
-    blocks = padded.reshape(len(w), *shape)
+    filled = np.pad(w.astype(np.float32), ((0, 0), (0, -w.shape[1] % size)))
+    blocks = filled.reshape(len(w), -1, size)
     low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
-    best: list[Array] = []
+    scales, zeros = np.ones_like(low), np.zeros_like(low)
     least = np.full(low.shape, np.inf, np.float32)
     for share in SHARES:
         scale = ((high - low) * np.float32(share / top)).astype(dtype).astype(np.float32)
         scale = np.where(scale > 0, scale, np.float32(1))
         zero = np.clip(np.rint(-low * share / scale), 0, top)
-        steps, shift = scale[..., None], zero[..., None]
-        q = np.clip(np.rint(blocks / steps) + shift, 0, top)
-        off = np.square((q - shift) * steps - blocks).sum(axis=2)
-        better = off < least
-        least = np.where(better, off, least)
-        new = [q, scale, zero]
-        held = best or new
-        best = [np.where(better.reshape(better.shape + (1,) * (a.ndim - 2)), a, b)
-                for a, b in zip(new, held, strict=True)]  # fmt: skip
-    q, scale, zero = best
+        off = _near(blocks, scale, zero, top) * scale[..., None] - blocks
+        error = np.square(off).sum(axis=2)
+        better = error < least
+        least, scales, zeros = (
+            np.where(better, new, old)
+            for new, old in ((error, least), (scale, scales), (zero, zeros))
+        )
+    q = _near(blocks, scales, zeros, top)
     if order is not None:
-        q = _made_up_for(blocks, q, scale[..., None], zero[..., None], top, order)
-    return q.astype(np.uint8), scale.astype(dtype), zero.astype(np.uint8)
+        q = _made_up_for(blocks, q, scales, zeros, top, order)
+    return (q + zeros[..., None]).astype(np.uint8), scales.astype(dtype), zeros.astype(np.uint8)
+
+
+def _near(blocks: Array, scales: Array, zeros: Array, top: int) -> Array:
+    """The nearest integers, less the zero points."""
+    shift = zeros[..., None]
+    return np.clip(np.rint(blocks / scales[..., None]), -shift, top - shift)
 
 
 def _made_up_for(
-    blocks: Array, near: Array, steps: Array, shift: Array, top: int, order: Order
+    blocks: Array, near: Array, scales: Array, zeros: Array, top: int, order: Order
 ) -> Array:
     """The integers rounded for what they multiply, in the rows where that leaves less error."""
-    flat = (len(blocks), -1)
-    wide = [np.broadcast_to(a, blocks.shape).reshape(flat) for a in (steps, -shift, top - shift)]
-    w = blocks.reshape(flat).astype(np.float64)
-    found = compensated(w, wide[0], order, wide[1], wide[2])
-    plain = (near - shift).reshape(flat)
-    better = errors(found * wide[0] - w, order.h) < errors(plain * wide[0] - w, order.h)
-    return np.where(better[:, None], found, plain).reshape(blocks.shape) + shift
-
-
-def _filled(h: Array, size: int) -> Array:
-    """The moment with zeros for the elements that fill up the last block."""
-    more = size - len(h)
-    return np.pad(h, ((0, more), (0, more)))
+    rows, size = len(blocks), blocks.shape[2]
+    steps, shift = (np.repeat(a, size, axis=1) for a in (scales, zeros))
+    w = blocks.reshape(rows, -1).astype(np.float64)
+    plain = near.reshape(rows, -1)
+    found = compensated(w, steps, order, -shift, top - shift)
+    better = errors(found * steps - w, order.h) < errors(plain * steps - w, order.h)
+    return np.where(better[:, None], found, plain).reshape(blocks.shape)
 
 
 def _pairs(numbers: Array) -> Array:

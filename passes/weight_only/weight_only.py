@@ -10,7 +10,7 @@ weight is rounded for what it multiplies (Frantar et al., GPTQ, ICLR 2023).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.weights import Weight, weight_of
-from graphopt.passes.weight_only.blocks import Blocks, in_blocks
+from graphopt.passes.int8.rounding import Order
+from graphopt.passes.int8.weights import FEW_BITS, Weight, weight_of
+from graphopt.passes.weight_only.blocks import Blocks, in_blocks, order_of
 
 from graphopt import provenance
 from graphopt.analyses.shapes import shapes
@@ -32,7 +33,6 @@ __all__ = ["WeightOnly"]
 
 Array = np.ndarray[Any, Any]
 
-OPERATOR = "com.microsoft:MatMulNBits"
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
@@ -66,26 +66,35 @@ class WeightOnly(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Replace products in place; returns how many."""
-        if OPERATOR not in ctx.target.operators:
+        if FEW_BITS not in ctx.target.operators:
             ctx.note(f"{ctx.target.name} has no product that reads weights of a few bits.")
             return 0
         wanted = self._wanted(model, ctx)
         names = Names(model)
-        if ctx.samples is None or ctx.samples.synthetic or not wanted:
-            for node, weight in ctx.track(wanted.items(), len(wanted), "rounding weights"):
-                self._replace(model, ctx, names, node, weight, None)
-            return len(wanted)
+        orders = self._orders(model, ctx, wanted)
+        for node, weight in ctx.track(wanted.items(), len(wanted), "rounding weights"):
+            self._replace(model, ctx, names, node, weight, next(orders))
+        orders.close()
+        return len(wanted)
+
+    def _orders(
+        self, model: ir.Model, ctx: Context, wanted: Mapping[ir.Node, Weight]
+    ) -> Generator[Order | None, None, None]:
+        """For each of `wanted` the order to round its weight in, known from real samples alone."""
+        if ctx.samples is None or ctx.samples.synthetic:
+            yield from [None] * len(wanted)
+            return
         with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
             values = {v.name: v for v in seen.model.graph.inputs}
             values.update({o.name: o for n in seen.model.graph for o in n.outputs})
             read = [values[_data(n).name] for n in wanted]
-            for k, (node, weight) in enumerate(
-                ctx.track(wanted.items(), len(wanted), "rounding weights for what they multiply")
-            ):
-                moment = _moment(seen, read[k]) if weight.shape[0] <= LONGEST else None
+            order: Order | None = None
+            for k, (value, weight) in enumerate(zip(read, wanted.values(), strict=True)):
+                if k == 0 or value is not read[k - 1]:  # Q, K and V read the same
+                    h = _moment(seen, value) if weight.shape[0] <= LONGEST else None
+                    order = None if h is None else order_of(h, self.block)
                 seen.forget(read[k + 1 :])
-                self._replace(model, ctx, names, node, weight, moment)
-        return len(wanted)
+                yield order
 
     def _wanted(self, model: ir.Model, ctx: Context) -> Mapping[ir.Node, Weight]:
         """The products to replace, and their matrices [k, n]."""
@@ -123,10 +132,10 @@ class WeightOnly(Pass):
         names: Names,
         node: ir.Node,
         weight: Weight,
-        moment: Array | None,
+        order: Order | None,
     ) -> None:
         w = weight.array()
-        made = in_blocks(w.T, self.bits, self.block, w.dtype, moment)
+        made = in_blocks(w.T, self.bits, self.block, w.dtype, order)
         op = Builder(model, node, names)
         y = _product(op, node, made, weight, self.block)
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.weight_only import WeightOnly
-from graphopt.passes.weight_only.blocks import in_blocks
+from graphopt.passes.weight_only.blocks import in_blocks, order_of
 
 from graphopt.backend import find_target
 from graphopt.context import Context
@@ -96,7 +96,7 @@ def test_rounding_for_what_a_matrix_multiplies_leaves_less_error():
     h = (mixed.T @ mixed / len(mixed)).astype(np.float64)
     target = mixed @ W
     plain = mixed @ in_blocks(W.T, 4, 32, np.float32).matrix(160).T
-    refined = mixed @ in_blocks(W.T, 4, 32, np.float32, h).matrix(160).T
+    refined = mixed @ in_blocks(W.T, 4, 32, np.float32, order_of(h, 32)).matrix(160).T
     assert np.linalg.norm(refined - target) < 0.5 * np.linalg.norm(plain - target)
 
 
