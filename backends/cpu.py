@@ -10,13 +10,12 @@ from pathlib import Path
 import onnx_ir as ir
 from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
 
-from graphopt.backend import Arrays
-from graphopt.io import save
-from graphopt.manifest import Manifest, write_manifest
-from graphopt.processors import extensions, processors
-from graphopt.sessions import OpenVinoSession, OrtSession
+from graphopt.backend import Arrays, Timing
+from graphopt.deploy.manifest import Manifest, write_manifest
+from graphopt.deploy.processors import extensions, processors
+from graphopt.deploy.sessions import OpenVinoSession, OrtSession
+from graphopt.formats import save
 from graphopt.target import Int8Scheme, Target
-from graphopt.timing import Timing
 
 __all__ = ["BACKEND", "Cpu"]
 

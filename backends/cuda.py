@@ -10,12 +10,11 @@ import onnx_ir as ir
 from graphopt.backends import gpu
 from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
 
-from graphopt.backend import Arrays
-from graphopt.io import save
-from graphopt.manifest import Manifest, read_manifest, write_manifest
-from graphopt.sessions import OpenVinoSession, OrtSession
+from graphopt.backend import Arrays, Timing
+from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
+from graphopt.deploy.sessions import OpenVinoSession, OrtSession
+from graphopt.formats import save
 from graphopt.target import Target
-from graphopt.timing import Timing
 
 __all__ = ["BACKEND", "Cuda"]
 

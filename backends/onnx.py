@@ -12,13 +12,12 @@ from pathlib import Path
 import onnx_ir as ir
 from graphopt.backends.ort import node_times, open_for, time_models
 
-from graphopt.backend import Arrays
+from graphopt.backend import Arrays, Timing
+from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.sessions import OpenVinoSession, OrtSession
 from graphopt.errors import ModelError
-from graphopt.io import save
-from graphopt.manifest import Manifest
-from graphopt.sessions import OpenVinoSession, OrtSession
+from graphopt.formats import save
 from graphopt.target import ONNX, Target
-from graphopt.timing import Timing
 
 __all__ = ["BACKEND", "Onnx"]
 

@@ -16,14 +16,13 @@ import onnx_ir as ir
 from graphopt.backends.openvino_forms import in_its_forms
 from graphopt.backends.ort import node_times, open_for, time_models
 
-from graphopt.backend import Arrays
+from graphopt.backend import Arrays, Timing
+from graphopt.deploy.manifest import Manifest, write_manifest
+from graphopt.deploy.processors import extensions, processors
+from graphopt.deploy.sessions import OpenVinoSession, OrtSession
 from graphopt.errors import MissingExtra
-from graphopt.io import save
-from graphopt.manifest import Manifest, write_manifest
-from graphopt.processors import extensions, processors
-from graphopt.sessions import OpenVinoSession, OrtSession
+from graphopt.formats import save
 from graphopt.target import Int8Scheme, Target
-from graphopt.timing import Timing
 
 __all__ = ["BACKEND", "OpenVino"]
 

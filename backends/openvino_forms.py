@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
-from graphopt.rewrite import Rule, rewrite
+from graphopt.rewriting.rules import Rule, rewrite
 
 __all__ = ["in_its_forms"]
 

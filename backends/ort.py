@@ -12,10 +12,10 @@ from pathlib import Path
 
 import onnx
 
-from graphopt.backend import Arrays
-from graphopt.manifest import Manifest
-from graphopt.sessions import OpenVinoSession, OrtSession, open_manifest
-from graphopt.timing import Timing, time_pair
+from graphopt.backend import Arrays, Timing
+from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.sessions import OpenVinoSession, OrtSession, open_manifest
+from graphopt.measuring.statistics import time_pair
 
 __all__ = ["accepted_opset", "node_times", "open_for", "time_models"]
 
@@ -51,7 +51,7 @@ def open_for(path: Path, manifest: Manifest, *, beside: bool) -> OrtSession | Op
 
 
 def time_models(a: Path, b: Path, manifest: Manifest, feeds: Arrays, seconds: float) -> Timing:
-    """Time two models on the same feeds in interleaved pairs (see `graphopt.timing`).
+    """Time two models on the same feeds in interleaved pairs (see `graphopt.measuring.statistics`).
 
     Where the model is small enough `a` is opened twice, so that the spread of the model against
     itself includes what a session's place in memory does.

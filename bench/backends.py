@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from graphopt import load, optimize
-from graphopt.auto import runnable
 from graphopt.backend import backend_of, find_target
 from graphopt.errors import GraphOptError, MissingExtra
+from graphopt.measuring.fastest_target import runnable
 
 #: Largest relative L2 error per target. float32 sums in another order: 1e-4 over a whole network.
 #: bfloat16 keeps 8 bits, 2^-9 a rounding; some dozens of roundings in a row, not all independent.

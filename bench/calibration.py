@@ -39,12 +39,12 @@ def resident(field):
 
 
 def child(path, method, count, batch, pipe):
-    from graphopt.passes.int8.grids import observed
     from graphopt.passes.int8.plan import make_plan
+    from graphopt.passes.int8.plan_grids import observed
 
-    from graphopt.analyses.ranges import calibrate
     from graphopt.backend import find_target
-    from graphopt.io import load
+    from graphopt.calibration.ranges import calibrate
+    from graphopt.formats import load
 
     model = load(path)
     value = model.graph.inputs[0]

@@ -32,7 +32,7 @@ import onnx_ir as ir
 
 from graphopt import Context, cut
 from graphopt.analyses.dims import dimensions
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 
 
 def parameters(model: ir.Model) -> int:

@@ -41,19 +41,19 @@ REASONS = Path(__file__).with_name("exact_reasons.json")
 def graphopt(target_name: str) -> Any:
     import onnxruntime  # noqa: F401  (imports are not counted)
 
-    import graphopt.analyses.shape_operators
-    import graphopt.evaluate
-    import graphopt.io.opset  # noqa: F401
+    import graphopt.analyses.shapes.operators
+    import graphopt.graph.evaluation
+    import graphopt.rewriting.opset  # noqa: F401
     from graphopt import Context, parse
     from graphopt.backend import find_target
-    from graphopt.io import load, save
+    from graphopt.formats import load, save
 
     passes, target = parse(SPEC), find_target(target_name)
 
     def rewrite(source: str, out: str) -> None:
         model = load(source)
         before = None
-        for one in passes:  # as graphopt.trial.run_pass does
+        for one in passes:  # as graphopt.pipeline.step.run_pass does
             ctx = Context(model, target=target, pass_name=str(one))
             if before is not None:
                 ctx.adopt(before)
@@ -69,14 +69,14 @@ def verified() -> Any:
     """As a user runs it: outputs compared after every pass, the report written, nothing timed."""
     import onnxruntime  # noqa: F401
 
-    import graphopt.pipeline
+    import graphopt.pipeline.run
     from graphopt import parse
-    from graphopt.io import save
+    from graphopt.formats import save
 
     passes = parse(SPEC)
 
     def rewrite(source: str, out: str) -> None:
-        result = graphopt.pipeline.optimize(source, passes, target="onnx", measure=False)
+        result = graphopt.pipeline.optimize.optimize(source, passes, target="onnx", measure=False)
         save(result.model, out)
 
     return rewrite
@@ -171,7 +171,7 @@ def count_nodes(path: str) -> int:
 def child_judge(source: str, result: str, feeds: str, seconds: float) -> dict[str, Any]:
     import onnxruntime
 
-    from graphopt.timing import interleave, interval
+    from graphopt.measuring.statistics import interleave, interval
 
     levels = onnxruntime.GraphOptimizationLevel
     given = dict(np.load(feeds))

@@ -23,7 +23,7 @@ from encoder import build
 import graphopt
 from graphopt import Context
 from graphopt.analyses.dims import dimensions
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes.analysis import shapes
 
 
 def anonymous() -> int:

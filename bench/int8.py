@@ -34,8 +34,8 @@ NO_MEASURE = "GRAPHOPT_BENCH_NO_MEASURE"
 
 
 def _optimized(source, out, feeds, passes):
-    from graphopt.io import save
-    from graphopt.pipeline import optimize
+    from graphopt.formats import save
+    from graphopt.pipeline.optimize import optimize
     from graphopt.samples import Samples
 
     result = optimize(
@@ -270,7 +270,7 @@ def shares(path, feeds, threads):
 
 def latency(sessions, feeds, seconds, cpu_time):
     """Speed-up over the float model with its interval, and milliseconds."""
-    from graphopt.timing import interleave, interval
+    from graphopt.measuring.statistics import interleave, interval
 
     names = list(sessions)
     runs = [lambda s=s: s.run(None, feeds) for s in sessions.values()]

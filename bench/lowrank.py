@@ -25,8 +25,8 @@ from graphopt.passes.svd import Svd
 from graphopt.analyses.cost import cost
 from graphopt.backend import backend_of, find_target
 from graphopt.context import Context
-from graphopt.io import load, save
-from graphopt.runtime import run_each
+from graphopt.execution.runtime import run_each
+from graphopt.formats import load, save
 from graphopt.samples import Samples, bind_shapes
 
 RESULTS = Path(__file__).parent / "results"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.backend import find_target
-from graphopt.manifest import Manifest
-from graphopt.sessions import open_manifest
+from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.sessions import open_manifest
 from graphopt.target import Target
 
 TRANSFORMERS = ("bert", "vit", "gpt2", "transformer")

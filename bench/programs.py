@@ -12,10 +12,10 @@ import warnings
 from pathlib import Path
 
 import graphopt
-from graphopt.io import warnings_of
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
+from graphopt.io.weights import warnings_of
 from graphopt.samples import bind_shapes, open_samples, synthetic
-from graphopt.verify import compare_outputs
+from graphopt.verification.outputs import compare_outputs
 
 
 def main():

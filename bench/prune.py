@@ -29,7 +29,7 @@ from graphopt.passes.prune.curves import curves
 from graphopt import Context
 from graphopt.analyses.cost import cost
 from graphopt.analyses.dims import dimensions
-from graphopt.runtime import run_each
+from graphopt.execution.runtime import run_each
 from graphopt.samples import Samples
 
 LEFT = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)

@@ -23,7 +23,7 @@ from graphopt.passes.int8 import qat
 
 from graphopt import Context, Samples, load, parse
 from graphopt.backend import find_target
-from graphopt.runtime import opened
+from graphopt.execution.runtime import opened
 
 SPECS = ("clean,fold,fuse,int8", "clean,fold,fuse,int8(qat=True)")
 

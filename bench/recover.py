@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.distill.examples import Examples, Store
-from graphopt.passes.distill.losses import Criterion, kinds_of
-from graphopt.passes.distill.plan import Plan
-from graphopt.passes.distill.training import train
 
 from graphopt import Context, optimize
 from graphopt.analyses.cost import cost
 from graphopt.backend import backend_of, find_target
-from graphopt.io import load, save
-from graphopt.runtime import run_each
+from graphopt.execution.runtime import run_each
+from graphopt.formats import load, save
 from graphopt.samples import Samples, open_samples
+from graphopt.training.examples import Examples, Store
+from graphopt.training.loop import train
+from graphopt.training.losses import Criterion, kinds_of
+from graphopt.training.schedule import Plan
 
 RESULTS = Path(__file__).parent / "results"
 LEFT = (0.5, 0.3, 0.2)

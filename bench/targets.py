@@ -35,14 +35,14 @@ import numpy as np
 from peers import Feeds, Variant, peers
 
 from graphopt import Budget, load, optimize, session, tune
-from graphopt.auto import runnable
 from graphopt.backend import backend_of
+from graphopt.deploy.manifest import read_manifest, write_manifest
+from graphopt.deploy.processors import processors
 from graphopt.errors import GraphOptError
-from graphopt.manifest import read_manifest, write_manifest
-from graphopt.processors import processors
+from graphopt.measuring.fastest_target import runnable
+from graphopt.measuring.statistics import compare_times
+from graphopt.measuring.worker import all_served, alternate
 from graphopt.samples import Samples
-from graphopt.serving import all_served, alternate
-from graphopt.timing import compare_times
 
 SPECS = {
     "float": "clean, fold, fuse",
@@ -344,7 +344,7 @@ def remember(file: Path, name: str, found: dict[str, Any]) -> None:
 
 def write_table(source: Path, out: Path) -> None:
 
-    from graphopt.processors import extensions
+    from graphopt.deploy.processors import extensions
 
     data = json.loads(source.read_text())
     notes = out.with_name(f"{out.stem}_notes.md")

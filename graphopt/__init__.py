@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from graphopt.budget import Limit as Limit
     from graphopt.context import Analysis as Analysis
     from graphopt.context import Context as Context
-    from graphopt.cutting import cut as cut
+    from graphopt.deploy.prepared import prepare as prepare
+    from graphopt.deploy.sessions import session as session
     from graphopt.errors import GraphOptError as GraphOptError
-    from graphopt.io import load as load
-    from graphopt.io import save as save
+    from graphopt.formats import load as load
+    from graphopt.formats import save as save
+    from graphopt.measuring.session_options import tune as tune
     from graphopt.pass_ import Pass as Pass
-    from graphopt.pipeline import optimize as optimize
-    from graphopt.prepared import prepare as prepare
-    from graphopt.report import Report as Report
-    from graphopt.report import Step as Step
-    from graphopt.result import Result as Result
-    from graphopt.rewrite import Rewrite as Rewrite
-    from graphopt.rewrite import Rule as Rule
+    from graphopt.pipeline.optimize import optimize as optimize
+    from graphopt.pipeline.result import Result as Result
+    from graphopt.reporting.records import Report as Report
+    from graphopt.reporting.records import Step as Step
+    from graphopt.rewriting.cutting import cut as cut
+    from graphopt.rewriting.rules import Rewrite as Rewrite
+    from graphopt.rewriting.rules import Rule as Rule
     from graphopt.samples import Samples as Samples
-    from graphopt.sessions import session as session
     from graphopt.spec import parse as parse
     from graphopt.target import Int8Scheme as Int8Scheme
     from graphopt.target import Target as Target
     from graphopt.tracing import trace as trace
-    from graphopt.tuning import tune as tune
 
 _WHERE = {
     "Analysis": "context",
@@ -46,23 +46,23 @@ _WHERE = {
     "Int8Scheme": "target",
     "Limit": "budget",
     "Pass": "pass_",
-    "Result": "pipeline",
-    "Report": "report",
-    "Rewrite": "rewrite",
-    "Rule": "rewrite",
+    "Result": "pipeline.result",
+    "Report": "reporting.records",
+    "Rewrite": "rewriting.rules",
+    "Rule": "rewriting.rules",
     "Samples": "samples",
-    "Step": "report",
+    "Step": "reporting.records",
     "Target": "target",
-    "load": "io",
-    "cut": "cutting",
+    "load": "formats",
+    "cut": "rewriting.cutting",
     "dimensions": "analyses.dims",
-    "optimize": "pipeline",
+    "optimize": "pipeline.optimize",
     "parse": "spec",
-    "prepare": "prepared",
-    "save": "io",
-    "session": "sessions",
+    "prepare": "deploy.prepared",
+    "save": "formats",
+    "session": "deploy.sessions",
     "trace": "tracing",
-    "tune": "tuning",
+    "tune": "measuring.session_options",
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,12 +13,31 @@ import onnx_ir as ir
 from graphopt import plugins
 from graphopt.errors import MissingExtra, UsageError
 from graphopt.target import Target
-from graphopt.timing import Timing
 
 __all__ = ["Arrays", "Backend", "Session", "Timing", "backend_of", "every_target", "find_target"]
 
 #: Named arrays: inputs or outputs of one run.
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Two models timed in interleaved pairs.
+
+    Attributes:
+        a_ms, b_ms: median milliseconds of one run.
+        ratio: exp of the trimmed mean of the paired log-ratios b / a.
+        ci: its 95 % interval.
+        spread: bound of the 95 % interval of `a` against itself that is farther from 1, less 1.
+        pairs: number of pairs timed.
+    """
+
+    a_ms: float
+    b_ms: float
+    ratio: float
+    ci: tuple[float, float]
+    spread: float
+    pairs: int
 
 
 class Session(Protocol):
@@ -71,7 +91,7 @@ def find_target(name: str) -> Target:
         if name in backend.targets():
             found: Target = backend.target(name)
             return found
-    from graphopt.spec import nearest
+    from graphopt.errors import nearest
 
     names = [t for e in known.values() for t in e.load().targets()]
     raise UsageError(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from graphopt.errors import UsageError
-from graphopt.report import Figures
+from graphopt.reporting.records import Figures
 
 __all__ = ["Budget", "Limit"]
 

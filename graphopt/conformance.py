@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from graphopt.backend import Arrays, Backend
 from graphopt.errors import MissingExtra, ModelError
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.target import Target
 
 __all__ = ["check_backend"]

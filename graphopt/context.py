@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import provenance
+from graphopt.budget import Budget
+from graphopt.graph import provenance
+from graphopt.samples.stream import Samples
 from graphopt.target import ONNX, Target
-
-if TYPE_CHECKING:
-    from graphopt.budget import Budget
-    from graphopt.samples import Samples
 
 __all__ = ["Analysis", "Context", "Edit", "Progress", "Refusal"]
 

@@ -14,6 +14,9 @@ Each message says what happened, where, and what to do next.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BudgetMissed",
     "GraphOptError",
@@ -23,6 +26,7 @@ __all__ = [
     "PassError",
     "SamplesError",
     "UsageError",
+    "nearest",
 ]
 
 
@@ -72,3 +76,9 @@ class MissingExtra(GraphOptError):
 
 class PassError(GraphOptError):
     """A pass raised or left an invalid graph; `__cause__` is the original exception."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest spelling, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-if TYPE_CHECKING:
-    from graphopt.context import Context
+from graphopt import plugins
+from graphopt.context import Context
 
-__all__ = ["Pass"]
+__all__ = ["Pass", "format_pass"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,33 @@ class Pass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run outside a pipeline, with a default context (the `onnx_ir` pass protocol)."""
-        from graphopt.context import Context
-
         return PassResult(model, modified=self.run(model, Context(model)) > 0)
 
     def __str__(self) -> str:
-        from graphopt.spec import format_pass
 
         return format_pass(self)
+
+
+_FILES: dict[type[Any], str] = {}
+
+
+def format_pass(one: Any) -> str:
+    """One pass as it is written in a spec, options at their default left out."""
+    if not isinstance(one, Pass):
+        return type(one).__name__
+    given = []
+    for field in dataclasses.fields(one):
+        value = getattr(one, field.name)
+        if field.default is dataclasses.MISSING or value != field.default:
+            given.append(f"{field.name}={value!r}")
+    return _spelling(type(one)) + (f"({', '.join(given)})" if given else "")
+
+
+def _spelling(cls: type[Pass]) -> str:
+    if cls in _FILES:
+        return f"{_FILES[cls]}:{cls.__qualname__}"
+    named = plugins.name_of(plugins.PASSES, cls)
+    if named is not None:
+        return named
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return f"{file}:{cls.__qualname__}" if file else cls.__qualname__

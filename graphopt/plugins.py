@@ -1,7 +1,8 @@
-"""Plugins: passes and backends by name, from the entry-point groups.
+"""Plugins: passes, backends and formats by name, from the entry-point groups.
 
 `graphopt.passes` maps a pass name to its class, `graphopt.backends` a backend name to its module
-or object. Built-in ones are found the same way as anybody else's.
+or object, `graphopt.formats` what a path ends in to a `graphopt.formats.Format`. Built-in ones are
+found the same way as anybody else's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-__all__ = ["BACKENDS", "PASSES", "find", "name_of"]
+__all__ = ["BACKENDS", "FORMATS", "PASSES", "find", "name_of"]
 
-PASSES, BACKENDS = "graphopt.passes", "graphopt.backends"
+PASSES, BACKENDS, FORMATS = "graphopt.passes", "graphopt.backends", "graphopt.formats"
 
 
 @cache

@@ -10,25 +10,19 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
-import hashlib
-import importlib.util
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from graphopt import plugins
-from graphopt.errors import UsageError
-from graphopt.pass_ import Pass
+from graphopt.errors import UsageError, nearest
+from graphopt.pass_ import _FILES, Pass, format_pass
+from graphopt.user_code import load_attribute
 
-__all__ = ["format_pass", "format_spec", "load_attribute", "options", "parse", "pass_class"]
+__all__ = ["format_spec", "options", "parse", "pass_class"]
 
-_FILES: dict[type[Any], str] = {}
 _ITEM = re.compile(
     r"(?P<head>\w+|(?:.*?\.py|[^()]*?):[A-Za-z_]\w*)\s*(?:\((?P<options>.*)\))?", re.DOTALL
 )
@@ -42,18 +36,6 @@ def parse(spec: str) -> list[Pass]:
 def format_spec(passes: Iterable[Any]) -> str:
     """The spec of these passes; foreign passes appear by their class name."""
     return ", ".join(format_pass(p) for p in passes)
-
-
-def format_pass(one: Any) -> str:
-    """One pass as it is written in a spec, options at their default left out."""
-    if not isinstance(one, Pass):
-        return type(one).__name__
-    given = []
-    for field in dataclasses.fields(one):
-        value = getattr(one, field.name)
-        if field.default is dataclasses.MISSING or value != field.default:
-            given.append(f"{field.name}={value!r}")
-    return _spelling(type(one)) + (f"({', '.join(given)})" if given else "")
 
 
 def pass_class(name: str) -> type[Pass]:
@@ -82,21 +64,6 @@ def options(cls: type[Pass]) -> dict[str, tuple[Any, Any]]:
     return {f.name: (hints[f.name], f.default) for f in dataclasses.fields(cls) if f.init}
 
 
-def load_attribute(path: str, attribute: str, what: str) -> Any:
-    """`attribute` of the Python file at `path`. Raises UsageError if either is missing."""
-    module = _load_file(str(Path(path).resolve()), path)
-    if not hasattr(module, attribute):
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise UsageError(f"{path} has no {what} '{attribute}'{nearest(attribute, names)}")
-    return getattr(module, attribute)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest spelling, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
 def type_name(hint: Any) -> str:
     """A type as a user would say it: `number`, `"a" or "b"`, `tuple of text`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -108,35 +75,6 @@ def type_name(hint: Any) -> str:
         return f"tuple of {type_name(args[0])}" if args else "tuple"
     names = {float: "number", int: "integer", str: "text", bool: "True or False"}
     return "None" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-@cache
-def _load_file(resolved: str, shown: str) -> types.ModuleType:
-    path = Path(resolved)
-    if not path.is_file():
-        raise UsageError(f"{shown}: no such file")
-    name = f"_graphopt_{path.stem}_{hashlib.sha256(resolved.encode()).hexdigest()[:12]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise UsageError(f"{shown} is not a Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f"{shown} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _spelling(cls: type[Pass]) -> str:
-    if cls in _FILES:
-        return f"{_FILES[cls]}:{cls.__qualname__}"
-    named = plugins.name_of(plugins.PASSES, cls)
-    if named is not None:
-        return named
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return f"{file}:{cls.__qualname__}" if file else cls.__qualname__
 
 
 def _split(spec: str) -> list[str]:

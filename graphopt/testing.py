@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analyses.shapes import infer
+from graphopt.analyses.shapes.analysis import infer
 from graphopt.context import Analysis, Context
+from graphopt.execution.runtime import run
 from graphopt.pass_ import Pass
-from graphopt.runtime import run
 from graphopt.target import ONNX, Target
 
 __all__ = ["check", "parse_model", "structure"]
@@ -205,7 +205,7 @@ def _term(value: ir.Value | None, seen: dict[ir.Value, Any], index: dict[ir.Valu
 
 
 def _is_default(attribute: ir.Attr, node: ir.Node) -> bool:
-    from graphopt.pattern import default_attribute
+    from graphopt.graph.attributes import default_attribute
 
     value = default_attribute(node.domain, node.op_type, attribute.name)
     have = attribute.value

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt import Context, Pass, provenance
+from graphopt import Context, Pass
 from graphopt.errors import MissingExtra
+from graphopt.graph import provenance
 
 __all__ = ["Simplify"]
 

@@ -1,6 +1,7 @@
-"""The layers: graphopt knows neither passes nor backends, passes no backend, torch stays lazy."""
+"""The layers: floors without circles, graphopt knows neither passes nor backends, torch is lazy."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,59 @@ def test_extras_are_imported_where_they_are_used(path):
     wrong = [m for m in imports(path, top_level_only=True) if m.split(".")[0] in EXTRAS]
     if "torch_fx" not in path.parts:
         assert wrong == []
+
+
+#: The rooms of graphopt/, from the top: a lower floor imports no higher one.
+FLOORS = (
+    {"__main__", "cli", "conformance", "testing"},
+    {"pipeline", "search"},
+    {"calibration", "tracing", "training", "verification"},
+    {"formats", "measuring", "pass_", "rewriting", "spec"},
+    {"analyses", "backend", "context"},
+    {"budget", "execution", "io", "samples"},
+    {"deploy", "graph", "plugins", "reporting", "target", "user_code"},
+    {"errors"},
+)
+
+
+def graph_of_imports():
+    """Every module and the modules it imports, at any level: functions, TYPE_CHECKING."""
+    found = {}
+    for folder, above in (("graphopt", ()), ("passes", ("graphopt",)), ("backends", ("graphopt",))):
+        for path in modules(folder):
+            parts = (*above, *path.relative_to(ROOT).with_suffix("").parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    edges = {}
+    for name, path in found.items():
+        edges[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                edges[name] |= {a.name for a in node.names} & found.keys()
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{a.name}" for a in node.names}
+                edges[name] |= (inner & found.keys()) or ({node.module} & found.keys())
+        edges[name] -= {name, "graphopt"}  # whose names are lazy
+    del edges["graphopt"]
+    return edges
+
+
+def test_no_import_circle():
+    edges = graph_of_imports()
+    assert len(edges) > 250
+    graphlib.TopologicalSorter(edges).prepare()
+
+
+def test_no_room_of_graphopt_is_in_a_circle_and_no_floor_imports_a_higher_one():
+    rooms = {}
+    for name, used in graph_of_imports().items():
+        room = name.split(".")[1]
+        if room not in ("passes", "backends"):
+            rooms.setdefault(room, set()).update(u.split(".")[1] for u in used)
+            rooms[room].discard(room)
+    floor = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}
+    assert {r for r in rooms if r not in floor} == set()
+    assert [(a, b) for a, used in rooms.items() for b in used if floor[b] < floor[a]] == []
+    graphlib.TopologicalSorter(rooms).prepare()
 
 
 HEAVY = "'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'numpy'"

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.backend import Arrays
+from graphopt.backend import Arrays, Timing
+from graphopt.deploy.processors import processors
 from graphopt.errors import MissingExtra
-from graphopt.processors import processors
+from graphopt.measuring.statistics import time_pair
 from graphopt.target import Target
-from graphopt.timing import Timing, time_pair
 
 __all__ = ["BACKEND", "TorchFx"]
 
@@ -52,7 +52,7 @@ class TorchFx:
             from graphopt.backends.torch_fx.programs import save_program
 
             return save_program(model, path)
-        from graphopt.io import save
+        from graphopt.formats import save
 
         save(model, path)
         return path
@@ -64,11 +64,11 @@ class TorchFx:
 
             program, names = open_program(path)
             return lambda feeds: run_program(program, names, feeds)
-        from graphopt.backends.torch_fx import lower
+        from graphopt.backends.torch_fx import lowering
 
-        from graphopt.io import load
+        from graphopt.formats import load
 
-        module = lower(load(path))
+        module = lowering.lower(load(path))
         return lambda feeds: run_module(module, feeds, target.threads)
 
     def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
@@ -78,12 +78,12 @@ class TorchFx:
 
     def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
         """Milliseconds per node of the module, median over five runs."""
-        from graphopt.backends.torch_fx import lower
+        from graphopt.backends.torch_fx import lowering
         from graphopt.backends.torch_fx.timing import node_times
 
-        from graphopt.io import load
+        from graphopt.formats import load
 
-        return node_times(lower(load(path)), feeds)
+        return node_times(lowering.lower(load(path)), feeds)
 
 
 def run_module(module: Any, feeds: Arrays, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from graphopt.backends.torch_fx.keys import key_of
-from graphopt.backends.torch_fx.op import Op
 from graphopt.backends.torch_fx.parameters import Parameters
 from graphopt.backends.torch_fx.quantized import Carried, integer
-from graphopt.backends.torch_fx.tables import MOVES, TABLE
 from graphopt.backends.torch_fx.types import torch_dtype
 from torch import fx
 
-from graphopt.analyses.shapes import Shapes
-from graphopt.analyses.symbolic import Expr, symbol
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.analyses.shapes.symbolic import Expr, symbol
 from graphopt.errors import ModelError
 
 __all__ = ["Body"]
@@ -29,9 +26,15 @@ class Body:
     """The graph being written: of the model, or of one of its subgraphs."""
 
     def __init__(
-        self, model: ir.Model, shapes: Shapes, parameters: Parameters, graph: fx.Graph
+        self,
+        model: ir.Model,
+        shapes: Shapes,
+        parameters: Parameters,
+        graph: fx.Graph,
+        write: Callable[[Body, ir.Node], None],
     ) -> None:
         self.model = model
+        self._write = write
         self.shapes = shapes
         self.parameters = parameters
         self.graph = graph
@@ -53,7 +56,7 @@ class Body:
     def run(self, graph: ir.Graph) -> None:
         """Write every node of `graph`."""
         for node in graph:
-            self._write(node)
+            self._write(self, node)
 
     def leave(self, outputs: Sequence[ir.Value]) -> None:
         """Return `outputs`, drop what none of them needs."""
@@ -68,48 +71,6 @@ class Body:
     def held(self, path: str) -> Proxy:
         """The parameter or buffer at `path`."""
         return fx.Proxy(self.graph.get_attr(path), self.tracer)
-
-    def _write(self, node: ir.Node) -> None:
-        op = Op(self, node)
-        known = [self.known(v) for v in node.outputs]
-        if all(k is not None for k in known) and key_of(node) != "Constant":
-            return  # every output is made of sizes: written where it is read
-        function = TABLE[key_of(node)]
-        try:
-            if key_of(node) in MOVES and isinstance(self.lookup(node.inputs[0]), Carried):
-                result = self._move(op, function)
-            else:
-                takes = getattr(function, "carried", False)
-                args = [None if v is None else self.value(v, takes) for v in node.inputs]
-                while args and args[-1] is None:
-                    args.pop()
-                result = function(op, *args)
-        except Exception as error:
-            error.add_note(f"while lowering {node.op_type} '{node.name}'")
-            raise
-        results = result if isinstance(result, tuple) else (result,)
-        for value, one in zip(node.outputs, results, strict=False):
-            if value.name:
-                self.define(value, one)
-
-    def _move(self, op: Op, function: Callable[..., Any]) -> Any:
-        """An operator that only moves elements about, on integers carried as floats."""
-        args = [None if v is None else self.lookup(v) for v in op.node.inputs]
-        first = args[0]
-        assert isinstance(first, Carried)
-        dtype = first.dtype
-        plain = [a.tensor if isinstance(a, Carried) else a for a in args]
-        plain = [
-            None if v is None else p if p is not None else self.tensor(v)
-            for v, p in zip(op.node.inputs, plain, strict=True)
-        ]
-        result = function(op, *plain)
-        results = result if isinstance(result, tuple) else (result,)
-        kinds = [self.shapes.dtype(v) for v in op.node.outputs]  # indices are no such integers
-        return tuple(
-            Carried(r, dtype) if kind == dtype else r
-            for r, kind in zip(results, kinds, strict=False)
-        )
 
     # --- values -----------------------------------------------------------------------------
 
@@ -220,7 +181,7 @@ class Inner(Body):
     """The graph of a subgraph: what it reads from outside becomes its first inputs."""
 
     def __init__(self, outer: Body) -> None:
-        super().__init__(outer.model, outer.shapes, outer.parameters, fx.Graph())
+        super().__init__(outer.model, outer.shapes, outer.parameters, fx.Graph(), outer._write)
         self.outer = outer
         self._read: dict[Any, tuple[Proxy, fx.Node]] = {}
 

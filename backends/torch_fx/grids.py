@@ -11,7 +11,7 @@ import torch
 from graphopt.backends.torch_fx.keys import key_of
 from graphopt.backends.torch_fx.quantized import bounds, quantize
 
-from graphopt.pattern import constant_value
+from graphopt.graph.constants import constant_value
 
 __all__ = ["Grid", "grid_at"]
 

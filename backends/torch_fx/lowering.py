@@ -15,13 +15,14 @@ import onnx_ir as ir
 import torch
 from graphopt.backends.torch_fx.body import Body
 from graphopt.backends.torch_fx.keys import key_of
+from graphopt.backends.torch_fx.node_writing import write_node
 from graphopt.backends.torch_fx.parameters import Parameters
 from graphopt.backends.torch_fx.tables import TABLE
 from torch import fx
 
-from graphopt.analyses.shapes import infer
+from graphopt.analyses.shapes.analysis import infer
 from graphopt.errors import ModelError
-from graphopt.traverse import all_nodes
+from graphopt.graph.traverse import all_nodes
 
 __all__ = ["UnknownOperator", "lower"]
 
@@ -45,7 +46,7 @@ def lower(model: ir.Model) -> fx.GraphModule:
     """
     _check(model)
     root = torch.nn.Module()
-    body = Body(model, infer(model), Parameters(model, root), fx.Graph())
+    body = Body(model, infer(model), Parameters(model, root), fx.Graph(), write_node)
     names = [v.name or "" for v in model.graph.inputs if not v.is_initializer()]
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
     body.enter(inputs, names)

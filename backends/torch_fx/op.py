@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from graphopt.backends.torch_fx.body import Body
 
 from graphopt.errors import ModelError
-from graphopt.pattern import constant_value, default_attribute
-
-if TYPE_CHECKING:
-    from graphopt.backends.torch_fx.body import Body
+from graphopt.graph.attributes import default_attribute
+from graphopt.graph.constants import constant_value
 
 __all__ = ["Op"]
 

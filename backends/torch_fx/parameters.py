@@ -19,9 +19,9 @@ from graphopt.backends.torch_fx.grids import Grid, grid_at
 from graphopt.backends.torch_fx.keys import key_of
 from graphopt.backends.torch_fx.types import tensor_of
 
+from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_graphs
 from graphopt.io.tensors import share_key
-from graphopt.pattern import constant_value
-from graphopt.traverse import all_graphs
 
 __all__ = ["Parameters", "Weight"]
 

@@ -20,11 +20,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.execution.runtime import run
 from graphopt.io.replacing import replace_files
-from graphopt.runtime import run
 from graphopt.samples import bind_shapes, stand_ins
 from graphopt.tracing import EXTRA, quiet
-from graphopt.verify import compare_outputs
+from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["open_program", "run_program", "save_program"]
 

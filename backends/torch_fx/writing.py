@@ -11,9 +11,9 @@ from graphopt.backends.torch_fx.parameters import Weight
 from graphopt.backends.torch_fx.types import array_of
 
 from graphopt.errors import ModelError
+from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_graphs
 from graphopt.io.tensors import share_key
-from graphopt.pattern import constant_value
-from graphopt.traverse import all_graphs
 
 __all__ = ["write_back"]
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.analyses.shapes import Shapes, bound_shapes
+from graphopt.analyses.shapes.analysis import bound_shapes
+from graphopt.analyses.shapes.facts import Shapes
 
 if TYPE_CHECKING:
     from graphopt.context import Context

@@ -27,8 +27,8 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
     Every model runs on every target, number of threads and batch size. The rows of one batch size
     are timed in interleaved rounds, so that they compare even on a busy machine.
     """
-    from graphopt.benchmark import benchmark
     from graphopt.cli.progress import progress
+    from graphopt.measuring.benchmark import benchmark
 
     plot = options["plot"]
     if plot and not plot.endswith(".svg"):
@@ -55,8 +55,8 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
 
 
 def _targets(text: str) -> list[Any]:
-    from graphopt.auto import runnable
     from graphopt.backend import find_target
+    from graphopt.measuring.fastest_target import runnable
 
     names = [n.strip() for n in text.split(",") if n.strip()]
     if names == ["auto"]:
@@ -75,7 +75,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _print(found: Any) -> None:
-    from graphopt.cli.tables import milliseconds, out, size, table
+    from graphopt.reporting.text import milliseconds, out, size, table
 
     console = out()
     made = table(

@@ -33,10 +33,10 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     """Compare models A and B: outputs, structure, cost and latency side by side."""
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
-    from graphopt.gauge import Gauge
-    from graphopt.io import load
+    from graphopt.formats import load
+    from graphopt.pipeline.figures import Gauge
     from graphopt.samples import bind_shapes, open_samples, stand_ins
-    from graphopt.verify import Judge, compare_outputs
+    from graphopt.verification.outputs import Judge, compare_outputs
 
     first, second = load(a), load(b)
     _same_interface(first, second)
@@ -56,7 +56,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         compared = compare_outputs(judge.source, judge.outputs(second))
         layers = []
         if options["layers"]:
-            from graphopt.layers import layer_errors
+            from graphopt.verification.layer_errors import layer_errors
 
             shown("comparing layers", 0, 0)
             layers = [dataclasses.asdict(e) for e in layer_errors(first, second, judge.probe)]
@@ -84,7 +84,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
 
 def _layers(errors: list[dict[str, Any]]) -> Any:
     """The worst layers first; `added` is what a layer brings in itself."""
-    from graphopt.cli.tables import table
+    from graphopt.reporting.text import table
 
     made = table("layer", "operator", ">relative L2", ">added", ">max abs")
     for e in errors[:LAYERS]:
@@ -114,7 +114,7 @@ def _operators(model: Any) -> dict[str, int]:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.cli.tables import count, milliseconds, out, size, table
+    from graphopt.reporting.text import count, milliseconds, out, size, table
 
     console = out()
     a, b = data["a"], data["b"]

@@ -24,9 +24,9 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     Accuracy is on 450 held-out images; calibration uses 256 training images without labels.
     """
     from graphopt.cli.progress import progress
-    from graphopt.gauge import file_bytes
-    from graphopt.io import load, save
-    from graphopt.pipeline import optimize
+    from graphopt.formats import load, save
+    from graphopt.pipeline.figures import file_bytes
+    from graphopt.pipeline.optimize import optimize
     from graphopt.samples import open_samples
 
     source = DATA / "digits.onnx"
@@ -49,7 +49,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     if as_json:
         emit_json(report.to_json())
         return
-    from graphopt.cli.tables import out, print_report
+    from graphopt.reporting.text import out, print_report
 
     console = out()
     console.print("digits.onnx: handwritten digits, 8x8; metric: accuracy on 450 held-out images\n")

@@ -30,7 +30,7 @@ def command(
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
     from graphopt.context import Context
-    from graphopt.io import load
+    from graphopt.formats import load
     from graphopt.samples import bind_shapes
 
     loaded = load(model)
@@ -58,7 +58,7 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
     from pathlib import Path
 
     from graphopt.analyses.cost import cost
-    from graphopt.gauge import file_bytes
+    from graphopt.pipeline.figures import file_bytes
 
     model = ctx.model
     found = ctx.get(cost)
@@ -128,7 +128,7 @@ def _profile(ctx: Any) -> list[dict[str, Any]]:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.cli.tables import count, out, size, table
+    from graphopt.reporting.text import count, out, size, table
 
     console = out()
     facts = table("", "")
@@ -168,7 +168,7 @@ def _print(data: dict[str, Any]) -> None:
 
 
 def _print_dims(console: Any, dims: dict[str, Any]) -> None:
-    from graphopt.cli.tables import table
+    from graphopt.reporting.text import table
 
     made = table("dimension", ">units", "kind", "scope", ">tensors", "carried by")
     for dim in dims["dims"]:

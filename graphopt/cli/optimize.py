@@ -78,7 +78,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     """
     options = _with_config(ctx, given)
     if options["replay"] and not options["passes"]:
-        from graphopt.recipe import read
+        from graphopt.pipeline.recipe import read
 
         options["passes"] = ", ".join(step.spec for step in read(options["replay"]).steps)
     if not options["passes"]:
@@ -88,7 +88,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
 def _with_config(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     """The command line over the configuration file over the defaults."""
-    from graphopt.config import read_config
+    from graphopt.cli.config import read_config
 
     names = {"evaluate": "eval", "shapes": "shape", "report_file": "report", "as_json": "json"}
     known = {names.get(k, k) for k in given} - {"model", "config", "debug"}
@@ -114,11 +114,11 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 def _run(options: dict[str, Any]) -> int:
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
-    from graphopt.gauge import file_bytes
-    from graphopt.io import load, save
-    from graphopt.pipeline import optimize
-    from graphopt.provenance import strip
-    from graphopt.recipe import read
+    from graphopt.formats import load, save
+    from graphopt.graph.provenance import strip
+    from graphopt.pipeline.figures import file_bytes
+    from graphopt.pipeline.optimize import optimize
+    from graphopt.pipeline.recipe import read
     from graphopt.samples import open_samples
     from graphopt.spec import parse
 
@@ -183,8 +183,8 @@ def _run(options: dict[str, Any]) -> int:
 def _tune(output: Path, options: dict[str, Any], progress: Any) -> list[str]:
     """Session options that help the written model here go into its manifest; what they gained."""
     from graphopt.backend import find_target
-    from graphopt.manifest import manifest_path, read_manifest
-    from graphopt.tuning import tune
+    from graphopt.deploy.manifest import manifest_path, read_manifest
+    from graphopt.measuring.session_options import tune
 
     manifest = read_manifest(output)
     if manifest is None or not find_target(manifest.target).measured:
@@ -203,7 +203,7 @@ def _tune(output: Path, options: dict[str, Any], progress: Any) -> list[str]:
 
 def _budget(options: dict[str, Any]) -> Any:
     from graphopt.budget import Budget, Limit
-    from graphopt.spec import load_attribute
+    from graphopt.user_code import load_attribute
 
     evaluate = None
     if options["evaluate"]:
@@ -244,8 +244,8 @@ def _output(source: Path, named: str | None, suffix: str) -> Path:
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent} is no folder; create it or name another with -o")
     if not named and output.exists():
-        from graphopt.io import load
-        from graphopt.provenance import RECIPE
+        from graphopt.formats import load
+        from graphopt.graph.provenance import RECIPE
 
         if RECIPE not in load(output).metadata_props:
             raise UsageError(f"{output} exists and is not graphopt's; name the output with -o")
@@ -261,7 +261,7 @@ def _write_report(path: Path, data: dict[str, Any]) -> None:
 
 
 def _print(report: Any, written: bool, output: Path) -> None:
-    from graphopt.cli.tables import out, print_report
+    from graphopt.reporting.text import out, print_report
 
     console = out()
     print_report(console, report)

@@ -40,7 +40,7 @@ def command(as_json: bool, debug: bool) -> None:
     if as_json:
         emit_json(listed)
         return
-    from graphopt.cli.tables import out, table
+    from graphopt.reporting.text import out, table
 
     made = table("pass", "outputs", "needs", "what it does, and its options")
     for item in listed:

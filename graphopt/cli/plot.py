@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from graphopt.benchmark import Row
+from graphopt.measuring.benchmark import Row
 
 __all__ = ["latency_svg"]
 

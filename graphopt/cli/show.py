@@ -18,9 +18,9 @@ from graphopt.errors import InputError
 @standard
 def command(model: str, nodes: bool, as_json: bool, debug: bool) -> None:
     """Show how an optimized MODEL was made: its recipe, and where its nodes came from."""
-    from graphopt.io import load
-    from graphopt.provenance import BY, KEPT, RECIPE, TRIMMED, made_by, sources
-    from graphopt.recipe import Recipe
+    from graphopt.formats import load
+    from graphopt.graph.provenance import BY, KEPT, RECIPE, TRIMMED, made_by, sources
+    from graphopt.pipeline.recipe import Recipe
 
     loaded = load(model)
     text = loaded.metadata_props.get(RECIPE)
@@ -36,7 +36,7 @@ def command(model: str, nodes: bool, as_json: bool, debug: bool) -> None:
     if as_json:
         emit_json({"recipe": json.loads(recipe.to_text()), "kept": kept, "nodes": provenance})
         return
-    from graphopt.cli.tables import out, table
+    from graphopt.reporting.text import out, table
 
     console = out()
     facts = table("", "")

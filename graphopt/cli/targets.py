@@ -41,7 +41,7 @@ def command(as_json: bool, debug: bool) -> None:
     if as_json:
         emit_json(listed)
         return
-    from graphopt.cli.tables import out, table
+    from graphopt.reporting.text import out, table
 
     made = table("target", "here", "precisions", "int8", ">channels x", "instructions")
     for item in listed:

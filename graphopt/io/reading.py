@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from graphopt.collector import resting_collector
 from graphopt.errors import ModelError
+from graphopt.graph.collector import resting_collector
 from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
 from graphopt.io.tensors import MappedFile, MappedTensor, SparseTensor
@@ -28,7 +28,7 @@ __all__ = [
     "Source",
     "examples_of",
     "graphs_of",
-    "load",
+    "read_model",
     "source_of",
 ]
 
@@ -62,37 +62,6 @@ class Source:
         return sum(path.stat().st_size for path in (self.path, *self.data))
 
 
-def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Read a model: an ONNX file of opset 7 or later, or a PyTorch program or module, traced.
-
-    Weights of an ONNX file are mapped, not read: it must stay as it is while the model is in use.
-    External data is looked for in the folder of the file, and only there.
-
-    Args:
-        path: an .onnx file; a .pt2 file that `torch.export.save` wrote; or `FILE.py:FUNCTION`, a
-            function that returns a module with example inputs (docs/from-pytorch.md). It is run.
-
-    Raises:
-        ModelError: one line that says what is wrong, where, and what to do.
-        MissingExtra: PyTorch is needed and not installed.
-    """
-    where = Path(path)
-    file, _, function = str(path).rpartition(":")
-    try:
-        if file.endswith(".py"):
-            from graphopt.tracing import build_model
-
-            return build_model(file, function)
-        if where.suffix == ".pt2":
-            from graphopt.tracing import load_program
-
-            return load_program(where)
-        with resting_collector():
-            return _load(where)
-    except ModelError as error:
-        raise ModelError(f"{where}: {error}") from error.__cause__
-
-
 def source_of(model: ir.Model) -> Source | None:
     """The files `model` was read from, if graphopt read it."""
     found = model.graph.meta.get(SOURCE)
@@ -112,7 +81,17 @@ def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
         yield from graph.subgraphs()
 
 
-def _load(path: Path) -> ir.Model:
+def read_model(path: Path) -> ir.Model:
+    """The model in an ONNX file; its weights stay there, mapped.
+
+    Raises:
+        ModelError: what is wrong with the file, without its name.
+    """
+    with resting_collector():
+        return _read(path)
+
+
+def _read(path: Path) -> ir.Model:
     file = _open(path)
     if not file.view:
         raise ModelError("the file is empty")

@@ -16,14 +16,14 @@ from typing import Literal, NamedTuple
 import onnx
 import onnx_ir as ir
 
-from graphopt.collector import resting_collector
 from graphopt.errors import ModelError, UsageError
+from graphopt.graph.collector import resting_collector
 from graphopt.io import wire
 from graphopt.io.reading import THRESHOLD, graphs_of, source_of
 from graphopt.io.replacing import replace_files
 from graphopt.io.tensors import MappedTensor, SparseTensor, chunks, share_key
 
-__all__ = ["Placed", "save", "size_of", "skeleton_of"]
+__all__ = ["Placed", "check_writable", "size_of", "skeleton_of", "write_model"]
 
 #: Above this many bytes weights get a file of their own (protobuf ends at 2 GiB).
 _EMBED_LIMIT = 1_900_000_000
@@ -41,42 +41,15 @@ _Location = tuple[str, int | None]
 _Place = Callable[[ir.TensorProtocol, str, _Owner], _Location | None]
 
 
-def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
-    """Write `model` to `path`, which then holds all of it or, on any failure, what it held before.
-
-    Args:
-        model: any model, however it was made or read.
-        path: the .onnx file, or a .pt2 file for PyTorch (`graphopt.backends.torch_fx.programs`). A
-            link is followed; the file it names is replaced.
-        external: put large weights into `NAME.onnx.data` beside the file. None: if the model was
-            read from such a pair, or is too large for one file (about 1.9 GB).
-
-    Raises:
-        UsageError: `path` is one of the files the model was read from.
-        ModelError: it cannot be written (no such folder, disk full), or is too large for one file.
-        MissingExtra: a .pt2 file needs PyTorch, which is not installed.
-    """
-    target = Path(os.path.realpath(path))
-    if target.suffix == ".pt2":
-        _save_program(model, target)
-        return
+def write_model(model: ir.Model, target: Path, *, external: bool | None = None) -> None:
+    """Write an ONNX file at `target`, which no link names; see `graphopt.formats.save`."""
     with resting_collector():
         plan = _plan(model, target.name, external)
-    _check_target(model, target, [target.with_name(plan.data_name)] if plan.data else ())
+    check_writable(model, target, [target.with_name(plan.data_name)] if plan.data else ())
     files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
     if plan.data:
         files.insert(0, (target.with_name(plan.data_name), plan.data_bytes()))
     replace_files(files)
-
-
-def _save_program(model: ir.Model, path: Path) -> None:
-    from graphopt.backend import backend_of, find_target
-
-    target = find_target("torch")
-    _check_target(model, path, ())
-    backend = backend_of(target)
-    assert backend is not None  # it gave the target
-    backend.lower(model, target, path)
 
 
 def size_of(model: ir.Model, name: str = "model.onnx", *, external: bool | None = None) -> int:
@@ -291,7 +264,8 @@ def _was_external(model: ir.Model) -> bool:
     return any(isinstance(t, ir.ExternalTensor) for t in _tensors(model))
 
 
-def _check_target(model: ir.Model, target: Path, beside: Iterable[Path]) -> None:
+def check_writable(model: ir.Model, target: Path, beside: Iterable[Path] = ()) -> None:
+    """Raise unless `target`, and what is written beside it, is a file that may be replaced."""
     if target.exists() and not target.is_file():
         kind = "a folder" if target.is_dir() else "not a regular file"
         raise ModelError(f"{target} is {kind}: name the file to write")

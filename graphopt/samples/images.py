@@ -144,7 +144,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _fit(name: str, value: Any) -> Any:
-    from graphopt.spec import nearest
+    from graphopt.errors import nearest
 
     known = {f.name for f in dataclasses.fields(Preprocess)} - {"dtype"}
     if name not in known:

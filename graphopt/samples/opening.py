@@ -87,7 +87,7 @@ def _items(given: object, inputs: list[Input], preprocess: str | None) -> tuple[
 def _from_path(text: str, inputs: list[Input], preprocess: str | None) -> Items:
     name, _, attribute = text.rpartition(":")
     if name.endswith(".py"):
-        from graphopt.spec import load_attribute
+        from graphopt.user_code import load_attribute
 
         try:
             function = load_attribute(name, attribute, "function")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.errors import ModelError, UsageError
-from graphopt.io import examples_of
+from graphopt.io.reading import examples_of
 from graphopt.samples.meaning import meaning_of
 from graphopt.samples.stream import Feeds, Input, inputs_of
 from graphopt.samples.synthetic import synthetic
@@ -79,7 +79,7 @@ def bind_shapes(
 
 
 def _check_names(given: Mapping[str, tuple[int, ...]], inputs: list[Input]) -> None:
-    from graphopt.spec import nearest
+    from graphopt.errors import nearest
 
     names = [i.name for i in inputs]
     for name in given:
@@ -173,7 +173,7 @@ def _shape(
 
 
 def _runs(model: ir.Model, shapes: Shapes) -> bool:
-    from graphopt.runtime import run_each
+    from graphopt.execution.runtime import run_each
 
     try:
         for _ in run_each(model, iter(synthetic(model, shapes=shapes, runs=1))):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.io import examples_of
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
+from graphopt.io.reading import examples_of
 from graphopt.samples.stream import Samples
 from graphopt.samples.synthetic import synthetic
 

@@ -160,7 +160,7 @@ def _named(item: object, inputs: list[Input], where: str, k: int) -> Feeds:
         if not keys and len(inputs) == 1 and "arr_0" in item:
             keys = ["arr_0"]
         if not keys:
-            from graphopt.spec import nearest
+            from graphopt.errors import nearest
 
             have = [str(n) for n in item if not str(n).startswith("out:")]
             raise SamplesError(

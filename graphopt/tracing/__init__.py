@@ -12,6 +12,6 @@
 
 from graphopt.tracing.opening import EXTRA, build_model, load_program
 from graphopt.tracing.torch_side import quiet
-from graphopt.tracing.tracing import trace
+from graphopt.tracing.trace import trace
 
 __all__ = ["EXTRA", "build_model", "load_program", "quiet", "trace"]

@@ -14,12 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.runtime import run_each
+from graphopt.execution.runtime import run_each
 from graphopt.tracing.axes import Axis, guards_on
 from graphopt.tracing.blame import line_of_node
 from graphopt.tracing.capture import Captured, resized
 from graphopt.tracing.torch_side import array_of, leaves
-from graphopt.verify import compare_outputs
+from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["check_against_torch", "check_state", "example_feeds"]
 

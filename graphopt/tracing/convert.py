@@ -17,8 +17,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from graphopt.errors import ModelError
+from graphopt.graph.building import Names
 from graphopt.io.reading import graphs_of
-from graphopt.rewrite import Names
 from graphopt.tracing.blame import conversion_failed
 from graphopt.tracing.torch_side import array_of, quiet
 

@@ -30,7 +30,7 @@ def load_program(path: Path) -> ir.Model:
         raise ModelError("no such file" if not path.exists() else "this is a folder")
     torch = import_torch(f"reading {path.name}")
     from graphopt.tracing.capture import captured_program
-    from graphopt.tracing.tracing import model_of
+    from graphopt.tracing.trace import model_of
 
     try:
         extra = {EXTRA: ""}
@@ -72,7 +72,7 @@ def build_model(path: str, name: str) -> ir.Model:
         ModelError: it raises, or returns something else.
         UsageError: there is no such file or function.
     """
-    from graphopt.spec import load_attribute
+    from graphopt.user_code import load_attribute
 
     function = load_attribute(path, name, "function")
     if not callable(function):
@@ -93,7 +93,7 @@ def build_model(path: str, name: str) -> ir.Model:
         raise ModelError(f"{name}() raised {type(error).__name__}{where}: {error}") from error
     if isinstance(built, ir.Model):
         return built
-    from graphopt.tracing.tracing import trace
+    from graphopt.tracing.trace import trace
 
     torch = import_torch(f"{path}:{name}")
     parts = tuple(built) if isinstance(built, (tuple, list)) else (built,)

@@ -10,8 +10,9 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import shapes
-from graphopt.pattern import Match, constant_value
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.constants import constant_value
+from graphopt.rewriting.patterns import Match
 
 __all__ = ["RULES"]
 

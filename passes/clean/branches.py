@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Context
-from graphopt.analyses.shapes import shapes
-from graphopt.pattern import constant_value
-from graphopt.provenance import derive
-from graphopt.rewrite import Builder, Names, remove_dead
-from graphopt.traverse import all_nodes
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import constant_value
+from graphopt.graph.provenance import derive
+from graphopt.graph.traverse import all_nodes
 
 __all__ = ["resolve_branches", "unroll_loops"]
 

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from graphopt.passes.clean.noops import Noop
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import Shapes, shapes
-from graphopt.pattern import Match
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.rewriting.patterns import Match
 
 __all__ = ["RULES"]
 

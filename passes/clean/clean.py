@@ -16,9 +16,9 @@ from graphopt.passes.clean.duplicates import merge_initializers, merge_nodes
 from graphopt.passes.clean.functions import inline_functions
 
 from graphopt import Context, Pass
-from graphopt.analyses.shapes import shapes
-from graphopt.collector import resting_collector
-from graphopt.rewrite import rewrite
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.collector import resting_collector
+from graphopt.rewriting.rules import rewrite
 
 __all__ = ["LEFTOVERS", "RULES", "Clean", "tidy"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import Context
-from graphopt.analyses.shapes import shapes
-from graphopt.pattern import constant_value
-from graphopt.rewrite import Names, remove_dead
-from graphopt.traverse import all_nodes
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.building import Names, remove_dead
+from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_nodes
 
 __all__ = ["lift_constants", "unlist_initializers"]
 

@@ -8,9 +8,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import Context
-from graphopt.analyses.shapes import shapes
-from graphopt.rewrite import remove_dead
-from graphopt.traverse import all_graphs, all_nodes
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.building import remove_dead
+from graphopt.graph.traverse import all_graphs, all_nodes
 
 __all__ = ["remove_unused"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Context
-from graphopt.analyses.shapes import shapes
-from graphopt.evaluate import deterministic
-from graphopt.pattern import COMMUTATIVE
-from graphopt.rewrite import Builder, Names, remove_dead
-from graphopt.traverse import all_graphs, subgraphs
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.evaluation import deterministic
+from graphopt.graph.traverse import all_graphs, subgraphs
+from graphopt.rewriting.patterns import COMMUTATIVE
 
 __all__ = ["merge_initializers", "merge_nodes"]
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from graphopt import Context
-from graphopt.traverse import all_nodes
+from graphopt.graph.traverse import all_nodes
 
 __all__ = ["inline_functions"]
 

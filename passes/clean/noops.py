@@ -8,9 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import Shapes, shapes
-from graphopt.pattern import Match, constant_value
-from graphopt.rewrite import can_replace
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.graph.building import can_replace
+from graphopt.graph.constants import constant_value
+from graphopt.rewriting.patterns import Match
 
 __all__ = ["RULES", "Noop"]
 

@@ -1,8 +1,9 @@
 """Features: values inside the student that are still values of the original, whole or in part.
 
-Two values are the same if they have one name or share provenance (see `graphopt.layers`). Along
-channels that pruning cut, the student's is compared with the indices that were kept: those of the
-weight that writes them (see `graphopt.kept`), followed through elementwise operators and pooling.
+Two values are the same if they have one name or share provenance (see
+`graphopt.verification.layer_errors`). Along channels that pruning cut, the student's is compared
+with the indices that were kept: those of the weight that writes them (see `graphopt.graph.kept`),
+followed through elementwise operators and pooling.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.kept import kept_indices
-from graphopt.layers import same_values
-from graphopt.observe import observe
+from graphopt.execution.observe import observe
+from graphopt.graph.kept import kept_indices
+from graphopt.verification.layer_errors import same_values
 
 __all__ = ["Feature", "shared_features"]
 

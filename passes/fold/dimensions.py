@@ -10,10 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import Fact, Shapes, shapes
-from graphopt.analyses.symbolic import Dim, Expr
-from graphopt.pattern import Match, constant_value
-from graphopt.rewrite import Builder, Names, remove_dead, rewrite
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.analyses.shapes.facts import Fact, Shapes
+from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import constant_value
+from graphopt.rewriting.patterns import Match
+from graphopt.rewriting.rules import rewrite
 
 __all__ = ["fold_dimensions"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analyses.shapes import Shapes
-from graphopt.evaluate import MOVES, deterministic, evaluate, quick
-from graphopt.pattern import constant_value
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.graph.constants import constant_value
+from graphopt.graph.evaluation import MOVES, deterministic, evaluate, quick
 
 __all__ = ["Evaluated"]
 

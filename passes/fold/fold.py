@@ -17,10 +17,11 @@ from graphopt.passes.fold.dimensions import fold_dimensions
 from graphopt.passes.fold.evaluated import Evaluated
 
 from graphopt import Context, Pass
-from graphopt.analyses.shapes import DATA_LIMIT, renew, shapes
-from graphopt.collector import resting_collector
-from graphopt.rewrite import Builder, Names, remove_dead
-from graphopt.traverse import all_graphs, all_nodes
+from graphopt.analyses.shapes.analysis import renew, shapes
+from graphopt.analyses.shapes.facts import DATA_LIMIT
+from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.collector import resting_collector
+from graphopt.graph.traverse import all_graphs, all_nodes
 
 __all__ = ["Fold"]
 

@@ -17,13 +17,14 @@ from graphopt.passes.fp16.islands import (
     why_float,
 )
 
-from graphopt import provenance
-from graphopt.analyses.ranges import Observed, calibrate
-from graphopt.analyses.shapes import Shapes, shapes
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.calibration.ranges import Observed, calibrate
 from graphopt.context import Context
+from graphopt.graph import provenance
+from graphopt.graph.building import Names
+from graphopt.graph.constants import constant_value
 from graphopt.pass_ import Pass
-from graphopt.pattern import constant_value
-from graphopt.rewrite import Names
 
 __all__ = ["Fp16"]
 

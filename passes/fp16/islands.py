@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analyses.ranges import Observed
-from graphopt.analyses.shapes import Shapes
-from graphopt.pattern import constant_value
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.calibration.ranges import Observed
+from graphopt.graph.constants import constant_value
 
 __all__ = ["LARGEST", "MASKED", "Places", "half_nodes", "half_places", "is_mask", "why_float"]
 

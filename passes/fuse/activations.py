@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.fuse.operators import has, reachable, standard
+from graphopt.passes.fuse.availability import has, reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, number
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes.analysis import shapes
 
 __all__ = ["ErfGelu", "HardSigmoidClip", "HardSwish", "Mish", "SigmoidGate", "TanhGelu"]
 

@@ -16,23 +16,15 @@ from graphopt.passes.fuse.activations import (
     SigmoidGate,
     TanhGelu,
 )
-from graphopt.passes.fuse.affine_after import ScaleShiftAfter
-from graphopt.passes.fuse.affine_before import ScaleBefore, ShiftBefore
-from graphopt.passes.fuse.affine_bias import ScaleAfterBias
-from graphopt.passes.fuse.apart import SumBeforeNorm
-from graphopt.passes.fuse.attention import ScaledDotProduct
-from graphopt.passes.fuse.chains import ConcatChain, ReduceChain, SliceChain
-from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
-from graphopt.passes.fuse.group_norm import GroupNorm
-from graphopt.passes.fuse.heads import PackHeads, RepeatedHeads
-from graphopt.passes.fuse.means import MeanOverRows
-from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, RMSNorm
-from graphopt.passes.fuse.operators import STUCK, WANTED
-from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
-from graphopt.passes.fuse.parallel import join_products
-from graphopt.passes.fuse.rotary import Rotary
-from graphopt.passes.fuse.rotary_packed import PackRotary, PartialRotary
-from graphopt.passes.fuse.runtime import (
+from graphopt.passes.fuse.affine.after import ScaleShiftAfter
+from graphopt.passes.fuse.affine.before import ScaleBefore, ShiftBefore
+from graphopt.passes.fuse.affine.bias import ScaleAfterBias
+from graphopt.passes.fuse.attention.heads import PackHeads, RepeatedHeads
+from graphopt.passes.fuse.attention.rotary import Rotary
+from graphopt.passes.fuse.attention.rotary_packed import PackRotary, PartialRotary
+from graphopt.passes.fuse.attention.sdpa import ScaledDotProduct
+from graphopt.passes.fuse.availability import STUCK, WANTED
+from graphopt.passes.fuse.contrib import (
     BiasGelu,
     ConvActivation,
     GemmActivation,
@@ -40,17 +32,24 @@ from graphopt.passes.fuse.runtime import (
     SkipRMSNorm,
     TransposedMatMul,
 )
-from graphopt.passes.fuse.slices import SlicesToSplit
+from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
+from graphopt.passes.fuse.group_norm import GroupNorm
+from graphopt.passes.fuse.joined_products import join_products
+from graphopt.passes.fuse.layout.chains import ConcatChain, ReduceChain, SliceChain
+from graphopt.passes.fuse.layout.slices import SlicesToSplit
+from graphopt.passes.fuse.layout.transposes import meet_transposes
+from graphopt.passes.fuse.layout.views import ShortenViews
+from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, RMSNorm
+from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.slow_forms import MeanOverRows, SumBeforeNorm
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
-from graphopt.passes.fuse.turns import meet_transposes
-from graphopt.passes.fuse.views import ShortenViews
 
 from graphopt import Context, Pass, Rule
-from graphopt.analyses.shapes import renew, shapes
-from graphopt.collector import resting_collector
+from graphopt.analyses.shapes.analysis import renew, shapes
 from graphopt.errors import ModelError
-from graphopt.io.opset import raise_opset
-from graphopt.rewrite import rewrite
+from graphopt.graph.collector import resting_collector
+from graphopt.rewriting.opset import raise_opset
+from graphopt.rewriting.rules import rewrite
 
 __all__ = ["Fuse"]
 

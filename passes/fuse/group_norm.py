@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine import attribute, rounded
-from graphopt.passes.fuse.operators import reachable, standard
+from graphopt.passes.fuse.affine.operators import attribute, rounded
+from graphopt.passes.fuse.availability import reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, per_channel
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes.analysis import shapes
 
 __all__ = ["GroupNorm"]
 

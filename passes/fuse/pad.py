@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine import attribute
+from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.weights import array, constant_shape
 
 from graphopt import Context, Rule
-from graphopt.analyses.shapes import shapes
-from graphopt.pattern import constant_value
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.constants import constant_value
 
 __all__ = ["PadIntoConv", "PadIntoPool"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.pattern import constant_value
+from graphopt.graph.constants import constant_value
 
 __all__ = ["FLOATS", "array", "constant_shape", "number", "per_channel", "shared"]
 

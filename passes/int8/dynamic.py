@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from graphopt.passes.int8.embeddings import transposed_table
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import PRODUCT
-from graphopt.passes.int8.tables import transposed_table
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 

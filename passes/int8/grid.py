@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.analyses.ranges import Range
+from graphopt.calibration.ranges import Range
 
 __all__ = ["Grid", "activation_grid", "quantize", "weight_scales"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from graphopt.passes.int8.channel_padding import missing_channels, padded, with_zeros
 from graphopt.passes.int8.grid import Grid
 from graphopt.passes.int8.operators import Operator
-from graphopt.passes.int8.packing import missing_channels, padded, with_zeros
 from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer

@@ -9,32 +9,32 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.opening import open_fused
-from graphopt.passes.int8.balance import balance
-from graphopt.passes.int8.clipping import best_ranges
+from graphopt.passes.int8.calibrator_choice import best_ranges
+from graphopt.passes.int8.constant_weights import settle_weights
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
-from graphopt.passes.int8.grids import make_grids, make_weights, observed
+from graphopt.passes.int8.embeddings import quantize_table, tie
+from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
-from graphopt.passes.int8.opened import form_of, open_quantized
+from graphopt.passes.int8.mixed_precision import float_nodes
 from graphopt.passes.int8.operators import ALREADY
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
-from graphopt.passes.int8.precision import float_nodes
+from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
+from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
-from graphopt.passes.int8.settle import settle_weights
-from graphopt.passes.int8.tables import quantize_table, tie
-from graphopt.passes.int8.trials import slower_nodes
+from graphopt.passes.int8.speed import slower_nodes
+from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.weights import FEW_BITS, weight_of
 from graphopt.passes.int8.writer import Writer
 
-from graphopt.analyses.ranges import METHODS, Method, Range, calibrate
+from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
 from graphopt.context import Context
 from graphopt.errors import ModelError
-from graphopt.io.opset import raise_opset
+from graphopt.execution.runtime import Arrays
+from graphopt.graph.building import remove_dead
 from graphopt.pass_ import Pass
-from graphopt.rewrite import remove_dead
-from graphopt.runtime import Arrays
+from graphopt.rewriting.opset import raise_opset
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -54,7 +54,7 @@ class Int8(Pass):
 
     Attributes:
         calibrator: how ranges follow from samples: "minmax", "average", "percentile", "entropy"
-            or "mse" (see `graphopt.analyses.ranges.calibrate`), or "auto": for each activation the
+            or "mse" (see `graphopt.calibration.ranges`), or "auto": for each activation the
             one of these that leaves the least error in what reads it.
         balance: scale activations against weights where that leaves less error (SmoothQuant,
             cross-layer equalization).
@@ -255,7 +255,7 @@ def apply(
         if better is not None and np.array_equal(better.scales, scales):
             weights[node], shifts[node] = (better.integers, scales), better.shift
     writer = Writer(model, ctx)
-    tie(writer, plan, weights)
+    tie(writer, plan.tables, plan.dynamic, weights)
     whole = scheme.bias == "int32"
     insert(writer, plan, grids, weights, shifts=shifts, integer_bias=whole, pack=scheme.conv_pack)
     quantized: dict[ir.Value, list[ir.Value]] = {}

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.weights import weight_of
 
-from graphopt.analyses.ranges import Range
+from graphopt.calibration.ranges import Range
 
 __all__ = ["OPERATORS", "Operator", "describe"]
 

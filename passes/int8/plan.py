@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import onnx_ir as ir
-from graphopt.passes.int8 import recurrent, tables
+from graphopt.passes.int8 import embeddings, recurrent
 from graphopt.passes.int8.operators import Operator, clamp_after, describe
 from graphopt.passes.int8.weights import weight_of
 
@@ -115,7 +115,7 @@ def make_plan(
             _recurrent(plan, node, target, allowed)
             continue
         if node.op_type == "Gather" and weight_of(node.inputs[0]) is not None:
-            if "Gather" in scheme.operators and tables.why_not(node) is None:
+            if "Gather" in scheme.operators and embeddings.why_not(node) is None:
                 reason = allowed(node, "table")
                 if reason is None:
                     plan.tables.append(node)

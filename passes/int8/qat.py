@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.distill.examples import Examples, alike_rows, gather, joins
-from graphopt.passes.distill.losses import Criterion, kinds_of, untrainable
-from graphopt.passes.distill.plan import Plan, TrainReport
-from graphopt.passes.distill.processes import device_of
-from graphopt.passes.distill.teachers import open_teacher
-from graphopt.passes.distill.training import train
+from graphopt.passes.int8.mixed_precision import float_nodes, meets_budget
 from graphopt.passes.int8.plan import Plan as IntegerPlan
 from graphopt.passes.int8.plan import Quantize
-from graphopt.passes.int8.precision import float_nodes, meets_budget
 
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, SamplesError
-from graphopt.pattern import constant_value
+from graphopt.execution.trainable import trainable, write_back
+from graphopt.graph.constants import constant_value
 from graphopt.samples.stream import inputs_of
-from graphopt.trainable import trainable, write_back
+from graphopt.training.examples import Examples, alike_rows, gather, joins
+from graphopt.training.loop import train
+from graphopt.training.losses import Criterion, kinds_of, untrainable
+from graphopt.training.processes import device_of
+from graphopt.training.schedule import Plan, TrainReport
+from graphopt.training.teacher import open_teacher
 
 if TYPE_CHECKING:
     import torch

@@ -25,10 +25,10 @@ from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.svd.moments import patches
 
-from graphopt.analyses.ranges import groups
+from graphopt.calibration.ranges import groups
 from graphopt.context import Context
-from graphopt.observe import observe
-from graphopt.runtime import Arrays
+from graphopt.execution.observe import observe
+from graphopt.execution.runtime import Arrays
 
 __all__ = ["Order", "Refined", "Second", "compensated", "errors", "learn", "refine"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.grid import Grid
 
-from graphopt import provenance
 from graphopt.context import Context
-from graphopt.rewrite import Builder, Names
+from graphopt.graph import provenance
+from graphopt.graph.building import Builder, Names
 
 __all__ = ["Writer"]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from graphopt.passes.prune.work import Work
+from graphopt.passes.prune.cost_model import Work
 
 from graphopt.analyses.dims import Dimension
 

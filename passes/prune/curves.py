@@ -16,7 +16,7 @@ from graphopt.passes.prune.scores import MAGNITUDES, magnitude
 from graphopt.analyses.dims import Dimension
 from graphopt.context import Context
 from graphopt.errors import UsageError
-from graphopt.runtime import Arrays
+from graphopt.execution.runtime import Arrays
 
 __all__ = ["Score", "curves"]
 

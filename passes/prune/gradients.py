@@ -10,8 +10,8 @@ is gone. For operators that read it by weights w the gate's derivative is that o
     fisher   1/2 E[gamma^2] the divergence from the original to second order (Theis et al.,
                             arXiv:1801.05787), with labels drawn from the model's own outputs
 
-(`graphopt.gradients` says why). Both are in units of the loss, so units of different layers compare
-as they are.
+(`graphopt.execution.gradients` says why). Both are in units of the loss, so units of different
+layers compare as they are.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from graphopt.passes.prune.scores import by_unit, weights_of
 
 from graphopt.analyses.dims import Dimension, Member
 from graphopt.context import Context
-from graphopt.gradients import backward
-from graphopt.runtime import Arrays
+from graphopt.execution.gradients import backward
+from graphopt.execution.runtime import Arrays
 
 __all__ = ["Gradient", "gradient_scores"]
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.pattern import constant_value
-from graphopt.rewrite import Builder, remove_dead
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
+from graphopt.graph.building import Builder, remove_dead
+from graphopt.graph.constants import constant_value
 
 __all__ = ["Linear", "array_of", "constant", "linear", "put"]
 

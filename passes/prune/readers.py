@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.gram import Moments
+from graphopt.passes.prune.compensation import known_terms
+from graphopt.passes.prune.least_squares import Moments
 from graphopt.passes.prune.linear import Linear, linear
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.recurrent import Cell, cell
-from graphopt.passes.prune.refit import known_terms
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw
 
 from graphopt.analyses.dims import Dimension
 from graphopt.context import Context
-from graphopt.runtime import Arrays
-from graphopt.staged import Staged
+from graphopt.execution.runtime import Arrays
+from graphopt.execution.staged import Staged
 
 __all__ = ["readers"]
 

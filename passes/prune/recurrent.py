@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.gram import Gram, Moments
+from graphopt.passes.prune.least_squares import Gram, Moments
 from graphopt.passes.prune.linear import array_of, constant, put
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.sampling import fit_share

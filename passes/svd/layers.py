@@ -16,9 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.svd.weights import Array, as_array, is_constant, root, static_shape
 
-from graphopt import provenance
-from graphopt.analyses.shapes import Shapes, bound_shapes
+from graphopt.analyses.shapes.analysis import bound_shapes
+from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
+from graphopt.graph import provenance
 from graphopt.samples import bind_shapes
 
 __all__ = ["Geometry", "Layer", "Use", "find"]

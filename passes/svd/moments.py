@@ -20,7 +20,7 @@ import onnx_ir as ir
 from graphopt.passes.svd.layers import Layer, Use
 from graphopt.passes.svd.weights import Array
 
-from graphopt.observe import observe
+from graphopt.execution.observe import observe
 from graphopt.samples import Feeds
 
 __all__ = ["PATCH_LIMIT", "Moments", "moments_of"]

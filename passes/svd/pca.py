@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.edit import drop
+from graphopt.passes.svd.factorize import drop
 from graphopt.passes.svd.layers import Layer, Use
 from graphopt.passes.svd.spectrum import symmetric
 from graphopt.passes.svd.weights import Array, as_array, is_constant
 
-from graphopt import provenance
-from graphopt.observe import observe
-from graphopt.rewrite import Builder, Names
+from graphopt.execution.observe import observe
+from graphopt.graph import provenance
+from graphopt.graph.building import Builder, Names
 from graphopt.samples import Feeds
 
 __all__ = ["Stream", "bases", "narrow", "streams"]

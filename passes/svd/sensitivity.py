@@ -19,7 +19,7 @@ from graphopt.passes.svd.layers import Layer, Use
 from graphopt.passes.svd.spectrum import Spectrum
 from graphopt.passes.svd.weights import Array, as_array
 
-from graphopt.runtime import run_each
+from graphopt.execution.runtime import run_each
 from graphopt.samples import Feeds
 
 __all__ = ["sensitivities"]

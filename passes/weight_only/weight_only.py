@@ -22,12 +22,12 @@ from graphopt.passes.int8.rounding import Order
 from graphopt.passes.int8.weights import FEW_BITS, Weight, weight_of
 from graphopt.passes.weight_only.blocks import Blocks, in_blocks, order_of
 
-from graphopt import provenance
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
+from graphopt.execution.staged import Staged
+from graphopt.graph import provenance
+from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.pass_ import Pass
-from graphopt.rewrite import Builder, Names, remove_dead
-from graphopt.staged import Staged
 
 __all__ = ["WeightOnly"]
 

@@ -7,10 +7,10 @@ from graphopt.backends.cpu import BACKEND, TARGETS, nearest_target
 
 from graphopt import plugins
 from graphopt.backend import Backend, backend_of, find_target
+from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from graphopt.deploy.processors import processors
+from graphopt.deploy.sessions import session
 from graphopt.errors import InputError, ModelError, UsageError
-from graphopt.manifest import Manifest, manifest_path, read_manifest, write_manifest
-from graphopt.processors import processors
-from graphopt.sessions import session
 from graphopt.testing import parse_model
 
 COUNT = processors() + 1

@@ -15,10 +15,10 @@ from graphopt.passes.int8 import Int8
 
 from graphopt.backend import find_target
 from graphopt.context import Context
+from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from graphopt.deploy.sessions import BoundSession, open_manifest, session
 from graphopt.errors import MissingExtra
-from graphopt.manifest import Manifest, manifest_path, read_manifest, write_manifest
 from graphopt.samples import Samples
-from graphopt.sessions import BoundSession, open_manifest, session
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)

@@ -5,8 +5,8 @@ import pytest
 from graphopt.backends.onnx import BACKEND, foreign_operators
 
 from graphopt.backend import backend_of, find_target
+from graphopt.deploy.sessions import session
 from graphopt.errors import ModelError
-from graphopt.sessions import session
 from graphopt.testing import parse_model
 
 X = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}

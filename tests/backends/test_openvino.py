@@ -9,12 +9,12 @@ from graphopt.backends.cpu import BACKEND as CPU
 from graphopt.backends.openvino import BACKEND, manifest
 from graphopt.backends.openvino_forms import in_its_forms
 
-from graphopt import sessions
 from graphopt.backend import find_target
+from graphopt.deploy import sessions
+from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
+from graphopt.deploy.sessions import OpenVinoSession, session
 from graphopt.errors import MissingExtra, ModelError
-from graphopt.manifest import Manifest, read_manifest, write_manifest
-from graphopt.runtime import run
-from graphopt.sessions import OpenVinoSession, session
+from graphopt.execution.runtime import run
 from graphopt.testing import parse_model
 
 needs_openvino = pytest.mark.skipif(

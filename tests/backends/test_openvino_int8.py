@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from graphopt.backends.openvino import BACKEND, FORMS, INT8
 
-from graphopt import sessions
 from graphopt.backend import find_target
+from graphopt.deploy import sessions
+from graphopt.deploy.sessions import OpenVinoSession
 from graphopt.errors import ModelError
-from graphopt.runtime import run
-from graphopt.sessions import OpenVinoSession
+from graphopt.execution.runtime import run
 from graphopt.testing import parse_model
 
 needs_openvino = pytest.mark.skipif(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from graphopt.backends.torch_fx import BACKEND, backend
 
-from graphopt.auto import runnable
 from graphopt.backend import find_target
-from graphopt.benchmark import benchmark
 from graphopt.errors import MissingExtra, ModelError
-from graphopt.io import save
+from graphopt.formats import save
+from graphopt.measuring.benchmark import benchmark
+from graphopt.measuring.fastest_target import runnable
 from graphopt.testing import parse_model
 
 needs_torch = pytest.mark.skipif(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from graphopt import Pass
 from graphopt.errors import UsageError
-from graphopt.spec import _FILES, format_pass, format_spec, parse, pass_class
+from graphopt.pass_ import _FILES, format_pass
+from graphopt.spec import format_spec, parse, pass_class
 
 FILE = '''
 from dataclasses import dataclass

@@ -66,7 +66,7 @@ class Facts:
 
     def __init__(self, model) -> None:
         from graphopt import Context
-        from graphopt.analyses.shapes import shapes
+        from graphopt.analyses.shapes.analysis import shapes
 
         found = Context(model).get(shapes)
         self.ranks: dict[str, int] = {}

@@ -15,7 +15,7 @@ from graphopt.analyses.dims.operators import operators
 from graphopt.analyses.dims.operators.elementwise import BROADCAST
 from graphopt.analyses.dims.solve import solve
 from graphopt.analyses.dims.system import ONE
-from graphopt.analyses.shapes import shapes
+from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
 
 __all__ = ["dimensions"]

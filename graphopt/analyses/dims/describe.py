@@ -14,7 +14,7 @@ from graphopt.analyses.dims.dimension import Dimension, Dimensions, Frozen, Memb
 from graphopt.analyses.dims.operation import Axes, Role, Tensor
 from graphopt.analyses.dims.solve import Labelling, Solution
 from graphopt.analyses.dims.system import Array
-from graphopt.pattern import constant_value
+from graphopt.graph.constants import constant_value
 
 __all__ = ["describe"]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.analyses.shapes import Shapes, bound_shapes, shapes
-from graphopt.analyses.symbolic import Dim, Expr
+from graphopt.analyses.shapes.analysis import bound_shapes, shapes
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.context import Context
 
 __all__ = ["free_size", "instance"]

@@ -23,9 +23,10 @@ import onnx_ir as ir
 from graphopt.analyses.dims.fills import fill
 from graphopt.analyses.dims.instance import free_size
 from graphopt.analyses.dims.system import ONE, UNKNOWN, Array, System
-from graphopt.analyses.shapes import Shapes
-from graphopt.analyses.symbolic import Dim
-from graphopt.pattern import constant_value, default_attribute
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import default_attribute
+from graphopt.graph.constants import constant_value
 
 __all__ = ["Axes", "Count", "Operation", "Pin", "Remap", "Role", "Sizes", "Tensor", "Unsupported"]
 

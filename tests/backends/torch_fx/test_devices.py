@@ -3,7 +3,7 @@
 import pytest
 from operator_cases import PLAIN, SMOOTH, model_of
 
-from graphopt.trainable import trainable
+from graphopt.execution.trainable import trainable
 
 torch = pytest.importorskip("torch")
 CASES = {**SMOOTH, **PLAIN}

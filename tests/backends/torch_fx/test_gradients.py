@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from operator_cases import SMOOTH, f, ints, model_of
 
-from graphopt.trainable import trainable
+from graphopt.execution.trainable import trainable
 
 torch = pytest.importorskip("torch")
 

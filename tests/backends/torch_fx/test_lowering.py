@@ -7,10 +7,10 @@ import pytest
 
 from graphopt import plugins
 from graphopt.errors import GraphOptError
-from graphopt.io import load, save
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
+from graphopt.execution.trainable import trainable, write_back
+from graphopt.formats import load, save
 from graphopt.testing import parse_model
-from graphopt.trainable import trainable, write_back
 
 torch = pytest.importorskip("torch")
 RNG = np.random.default_rng(0)

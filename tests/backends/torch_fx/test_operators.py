@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from operator_cases import PLAIN, SMOOTH, model_of
 
-from graphopt.runtime import run
-from graphopt.trainable import trainable
+from graphopt.execution.runtime import run
+from graphopt.execution.trainable import trainable
 
 torch = pytest.importorskip("torch")
 

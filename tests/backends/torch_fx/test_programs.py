@@ -8,7 +8,7 @@ import pytest
 
 import graphopt
 from graphopt.errors import ModelError, UsageError
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

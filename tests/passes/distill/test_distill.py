@@ -10,11 +10,12 @@ from graphopt.passes.distill import Distill  # noqa: E402
 from graphopt.passes.prune import Prune  # noqa: E402
 
 from graphopt import Context, optimize  # noqa: E402
-from graphopt.kept import kept_indices  # noqa: E402
-from graphopt.provenance import made_by  # noqa: E402
-from graphopt.runtime import run, run_each  # noqa: E402
+from graphopt.execution.runtime import run, run_each  # noqa: E402
+from graphopt.graph.kept import kept_indices  # noqa: E402
+from graphopt.graph.provenance import made_by  # noqa: E402
+from graphopt.pass_ import format_pass  # noqa: E402
 from graphopt.samples import Samples  # noqa: E402
-from graphopt.spec import format_pass, parse  # noqa: E402
+from graphopt.spec import parse  # noqa: E402
 from graphopt.testing import parse_model  # noqa: E402
 
 CLASSES = 5
@@ -203,7 +204,7 @@ def test_what_it_cannot_train_it_refuses_with_the_reason():
 
 
 def test_outputs_too_large_to_keep_are_computed_again(monkeypatch):
-    from graphopt.passes.distill import examples
+    from graphopt.training import examples
 
     source, given = dense(), samples()
     start = smaller(source, given)

@@ -5,7 +5,7 @@ from graphopt.passes.fp16 import Fp16
 from graphopt.passes.fp16.islands import LARGEST
 
 from graphopt.context import Context
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.samples import Samples
 from graphopt.target import Target
 from graphopt.testing import check, parse_model

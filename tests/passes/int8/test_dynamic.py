@@ -6,7 +6,7 @@ import pytest
 from graphopt.passes.int8 import Int8
 
 from graphopt.context import Context
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.target import ONNX, Int8Scheme
 from graphopt.testing import check, parse_model
 

@@ -5,7 +5,7 @@ from graphopt.passes import int8
 from graphopt.passes.int8 import Int8
 
 from graphopt.context import Context
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.samples import Samples
 from graphopt.testing import check, parse_model
 

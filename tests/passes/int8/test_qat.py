@@ -7,7 +7,7 @@ import pytest
 from graphopt.passes.int8 import Int8, qat
 
 from graphopt import Context, Samples
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.target import Int8Scheme, Target
 from graphopt.testing import parse_model, structure
 

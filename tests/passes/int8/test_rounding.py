@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.context import Context
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.samples import Samples
 from graphopt.testing import parse_model
 

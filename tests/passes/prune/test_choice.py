@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose
-from graphopt.passes.prune.work import Work
+from graphopt.passes.prune.cost_model import Work
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 from graphopt.passes.prune.linear import Linear, linear
 
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.testing import parse_model
 
 # Sums of at most a few hundred float32 products against the runtime's.

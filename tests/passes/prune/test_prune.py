@@ -8,8 +8,8 @@ from graphopt.passes.prune import Prune
 from graphopt import Context, parse
 from graphopt.analyses.cost import cost
 from graphopt.errors import UsageError
-from graphopt.kept import kept_indices
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
+from graphopt.graph.kept import kept_indices
 from graphopt.samples import Samples
 from graphopt.target import ONNX
 from graphopt.testing import parse_model

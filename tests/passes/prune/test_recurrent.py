@@ -4,7 +4,7 @@ from graphopt.passes.prune import Prune
 from graphopt.passes.prune.recurrent import Cell, cell
 
 from graphopt import Context
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
 from graphopt.samples import Samples
 from graphopt.testing import parse_model
 

@@ -9,8 +9,8 @@ from graphopt.passes.weight_only.blocks import in_blocks, order_of
 from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.errors import UsageError
-from graphopt.pipeline import optimize
-from graphopt.runtime import run
+from graphopt.execution.runtime import run
+from graphopt.pipeline.optimize import optimize
 from graphopt.samples import Samples
 from graphopt.spec import parse
 from graphopt.target import Target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.analyses.dims.operation import Operation, Unsupported
-from graphopt.pattern import constant_value
+from graphopt.graph.constants import constant_value
 
 __all__ = ["OPERATORS"]
 

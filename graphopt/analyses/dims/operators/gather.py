@@ -6,7 +6,7 @@ import numpy as np
 
 from graphopt.analyses.dims.operation import Operation, Remap
 from graphopt.analyses.dims.system import ONE
-from graphopt.pattern import constant_value
+from graphopt.graph.constants import constant_value
 
 __all__ = ["OPERATORS"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.analyses.dims.operation import Operation
 from graphopt.analyses.dims.system import ONE
-from graphopt.analyses.symbolic import Dim
+from graphopt.analyses.shapes.symbolic import Dim
 
 __all__ = ["OPERATORS", "regroup"]
 

@@ -1,0 +1,1 @@
+"""Shape inference: types, shapes and shape data of every value, static and symbolic."""

@@ -1,0 +1,52 @@
+"""The shape analysis: of a whole model, its dynamic axes as they are or bound to sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.analyses.shapes.operators import infer_node
+from graphopt.context import Context
+
+__all__ = ["bound_shapes", "infer", "on_demand", "renew", "shapes"]
+
+
+def shapes(ctx: Context) -> Shapes:
+    """Types, shapes and shape data of the model in `ctx`, subgraphs included.
+
+    It may be asked about values made after it was computed: rewrites that keep what every value
+    denotes (see `graphopt.rewriting.rules`) need not throw it away.
+    """
+    return infer(ctx.model)
+
+
+def renew(ctx: Context) -> None:
+    """Let shapes be inferred again after edits, unless nothing in them is unknown.
+
+    What was found of a value stays true of it, but an edit may let more be found.
+    """
+    known = ctx.cached().get(shapes)
+    if known is not None and not known.certain:
+        ctx.invalidate()
+
+
+def bound_shapes(model: ir.Model, inputs: Mapping[str, Sequence[int]]) -> Shapes:
+    """Shapes when the named graph inputs have these shapes: all static unless data-dependent."""
+    return infer(model, inputs)
+
+
+def infer(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+    """Walk the model; a model caught with one wrong annotation is not believed in any other."""
+    found = Shapes(model, inputs or {}, not inputs, infer_node)
+    if found.walk():
+        return found
+    found = on_demand(model, inputs)
+    found.walk()
+    return found
+
+
+def on_demand(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+    """Shapes inferred as they are asked for, from operators alone: no annotation is believed."""
+    return Shapes(model, inputs or {}, False, infer_node)

@@ -1,0 +1,301 @@
+"""Shape inference: type, shape and small integer data of every value, static and symbolic.
+
+One walk in topological order. Operators that move shapes and shape data about are computed here
+(`operators`), every other one by ONNX's own inference for that single node, so no weight is
+ever read and the cost is linear. A dimension that cannot be told gets an unknown of its own, so
+two equal expressions always denote equal sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol, unnamed
+from graphopt.graph.constants import constant_value
+
+__all__ = ["DATA_LIMIT", "Fact", "Shapes"]
+
+#: Values up to this many elements are followed as data.
+DATA_LIMIT = 128
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fact:
+    """What is known about a value on every run.
+
+    Attributes:
+        dtype: element type of a tensor.
+        dims: its shape, or None if not even the rank is known.
+        data: its elements: an array of its dtype if all are known, an object array of
+            `int` and `Expr` if some are symbolic, or None.
+        type: the type of a value that is no tensor (a sequence, an optional).
+    """
+
+    dtype: ir.DataType | None = None
+    dims: tuple[Dim, ...] | None = None
+    data: np.ndarray[Any, Any] | None = None
+    type: ir.TypeProtocol | None = None
+
+    @property
+    def concrete(self) -> np.ndarray[Any, Any] | None:
+        """The data if every element is a known number."""
+        return self.data if self.data is not None and self.data.dtype != object else None
+
+
+UNKNOWN = Fact()
+
+
+#: The facts of a node's outputs, from those of its inputs.
+InferNode = Callable[[ir.Node, "Sequence[Fact]", "Shapes"], "list[Fact]"]
+
+
+class Shapes:
+    """What is known of each value; values of subgraphs and new values can be asked for too."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        inputs: Mapping[str, Sequence[int]],
+        trust: bool,
+        infer: InferNode,
+    ) -> None:
+        self.model = model
+        self.opsets = model.graph.opset_imports
+        self._inputs = inputs
+        self._trust = trust
+        self._infer_node = infer
+        self._facts: dict[ir.Value, Fact] = {}
+        self._busy: set[ir.Node] = set()
+        self._count = 0
+        self._vague = False
+        self._conflict = False
+        self._names: set[str] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether neither contradicts the other about a value of the model."""
+        if not isinstance(other, Shapes):
+            return NotImplemented
+        values = [o for node in self.model.graph for o in node.outputs]
+        return all(_agree(self.fact(v), other.fact(v)) for v in values)
+
+    __hash__ = object.__hash__
+
+    # --- questions --------------------------------------------------------------------------
+
+    @property
+    def certain(self) -> bool:
+        """Whether the type and shape of everything are known, from the inputs' sizes alone."""
+        return not self._vague
+
+    def shape(self, value: ir.Value) -> tuple[Dim, ...] | None:
+        """Its shape, dimensions as `int` or `Expr`; None if the rank is unknown."""
+        return self.fact(value).dims
+
+    def static(self, value: ir.Value) -> tuple[int, ...] | None:
+        """Its shape if every dimension is a number."""
+        dims = self.fact(value).dims
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return None
+        return tuple(d for d in dims if isinstance(d, int))
+
+    def rank(self, value: ir.Value) -> int | None:
+        """Number of dimensions."""
+        dims = self.fact(value).dims
+        return None if dims is None else len(dims)
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """Its element type."""
+        return self.fact(value).dtype
+
+    def data(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        """Its elements where it is small and they are known, some perhaps symbolic (see Fact)."""
+        return self.fact(value).data
+
+    def same_shape(self, a: ir.Value, b: ir.Value) -> bool:
+        """Whether both have the same shape on every run."""
+        dims = self.fact(a).dims
+        return dims is not None and dims == self.fact(b).dims
+
+    def fact(self, value: ir.Value | None) -> Fact:
+        """Everything known of a value (an absent input is unknown)."""
+        if value is None:
+            return UNKNOWN
+        known = self._facts.get(value)
+        if known is not None:
+            return known
+        node = value.producer()
+        if node is None:
+            fact = self._source(value)
+            self._facts[value] = fact
+            return fact
+        self._infer_with_producers(node)
+        return self._facts.get(value, UNKNOWN)
+
+    def fresh(self, *, sign: bool = False) -> Expr:
+        """A new unknown: the size of an axis, or with `sign` any integer."""
+        self._count += 1
+        return symbol(f"{'~' if sign else '?'}{self._count}")
+
+    # --- inference --------------------------------------------------------------------------
+
+    def walk(self) -> bool:
+        """Infer every node of the main graph in order; False if an annotation was found wrong."""
+        for node in self.model.graph:
+            if node.outputs and node.outputs[0] not in self._facts:
+                self._infer_with_producers(node)
+            if self._conflict and self._trust:
+                return False
+        return True
+
+    def enter(self, graph: ir.Graph, inputs: Sequence[Fact]) -> list[Fact]:
+        """Facts of a subgraph's outputs, given those of its inputs."""
+        for value, fact in zip(graph.inputs, inputs, strict=False):
+            self._facts[value] = fact
+        for node in graph:
+            self._infer_with_producers(node)
+        return [self.fact(v) for v in graph.outputs]
+
+    def forget(self, graph: ir.Graph) -> None:
+        """Drop what was found inside a subgraph, to infer it again from other inputs."""
+        for node in graph.all_nodes():
+            for value in node.outputs:
+                self._facts.pop(value, None)
+
+    def _infer_with_producers(self, node: ir.Node) -> None:
+        """Infer `node` after whatever it depends on (a stack: chains may be thousands long)."""
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            self._busy.add(top)
+            waiting = [
+                p
+                for v in top.inputs
+                if v is not None and v not in self._facts
+                for p in [v.producer()]
+                if p is not None and p not in self._busy
+            ]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            self._busy.discard(top)
+            if not all(o in self._facts for o in top.outputs):
+                self._infer(top)
+
+    def _infer(self, node: ir.Node) -> None:
+        facts = self._infer_node(node, [self.fact(v) for v in node.inputs], self)
+        facts = list(facts) + [UNKNOWN] * (len(node.outputs) - len(facts))
+        for value, fact in zip(node.outputs, facts, strict=False):
+            made = self._facts[value] = self._merge(value, fact)
+            if not self._vague and value.name:
+                self._vague = made.dims is None or made.dtype is None or self._invented(made)
+
+    def _invented(self, fact: Fact) -> bool:
+        """Whether an unknown of our own making is in a value's shape or data."""
+        if not self._count:
+            return False
+        parts = list(fact.dims or ())
+        if fact.data is not None and fact.data.dtype == object:
+            parts += fact.data.ravel().tolist()
+        atoms = (a for p in parts if isinstance(p, Expr) for a in p.atoms)
+        return any("?" in a or "~" in a for a in atoms)
+
+    def _source(self, value: ir.Value) -> Fact:
+        """A graph input or an initializer."""
+        tensor = constant_value(value)
+        if tensor is not None:
+            dims = tuple(int(d) for d in tensor.shape)  # type: ignore[arg-type]
+            return Fact(tensor.dtype, dims, small_data(tensor))
+        bound = self._inputs.get(value.name or "") if value.is_graph_input() else None
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            return Fact(type=value.type)
+        if bound is not None and value.graph is self.model.graph:
+            return Fact(value.dtype, tuple(int(d) for d in bound))
+        return Fact(value.dtype, self._declared(value))
+
+    def _declared(self, value: ir.Value) -> tuple[Dim, ...] | None:
+        if value.shape is None:
+            return None
+        dims: list[Dim] = []
+        for d in value.shape:
+            name = d.value if isinstance(d, ir.SymbolicDim) else None
+            bound = self._bound_symbols().get(name) if name else None
+            if isinstance(d, int):
+                dims.append(d)
+            elif bound is not None:
+                dims.append(bound)
+            else:
+                dims.append(symbol(clean_name(name)) if name else self.fresh())
+        return tuple(dims)
+
+    def _named(self, name: str) -> bool:
+        """Whether a dimension of the model's inputs has this name: others denote no one size."""
+        if self._names is None:
+            self._names = {
+                d.value
+                for v in self.model.graph.inputs
+                for d in (v.shape or ())
+                if isinstance(d, ir.SymbolicDim) and d.value
+            }
+        return name in self._names
+
+    def _bound_symbols(self) -> dict[str, int]:
+        """Sizes of the named dimensions that the bound inputs fix."""
+        sizes: dict[str, int] = {}
+        for value in self.model.graph.inputs:
+            bound = self._inputs.get(value.name or "")
+            if bound is not None and value.shape is not None:
+                for d, size in zip(value.shape, bound, strict=False):
+                    if isinstance(d, ir.SymbolicDim) and d.value:
+                        sizes[d.value] = int(size)
+        return sizes
+
+    def _merge(self, value: ir.Value, fact: Fact) -> Fact:
+        """`fact` completed by the annotation of `value`, where that is believed."""
+        if fact.type is not None:
+            return fact
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            return fact if fact.dtype is not None else Fact(type=value.type)
+        dtype = fact.dtype if fact.dtype is not None else value.dtype
+        if not self._trust or value.shape is None:
+            return dataclasses.replace(fact, dtype=dtype)
+        if fact.dims is None:
+            return Fact(dtype, self._declared(value))
+        if len(fact.dims) != len(value.shape):
+            self._conflict = True
+            return dataclasses.replace(fact, dtype=dtype)
+        dims = list(fact.dims)
+        for k, (have, said) in enumerate(zip(fact.dims, value.shape, strict=True)):
+            name = said.value if isinstance(said, ir.SymbolicDim) else None
+            if isinstance(have, Expr) and unnamed(have) and name and self._named(name):
+                dims[k] = symbol(clean_name(name))
+            if not isinstance(said, int) or have == said:
+                continue
+            if isinstance(have, Expr) and unnamed(have):
+                dims[k] = said
+            else:
+                self._conflict = True
+        return Fact(dtype, tuple(dims), fact.data)
+
+
+def _agree(a: Fact, b: Fact) -> bool:
+    if a.dtype != b.dtype and a.dtype is not None and b.dtype is not None:
+        return False
+    if a.dims is None or b.dims is None:
+        return True
+    return len(a.dims) == len(b.dims) and all(
+        x == y or isinstance(x, Expr) or isinstance(y, Expr)
+        for x, y in zip(a.dims, b.dims, strict=True)
+    )
+
+
+def small_data(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any] | None:
+    """The elements of a small numeric tensor."""
+    if tensor.size > DATA_LIMIT or tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+        return None
+    return tensor.numpy()

@@ -1,0 +1,151 @@
+"""What each operator does to shapes and shape data: one function per operator, in one table.
+
+A function takes the node, the facts of its inputs and the analysis (for fresh unknowns) and returns
+the facts of the outputs, or None to leave the node to ONNX's own inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from graphopt.analyses.shapes import values as shape_data
+from graphopt.analyses.shapes.by_onnx import by_onnx
+from graphopt.analyses.shapes.facts import DATA_LIMIT, Fact, Shapes, small_data
+from graphopt.analyses.shapes.operators import contrib as shape_extensions
+from graphopt.analyses.shapes.operators import control as shape_bodies
+from graphopt.analyses.shapes.operators import layout as shape_moving
+from graphopt.analyses.shapes.rules import (
+    Facts,
+    attribute,
+    axes_of,
+    broadcast,
+    matrix_product,
+    product,
+)
+from graphopt.graph.constants import constant_value
+from graphopt.graph.evaluation import deterministic, quick
+
+__all__ = ["OPERATORS", "infer_node"]
+
+Operator = Callable[[ir.Node, Facts, Shapes], "list[Fact] | None"]
+
+
+def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
+    """Facts of a node's outputs; unknown where nothing is sure."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain == "":
+        function = OPERATORS.get(node.op_type)
+    else:
+        function = shape_extensions.OPERATORS.get((domain, node.op_type))
+    facts = None if function is None else function(node, inputs, shapes)
+    if facts is None:
+        facts = by_onnx(node, domain, inputs, shapes)
+    if len(facts) == 1 and facts[0].data is None and inputs and _small(facts[0]):
+        return [_computed(node, inputs, facts[0])]
+    return facts
+
+
+def _small(fact: Fact) -> bool:
+    size = None if fact.dims is None else product(fact.dims)
+    return isinstance(size, int) and size <= DATA_LIMIT
+
+
+def _computed(node: ir.Node, inputs: Facts, fact: Fact) -> Fact:
+    """With the data of an operator on small numbers, floating point included."""
+    given = [f.concrete for f in inputs]
+    if any(g is None and v is not None for g, v in zip(given, node.inputs, strict=True)):
+        return fact
+    made = quick(node, given) if deterministic(node) else None
+    if made is None or made[0].shape != fact.dims:
+        return fact
+    return Fact(fact.dtype, fact.dims, made[0])
+
+
+def _elementwise(result: ir.DataType | None = None) -> Operator:
+    def infer(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+        given = [f for f, v in zip(ins, node.inputs, strict=True) if v is not None]
+        first = given[1] if node.op_type == "Where" and len(given) > 1 else given[0]
+        dims = broadcast(shapes, *(f.dims for f in given))
+        dtype = result if result is not None else first.dtype
+        return [Fact(dtype, dims, shape_data.compute(node, given, dtype, dims, shapes))]
+
+    return infer
+
+
+def _same(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+    """Unary, type and shape kept."""
+    return [Fact(ins[0].dtype, ins[0].dims, type=ins[0].type)]
+
+
+def _identity(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+    return [ins[0]]
+
+
+def _constant(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact] | None:
+    tensor = constant_value(node.outputs[0])
+    if tensor is None:
+        return None
+    return [Fact(tensor.dtype, tuple(int(d) for d in tensor.shape), small_data(tensor))]  # type: ignore[arg-type]
+
+
+def _cast(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+    to = ins[1].dtype if node.op_type == "CastLike" else ir.DataType(attribute(node, "to"))
+    return [Fact(to, ins[0].dims, shape_data.cast(ins[0], to))]
+
+
+def _matmul(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+    return [Fact(ins[0].dtype, matrix_product(shapes, ins[0].dims, ins[1].dims))]
+
+
+def _reduce(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+    x = ins[0]
+    if x.dims is None:
+        return [Fact(x.dtype)]
+    rank = len(x.dims)
+    axes = axes_of(node, ins, 1)
+    given = len(node.inputs) > 1 and node.inputs[1] is not None
+    if axes is None and given:
+        return [Fact(x.dtype)]
+    if not axes:
+        noop = attribute(node, "noop_with_empty_axes", 0)
+        axes = [] if noop else list(range(rank))
+    gone = {a % rank for a in axes} if rank else set()
+    keep = attribute(node, "keepdims", 1)
+    dims = tuple(1 if k in gone else d for k, d in enumerate(x.dims) if keep or k not in gone)
+    data = None
+    if x.data is not None and gone == set(range(rank)):
+        data = shape_data.reduce(node.op_type, x, dims)
+    return [Fact(x.dtype, dims, data)]
+
+
+_KEEP = (
+    "Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Clip Cos Cosh Elu Erf Exp Floor "
+    "Gelu HardSigmoid HardSwish Hardmax LeakyRelu Log LogSoftmax Mish Reciprocal Relu "
+    "Round Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh "
+    "ThresholdedRelu PRelu CumSum Trilu LpNormalization MeanVarianceNormalization "
+    "InstanceNormalization GroupNormalization LRN ScatterElements ScatterND Scatter "
+    "RMSNormalization Shrink"
+)
+_ARITHMETIC = (
+    "Add Sub Mul Div Mod Min Max Sum Mean Where BitwiseAnd BitwiseOr BitwiseXor BitShift Pow "
+    "Neg Abs"
+)
+_COMPARE = "Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Not"
+_REDUCE = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
+
+OPERATORS: dict[str, Operator] = {
+    **shape_extensions.RUNTIME_OPERATORS,
+    **shape_moving.OPERATORS,
+    **shape_bodies.OPERATORS,
+    **dict.fromkeys(_KEEP.split(), _same),
+    **{name: _elementwise() for name in _ARITHMETIC.split()},
+    **{name: _elementwise(ir.DataType.BOOL) for name in _COMPARE.split()},
+    **{f"Reduce{name}": _reduce for name in _REDUCE.split()},
+    "Cast": _cast,
+    "CastLike": _cast,
+    "Constant": _constant,
+    "Identity": _identity,
+    "MatMul": _matmul,
+}

@@ -1,0 +1,208 @@
+"""Shapes of ONNX Runtime's own operators, which ONNX's inference does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.facts import Fact, Shapes
+from graphopt.analyses.shapes.rules import attribute, broadcast, matrix_product
+from graphopt.analyses.shapes.symbolic import Dim, floordiv
+
+__all__ = ["OPERATORS"]
+
+FLOAT = ir.DataType.FLOAT
+
+
+def _like_first(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """The first output has type and shape of the first input; others stay unknown."""
+    return [Fact(ins[0].dtype, ins[0].dims)]
+
+
+def _skip_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """(output, mean, inv_std, input + skip + bias): all but the statistics have the input's."""
+    full = Fact(ins[0].dtype, ins[0].dims)
+    statistics = None if ins[0].dims is None else (*ins[0].dims[:-1], 1)
+    return [full, Fact(FLOAT, statistics), Fact(FLOAT, statistics), full]
+
+
+def _simplified_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    dims = ins[0].dims
+    axis = attribute(node, "axis", -1)
+    inverse = None
+    if dims is not None:
+        axis %= len(dims)
+        inverse = (*dims[:axis], *(1 for _ in dims[axis:]))
+    return [Fact(ins[1].dtype, dims), Fact(FLOAT, inverse)]
+
+
+def _fused_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """op(A) @ op(B); transBatchA/B move the first batch axis behind the rows: left unknown."""
+    a, b = ins[0].dims, ins[1].dims
+    moved = attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0)
+    if a is None or b is None or len(a) < 2 or len(b) < 2 or moved:
+        return [Fact(ins[0].dtype)]
+    rows = a[-1] if attribute(node, "transA", 0) else a[-2]
+    columns = b[-2] if attribute(node, "transB", 0) else b[-1]
+    batch = broadcast(shapes, a[:-2], b[:-2]) or ()
+    return [Fact(ins[0].dtype, (*batch, rows, columns))]
+
+
+def _multi_head_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """query (B, S, H*D) and value (B, L, H*Dv) give (B, S, H*Dv)."""
+    query = ins[0].dims
+    value = ins[2].dims if len(ins) > 2 else None
+    if query is None or len(query) != 3:
+        return [Fact(ins[0].dtype)]
+    if value is not None and len(value) == 3:
+        return [Fact(ins[0].dtype, (*query[:2], value[2]))]
+    if value is not None and len(value) == 4:
+        return [Fact(ins[0].dtype, (*query[:2], value[1] * value[3]))]
+    return [Fact(ins[0].dtype)]
+
+
+def _attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """Packed projection inside: (B, S, hidden of v)."""
+    x, weight = ins[0].dims, ins[1].dims if len(ins) > 1 else None
+    sizes = attribute(node, "qkv_hidden_sizes", None)
+    hidden: Dim | None = sizes[2] if sizes else None
+    if hidden is None and weight is not None and len(weight) == 2:
+        hidden = floordiv(weight[1], 3)
+    if x is None or len(x) != 3 or hidden is None:
+        return [Fact(ins[0].dtype)]
+    return [Fact(ins[0].dtype, (*x[:2], hidden))]
+
+
+def _group_query_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """Query (B, S, H*D) as it is; a packed one holds (H + 2 KV) heads of size D."""
+    query = ins[0].dims
+    if query is None or len(query) != 3:
+        return [Fact(ins[0].dtype)]
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        return [Fact(ins[0].dtype, query)]
+    heads, pairs = attribute(node, "num_heads", 0), attribute(node, "kv_num_heads", 0)
+    size = floordiv(query[2], heads + 2 * pairs)
+    return [Fact(ins[0].dtype, None if size is None else (*query[:2], size * heads))]
+
+
+def _fused_gemm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    a, b = ins[0].dims, ins[1].dims
+    if a is None or b is None or len(a) != 2 or len(b) != 2:
+        return [Fact(ins[0].dtype)]
+    rows = a[1] if attribute(node, "transA", 0) else a[0]
+    columns = b[0] if attribute(node, "transB", 0) else b[1]
+    return [Fact(ins[0].dtype, (rows, columns))]
+
+
+def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """Conv with an activation (and a summand) has Conv's shape."""
+    from graphopt.analyses.shapes.by_onnx import by_onnx
+
+    extra = ("activation", "activation_params")
+    conv = ir.Node(
+        "",
+        "Conv",
+        list(node.inputs[:3]),
+        [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values() if a.name not in extra],
+    )
+    conv.outputs[0].name = "y"
+    found = by_onnx(conv, "", list(ins[:3]), shapes)
+    conv.resize_inputs(0)
+    return found
+
+
+def _integer_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """DynamicQuantizeMatMul, MatMulIntegerToFloat: a float product."""
+    return [Fact(FLOAT, matrix_product(shapes, ins[0].dims, ins[1].dims))]
+
+
+def _quantize(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    zero = ins[2].dtype if len(ins) > 2 else ir.DataType.UINT8
+    return [Fact(zero, ins[0].dims)]
+
+
+def _dequantize(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    return [Fact(ins[1].dtype, ins[0].dims)]
+
+
+def _gather_blocks(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """GatherBlockQuantized: rows of a table at `indices`, with the type of the scales."""
+    table, indices = ins[0].dims, ins[1].dims
+    if table is None or indices is None:
+        return [Fact(ins[2].dtype)]
+    axis = attribute(node, "gather_axis", 0) % len(table)
+    return [Fact(ins[2].dtype, (*table[:axis], *indices, *table[axis + 1 :]))]
+
+
+def _integer_sum(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QLinearAdd, QLinearMul of (a, scale, zero, b, scale, zero, ...): shapes broadcast."""
+    a, b = ins[0].dims, ins[3].dims
+    dims = None if a is None or b is None else broadcast(shapes, a, b)
+    return [Fact(ins[0].dtype, dims)]
+
+
+def _integer_global_pool(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    dims = ins[0].dims
+    if dims is None or len(dims) < 3:
+        return [Fact(ins[0].dtype)]
+    if attribute(node, "channels_last", 0):
+        return [Fact(ins[0].dtype, (dims[0], *(1 for _ in dims[2:]), dims[-1]))]
+    return [Fact(ins[0].dtype, (*dims[:2], *(1 for _ in dims[2:])))]
+
+
+def _integer_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QAttention: input (B, S, I) and weight (I, 3 * H) give (B, S, H)."""
+    x, weight = ins[0].dims, ins[1].dims
+    hidden = None if weight is None or len(weight) != 2 else floordiv(weight[1], 3)
+    if x is None or len(x) != 3 or hidden is None:
+        return [Fact(FLOAT)]
+    return [Fact(FLOAT, (*x[:2], hidden))]
+
+
+def _integer_lstm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """DynamicQuantizeLSTM of X (T, B, I), W (D, I, 4H): (T, D, B, H), (D, B, H), (D, B, H)."""
+    x, weight = ins[0].dims, ins[1].dims
+    hidden = attribute(node, "hidden_size", None)
+    if x is None or weight is None or hidden is None:
+        return [Fact(FLOAT)] * 3
+    last = Fact(FLOAT, (weight[0], x[1], hidden))
+    return [Fact(FLOAT, (x[0], weight[0], x[1], hidden)), last, last]
+
+
+def _block_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """MatMulNBits: (..., K) times a packed (K, N) gives (..., N)."""
+    dims, columns = ins[0].dims, attribute(node, "N", None)
+    return [Fact(ins[0].dtype, None if dims is None or columns is None else (*dims[:-1], columns))]
+
+
+_LIKE_FIRST = (
+    "BiasGelu FastGelu QuickGelu Gelu BiasSoftmax GroupNorm RotaryEmbedding QLinearSigmoid "
+    "QLinearLeakyRelu QLinearSoftmax BiasDropout Inverse"
+)
+_MS = "com.microsoft"
+
+OPERATORS: dict[tuple[str, str], Callable[[ir.Node, Sequence[Fact], Shapes], list[Fact] | None]] = {
+    **{(_MS, name): _like_first for name in _LIKE_FIRST.split()},
+    (_MS, "SkipLayerNormalization"): _skip_norm,
+    (_MS, "SkipSimplifiedLayerNormalization"): _skip_norm,
+    (_MS, "FusedMatMul"): _fused_matmul,
+    (_MS, "FusedGemm"): _fused_gemm,
+    (_MS, "FusedConv"): _fused_conv,
+    (_MS, "MultiHeadAttention"): _multi_head_attention,
+    (_MS, "Attention"): _attention,
+    (_MS, "GroupQueryAttention"): _group_query_attention,
+    (_MS, "DynamicQuantizeMatMul"): _integer_matmul,
+    (_MS, "MatMulIntegerToFloat"): _integer_matmul,
+    (_MS, "GatherBlockQuantized"): _gather_blocks,
+    (_MS, "QLinearAdd"): _integer_sum,
+    (_MS, "QLinearMul"): _integer_sum,
+    (_MS, "QLinearGlobalAveragePool"): _integer_global_pool,
+    (_MS, "QAttention"): _integer_attention,
+    (_MS, "DynamicQuantizeLSTM"): _integer_lstm,
+    (_MS, "MatMulNBits"): _block_matmul,
+    (_MS, "QuantizeLinear"): _quantize,
+    (_MS, "DequantizeLinear"): _dequantize,
+}
+#: Registered by the runtime in the standard domain.
+RUNTIME_OPERATORS = {"SimplifiedLayerNormalization": _simplified_norm}

@@ -1,0 +1,1 @@
+"""Calibration: what samples tell: ranges, histograms, moments, sensitivity."""

@@ -1,0 +1,237 @@
+"""Ranges: what values each activation takes on samples, streamed, and which interval to represent.
+
+Memory does not grow with the number of samples: what is kept per value is a few numbers or one
+histogram of fixed size. Values are observed in groups whose arrays together stay below
+`GROUP_BYTES`, and batches are cut up where one run would hold more, so that a large model's
+activations are never all alive at once. One pass over the samples per group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.analysis import bound_shapes
+from graphopt.calibration.histogram import Histogram
+from graphopt.calibration.resume import Progress
+from graphopt.execution.observe import observe
+
+__all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
+
+#: Arrays of this many bytes may be alive at once while observing.
+GROUP_BYTES = 192 << 20
+#: Shares of the largest magnitude that "auto" tries too.
+TRIED = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85)
+#: Weight of a new run in the moving average.
+MOMENTUM = 0.1
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+Method = Literal["minmax", "average", "percentile", "entropy", "mse", "auto"]
+METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse", "auto")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The closed interval [lo, hi] that a value is represented in."""
+
+    lo: float
+    hi: float
+
+    def join(self, other: Range) -> Range:
+        """The smallest range that holds both."""
+        return Range(min(self.lo, other.lo), max(self.hi, other.hi))
+
+
+@dataclasses.dataclass
+class Observed:
+    """What was seen of one value.
+
+    Attributes:
+        lo, hi: least and greatest finite value.
+        range: the interval the method chose.
+        rms: root of the mean square.
+        candidates: with "auto" what each method chooses, to be judged by who rounds the value.
+    """
+
+    lo: float
+    hi: float
+    range: Range
+    rms: float
+    candidates: tuple[Range, ...] = ()
+
+    @property
+    def reach(self) -> float:
+        """How far the largest magnitude lies above the usual one."""
+        return max(-self.lo, self.hi) / self.rms if self.rms > 0 else 1.0
+
+
+def calibrate(
+    model: ir.Model,
+    names: Iterable[str],
+    samples: Iterable[Feeds],
+    method: Method = "minmax",
+    *,
+    track: Callable[[Iterable[Feeds]], Iterable[Feeds]] = lambda samples: samples,
+) -> dict[str, Observed | None]:
+    """What each named value was seen to be; None where it was never finite, or empty.
+
+    NaN and Inf are left out: a masked score of minus infinity is no magnitude to represent.
+
+    Args:
+        model: the model; it is not changed.
+        names: values of its main graph.
+        samples: feeds; they are gone through once per group of values.
+        method: "minmax": all that was seen. "average": least and greatest of a run, in the moving
+            average. "percentile": all but the outermost 1e-5. "entropy": the clipping that keeps
+            the distribution of the integers closest to that of the values (Kullback-Leibler;
+            Migacz, GTC 2017). "mse": the clipping with the least squared error. "auto": all that
+            was seen, with the other methods' choices as `candidates`.
+        track: wraps the samples of each group, to show progress.
+    """
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return {}
+    first = next(iter(samples), None)
+    if first is None:
+        return dict.fromkeys(wanted)
+    parts, rows = groups(model, wanted, first)
+    found: dict[str, Observed | None] = {}
+    for group in parts:
+        state = Progress(model, repr((method, rows, group)))
+        done, digest, sums = state.load()
+        runs = iter(track(samples))
+        if sums is None or not state.skip(runs, done, digest):
+            state = Progress(model, repr((method, rows, group)))
+            done, sums, runs = 0, {name: _Sums(method) for name in group}, iter(track(samples))
+        for arrays in observe(model, group, _cut(state.counted(runs, done, sums), rows)):
+            for name, array in arrays.items():
+                sums[name].add(array)
+        found.update((name, s.result()) for name, s in sums.items())
+        state.close()
+    return found
+
+
+class _Sums:
+    """Running figures of one value."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.lo, self.hi = math.inf, -math.inf
+        self.average: Range | None = None
+        self.count, self.square = 0, 0.0
+        binned = method in ("percentile", "entropy", "mse", "auto")
+        self.histogram = Histogram() if binned else None
+
+    def add(self, array: Array) -> None:
+        """Add the array of one run."""
+        if array.dtype.kind != "f" or array.size == 0:
+            return
+        flat = array.reshape(-1)
+        lo, hi = float(flat.min()), float(flat.max())
+        if not (math.isfinite(lo) and math.isfinite(hi)):
+            flat = flat[np.isfinite(flat)]
+            if flat.size == 0:
+                return
+            lo, hi = float(flat.min()), float(flat.max())
+        self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+        old = self.average or Range(lo, hi)
+        self.average = Range(old.lo + MOMENTUM * (lo - old.lo), old.hi + MOMENTUM * (hi - old.hi))
+        self.count += flat.size
+        self.square += (
+            float(np.dot(flat, flat))
+            if flat.dtype == np.float32 and max(-lo, hi) < 1e15  # masks reach -3.4e38
+            else float(np.square(flat, dtype=np.float64).sum())
+        )
+        if self.histogram is not None:
+            self.histogram.add(flat)
+
+    def result(self) -> Observed | None:
+        """The figures, or None if nothing finite was seen."""
+        if self.average is None:
+            return None
+        seen = Range(self.lo, self.hi)
+        rms = math.sqrt(self.square / self.count)
+        if self.method == "auto":
+            others = [self._clipped(m, seen) for m in ("percentile", "entropy", "mse")]
+            reach = max(-self.lo, self.hi)
+            parts = [Range(max(self.lo, -reach * f), min(self.hi, reach * f)) for f in TRIED]
+            candidates = tuple(dict.fromkeys((seen, self.average, *others, *parts)))
+            return Observed(self.lo, self.hi, seen, rms, candidates)
+        chosen = seen
+        if self.method == "average":
+            chosen = self.average
+        elif self.histogram is not None:
+            chosen = self._clipped(self.method, seen)
+        return Observed(self.lo, self.hi, chosen, rms)
+
+    def _clipped(self, method: str, seen: Range) -> Range:
+        assert self.histogram is not None
+        lo, hi = self.histogram.clip(method)
+        return Range(max(lo, seen.lo), min(hi, seen.hi))
+
+
+def groups(
+    model: ir.Model, names: Sequence[str], feed: Feeds, limit: int | None = None
+) -> tuple[list[list[str]], int]:
+    """`names` in groups whose arrays stay below `limit` bytes, and how many rows to run at once
+    (0: as they come).
+
+    Sizes are those of the first feed's shapes; a value of unknown shape counts as the largest known
+    one. Rows are fewer than the feed's only if every input has a free first axis of its length.
+    """
+    limit = GROUP_BYTES if limit is None else limit
+    shapes = bound_shapes(model, {k: v.shape for k, v in feed.items()})
+    values = {v.name: v for v in (*model.graph.inputs, *model.graph.initializers.values())}
+    values.update({o.name: o for node in model.graph for o in node.outputs})
+    known = {}
+    for name in names:
+        static = shapes.static(values[name])
+        known[name] = None if static is None else 4 * math.prod(static)
+    largest = max((s for s in known.values() if s is not None), default=limit // 16)
+    sizes = {name: largest if size is None else size for name, size in known.items()}
+    rows = _batch(model, feed)
+    share = 1.0
+    if rows > 1 and sum(sizes.values()) > limit:
+        kept = max(1, int(rows * limit / sum(sizes.values())))
+        share, rows = kept / rows, kept
+    else:
+        rows = 0
+    out: list[list[str]] = []
+    used = math.inf
+    for name in names:
+        size = share * sizes[name]
+        if used + size > limit:
+            out.append([])
+            used = 0
+        out[-1].append(name)
+        used += size
+    return out, rows
+
+
+def _batch(model: ir.Model, feed: Feeds) -> int:
+    """Rows of a feed that may be run in parts, or 0."""
+    lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
+    free = all(
+        v.shape is not None and len(v.shape) > 0 and not isinstance(v.shape[0], int)
+        for v in model.graph.inputs
+        if v.name in feed
+    )
+    return lengths.pop() if free and len(lengths) == 1 else 0
+
+
+def _cut(samples: Iterable[Feeds], rows: int) -> Iterator[Feeds]:
+    """The feeds, in parts of `rows` rows where they are longer; 0 leaves them whole."""
+    for feed in samples:
+        lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
+        length = lengths.pop() if len(lengths) == 1 else 0
+        if rows < 1 or length <= rows:
+            yield feed
+            continue
+        for start in range(0, length, rows):
+            yield {k: a[start : start + rows] for k, a in feed.items()}

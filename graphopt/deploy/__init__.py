@@ -1,0 +1,1 @@
+"""Deployment: how an artifact is opened: manifest, sessions, processors."""

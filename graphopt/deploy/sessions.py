@@ -1,0 +1,256 @@
+"""Sessions: a lowered model opened as its manifest says, called with arrays by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.deploy.manifest import Manifest, read_manifest
+from graphopt.deploy.prepared import prepared_for
+from graphopt.deploy.processors import threads_to_ask_for
+from graphopt.errors import InputError, MissingExtra, ModelError
+
+__all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
+
+CPU = "CPUExecutionProvider"
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class OrtSession:
+    """A model in ONNX Runtime; `raw` is the runtime's own session."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self.inputs: list[str] = [i.name for i in raw.get_inputs()]
+        self.outputs: list[str] = [o.name for o in raw.get_outputs()]
+
+    def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once: arrays by input name in, arrays by output name out."""
+        return dict(zip(self.outputs, self.raw.run(self.outputs, dict(feeds)), strict=True))
+
+
+class BoundSession(OrtSession):
+    """A model whose inputs and outputs stay in a device's memory, at the same place in every run.
+
+    CUDA graphs need that: they replay the kernels of an earlier run, addresses included.
+    """
+
+    def __init__(self, raw: Any, device: str) -> None:
+        super().__init__(raw)
+        self._binding = raw.io_binding()
+        self._held: dict[str, Any] = {}
+        for name in self.outputs:
+            self._binding.bind_output(name, device)
+        self._device = device
+
+    def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once: arrays by input name in, arrays by output name out."""
+        from onnxruntime import OrtValue
+
+        for name, given in feeds.items():
+            array = np.ascontiguousarray(given)
+            held = self._held.get(name)
+            if held is not None and tuple(held.shape()) == array.shape:
+                held.update_inplace(array)
+                continue
+            self._held[name] = OrtValue.ortvalue_from_numpy(array, self._device, 0)
+            self._binding.bind_ortvalue_input(name, self._held[name])
+        self.raw.run_with_iobinding(self._binding)
+        values = self._binding.copy_outputs_to_cpu()
+        return dict(zip(self.outputs, values, strict=True))
+
+
+class OpenVinoSession:
+    """A model in OpenVINO itself; `raw` is its compiled model."""
+
+    def __init__(self, raw: Any, outputs: list[str]) -> None:
+        self.raw = raw
+        self.inputs: list[str] = [i.get_any_name() for i in raw.inputs]
+        self.outputs = outputs
+        self.request = raw.create_infer_request()
+
+    def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once: arrays by input name in, arrays by output name out (copies, as the runtime
+        reuses its own).
+        """
+        results = self.request.infer(dict(feeds), share_inputs=True)
+        return {name: results[k] for k, name in enumerate(self.outputs)}
+
+
+def session(path: str | Path, *, threads: int | None = None) -> OrtSession | OpenVinoSession:
+    """Open the model at `path` as its manifest says; without one, on the CPU provider.
+
+    Args:
+        path: an .onnx file, or the folder that a backend wrote it into (as `model.onnx`).
+        threads: overrides the manifest's.
+
+    Raises:
+        InputError: no such file, or the manifest is not one.
+        MissingExtra: the provider's package is not installed.
+        ModelError: the runtime refuses the model.
+    """
+    path = Path(path)
+    file = path / "model.onnx" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"there is no model at {path}")
+    manifest = read_manifest(file) or Manifest("cpu")
+    if threads is not None:
+        manifest = dataclasses.replace(manifest, threads=threads)
+    return open_manifest(file, manifest)
+
+
+def open_manifest(
+    path: Path, manifest: Manifest, *, profile: Path | None = None
+) -> OrtSession | OpenVinoSession:
+    """Open the model at `path` as `manifest` says; `profile` is a prefix for a profile's file.
+
+    A plugin provider that finds none of its own devices (OpenVINO's looks for Intel's alone) gives
+    way to its native package, which runs the same file with the same properties, if that is there.
+    """
+    devices = plugin_devices(manifest) if manifest.plugin else []
+    if not (manifest.plugin or manifest.provider in (CPU, *_providers())):
+        raise MissingExtra(manifest.extra, f"target '{manifest.target}'")
+    try:
+        if manifest.plugin and not devices:
+            return _open_native(path, manifest, profile is not None)
+        return _open_ort(path, manifest, devices, profile)
+    except RuntimeError as error:  # OpenVINO raises no narrower public type
+        raise _refused(path, manifest, error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("onnxruntime"):
+            raise _refused(path, manifest, error) from error
+        raise
+
+
+def plugin_devices(manifest: Manifest) -> list[Any]:
+    """The runtime's devices of a plugin provider, registered if it was not yet; maybe none."""
+    import onnxruntime as ort
+
+    package = _package(manifest.plugin)
+    if package is None:
+        if _package(manifest.native) is None:
+            raise MissingExtra(manifest.extra, f"target '{manifest.target}'")
+        return []
+    names = set(package.get_ep_names())
+    _register(manifest.provider, package.get_library_path())
+    wanted = manifest.device.items()
+    every = [d for d in ort.get_ep_devices() if d.ep_name in names]
+    return [d for d in every if wanted <= dict(d.ep_metadata).items()][:1]
+
+
+@cache
+def _register(provider: str, library: str) -> None:
+    """Make a plugin known to this process's ONNX Runtime, once."""
+    import onnxruntime as ort
+
+    ort.register_execution_provider_library(provider, library)
+
+
+def _open_ort(
+    path: Path, manifest: Manifest, devices: list[Any], profile: Path | None
+) -> OrtSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = manifest.threads or threads_to_ask_for()
+    options.enable_cpu_mem_arena = manifest.arena
+    options.enable_mem_pattern = manifest.pattern
+    for key, value in manifest.config.items():
+        options.add_session_config_entry(key, value)
+    for name, size in manifest.free_dimensions.items():
+        options.add_free_dimension_override_by_name(name, size)
+    prepared = prepared_for(path, manifest) if profile is None else None
+    if prepared is not None:
+        path = prepared
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if devices:
+        given = dict(manifest.provider_options)
+        if manifest.properties:
+            given["load_config"] = json.dumps({"CPU": _properties(manifest)})
+        options.add_provider_for_devices(devices, given)
+        return OrtSession(ort.InferenceSession(str(path), options))
+    providers: list[Any] = [CPU]
+    if manifest.provider != CPU:
+        providers = [
+            (manifest.provider, _placed(path, manifest.provider_options)),
+            *manifest.fallbacks,
+            CPU,
+        ]
+    raw = ort.InferenceSession(str(path), options, providers=providers)
+    return BoundSession(raw, manifest.bind) if manifest.bind else OrtSession(raw)
+
+
+def _open_native(path: Path, manifest: Manifest, profile: bool) -> OpenVinoSession:
+    openvino = _package(manifest.native)
+    if openvino is None:
+        raise MissingExtra(manifest.extra, f"target '{manifest.target}'")
+    model = openvino.Core().read_model(str(path))
+    outputs = [o.get_any_name() for o in model.outputs]
+    if manifest.free_dimensions:
+        model.reshape(_fixed_shapes(path, manifest.free_dimensions))
+    properties = _properties(manifest)
+    if profile:
+        properties["PERF_COUNT"] = "YES"
+    return OpenVinoSession(openvino.Core().compile_model(model, "CPU", properties), outputs)
+
+
+def _properties(manifest: Manifest) -> dict[str, str]:
+    """The provider's own properties, with the number of threads where one is given."""
+    count = manifest.threads or threads_to_ask_for()
+    threads = {"INFERENCE_NUM_THREADS": str(count)} if count else {}
+    return {**manifest.properties, **threads}
+
+
+def _fixed_shapes(path: Path, sizes: Mapping[str, int]) -> dict[str, list[int]]:
+    """The shapes of the model's inputs, with named dimensions as `sizes` and -1 for unknown."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constant = {i.name for i in graph.initializer}
+    return {
+        i.name: [sizes.get(d.dim_param, d.dim_value or -1) for d in i.type.tensor_type.shape.dim]
+        for i in graph.input
+        if i.name not in constant
+    }
+
+
+def _placed(path: Path, options: Mapping[str, str]) -> dict[str, str]:
+    """Provider options with paths of caches made relative to the model, not to the caller."""
+    return {
+        k: str(path.parent / v) if k.endswith("_path") and not Path(v).is_absolute() else v
+        for k, v in options.items()
+    }
+
+
+def _package(name: str) -> Any:
+    """The package called `name`, or None if it is not installed."""
+    try:
+        return import_module(name) if name else None
+    except ImportError:
+        return None
+
+
+def _providers() -> list[str]:
+    import onnxruntime as ort
+
+    return list(ort.get_available_providers())
+
+
+def _refused(path: Path, manifest: Manifest, error: Exception) -> ModelError:
+    """One line: the runtime's own words, without where in its source they come from."""
+    lines = [t.strip() for t in str(error).splitlines() if t.strip()]
+    placed = ("Exception from", "Check '", "[ONNXRuntimeError] : 11")
+    said = [t for t in lines if not t.startswith(placed)] or lines or [type(error).__name__]
+    text = next((t for t in said if t.startswith("While validating")), said[0])
+    return ModelError(f"{path.name} does not open for '{manifest.target}': {text[:400]}")

@@ -1,0 +1,1 @@
+"""Execution: running a model to see values or gradients."""

@@ -1,0 +1,61 @@
+"""Observing: the values inside a model on samples, streamed one run at a time.
+
+Passes that calibrate, score or refit reduce what they see run by run, so memory does not grow with
+the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.execution.runtime import Arrays, run_each
+
+__all__ = ["observe", "with_outputs"]
+
+
+def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A clone of `model` (tensors shared) that has computed values of its main graph as outputs.
+
+    Those that are outputs already stay where they are; the others follow in the order given.
+
+    Raises:
+        KeyError: a name is no computed value of the main graph.
+    """
+    clone = model.clone()
+    made = {o.name: o for node in clone.graph for o in node.outputs}
+    present = {o.name for o in clone.graph.outputs}
+    clone.graph.outputs.extend(made[n] for n in dict.fromkeys(names) if n not in present)
+    return clone
+
+
+def observe(
+    model: ir.Model, names: Iterable[str], samples: Iterable[Arrays]
+) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """For each of `samples`, the arrays of the named values of the main graph, by name.
+
+    `model` is not changed: a clone that shares its tensors gets the values as further outputs.
+    Graph inputs and initializers can be named too.
+
+    Raises:
+        KeyError: a name is no value of the main graph.
+    """
+    wanted = list(dict.fromkeys(names))
+    given = {v.name for v in model.graph.inputs}
+    initializers = model.graph.initializers
+    held = {n: initializers[n].const_value for n in wanted if n in initializers and n not in given}
+    constants = {n: tensor.numpy() for n, tensor in held.items() if tensor is not None}
+    clone = with_outputs(model, [n for n in wanted if n not in given and n not in held])
+    feeds: list[Arrays] = []
+
+    def remembered() -> Iterator[Arrays]:
+        for feed in samples:
+            feeds[:] = [feed]
+            yield feed
+
+    for outputs in run_each(clone, remembered()):
+        known = {**constants, **feeds[0], **outputs}
+        yield {name: known[name] for name in wanted}

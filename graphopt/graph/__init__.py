@@ -1,0 +1,1 @@
+"""Graphs: reading and editing one: constants, attributes, building, traversal, provenance."""

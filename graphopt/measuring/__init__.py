@@ -1,0 +1,1 @@
+"""Measuring: how fast a model is: statistics, worker processes, footprint, benchmark."""

@@ -1,0 +1,1 @@
+"""The pipeline: run passes over a model, verify each, keep it or undo it, report."""

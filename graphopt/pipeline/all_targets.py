@@ -1,0 +1,119 @@
+"""`target="auto"`: the pipeline run for every target that runs here, the fastest result kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from graphopt.backend import Arrays, Session
+from graphopt.budget import Budget
+from graphopt.context import Progress
+from graphopt.deploy.manifest import read_manifest
+from graphopt.errors import UsageError
+from graphopt.execution.runtime import run_each
+from graphopt.measuring.fastest_target import fastest, runnable
+from graphopt.pipeline.result import Result
+from graphopt.samples import Samples, bind_shapes, stand_ins
+from graphopt.target import Target
+from graphopt.verification.outputs import compare_outputs
+
+__all__ = ["optimize_for_fastest"]
+
+#: Runs on which a target's own arithmetic is compared with the source's outputs.
+PROBES = 4
+
+
+def optimize_for_fastest(
+    optimize: Callable[..., Result],
+    model: ir.Model,
+    passes: Sequence[Any],
+    *,
+    samples: Samples | None,
+    budget: Budget,
+    seed: int,
+    shapes: Mapping[str, Sequence[int]],
+    measure: bool,
+    measure_seconds: float,
+    progress: Progress,
+    **options: Any,
+) -> Result:
+    """Run the pipeline once per target that runs here; the result that is fastest within budget.
+
+    Takes what `graphopt.optimize` takes. The report's notes say what was compared, by how much the
+    chosen one is faster, and how far each target's own arithmetic moves the outputs.
+
+    Raises:
+        UsageError: measuring is off, or no target here runs the result within the budget.
+    """
+    if not measure:
+        raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
+    targets, absent = runnable()
+    results = []
+    for target in targets:
+        results.append(
+            optimize(
+                model,
+                passes,
+                target=target,
+                samples=samples,
+                budget=budget,
+                seed=seed,
+                shapes=shapes,
+                measure_seconds=measure_seconds,
+                progress=_for_target(target, progress),
+                **options,
+            )
+        )
+    progress("timing the targets beside each other", 0, 0)
+    first = next(iter(samples), None) if samples is not None else None
+    bound, _ = bind_shapes(model, {k: tuple(v) for k, v in shapes.items()}, like=first)
+    drawn = stand_ins(model, seed=seed, shapes=bound)
+    probes = list(itertools.islice(samples or drawn, PROBES))
+    judged = _Judged(model, probes, budget)
+    # where none is within the budget the fastest is the closest
+    able = [k for k, r in enumerate(results) if r.met] or list(range(len(results)))
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        choice = fastest(
+            [(targets[k], results[k].model) for k in able],
+            next(iter(drawn)),
+            Path(folder),
+            seconds=measure_seconds,
+            accept=judged,
+            source=(targets[0], model),
+            seed=seed,
+        )
+        opened = choice.best.path and read_manifest(choice.best.path)
+    result = results[able[choice.index]]
+    over = [t.name for k, t in enumerate(targets) if k not in able]
+    reasons = [f"{name} is out: it misses the budget" for name in over]
+    reasons += [f"{name} is not here: {why}" for name, why in absent.items()]
+    notes = (*result.report.notes, str(choice), *judged.said, *reasons)
+    report = dataclasses.replace(result.report, notes=notes)
+    return dataclasses.replace(result, report=report, manifest=opened or None)
+
+
+class _Judged:
+    """Compares what a target computes with the source's outputs; the budget may refuse it."""
+
+    def __init__(self, source: ir.Model, probes: Sequence[Arrays], budget: Budget) -> None:
+        self.probes, self.budget = probes, budget
+        self.expected = list(run_each(source, probes))
+        self.said: list[str] = []
+
+    def __call__(self, target: Target, session: Session) -> str:
+        """Why the outputs are not acceptable, or ""."""
+        worst = compare_outputs(self.expected, [session(p) for p in self.probes]).worst
+        self.said.append(
+            f"on {target.name} the outputs are {worst:.2g} (relative L2) from the source's"
+        )
+        return self.budget.over_error(worst)
+
+
+def _for_target(target: Target, progress: Progress) -> Callable[[str, int, int], None]:
+    return lambda text, done, total: progress(f"{target.name}: {text}", done, total)

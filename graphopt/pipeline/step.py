@@ -1,0 +1,254 @@
+"""Trial: run one pass, check what it made, and find the edit at fault if it is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from graphopt.budget import Budget
+from graphopt.context import Context, Edit, Progress
+from graphopt.errors import GraphOptError, InputError, PassError
+from graphopt.graph import provenance
+from graphopt.pass_ import Pass, format_pass
+from graphopt.pipeline.bisect import guilty_edits
+from graphopt.reporting.records import OutputError
+from graphopt.samples import Samples
+from graphopt.target import Target
+from graphopt.verification.graph import check_graph, fingerprint
+from graphopt.verification.outputs import Comparison, Judge, Outputs, compare_outputs
+
+__all__ = ["Setting", "Trial", "Verdict", "refusals", "short_name", "try_pass"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What every pass of a run is given and judged by.
+
+    Attributes:
+        source, target, samples, budget, seed, shapes, measure_seconds: as in `Context`.
+        judge: the source's outputs; None if outputs are not compared.
+        metric: the user's evaluation of a model, None without one.
+        full_check: the source's declared types and shapes hold, so those of a result must.
+        debug: recompute the analyses that a pass claims to preserve.
+        progress: as in `Context`.
+    """
+
+    source: ir.Model
+    target: Target
+    samples: Samples
+    budget: Budget
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
+    measure_seconds: float
+    judge: Judge | None
+    metric: Callable[[ir.Model], float | None]
+    full_check: bool
+    debug: bool
+    progress: Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What verification found; `broken`: the pass broke its promise, look for the edit at fault."""
+
+    reason: str = ""
+    broken: bool = False
+    outputs: Sequence[Outputs] = ()
+    vs_source: dict[str, OutputError] | None = None
+    vs_previous: dict[str, OutputError] | None = None
+    metric: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One pass run and verified: its context (with the model it made), and what was denied."""
+
+    ctx: Context
+    edits: int
+    verdict: Verdict
+    denied: tuple[Edit, ...] = ()
+
+
+def try_pass(
+    one: Any,
+    model: ir.Model,
+    setting: Setting,
+    outputs: Sequence[Outputs],
+    *,
+    denied: Sequence[Edit] = (),
+    facts: Mapping[str, Any] | None = None,
+    previous: Context | None = None,
+    search: bool = True,
+) -> Trial:
+    """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
+
+    Args:
+        one: the pass, ours or `onnx_ir`'s.
+        model: changed in place; a trial that had to bisect works on clones of it as it was.
+        setting: what the pass is given and judged by.
+        outputs: the model's outputs on the probe inputs before the pass.
+        denied: edits that are not allowed.
+        facts: decisions of an earlier run to repeat.
+        previous: the context whose analyses of this very model still hold.
+        search: look for the edit at fault.
+    """
+    backup = model.clone()
+    ctx, edits = run_pass(one, model, setting, lambda e: e not in denied, facts, previous)
+    if edits == 0:
+        return Trial(ctx, 0, Verdict(outputs=outputs), tuple(denied))
+    verdict = verify(one, ctx.model, setting, outputs)
+    if not (search and verdict.broken):
+        return Trial(ctx, edits, verdict, tuple(denied))
+    setting.progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
+    last: list[Trial] = []
+
+    def attempt(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:
+        again, count = run_pass(one, backup.clone(), setting, allow)
+        found = verify(one, again.model, setting, outputs) if count else Verdict(outputs=outputs)
+        last[:] = [Trial(again, count, found)]
+        return again.edits, not found.reason
+
+    guilty = guilty_edits(ctx.edits, attempt)
+    if guilty is None:
+        return Trial(ctx, edits, verdict)
+    return dataclasses.replace(last[0], denied=tuple(guilty))
+
+
+def run_pass(
+    one: Any,
+    model: ir.Model,
+    setting: Setting,
+    allow: Callable[[Edit], bool],
+    facts: Mapping[str, Any] | None = None,
+    previous: Context | None = None,
+) -> tuple[Context, int]:
+    """Run one pass on `model`; its context, and the number of edits.
+
+    Raises:
+        PassError: the pass raised something of its own, which becomes `__cause__`.
+    """
+    name = short_name(one)
+    ctx = Context(
+        model,
+        target=setting.target,
+        samples=setting.samples,
+        budget=setting.budget,
+        seed=setting.seed,
+        allow=allow,
+        pass_name=name,
+        shapes=setting.shapes,
+        facts=facts,
+        progress=setting.progress,
+        measure_seconds=setting.measure_seconds,
+        source=setting.source,
+    )
+    if previous is not None and previous.model is model:
+        ctx.adopt(previous)
+    preserves = getattr(one, "preserves", ())
+    preserved = {a: r for a, r in ctx.cached().items() if a in preserves}
+    before, known = fingerprint(model), set(model.graph.all_nodes())
+    idle = set(_unused(model))
+    try:
+        edits = _run(one, ctx, name)
+    except (GraphOptError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise PassError(
+            f"pass {name} raised {type(error).__name__}: {error}. Nothing was written; leave it "
+            "out of -p, or see the traceback with --debug"
+        ) from error
+    if edits == 0 and fingerprint(ctx.model) != before:
+        edits = 1
+    if edits:
+        for node in ctx.model.graph.all_nodes():
+            if node not in known and provenance.BY not in node.metadata_props:
+                provenance.derive([node], [], name)
+        for graph, unused in [f for f in _unused(ctx.model) if f not in idle]:
+            graph.initializers.pop(unused)
+        ctx.invalidate(preserves)
+        if setting.debug:
+            _check_preserved(preserved, ctx, name)
+    return ctx, edits
+
+
+def verify(one: Any, model: ir.Model, setting: Setting, before: Sequence[Outputs]) -> Verdict:
+    """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
+    try:
+        check_graph(model, full=setting.full_check)
+    except InputError as error:
+        return Verdict(f"left an invalid graph: {error}", broken=True)
+    judge = setting.judge
+    if judge is None:
+        return Verdict()
+    try:
+        outputs = judge.outputs(model)
+    except InputError as error:
+        return Verdict(f"the result cannot be run: {error}", broken=True)
+    previous = compare_outputs(before, outputs)
+    source = compare_outputs(judge.source, outputs)
+    verdict = Verdict(
+        outputs=outputs, vs_previous=previous.errors or None, vs_source=source.errors or None
+    )
+    if source.broken:
+        return dataclasses.replace(verdict, reason=_moved(source), broken=True)
+    if not getattr(one, "lossy", False):
+        if judge.equal(previous):
+            return verdict
+        return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
+    metric = setting.metric(model)
+    reason = setting.budget.over_error(source.worst)
+    return dataclasses.replace(verdict, metric=metric, reason=reason)
+
+
+def short_name(one: Any) -> str:
+    """A pass' name without options or folders."""
+    return format_pass(one).partition("(")[0].rpartition("/")[2]
+
+
+def refusals(ctx: Context) -> list[str]:
+    """One line per rule and reason, most frequent first, at most eight."""
+    counts = Counter((r.rule, r.reason) for r in ctx.refusals if r.node != "model")
+    first = {(r.rule, r.reason): r.node for r in reversed(ctx.refusals)}
+    lines = []
+    for (rule, reason), n in counts.most_common(8):
+        places = f"at {first[rule, reason]}" + (f" and {n - 1} more" if n > 1 else "")
+        lines.append(f"{rule} left alone {places}: {reason}")
+    return lines
+
+
+def _run(one: Any, ctx: Context, name: str) -> int:
+    if isinstance(one, Pass):
+        return one.run(ctx.model, ctx)
+    if not ctx.edit(name, "model"):
+        return 0
+    outcome = one(ctx.model)
+    ctx.model = outcome.model
+    return int(outcome.modified)
+
+
+def _unused(model: ir.Model) -> list[tuple[ir.Graph, str]]:
+    """Initializers that nothing reads: a pass may not leave any of its own behind."""
+    return [
+        (graph, name)
+        for graph in (model.graph, *model.graph.subgraphs())
+        for name, value in graph.initializers.items()
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input())
+    ]
+
+
+def _check_preserved(preserved: dict[Any, Any], ctx: Context, name: str) -> None:
+    fresh = Context(ctx.model, target=ctx.target, shapes=ctx.shapes)
+    for analysis, result in preserved.items():
+        if fresh.get(analysis) != result:
+            raise PassError(f"pass {name} claims to preserve {analysis.__name__} and does not")
+
+
+def _moved(compared: Comparison) -> str:
+    if compared.broken:
+        return f"changed the outputs: {compared.broken}"
+    name, error = max(compared.errors.items(), key=lambda item: item[1].rel_l2)
+    return f"changed the outputs: {name} by {error.rel_l2:.3g} (relative L2)"

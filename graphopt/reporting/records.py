@@ -1,0 +1,119 @@
+"""Report: what the pipeline did, as frozen records; `to_json` is the contract with scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+__all__ = ["Figures", "OutputError", "Report", "Status", "Step", "Undone"]
+
+SCHEMA = 1
+Status = Literal["kept", "unchanged", "undone", "refused"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a model weighs and costs. None: not measured.
+
+    Attributes:
+        bytes: size of the written model, external data included.
+        nodes: nodes in the main graph and all subgraphs.
+        params: elements of all initializers and constant tensors.
+        macs: multiply-accumulates of one run at the measured shapes.
+        peak_activation_bytes: most bytes of activations alive at once, in graph order.
+        latency_ms: median milliseconds of one run on the target.
+        metric: what the evaluation function returned.
+    """
+
+    bytes: int | None = None
+    nodes: int | None = None
+    params: int | None = None
+    macs: int | None = None
+    peak_activation_bytes: int | None = None
+    latency_ms: float | None = None
+    metric: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputError:
+    """How far one output moved, over all probe inputs.
+
+    Attributes:
+        rel_l2: ||a - b|| / ||a||.
+        max_abs: largest absolute difference.
+        sqnr_db: 20 log10(||a|| / ||a - b||); inf if equal.
+        cosine: cosine of the angle between the two.
+        top1: share of rows whose argmax agrees, where the output looks like logits, else None.
+    """
+
+    rel_l2: float
+    max_abs: float
+    sqnr_db: float
+    cosine: float
+    top1: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Undone:
+    """An edit that was taken back."""
+
+    rule: str
+    node: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One pass of the pipeline; see the fields of `Figures` and `OutputError` for units.
+
+    `latency_ratio` is latency after over latency before, with its 95 % interval.
+    """
+
+    spec: str
+    status: Status
+    reason: str = ""
+    edits: int = 0
+    seconds: float = 0.0
+    bytes: int | None = None
+    nodes: int | None = None
+    params: int | None = None
+    macs: int | None = None
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    latency_ratio_ci: tuple[float, float] | None = None
+    error_vs_source: dict[str, OutputError] | None = None
+    error_vs_previous: dict[str, OutputError] | None = None
+    metric: float | None = None
+    undone: tuple[Undone, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The whole run.
+
+    `validated` is False if neither samples nor a budget judged the result. `latency_ratio` is the
+    result's latency over the source's, from interleaved pairs, with its 95 % interval.
+    """
+
+    graphopt: str
+    input: str
+    output: str | None
+    target: str
+    seed: int
+    limits: dict[str, Any]
+    met: bool | None
+    before: Figures
+    after: Figures
+    steps: tuple[Step, ...]
+    latency_ratio: float | None = None
+    latency_ratio_ci: tuple[float, float] | None = None
+    validated: bool = False
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: `{schema, graphopt, input, output, target, seed, budget, before, ...}`."""
+        data = dataclasses.asdict(self)
+        budget = {"limits": data.pop("limits"), "met": data.pop("met")}
+        validated = data.pop("validated")
+        return {"schema": SCHEMA, **data, "budget": budget, "unvalidated": not validated}

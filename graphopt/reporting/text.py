@@ -1,0 +1,128 @@
+"""Tables: how figures and reports look on a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.reporting.records import Figures, Report, Step
+
+__all__ = ["count", "milliseconds", "out", "report_table", "report_text", "size", "table"]
+
+_STYLE = {"kept": "green", "unchanged": "dim", "undone": "yellow", "refused": "yellow"}
+
+
+def out(file: IO[str] | None = None) -> Console:
+    """A console on stdout: plain and wide when piped."""
+    stream = file or sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 140, highlight=False)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; columns whose name starts with `>` are right-aligned numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        right = column.startswith(">")
+        made.add_column(
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            no_wrap=right,
+            overflow="fold",
+        )
+    return made
+
+
+def size(n: int | None) -> str:
+    """Bytes for people: 4.44 MB."""
+    return "-" if n is None else f"{count(n)}B" if n >= 1000 else f"{n} B"
+
+
+def count(n: int | None) -> str:
+    """A count for people: three digits and a decimal prefix."""
+    if n is None:
+        return "-"
+    value = float(n)
+    for prefix in ("", " k", " M", " G"):
+        if abs(value) < 999.5:
+            return f"{value:.0f}{prefix}" if prefix == "" else f"{value:.3g}{prefix}"
+        value /= 1000
+    return f"{value:.3g} T"
+
+
+def milliseconds(ms: float | None) -> str:
+    """Milliseconds to three digits."""
+    return "-" if ms is None else f"{ms:.3g} ms"
+
+
+def report_table(report: Report) -> Table:
+    """The source, one row a step, and the result."""
+    metric = report.before.metric is not None
+    errors = any(s.error_vs_source for s in report.steps)
+    made = table(
+        "step",
+        "",
+        ">size",
+        ">nodes",
+        ">params",
+        ">MACs",
+        ">latency",
+        *([">error"] if errors else []),
+        *([">metric"] if metric else []),
+    )
+
+    def row(name: str, status: Text, f: Figures | Step, error: str, last: bool = False) -> None:
+        cells: list[Any] = [name, status, size(f.bytes), count(f.nodes), count(f.params)]
+        cells += [count(f.macs), milliseconds(f.latency_ms)]
+        cells += [error] if errors else []
+        cells += ["-" if f.metric is None else f"{f.metric:.4f}"] if metric else []
+        made.add_row(*cells, style="bold" if last else None, end_section=last)
+
+    row("source", Text(), report.before, "")
+    for step in report.steps:
+        row(step.spec, Text(step.status, _STYLE[step.status]), step, _worst(step))
+    row("result", Text(_gain(report), "green"), report.after, "", last=True)
+    return made
+
+
+def _worst(step: Step) -> str:
+    if not step.error_vs_source:
+        return "-"
+    return f"{max(e.rel_l2 for e in step.error_vs_source.values()):.2g}"
+
+
+def _gain(report: Report) -> str:
+    """`0.27x size, 2.1x speed`: what the result is to the source."""
+    parts = []
+    before, after = report.before, report.after
+    if before.bytes and after.bytes:
+        parts.append(f"{after.bytes / before.bytes:.2f}x size")
+    if report.latency_ratio:
+        parts.append(f"{1 / report.latency_ratio:.2f}x speed")
+    return ", ".join(parts)
+
+
+def print_report(console: Console, report: Report) -> None:
+    """The table, then what was undone and every note, step by step."""
+    console.print(report_table(report))
+    for step in report.steps:
+        lines = [step.reason] if step.reason else []
+        lines += [f"undone at {u.node} ({u.rule}): {u.reason}" for u in step.undone]
+        lines += step.notes
+        if lines:
+            console.print(Text(f"{step.spec}", "bold"), Text(f"({step.status})", "dim"))
+            for line in lines:
+                console.print(Text(f"  {line}"))
+    for note in report.notes:
+        console.print(Text(note, "yellow"))
+
+
+def report_text(report: Report) -> str:
+    """What `print_report` prints, as plain text."""
+    text = io.StringIO()
+    print_report(out(text), report)
+    return text.getvalue().rstrip()

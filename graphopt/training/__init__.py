@@ -1,0 +1,1 @@
+"""Training: the loop behind distillation and quantization-aware training."""

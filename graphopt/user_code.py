@@ -1,0 +1,43 @@
+"""User code by path: a function or class of a Python file, `FILE.py:NAME`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import types
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import UsageError, nearest
+
+__all__ = ["load_attribute"]
+
+
+def load_attribute(path: str, attribute: str, what: str) -> Any:
+    """`attribute` of the Python file at `path`. Raises UsageError if either is missing."""
+    module = _load_file(str(Path(path).resolve()), path)
+    if not hasattr(module, attribute):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise UsageError(f"{path} has no {what} '{attribute}'{nearest(attribute, names)}")
+    return getattr(module, attribute)
+
+
+@cache
+def _load_file(resolved: str, shown: str) -> types.ModuleType:
+    path = Path(resolved)
+    if not path.is_file():
+        raise UsageError(f"{shown}: no such file")
+    name = f"_graphopt_{path.stem}_{hashlib.sha256(resolved.encode()).hexdigest()[:12]}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise UsageError(f"{shown} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{shown} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module

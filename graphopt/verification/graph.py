@@ -1,0 +1,62 @@
+"""Graph checks: names, order, types, the ONNX checker; and a fingerprint of the structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import ModelError
+from graphopt.io.checking import check_structure
+from graphopt.io.writing import skeleton_of
+
+__all__ = ["check_graph", "fingerprint"]
+
+
+def check_graph(model: ir.Model, *, full: bool = True) -> None:
+    """Raise ModelError unless names, order and types are right and ONNX's checker agrees.
+
+    Large tensors stay where they are: the checker sees them as inputs of the same type and shape.
+
+    Args:
+        model: the model to check.
+        full: infer types and shapes, and compare them with those that the model declares.
+    """
+    proto, large = skeleton_of(model, "weights")
+    check_structure(proto)
+    outside = {one.name for one in large}
+    given = {i.name for i in proto.graph.input}
+    kept = [t for t in proto.graph.initializer if t.name not in outside]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    for name, tensor, _ in large:
+        if name not in given:
+            shape = [int(d) for d in tensor.shape.numpy()]
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape)
+            )
+    try:
+        onnx.checker.check_model(proto, full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ModelError(lines[0] if lines else "the ONNX checker refuses it") from error
+
+
+def fingerprint(model: ir.Model) -> int:
+    """A hash of the graph's structure, tensors by identity: equal if nothing was touched."""
+    parts: list[Any] = [tuple(model.graph.opset_imports.items())]
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for node in graph:
+            attributes = tuple(
+                (a.name, id(a.value) if a.type in _BULKY else str(a.value))
+                for a in node.attributes.values()
+            )
+            names = tuple(v.name if v is not None else None for v in node.inputs)
+            parts.append((node.domain, node.op_type, names, len(node.outputs), attributes))
+        parts += [(n, id(v.const_value)) for n, v in graph.initializers.items()]
+        parts.append(tuple(v.name for v in graph.outputs))
+    return hash(tuple(parts))
+
+
+_BULKY = (ir.AttributeType.TENSOR, ir.AttributeType.GRAPH, ir.AttributeType.SPARSE_TENSOR)

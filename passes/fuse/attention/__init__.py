@@ -1,0 +1,1 @@
+"""Attention fusion: scaled dot products, masks, heads and rotary embeddings as exported."""

@@ -1,0 +1,1 @@
+"""Layout rewrites: transposes, reshapes and slices moved until they meet and vanish."""

@@ -1,0 +1,160 @@
+"""Prune: remove the channels, heads and hidden units that matter least, wherever they occur.
+
+Three parts: *group* (`graphopt.analyses.dims`), *choose* (`curves`, `work`, `choice`) and *cut*
+(`graphopt.cut`); then what reads the cut dimensions is refitted on samples (`refit`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.prune.choice import Curve, allowed_counts, choose
+from graphopt.passes.prune.compensation import refit
+from graphopt.passes.prune.cost_model import Of, time_like, work
+from graphopt.passes.prune.curves import Score, curves
+from graphopt.passes.prune.sampling import enough_of
+from graphopt.passes.prune.selection import changed, selection
+from graphopt.passes.prune.sensitivity import scan
+
+from graphopt.analyses.dims import Dimension, dimensions
+from graphopt.context import Context
+from graphopt.errors import UsageError
+from graphopt.pass_ import Pass
+from graphopt.rewriting.cutting import cut
+from graphopt.samples import Samples
+
+__all__ = ["Prune"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prune(Pass):
+    """Remove the units that matter least from every tensor that carries them.
+
+    With samples, units are chosen by how well the others can stand in for them, and the linear
+    operators downstream are refitted so that their outputs stay as they were. No training.
+
+    Attributes:
+        ratio: share of the MACs to remove, in [0, 1).
+        of: what `ratio` is a share of: "macs", "params", or "units".
+        scope: "inner" leaves the width of residual streams and the size of heads; "all" does not.
+        score: what a unit is worth: "reconstruction" error of what reads it (needs samples),
+            "activation" (norm of weight times norm of input; needs samples), the loss without it
+            to first or second order, "taylor" or "fisher" (need samples and the torch extra), or of
+            its weights "l1", "l2", "fpgm"; or "random". "auto" is "reconstruction" with samples,
+            else "l2".
+        spread: "global" takes units where they cost least per work saved by the score,
+            "sensitivity" by the error of the outputs, measured for each dimension (needs samples;
+            takes some runs per dimension), "uniform" the same share of every dimension.
+        layers: (pattern, share) pairs: a dimension whose name, or a node or weight that writes it,
+            matches the pattern loses that share of its units instead (0 excludes it); the first
+            match counts.
+        floor: share of its units that every dimension keeps at least (and two units).
+        compensate: refit what reads the removed units (needs samples).
+    """
+
+    lossy = True
+
+    ratio: float = 0.3
+    of: Of = "macs"
+    scope: Literal["inner", "all"] = "inner"
+    score: Score = "auto"
+    spread: Literal["global", "sensitivity", "uniform"] = "global"
+    layers: tuple[tuple[str, float], ...] = ()
+    floor: float = 0.1
+    compensate: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError(f"ratio is a share in [0, 1), not {self.ratio}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor is a share in [0, 1], not {self.floor}")
+        for pattern, share in self.layers:
+            if not 0 <= share < 1:
+                raise ValueError(f"layers: '{pattern}' loses a share in [0, 1), not {share}")
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        """Choose, cut, refit; the number of dimensions cut and operators refitted."""
+        dims = self._dimensions(ctx)
+        if not dims:
+            ctx.note("nothing to prune: no dimension is free (see `graphopt inspect --dims`)")
+            return 0
+        samples = _given(ctx)
+        found = curves(self.score, model, dims, samples, ctx)
+        if self.spread == "sensitivity":
+            if samples is None:
+                raise UsageError("prune: spread='sensitivity' needs samples; give --samples")
+            counts = self._counts(dims, ctx)
+            found = scan(model, dims, found, counts, samples, ctx, compensate=self.compensate)
+        return self.apply(model, ctx, dims, found, samples)
+
+    def apply(
+        self,
+        model: ir.Model,
+        ctx: Context,
+        dims: Mapping[str, Dimension],
+        found: Mapping[str, Curve],
+        samples: Samples | None,
+    ) -> int:
+        """What `run` does once there is a curve for every dimension."""
+        amount = work(dims, self.of, ctx)
+        uniform = self.spread == "uniform"
+        gain = time_like(dims, ctx) if self.of == "macs" else amount
+        counts = self._counts(dims, ctx)
+        chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
+        left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
+        if abs(left - (1 - self.ratio)) > 0.02:
+            why = " in the steps the target likes" if ctx.target.channel_multiple > 1 else ""
+            ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why}")
+        kept = {
+            name: found[name].kept(count)
+            for name, count in chosen.items()
+            if count < dims[name].size and ctx.edit(self, name)
+        }
+        if not kept:
+            return 0
+        where, dirty = selection(dims, kept), changed(model, dims, kept)
+        source = model.clone() if self.compensate and samples is not None else None
+        edits = cut(model, kept, ctx)
+        if source is not None and samples is not None:
+            edits += refit(source, model, where, dirty, samples, ctx)
+            ctx.invalidate()
+        elif self.compensate:
+            ctx.note("no samples were given, so nothing was refitted: expect a large loss")
+        return edits
+
+    def _dimensions(self, ctx: Context) -> dict[str, Dimension]:
+        """What may be pruned."""
+        found = ctx.get(dimensions).prunable
+        return {n: d for n, d in found.items() if self.scope == "all" or d.scope == "inner"}
+
+    def _share(self, dim: Dimension) -> float | None:
+        """The share of units that `layers` says a dimension loses."""
+        writers = [m for m in dim.members if m.role == "writes"]
+        names = {dim.name, *(m.node for m in writers), *(m.input for m in writers)}
+        for pattern, share in self.layers:
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                return share
+        return None
+
+    def _counts(self, dims: Mapping[str, Dimension], ctx: Context) -> dict[str, list[int]]:
+        """Counts each dimension may keep."""
+        counts = {}
+        for name, dim in dims.items():
+            share = self._share(dim)
+            if share is None:
+                counts[name] = allowed_counts(dim, ctx.target.channel_multiple, self.floor)
+            else:
+                counts[name] = [max(min(2, dim.size), round(dim.size * (1 - share)))]
+        return counts
+
+
+def _given(ctx: Context) -> Samples | None:
+    """Real samples; what was drawn at random says nothing about the model's inputs."""
+    return None if ctx.samples is None or ctx.samples.synthetic else enough_of(ctx.samples)

@@ -1,0 +1,306 @@
+"""Svd: write layers as two or three thinner ones where that is cheaper on the target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+from graphopt.passes.svd.allocation import allot, cheapest
+from graphopt.passes.svd.factorize import replace
+from graphopt.passes.svd.layers import Layer, Use, find
+from graphopt.passes.svd.moments import Moments, moments_of
+from graphopt.passes.svd.pca import bases, narrow, streams
+from graphopt.passes.svd.plan import (
+    Curve,
+    Finished,
+    curve_of,
+    finish,
+    problem_of,
+    saves,
+    useful_ranks,
+)
+from graphopt.passes.svd.sensitivity import sensitivities
+from graphopt.passes.svd.speed import is_faster
+from graphopt.passes.svd.stages import Candidate, Cost, Problem, original
+
+from graphopt.analyses.cost import cost, macs_of
+from graphopt.analyses.shapes.analysis import bound_shapes
+from graphopt.context import Context
+from graphopt.errors import UsageError
+from graphopt.graph import provenance
+from graphopt.graph.building import Names
+from graphopt.pass_ import Pass
+from graphopt.samples import Samples, bind_shapes
+
+__all__ = ["Svd"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Svd(Pass):
+    """Low-rank factorization: x M -> (x A) B, and its forms for convolutions and recurrent layers.
+
+    With samples, factors minimize the error of each layer's output; without, of its weight. One of
+    `energy`, `error`, `ratio` and `rank` says how far to go; `energy` 0.99 if none does. Ranks are
+    multiples of the target's channel multiple. Layers whose factors would not be cheaper (measured,
+    where the target can be) are left alone.
+
+    Attributes:
+        energy: share of each layer's squared output to keep, 0 to 1.
+        error: relative L2 error of each layer's output to allow.
+        ratio: share of the whole model's MACs to remove, spent where it costs least error.
+        rank: the rank of every layer.
+        of: what `ratio` and cheapness count, "macs" or "params".
+        fold: relative error at which an activation may be narrowed to the directions it spans, by
+            folding their basis into the layers on both sides (needs samples); 0 turns that off.
+        exclude: names of nodes to leave alone; `*` and `?` match as in file names.
+    """
+
+    energy: float | None = None
+    error: float | None = None
+    ratio: float | None = None
+    rank: int | None = None
+    of: Literal["macs", "params"] = "macs"
+    fold: float = 0.01
+    exclude: tuple[str, ...] = ()
+
+    lossy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("energy", "error", "ratio", "rank") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise UsageError(f"svd takes one of energy, error, ratio and rank, not {given}")
+        for name in ("energy", "error", "ratio", "fold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"svd({name}=...) must be between 0 and 1, not {value}")
+        if self.rank is not None and self.rank < 1:
+            raise UsageError(f"svd(rank=...) must be at least 1, not {self.rank}")
+        if self.of not in ("macs", "params"):
+            raise UsageError(f'svd(of=...) is "macs" or "params", not {self.of!r}')
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        """Factor what pays; returns the number of layers factored."""
+        heads = {provenance.why(n).partition(": ")[0] for n in model.graph.all_nodes()}
+        if heads & {str(self), f"{self} pca"}:
+            ctx.note(f"{self} has run on this model before and has nothing to add.")
+            return 0
+        folded = self._fold(model, ctx)
+        layers = [la for la in find(model, ctx, self) if not self._excluded(la)]
+        if samples_of(ctx) is None:
+            ctx.note("svd: no samples given, so weights were approximated, not outputs.")
+        chosen = self._for_all(layers, ctx) if self.ratio is not None else self._each(layers, ctx)
+        names = Names(model)
+        edits = folded
+        for made in chosen:
+            layer = made.layer
+            granted = [ctx.edit(self, use.node) for use in layer.uses]
+            if not all(granted):
+                continue
+            why = describe(str(self), made)
+            replace(
+                model,
+                layer,
+                made.stages,
+                made.shifts,
+                why=why,
+                pass_name=ctx.pass_name,
+                names=names,
+            )
+            ctx.note(f"{why}.")
+            edits += 1
+        if edits:
+            ctx.invalidate(self.preserves)
+        return edits
+
+    def _excluded(self, layer: Layer) -> bool:
+        return any(fnmatch(u.node.name or "", p) for u in layer.uses for p in self.exclude)
+
+    def _fold(self, model: ir.Model, ctx: Context) -> int:
+        """Narrow what streams can be; returns how many were."""
+        samples = samples_of(ctx)
+        if samples is None or not self.fold:
+            return 0
+        silent = Context(model, shapes=ctx.shapes)
+        layers = [la for la in find(model, silent, self) if not self._excluded(la)]
+        layers = [la for la in layers if la.node.graph is model.graph]
+        names = Names(model)
+        edits = 0
+        multiple = ctx.target.channel_multiple
+        for stream, basis, lost in bases(model, streams(layers), samples, self.fold**2, multiple):
+            ends = dict.fromkeys(la.node for la in (*stream.writers, *stream.readers))
+            granted = [ctx.edit("Pca", node) for node in ends]
+            if not all(granted):
+                continue
+            text = f"{len(ends)} layers' channels narrowed from {stream.width} to {basis.shape[1]}"
+            why = f"{self} pca: {text}, relative error {lost:.3g}"
+            narrow(model, stream, basis, why, names)
+            ctx.note(f"{why}, at {ctx.edits[-1].node}.")
+            edits += 1
+        if edits:
+            ctx.invalidate(self.preserves)
+        return edits
+
+    # --- layer by layer ---------------------------------------------------------------------
+
+    def _allowed(self) -> float:
+        """Relative squared error a layer may have."""
+        if self.error is not None:
+            return self.error**2
+        return 1 - (self.energy if self.energy is not None else 0.99)
+
+    def _each(self, layers: Sequence[Layer], ctx: Context) -> list[Finished]:
+        wanted = None if self.rank is not None else 1 - self._allowed()
+        chosen = []
+        for curve, problem in self._curves(layers, ctx, wanted):
+            candidate = self._pick(curve, ctx)
+            if candidate is None:
+                continue
+            made = finish(problem, curve, candidate)
+            if self._measured(curve, made, ctx):
+                chosen.append(made)
+        order = {layer: i for i, layer in enumerate(layers)}
+        return sorted(chosen, key=lambda made: order[made.layer])
+
+    def _pick(self, curve: Curve, ctx: Context) -> Candidate | None:
+        layer = curve.layer
+        if self.rank is not None:
+            rank = -(-self.rank // ctx.target.channel_multiple) * ctx.target.channel_multiple
+            pair = (c for c in curve.candidates if c.scheme == "channel" and c.ranks == (rank,))
+            found = next(pair, None)
+            if found is None:
+                ctx.refuse(self, layer.node, f"at rank {rank} its factors would not be cheaper")
+            return found
+        found = cheapest(curve.candidates, self._allowed(), self.of)
+        if found is None:
+            ctx.refuse(self, layer.node, why_not(curve, self._allowed(), self.of))
+        return found
+
+    def _measured(self, curve: Curve, made: Finished, ctx: Context) -> bool:
+        if is_faster(made, ctx, curve.place) is not False:
+            return True
+        text = f"{made.candidate.scheme} factors of rank {_ranks(made.candidate)}"
+        ctx.refuse(self, curve.layer.node, f"{text} measured no faster on {ctx.target.name}")
+        return False
+
+    def _curves(
+        self, layers: Sequence[Layer], ctx: Context, wanted: float | None
+    ) -> Iterator[tuple[Curve, Problem]]:
+        """Every layer's curve and numbers, one layer at a time."""
+        for layer, moments in observed(layers, ctx):
+            weigh = saves(layer, self.of)
+            useful = useful_ranks(layer, weigh)
+            if useful <= ctx.target.channel_multiple:
+                ctx.refuse(self, layer.node, too_small(layer, self.of))
+                continue
+            problem, energies = problem_of(
+                layer, moments, wanted=wanted, useful=useful, seed=ctx.seed
+            )
+            multiple = ctx.target.channel_multiple
+            yield curve_of(problem, energies, moments, multiple, weigh), problem
+
+    # --- the whole model --------------------------------------------------------------------
+
+    def _for_all(self, layers: Sequence[Layer], ctx: Context) -> list[Finished]:
+        assert self.ratio is not None
+        curves = {c.layer: c for c, _ in self._curves(layers, ctx, None)}
+        curves = {la: curves[la] for la in layers if la in curves}
+        originals = {la: original(la) for la in curves}
+        weights = dict.fromkeys(curves, 1.0)
+        samples = samples_of(ctx)
+        if samples is not None:
+            spectra = {la: c.spectrum for la, c in curves.items()}
+            weights |= sensitivities(ctx.model, spectra, samples)
+        whole = whole_model(ctx)
+        save = self.ratio * (whole.macs if self.of == "macs" else whole.params)
+        able = {la: c.candidates for la, c in curves.items()}
+        done: dict[Layer, Finished] = {}
+        while True:
+            choice = allot(able, originals, weights, save, self.of)
+            done = {la: d for la, d in done.items() if choice.get(la) is d.candidate}
+            new = {la: c for la, c in choice.items() if la not in done}
+            if not new:
+                break
+            for layer, moments in again(new, ctx):
+                curve, candidate = curves[layer], new[layer]
+                problem, _ = problem_of(
+                    layer, moments, wanted=None, useful=0, seed=ctx.seed, spectrum=curve.spectrum
+                )
+                done[layer] = finish(problem, curve, candidate)
+                if not self._measured(curve, done[layer], ctx):
+                    limit = candidate.cost.of(self.of)
+                    able[layer] = tuple(c for c in able[layer] if c.cost.of(self.of) < limit)
+        saved = sum(originals[la].of(self.of) - c.cost.of(self.of) for la, c in choice.items())
+        if saved < save:
+            reached = saved / save * self.ratio
+            ctx.note(f"svd: only {reached:.1%} of {self.of} could be removed by low rank.")
+        return [done[la] for la in curves if la in choice]
+
+
+def whole_model(ctx: Context) -> Cost:
+    """What the whole model costs, layers that cannot be factored included."""
+    shapes = bound_shapes(ctx.model, bind_shapes(ctx.model, ctx.shapes)[0])
+    macs = sum(macs_of(node, shapes) or 0 for node in ctx.model.graph.all_nodes())
+    return Cost(macs, ctx.get(cost).params)
+
+
+def samples_of(ctx: Context) -> Samples | None:
+    """The samples, unless they were drawn at random: noise says nothing about a layer's inputs."""
+    return None if ctx.samples is None or ctx.samples.synthetic else ctx.samples
+
+
+def observed(
+    layers: Sequence[Layer], ctx: Context
+) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
+    """Every layer, with what samples show of its inputs (None where they show nothing)."""
+    seen = set[Layer]()
+    samples = samples_of(ctx)
+    if samples is not None:
+        for layer, moments in moments_of(ctx.model, layers, samples, ctx.seed):
+            seen.add(layer)
+            yield layer, moments
+    for layer in layers:
+        if layer not in seen:
+            yield layer, None
+
+
+def again(
+    choice: Mapping[Layer, Candidate], ctx: Context
+) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
+    """The chosen layers; those whose factors need it are observed a second time."""
+    inside = [la for la, c in choice.items() if c.scheme != "channel"]
+    yield from observed(inside, ctx)
+    yield from ((la, None) for la, c in choice.items() if c.scheme == "channel")
+
+
+def describe(spec: str, made: Finished) -> str:
+    """The sentence that reports and provenance carry."""
+    layer, form = made.layer, made.candidate
+    return (
+        f"{spec}: {layer.weight_name} ({layer.rows}x{layer.columns}) as {form.scheme} factors of "
+        f"rank {_ranks(form)}, relative output error {made.error**0.5:.3g}"
+    )
+
+
+def _ranks(candidate: Candidate) -> str:
+    return "x".join(map(str, candidate.ranks))
+
+
+def why_not(curve: Curve, allowed: float, of: str) -> str:
+    """Why no candidate was good enough."""
+    best = min((c.error for c in curve.candidates), default=1.0)
+    return (
+        f"no factors that save {of} keep {1 - allowed:.4g} of the energy: "
+        f"the best keep {1 - best:.4g}"
+    )
+
+
+def too_small(layer: Layer, of: str) -> str:
+    """Why no rank saves anything."""
+    if of == "macs" and all(u.lookup for u in layer.uses):
+        return 'a lookup multiplies nothing, factors would add work (of="params" counts its size)'
+    if layer.shared:
+        return "its weight is read by other nodes too and would stay in the file"
+    return f"a {layer.rows}x{layer.columns} matrix has no rank whose factors save {of}"

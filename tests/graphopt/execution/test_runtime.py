@@ -1,0 +1,112 @@
+"""Running models: weights where they lie, and errors in one line."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.errors import ModelError
+from graphopt.execution.runtime import open_session, run, run_each
+from graphopt.testing import parse_model
+
+X = {"x": np.ones((2, 40), np.float32)}
+
+
+def large() -> ir.Model:
+    """y = x @ w, `w` large enough to stay outside the graph."""
+    w = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    return parse_model("y = MatMul(x, w)", inputs={"x": (2, 40)}, constants={"w": w})
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+def test_outputs_from_memory_and_from_a_mapped_file(tmp_path, optimize):
+    model = large()
+    graphopt.save(model, tmp_path / "m.onnx")
+    weight = model.graph.initializers["w"].const_value
+    assert weight is not None
+    for one in (model, graphopt.load(tmp_path / "m.onnx"), ir.load(tmp_path / "m.onnx")):
+        got = run(one, X, optimize=optimize)["y"]
+        assert np.allclose(got, X["x"] @ weight.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "int4", "float16", "bool", "int8"])
+def test_weights_of_every_type(kind, optimize):
+    dtype = getattr(ml_dtypes, kind, None) or np.dtype(kind)
+    w = (np.arange(4000) % 2).astype(dtype)
+    tensor = numpy_helper.from_array(w, "w")
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4000])],
+        [tensor],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    got = run(ir.from_proto(proto), {}, optimize=optimize)["y"]
+    assert np.array_equal(got, w.astype(np.float32))
+
+
+def test_initializers_that_are_inputs_too():
+    """As every model before IR version 4 has them."""
+    proto = ir.to_proto(large())
+    proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [40, 30]))
+    for version in (3, 8):
+        proto.ir_version = version
+        assert np.array_equal(run(ir.from_proto(proto), X)["y"], run(large(), X)["y"])
+
+
+def test_no_files_are_left_while_a_session_is_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for optimize in (False, True):
+        for _ in run_each(large(), [X, X], optimize=optimize):
+            assert list(tmp_path.iterdir()) == []
+
+
+def test_no_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ModelError, match="TMPDIR"):
+        run(large(), X)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("y = Nonsense(x)", "Nonsense"),
+        ("y = Reshape(x, s)", "Reshape"),
+        ("y = com.nowhere.Odd(x)", "Odd"),
+    ],
+)
+def test_errors_are_one_line_with_the_operator(text, words):
+    constants = {"s": np.array([7, 7])} if "s)" in text else {}
+    proto = ir.to_proto(parse_model("y = Relu(x)", constants={}))
+    node = onnx.parser.parse_graph(f"g () => () {{ {text} }}").node[0]
+    proto.graph.node[0].CopyFrom(node)
+    proto.opset_import.append(helper.make_opsetid("com.nowhere", 1))
+    proto.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+    with pytest.raises(ModelError) as caught:
+        run(ir.from_proto(proto), {"x": np.ones((2, 3), np.float32)})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "ONNXRuntimeError" not in str(caught.value)
+
+
+def test_wrong_feeds():
+    for feeds in ({}, {"x": np.ones((2, 40))}, {"x": np.ones((2, 41), np.float32)}):
+        with pytest.raises(ModelError, match="x"):
+            run(large(), feeds)
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    path = Path(tmp_path, "m.onnx")
+    path.write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"m\.onnx"):
+        open_session(path)

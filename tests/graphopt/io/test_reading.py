@@ -1,0 +1,373 @@
+"""Reading models: what is wrong is said in one line; what is right is mapped, not read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.errors import ModelError
+from graphopt.io.reading import source_of
+from graphopt.io.tensors import MappedTensor, SparseTensor
+
+
+def linear(rows: int = 64, cols: int = 32, *, opset: int = 20) -> onnx.ModelProto:
+    """y = x @ w + b, with `w` large enough to stay in the file."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((rows, cols)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="mm"),
+            helper.make_node("Add", ["h", "b"], ["y"], name="add"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", cols])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.ones(cols, "f4"), "b")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def write(folder: Path, proto: onnx.ModelProto, name: str = "m.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def fails(path: Path, *words: str) -> str:
+    """Loading `path` raises one line that holds every one of `words`; returns it."""
+    with pytest.raises(ModelError) as caught:
+        graphopt.load(path)
+    text = str(caught.value)
+    assert text.startswith(str(path))
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+    return text
+
+
+def external(folder: Path) -> tuple[Path, onnx.ModelProto]:
+    path = folder / "e.onnx"
+    onnx.save(linear(), path, save_as_external_data=True, location="e.data", size_threshold=1024)
+    return path, onnx.load(path, load_external_data=False)
+
+
+def test_weights_are_mapped_where_they_lie(tmp_path):
+    proto = linear()
+    model = graphopt.load(write(tmp_path, proto))
+    tensor = model.graph.initializers["w"].const_value
+    assert isinstance(tensor, MappedTensor)
+    array = tensor.numpy()
+    assert not array.flags.owndata
+    assert not array.flags.writeable
+    assert np.array_equal(array, numpy_helper.to_array(proto.graph.initializer[0]))
+    assert not isinstance(model.graph.initializers["b"].const_value, MappedTensor)
+
+
+def test_packed_float_data_is_mapped_too(tmp_path):
+    proto = linear()
+    values = numpy_helper.to_array(proto.graph.initializer[0])
+    proto.graph.initializer[0].CopyFrom(
+        helper.make_tensor("w", TensorProto.FLOAT, values.shape, values.ravel().tolist())
+    )
+    assert len(proto.graph.initializer[0].float_data) == values.size
+    tensor = graphopt.load(write(tmp_path, proto)).graph.initializers["w"].const_value
+    assert isinstance(tensor, MappedTensor)
+    assert np.array_equal(tensor.numpy(), values)
+
+
+def test_source_is_remembered_by_clones(tmp_path):
+    path = write(tmp_path, linear())
+    source = source_of(graphopt.load(path).clone())
+    assert source is not None
+    assert source.path == path
+
+
+def test_missing_file(tmp_path):
+    fails(tmp_path / "none.onnx", "no such file")
+
+
+def test_folder_names_the_file_in_it(tmp_path):
+    write(tmp_path, linear(), "inside.onnx")
+    fails(tmp_path, "folder", "inside.onnx")
+
+
+def test_empty_file(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.touch()
+    fails(path, "empty")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"hello, I am no model\n" * 40, "text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"PK\x03\x04" + bytes(100), "zip"),
+        (bytes(range(256)) * 8, "not an ONNX model"),
+        (b"\xff" * 64, "not an ONNX model"),
+        (b"\x08\x0a", "no graph"),
+    ],
+)
+def test_not_a_model(tmp_path, content, word):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    fails(path, word)
+
+
+def test_truncated_anywhere(tmp_path):
+    data = linear().SerializeToString()
+    path = tmp_path / "m.onnx"
+    for size in (*range(1, 60), *range(60, len(data) - 1, 97), len(data) - 1):
+        path.write_bytes(data[:size])
+        fails(path)
+
+
+def test_truncated_says_so(tmp_path):
+    data = linear().SerializeToString()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data[: len(data) // 2])
+    fails(path, "cut off")
+
+
+def test_external_data_is_mapped(tmp_path):
+    path, _ = external(tmp_path)
+    model = graphopt.load(path)
+    tensor = model.graph.initializers["w"].const_value
+    assert isinstance(tensor, MappedTensor)
+    assert tensor.external
+    assert np.array_equal(tensor.numpy(), numpy_helper.to_array(linear().graph.initializer[0]))
+
+
+def test_external_data_missing(tmp_path):
+    path, _ = external(tmp_path)
+    (tmp_path / "e.data").unlink()
+    fails(path, "'w'", "e.data", "copy it")
+
+
+def test_external_data_too_short(tmp_path):
+    path, _ = external(tmp_path)
+    with open(tmp_path / "e.data", "r+b") as file:
+        file.truncate(100)
+    fails(path, "'w'", "100 bytes", "cut off")
+
+
+def test_external_data_of_another_shape(tmp_path):
+    path, proto = external(tmp_path)
+    proto.graph.initializer[0].dims[0] = 63
+    write(tmp_path, proto, "e.onnx")
+    fails(path, "'w'", "needs")
+
+
+@pytest.mark.parametrize("location", ["../e.data", "a/../../e.data", "/etc/passwd", ""])
+def test_external_data_escapes(tmp_path, location):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    _, proto = external(tmp_path)
+    proto.graph.initializer[0].external_data[0].value = location
+    fails(write(inner, proto), "outside the model's folder")
+
+
+def test_external_data_escapes_by_link(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    _, proto = external(tmp_path)
+    os.symlink(tmp_path / "e.data", inner / "e.data")
+    fails(write(inner, proto), "link", "outside")
+
+
+def test_external_data_beside_the_target_of_a_link(tmp_path):
+    """The Hugging Face cache links both files of a snapshot into one folder of blobs."""
+    snapshot = tmp_path / "snapshot"
+    blobs = tmp_path / "blobs"
+    snapshot.mkdir()
+    blobs.mkdir()
+    external(tmp_path)
+    for name in ("e.onnx", "e.data"):
+        os.rename(tmp_path / name, blobs / f"{name}-hash")
+        os.symlink(blobs / f"{name}-hash", snapshot / name)
+    assert graphopt.load(snapshot / "e.onnx").graph.initializers["w"].const_value is not None
+
+
+def test_cycle(tmp_path):
+    proto = linear()
+    proto.graph.node[0].input[0] = "y"
+    fails(write(tmp_path, proto), "cycle", "MatMul 'mm'", "Add 'add'")
+
+
+def test_self_loop(tmp_path):
+    proto = linear()
+    proto.graph.node[1].input[1] = "y"
+    fails(write(tmp_path, proto), "cycle")
+
+
+def test_value_made_twice(tmp_path):
+    proto = linear()
+    proto.graph.node[1].output[0] = "h"
+    fails(write(tmp_path, proto), "'h'", "twice", "MatMul 'mm'")
+
+
+def test_initializer_twice(tmp_path):
+    proto = linear()
+    proto.graph.initializer[1].name = "w"
+    fails(write(tmp_path, proto), "'w'", "twice")
+
+
+def test_node_overwrites_an_input(tmp_path):
+    proto = linear()
+    proto.graph.node[0].output[0] = "x"
+    fails(write(tmp_path, proto), "'x'", "twice")
+
+
+def test_undefined_input(tmp_path):
+    proto = linear()
+    proto.graph.node[0].input[1] = "nowhere"
+    fails(write(tmp_path, proto), "MatMul 'mm'", "'nowhere'")
+
+
+def test_undefined_output(tmp_path):
+    proto = linear()
+    proto.graph.output[0].name = "nowhere"
+    fails(write(tmp_path, proto), "output 'nowhere'")
+
+
+def test_undefined_name_in_a_subgraph(tmp_path):
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["x", "ghost"], ["t"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
+        "g",
+        [
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    fails(write(tmp_path, helper.make_model(graph, ir_version=10)), "'ghost'")
+
+
+def test_nodes_out_of_order_are_sorted(tmp_path):
+    proto = linear()
+    first = proto.graph.node.pop(0)
+    proto.graph.node.append(first)
+    model = graphopt.load(write(tmp_path, proto))
+    assert [n.op_type for n in model.graph] == ["MatMul", "Add"]
+    source = source_of(model)
+    assert source is not None
+    assert "sorted" in source.notes[0]
+
+
+@pytest.mark.parametrize(("opset", "word"), [(6, "too old"), (999, "unknown")])
+def test_opset_out_of_range(tmp_path, opset, word):
+    fails(write(tmp_path, linear(opset=opset)), f"opset {opset}", word)
+
+
+def test_no_opset(tmp_path):
+    proto = linear()
+    del proto.opset_import[:]
+    fails(write(tmp_path, proto), "opset")
+
+
+def test_two_opsets(tmp_path):
+    proto = linear()
+    proto.opset_import.append(helper.make_opsetid("ai.onnx", 12))
+    fails(write(tmp_path, proto), "twice")
+
+
+def test_alias_of_the_default_domain(tmp_path):
+    proto = linear()
+    proto.opset_import[0].domain = "ai.onnx"
+    proto.graph.node[0].domain = "ai.onnx"
+    model = graphopt.load(write(tmp_path, proto))
+    assert model.graph.opset_imports == {"": 20}
+    assert {n.domain for n in model.graph} == {""}
+
+
+def test_ir_version_too_new(tmp_path):
+    proto = linear()
+    proto.ir_version = 99
+    fails(write(tmp_path, proto), "IR version 99")
+
+
+@pytest.mark.parametrize("size", [5, 5000])
+def test_wrong_size_of_raw_data(tmp_path, size):
+    proto = linear()
+    proto.graph.initializer[0].raw_data = bytes(size)
+    fails(write(tmp_path, proto), "'w'", f"{size} bytes", "8192")
+
+
+def test_no_data(tmp_path):
+    proto = linear()
+    proto.graph.initializer[1].ClearField("raw_data")
+    fails(write(tmp_path, proto), "'b'", "0 values")
+
+
+def test_unknown_element_type(tmp_path):
+    proto = linear()
+    proto.graph.initializer[1].data_type = 77
+    fails(write(tmp_path, proto), "'b'", "type 77")
+
+
+def test_training_info_is_refused(tmp_path):
+    proto = linear()
+    proto.training_info.add()
+    fails(write(tmp_path, proto), "training_info")
+
+
+def test_map_type_is_refused(tmp_path):
+    proto = linear()
+    value = proto.graph.output.add(name="h")
+    value.type.map_type.key_type = TensorProto.INT64
+    value.type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    fails(write(tmp_path, proto), "Map")
+
+
+def test_sparse_initializer_is_seen_dense(tmp_path):
+    model = graphopt.load(write(tmp_path, sparse()))
+    tensor = model.graph.initializers["w"].const_value
+    assert isinstance(tensor, SparseTensor)
+    expected = np.zeros((2, 3), "f4")
+    expected[0, 1], expected[1, 2] = 5, 7
+    assert np.array_equal(tensor.numpy(), expected)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_sparse_indices_linear_or_by_axis(tmp_path, columns):
+    model = graphopt.load(write(tmp_path, sparse(columns=columns)))
+    tensor = model.graph.initializers["w"].const_value
+    assert tensor is not None
+    assert tensor.numpy()[1, 2] == 7
+
+
+def sparse(*, columns: bool = False) -> onnx.ModelProto:
+    values = helper.make_tensor("w", TensorProto.FLOAT, [2], [5.0, 7.0])
+    flat = [0, 1, 1, 2] if columns else [1, 5]
+    indices = helper.make_tensor("i", TensorProto.INT64, [2, 2] if columns else [2], flat)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
+        sparse_initializer=[helper.make_sparse_tensor(values, indices, [2, 3])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+@pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda p: p.stem)
+def test_light_models_load(path):
+    model = graphopt.load(path)
+    assert len(ir.to_proto(model).graph.node) == len(onnx.load(path).graph.node)

@@ -1,0 +1,356 @@
+"""Inputs drawn for what they mean, and shapes bound for dynamic axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper, numpy_helper
+
+from graphopt.errors import UsageError
+from graphopt.execution.runtime import run
+from graphopt.samples import bind_shapes, synthetic
+
+FLOAT, INT, BOOL = "FLOAT", "INT64", "BOOL"
+
+
+def model(
+    text: str,
+    inputs: dict[str, tuple[str, list[int | str | None]]],
+    constants: dict[str, np.ndarray] | None = None,
+) -> ir.Model:
+    """Nodes as text, inputs as (dtype, dims); values never used are outputs."""
+    graph = onnx.parser.parse_graph(f"g () => () {{ {text} }}")
+    for name, (dtype, dims) in inputs.items():
+        kind = getattr(onnx.TensorProto, dtype)
+        graph.input.append(helper.make_tensor_value_info(name, kind, dims))
+    for name, array in (constants or {}).items():
+        graph.initializer.append(numpy_helper.from_array(array, name))
+    used = {i for n in graph.node for i in n.input}
+    for name in (o for n in graph.node for o in n.output if o and o not in used):
+        graph.output.append(onnx.ValueInfoProto(name=name))
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
+    made = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(made))
+
+
+def drawn(one: ir.Model, runs: int = 4, **given: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
+    """Feeds for `one`, each of which runs and gives finite outputs."""
+    shapes, _ = bind_shapes(one, given)
+    feeds = list(synthetic(one, seed=0, shapes=shapes, runs=runs))
+    for feed in feeds:
+        for array in run(one, feed).values():
+            assert array.dtype.kind != "f" or np.isfinite(array).all()
+    return feeds
+
+
+TABLE = np.ones((50, 4), np.float32)
+
+IDS: dict[str, tuple[str, dict[str, np.ndarray], int]] = {
+    "an embedding": ("y = Gather (t, x)", {"t": TABLE}, 50),
+    "cast before": ("c = Cast <to=6> (x) y = Gather (t, c)", {"t": TABLE}, 50),
+    "reshaped and sliced": (
+        "u = Unsqueeze (x, a) r = Reshape (u, s) l = Slice (r, b, e) y = Gather (t, l)",
+        {
+            "t": TABLE,
+            "a": np.array([0]),
+            "s": np.array([-1]),
+            "b": np.array([0]),
+            "e": np.array([3]),
+        },
+        50,
+    ),
+    "the smaller of two tables": (
+        "y = Gather (t, x) z = Gather (s, x)",
+        {"t": TABLE, "s": np.ones((7, 2), np.float32)},
+        7,
+    ),
+    "another axis": ("y = Gather <axis=1> (t, x)", {"t": TABLE}, 4),
+    "rows of several fields": (
+        "o = Add (x, f) y = Gather (t, o)",
+        {"t": TABLE, "f": np.array([0, 10, 20, 30, 44])},
+        6,
+    ),
+    "one hot": (
+        "y = OneHot (x, d, v)",
+        {"d": np.array([9]), "v": np.array([0, 1], np.float32)},
+        9,
+    ),
+    "a quantized table": (
+        "d = DequantizeLinear (q, s) y = Gather (d, x)",
+        {"q": np.ones((8, 4), np.int8), "s": np.array(0.1, np.float32)},
+        8,
+    ),
+    "scattered rows": (
+        "u = Unsqueeze (x, a) n = Shape (x) y = ScatterND (t, u, w)",
+        {"t": TABLE, "a": np.array([-1]), "w": np.ones((2, 5, 4), np.float32)},
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_ids_lie_within_what_they_index(case):
+    text, constants, high = IDS[case]
+    values = np.concatenate(
+        [f["x"].ravel() for f in drawn(model(text, {"x": (INT, [2, 5])}, constants), runs=40)]
+    )
+    assert values.min() == 0
+    assert values.max() == high - 1
+
+
+def test_ids_given_as_floats():
+    one = model("c = Cast <to=7> (x) y = Gather (t, c)", {"x": (FLOAT, [2, 5])}, {"t": TABLE})
+    (first, *_) = drawn(one)
+    assert np.array_equal(first["x"], np.rint(first["x"]))
+
+
+def test_ids_inside_a_function():
+    one = model("y = my.Embed (x)", {"x": (INT, [2, 5])})
+    value = ir.Value(name="a")
+    table = ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(TABLE))], name="t")
+    table.outputs[0].const_value = ir.tensor(TABLE)
+    gather = ir.Node("", "Gather", [table.outputs[0], value], name="g")
+    body = ir.Graph(
+        [value], gather.outputs, nodes=[table, gather], opset_imports={"": 20}, name="body"
+    )
+    one.functions[("my", "Embed", "")] = ir.Function("my", "Embed", graph=body, attributes=())
+    values = [f["x"].max() for f in synthetic(one, shapes={"x": (2, 5)}, runs=40)]
+    assert max(values) == 49
+
+
+MASKS: dict[str, tuple[str, str]] = {
+    "attention_mask": ("c = Cast <to=1> (attention_mask) y = Identity (c)", INT),
+    "by a cast to bool": ("y = Cast <to=9> (x)", INT),
+    "by a comparison": ("y = Equal (x, zero)", INT),
+    "by one minus it": ("y = Sub (one, x)", INT),
+    "bool": ("y = Not (x)", BOOL),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_masks_have_padding_and_a_valid_token_in_each_row(case):
+    text, dtype = MASKS[case]
+    name = "attention_mask" if "attention" in text else "x"
+    constants = {"zero": np.array(0), "one": np.array(1)}
+    constants = {k: v for k, v in constants.items() if f", {k})" in text or f"({k}," in text}
+    for feed in drawn(model(text, {name: (dtype, [3, 8])}, constants)):
+        mask = feed[name].astype(int)
+        assert set(np.unique(mask)) == {0, 1}
+        assert (mask[:, 0] == 1).all()
+        assert (np.diff(mask, axis=1) <= 0).all(), "padding is on the right"
+        assert mask[0].all()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_mask_of_one_row_is_padded_too(rows):
+    one = model("y = Cast <to=9> (x)", {"x": (INT, [rows, 8])})
+    assert all((f["x"] == 0).any() for f in drawn(one))
+
+
+def test_float_masks_are_added_or_multiplied():
+    one = model("y = Add (x, mask)", {"x": (FLOAT, [2, 1, 4, 4]), "mask": (FLOAT, [2, 1, 1, 4])})
+    assert set(np.unique(drawn(one)[0]["mask"])) <= {np.float32(-1e4), np.float32(0)}
+    one = model("y = Mul (x, mask)", {"x": (FLOAT, [2, 4]), "mask": (FLOAT, [2, 4])})
+    assert set(np.unique(drawn(one)[0]["mask"])) <= {0.0, 1.0}
+
+
+def test_positions_count_up():
+    one = model("y = Gather (t, position_ids)", {"position_ids": (INT, [2, 5])}, {"t": TABLE})
+    assert np.array_equal(drawn(one)[0]["position_ids"], [[0, 1, 2, 3, 4]] * 2)
+
+
+def test_token_types_are_within_their_table():
+    one = model(
+        "y = Gather (t, token_type_ids)",
+        {"token_type_ids": (INT, [2, 50])},
+        {"t": np.ones((2, 4), np.float32)},
+    )
+    assert set(np.unique(drawn(one)[0]["token_type_ids"])) == {0, 1}
+
+
+def test_lengths_are_those_of_the_sequence():
+    one = model(
+        "y, h = GRU <hidden_size=3> (x, w, r, , n)",
+        {"x": (FLOAT, [6, 2, 4]), "n": ("INT32", [2])},
+        {"w": np.ones((1, 9, 4), "f4"), "r": np.ones((1, 9, 3), "f4")},
+    )
+    assert drawn(one)[0]["n"].max() <= 6
+
+
+SIZES: dict[str, tuple[str, dict[str, tuple[str, list[int | str | None]]]]] = {
+    "Reshape": ("y = Reshape (x, s)", {"x": (FLOAT, [1]), "s": (INT, [2])}),
+    "Expand": ("y = Expand (x, s)", {"x": (FLOAT, [3]), "s": (INT, [2])}),
+    "Tile": ("y = Tile (x, s)", {"x": (FLOAT, [2, 3]), "s": (INT, [2])}),
+    "ConstantOfShape": ("y = ConstantOfShape (s)", {"s": (INT, [3])}),
+    "Range": ("y = Range (a, b, c)", {"a": (INT, []), "b": (INT, []), "c": (INT, [])}),
+    "TopK": ("y, i = TopK (x, s)", {"x": (FLOAT, [2, 3]), "s": (INT, [1])}),
+    "Slice": ("y = Slice (x, a, b)", {"x": (FLOAT, [4]), "a": (INT, [1]), "b": (INT, [1])}),
+    "Unsqueeze": ("y = Unsqueeze (x, s)", {"x": (FLOAT, [4]), "s": (INT, [1])}),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_sizes_are_ones_that_work(case):
+    drawn(model(*SIZES[case]))
+
+
+def test_flags_are_true():
+    text = """
+    y = If (c) <
+        then_branch = t () => (float[n] a) { a = Identity (x) },
+        else_branch = e () => (float[n] b) { b = Neg (x) }
+    >"""
+    assert drawn(model(text, {"c": (BOOL, []), "x": (FLOAT, [3])}))[0]["c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "constant", "low", "high"),
+    [
+        ("y = Relu (x)", None, -6, 6),
+        ("y = Div (x, k)", 255.0, 0, 255),
+        ("y = Mul (x, k)", 1 / 255, 0, 255),
+        ("y = Sub (x, k)", 0.45, 0, 1),
+        ("y = Sub (x, k)", 117.0, 0, 255),
+    ],
+)
+def test_images_are_in_the_range_the_model_scales(text, constant, low, high):
+    constants = {} if constant is None else {"k": np.array(constant, np.float32)}
+    x = drawn(model(text, {"x": (FLOAT, [1, 3, 32, 32])}, constants))[0]["x"]
+    assert low <= x.min() < x.max() <= high
+    assert x.max() - x.min() > (high - low) / 3
+    rough = np.abs(np.diff(x, axis=3)).mean()
+    assert rough < x.std(), "neighbours are alike"
+
+
+def test_bytes_span_their_range():
+    x = drawn(model("y = Cast <to=1> (x)", {"x": ("UINT8", [1, 64, 64, 3])}))[0]["x"]
+    assert (x.min(), x.max()) == (0, 255)
+
+
+def test_what_goes_into_a_logarithm_is_positive():
+    drawn(model("y = Log (x)", {"x": (FLOAT, [2, 80, 10])}))
+
+
+def test_other_floats_are_normal():
+    x = drawn(model("y = Relu (x)", {"x": (FLOAT, [100, 100])}))[0]["x"]
+    assert abs(x.mean()) < 0.1
+    assert abs(x.std() - 1) < 0.1
+
+
+def test_text():
+    one = model("y = Identity (x)", {"x": ("STRING", [2])})
+    assert drawn(one)[0]["x"].dtype == object
+
+
+def test_the_seed_decides():
+    one = model("y = Relu (x)", {"x": (FLOAT, [3, 3])})
+    shapes, _ = bind_shapes(one)
+    first, same, other = (synthetic(one, seed=s, shapes=shapes) for s in (1, 1, 2))
+    assert first.digest() == first.digest() == same.digest() != other.digest()
+    a, b = first
+    assert not np.array_equal(a["x"], b["x"])
+    assert first.synthetic
+
+
+# --- shapes ---------------------------------------------------------------------------------
+
+
+def test_fixed_shapes_say_nothing():
+    assert bind_shapes(model("y = Relu (x)", {"x": (FLOAT, [2, 3])})) == ({"x": (2, 3)}, [])
+
+
+def test_a_free_batch_is_one_and_said():
+    shapes, notes = bind_shapes(model("y = Relu (x)", {"x": (FLOAT, ["n", 3])}))
+    assert shapes == {"x": (1, 3)}
+    assert "x=1x3" in notes[0]
+    assert "--shape" in notes[0]
+
+
+def test_given_shapes_are_taken_and_shared():
+    two = model("y = Add (a, b)", {"a": (FLOAT, ["n", "t"]), "b": (FLOAT, ["n", "t"])})
+    assert bind_shapes(two, {"a": [4, 7]}) == (
+        {"a": (4, 7), "b": (4, 7)},
+        ["Dynamic axes were bound to b=4x7; --shape binds them otherwise."],
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"z": (1, 2)}, "no such input"),
+        ({"a": (1, 2, 3)}, r"the model takes float32\[n, 3\]"),
+        ({"a": (1, 4)}, r"the model takes float32\[n, 3\]"),
+        ({"a": (1, 3), "b": (2, 3)}, "axis 'n' has 1"),
+    ],
+)
+def test_given_shapes_that_do_not_fit(given, word):
+    two = model("y = Add (a, b)", {"a": (FLOAT, ["n", 3]), "b": (FLOAT, ["n", 3])})
+    with pytest.raises(UsageError, match=word):
+        bind_shapes(two, given)
+
+
+def sequence(limit: int) -> ir.Model:
+    """Tokens with learned positions: sequences longer than `limit` do not run."""
+    text = """
+    n = Shape <start=1, end=2> (ids) z = Squeeze (n)
+    r = Range (zero, z, one) p = Gather (t, r) e = Gather (t, ids) y = Add (e, p)"""
+    constants = {
+        "zero": np.array(0),
+        "one": np.array(1),
+        "t": np.ones((limit, 4), np.float32),
+    }
+    return model(text, {"ids": (INT, ["batch", "sequence"])}, constants)
+
+
+@pytest.mark.parametrize(("limit", "size"), [(512, 16), (10, 8), (3, 1)])
+def test_sequences_get_a_length_that_runs(limit, size):
+    shapes, _ = bind_shapes(sequence(limit))
+    assert shapes == {"ids": (1, size)}
+
+
+def test_images_get_a_size_that_runs():
+    text = "c = Conv <strides=[32, 32]> (x, w) f = Flatten (c) y = MatMul (f, v)"
+    for side in (224, 64):
+        constants = {
+            "w": np.ones((2, 3, 32, 32), np.float32),
+            "v": np.ones((2 * (side // 32) ** 2, 5), np.float32),
+        }
+        shapes, _ = bind_shapes(model(text, {"x": (FLOAT, ["n", 3, "h", "w"])}, constants))
+        assert shapes == {"x": (1, 3, side, side)}
+
+
+def test_sizes_follow_the_samples():
+    one = model("y = Relu (x)", {"x": (FLOAT, ["n", 3, "h", "w"])})
+    like = {"x": np.zeros((8, 3, 48, 40), np.float32)}
+    assert bind_shapes(one, like=like)[0] == {"x": (1, 3, 48, 40)}
+    assert bind_shapes(one, {"x": (2, 3, 5, 5)}, like=like)[0] == {"x": (2, 3, 5, 5)}
+
+
+def test_sums_of_axes():
+    """As exporters of generators name the mask's length."""
+    one = model(
+        "c = Concat <axis=1> (past, x) y = Mul (c, mask)",
+        {
+            "past": (FLOAT, ["batch", "past_length"]),
+            "x": (FLOAT, ["batch", "new_length"]),
+            "mask": (FLOAT, ["batch", "past_length + new_length"]),
+        },
+    )
+    shapes, _ = bind_shapes(one)
+    assert shapes["mask"][1] == shapes["past"][1] + shapes["x"][1]
+    drawn(one)
+
+
+def test_axes_without_a_name():
+    one = model("y = Relu (x)", {"x": (FLOAT, [None, None, 8])})
+    shapes, _ = bind_shapes(one)
+    assert shapes["x"][0] == 1
+    assert shapes["x"][2] == 8
+
+
+def test_no_sizes_that_run():
+    one = model("y = MatMul (x, w)", {"x": (FLOAT, ["n", "k"])}, {"w": np.ones((77, 2), "f4")})
+    _, notes = bind_shapes(one)
+    assert "--shape" in notes[0]

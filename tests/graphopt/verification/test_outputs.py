@@ -1,0 +1,97 @@
+import math
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt.errors import ModelError
+from graphopt.testing import parse_model
+from graphopt.verification.graph import check_graph, fingerprint
+from graphopt.verification.outputs import FLOOR, Judge, compare_outputs
+
+
+def outputs(*arrays):
+    return [{"y": np.asarray(a)} for a in arrays]
+
+
+def one(a, b):
+    return compare_outputs(outputs(np.float32(a)), outputs(np.float32(b)))
+
+
+def test_figures_follow_their_definitions():
+    e = one([3.0, 4.0], [3.0, 5.0]).errors["y"]
+    assert e.rel_l2 == pytest.approx(1 / 5)
+    assert e.max_abs == 1
+    assert e.sqnr_db == pytest.approx(20 * math.log10(5))
+    assert e.cosine == pytest.approx(29 / math.sqrt(25 * 34))
+    assert e.top1 is None
+
+
+def test_sums_run_over_all_runs():
+    whole = compare_outputs(outputs([3.0, 4.0, 1.0, 1.0]), outputs([3.0, 5.0, 1.0, 1.0]))
+    parts = compare_outputs(outputs([3.0, 4.0], [1.0, 1.0]), outputs([3.0, 5.0], [1.0, 1.0]))
+    assert parts.errors["y"].rel_l2 == pytest.approx(whole.errors["y"].rel_l2)
+
+
+def test_top1_is_the_share_of_rows_that_agree():
+    a = np.eye(4, dtype=np.float32)
+    b = a.copy()
+    b[0] = b[0, ::-1]
+    assert compare_outputs(outputs(a), outputs(b)).errors["y"].top1 == 0.75
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        ([1.0, math.nan], [1.0, 2.0], "NaN or Inf"),
+        ([1.0, math.inf], [1.0, -math.inf], "NaN or Inf"),
+        ([1.0, 2.0], [1.0], "shape"),
+    ],
+)
+def test_what_cannot_be_compared_is_infinitely_wrong(a, b, says):
+    compared = one(a, b)
+    assert says in compared.broken
+    assert compared.worst == math.inf
+
+
+def test_nan_at_the_same_place_is_equal():
+    assert one([1.0, math.nan, math.inf], [1.0, math.nan, math.inf]).worst == 0
+
+
+def test_the_tolerance_is_the_floor_or_four_times_the_runtimes_noise():
+    model = parse_model("y = Relu(x)")
+    judge = Judge(model, [{"x": np.ones((2, 3), np.float32)}])
+    assert judge.tolerance("y") == FLOOR
+    judge.noise["y"] = 1e-4
+    assert judge.tolerance("y") == pytest.approx(4e-4)
+
+
+def test_a_model_the_runtime_cannot_run_is_said_to_be_so():
+    model = parse_model("y = my.domain.Magic(x)")
+    assert Judge(model, [{"x": np.ones((2, 3), np.float32)}]).unable != ""
+
+
+def test_fingerprint_sees_structure_and_tensors_and_survives_cloning():
+    model = parse_model("h = Add(x, c)  y = Relu(h)", constants={"c": np.ones(3, np.float32)})
+    same = model.clone()
+    assert fingerprint(same) == fingerprint(model)
+    same.graph.initializers["c"].const_value = ir.tensor(np.zeros(3, np.float32))
+    assert fingerprint(same) != fingerprint(model)
+    other = model.clone()
+    other.graph[1].op_type = "Neg"
+    assert fingerprint(other) != fingerprint(model)
+
+
+def test_an_invalid_graph_is_named():
+    model = parse_model("y = Relu(x)")
+    model.graph[0].op_type = "NoSuchOperator"
+    with pytest.raises(ModelError, match="NoSuchOperator"):
+        check_graph(model)
+
+
+def test_a_declared_shape_that_does_not_follow_is_found_by_the_full_check():
+    model = parse_model("y = Relu(x)")
+    model.graph.outputs[0].shape = ir.Shape([7, 7])
+    check_graph(model, full=False)
+    with pytest.raises(ModelError):
+        check_graph(model)

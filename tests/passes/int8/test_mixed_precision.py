@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from graphopt.passes.int8 import Int8
+from graphopt.passes.int8 import mixed_precision as precision
+
+from graphopt.budget import Budget
+from graphopt.context import Context
+from graphopt.execution.runtime import run
+from graphopt.samples import Samples
+from graphopt.testing import parse_model
+
+# Three convolutions; the input of the second has one channel a thousand times the others, which the
+# third never sees: its weights cancel that channel in the second.
+BEFORE = "a = Conv(x, u)  b = Conv(a, v)  y = Conv(b, w)"
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def poisoned():
+    u, v, w = (normal(8, 8, 1, 1, seed=s) for s in (1, 2, 3))
+    u[0] *= 1000
+    v[:, 0] /= 1000
+    model = parse_model(BEFORE, inputs={"x": (1, 8, 6, 6)}, constants={"u": u, "v": v, "w": w})
+    return model, [{"x": normal(1, 8, 6, 6, seed=s)} for s in range(4)]
+
+
+def error(model, expected, feeds):
+    pairs = [(a, run(model, f)["y"]) for a, f in zip(expected, feeds, strict=True)]
+    return np.sqrt(sum(np.sum((a - b) ** 2) for a, b in pairs)) / np.sqrt(
+        sum(np.sum(a**2) for a, _ in pairs)
+    )
+
+
+def quantize(budget, facts=None):
+    model, feeds = poisoned()
+    expected = [run(model, f)["y"] for f in feeds]
+    ctx = Context(model, samples=Samples(feeds), budget=budget, facts=facts)
+    edits = Int8(balance=False).run(model, ctx)
+    return edits, error(model, expected, feeds), ctx
+
+
+def test_a_poisonous_layer_is_named_and_left_in_float():
+    _, free, _ = quantize(None)
+    assert free > 0.3, "the test's outlier must spoil the whole model"
+    edits, kept, ctx = quantize(Budget(max_error=0.05))
+    assert kept <= 0.05
+    assert edits > 0
+    assert {r.node for r in ctx.refusals} == {"Conv_0", "Conv_1"}
+    assert any("most sensitive" in n and ("Conv_0" in n or "Conv_1" in n) for n in ctx.notes)
+
+
+def test_a_budget_that_int8_meets_takes_nothing_back():
+    edits, _, ctx = quantize(Budget(max_error=10.0))
+    assert edits == 3
+    assert ctx.facts[precision.FACT] == {}
+
+
+def test_a_budget_no_integer_meets_leaves_the_model_float():
+    edits, kept, _ = quantize(Budget(max_error=1e-7))
+    assert (edits, kept) == (0, 0)
+
+
+def test_a_replay_measures_nothing(monkeypatch):
+    _, _, ctx = quantize(Budget(max_error=0.05))
+    monkeypatch.setattr(precision, "sensitivities", None)
+    _, kept, again = quantize(Budget(max_error=0.05), facts=ctx.facts)
+    assert kept <= 0.05
+    assert again.refusals == ctx.refusals
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.02])
+def test_a_limit_on_the_metric(drop):
+    _, feeds = poisoned()
+    target = [run(poisoned()[0], f)["y"] for f in feeds]
+
+    def evaluate(predict):
+        got = [predict(f)["y"] for f in feeds]
+        return float(np.mean([(a > 0) == (b > 0) for a, b in zip(target, got, strict=True)]))
+
+    model, _ = poisoned()
+    ctx = Context(model, samples=Samples(feeds), budget=Budget(max_drop=drop, evaluate=evaluate))
+    Int8(balance=False).run(model, ctx)
+    agree = [(a > 0) == (run(model, f)["y"] > 0) for a, f in zip(target, feeds, strict=True)]
+    assert np.mean(agree) >= 1 - drop

@@ -1,0 +1,63 @@
+import numpy as np
+from graphopt.passes.prune.least_squares import Gram, Moments
+
+
+def rows(n, features, outputs, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((1, outputs, features))
+    f = rng.standard_normal((1, n, features)).astype(np.float32)
+    y = f @ w.transpose(0, 2, 1) + noise * rng.standard_normal((1, n, outputs))
+    return f, y.astype(np.float32), w
+
+
+def test_moments_add_up_over_parts():
+    f, y, _ = rows(100, 5, 3)
+    whole, parts = Moments.zero(1, 5, 3), Moments.zero(1, 5, 3)
+    whole.add(f, y)
+    parts.add(f[:, :30], y[:, :30])
+    parts.add(f[:, 30:], y[:, 30:])
+    # float32 sums of 100 products of order 1, in another order
+    np.testing.assert_allclose(parts.ff, whole.ff, atol=1e-3)
+    np.testing.assert_allclose(parts.fy, whole.fy, atol=1e-3)
+    assert parts.rows == whole.rows == 100
+
+
+def test_error_is_the_sum_of_squares():
+    f, y, w = rows(100, 5, 3, noise=0.5)
+    m = Moments.zero(1, 5, 3)
+    m.add(f, y)
+    assert np.isclose(m.error(w), ((y - f @ w.transpose(0, 2, 1)) ** 2).sum(), rtol=1e-4)
+
+
+def test_without_a_ridge_it_is_least_squares():
+    f, y, w = rows(200, 5, 3, noise=0.5)
+    m = Moments.zero(1, 5, 3)
+    m.add(f, y)
+    best = np.linalg.lstsq(f[0], y[0], rcond=None)[0].T
+    np.testing.assert_allclose(m.solve(w * 0, 0.0, 0)[0], best, atol=1e-4)
+
+
+def test_an_infinite_ridge_keeps_the_prior():
+    f, y, w = rows(50, 5, 3)
+    m = Moments.zero(1, 5, 3)
+    m.add(f, y)
+    assert m.solve(w + 1, np.inf, 0) is not None
+    np.testing.assert_array_equal(m.solve(w + 1, np.inf, 0), w + 1)
+
+
+def test_fit_recovers_weight_and_bias():
+    f, y, w = rows(400, 6, 4)
+    gram = Gram(1, 6, 4, shift=True)
+    gram.add(f, y + 3.0, fit=0.8)
+    weight, bias, _ = gram.fit(w * 0, None)
+    np.testing.assert_allclose(weight, w, atol=1e-2)  # the least ridge is 1e-5
+    np.testing.assert_allclose(bias, 3.0, atol=1e-2)
+
+
+def test_too_few_rows_stay_near_the_prior():
+    f, y, w = rows(60, 100, 8, noise=3.0)
+    gram = Gram(1, 100, 8, shift=False)
+    gram.add(f, y, fit=0.5)
+    weight, _, ridge = gram.fit(w, None)
+    assert ridge >= 0.1
+    assert np.linalg.norm(weight - w) < np.linalg.norm(w)
