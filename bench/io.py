@@ -30,7 +30,7 @@ TOOLS = ("graphopt", "onnx", "onnx_ir")
 
 def graphopt_tool(source: str, out: str, external: bool) -> float:
     import graphopt
-    from graphopt.io import size_of  # noqa: F401
+    from graphopt.io.writing import size_of  # noqa: F401
 
     began = time.perf_counter()
     model = graphopt.load(source)
