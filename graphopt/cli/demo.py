@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     Accuracy is on 450 held-out images; calibration uses 256 training images without labels.
     """
     from graphopt.cli.progress import progress
-    from graphopt.formats import load, save
-    from graphopt.pipeline.figures import file_bytes
+    from graphopt.formats import load
     from graphopt.pipeline.optimize import optimize
     from graphopt.samples import open_samples
 
@@ -41,11 +39,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
             debug=debug,
             progress=shown,
         )
-    report = result.report
-    if output:
-        save(result.model, Path(output))
-        after = dataclasses.replace(report.after, bytes=file_bytes(Path(output), result.model))
-        report = dataclasses.replace(report, output=output, after=after)
+    report = result.write(Path(output)).report if output else result.report
     if as_json:
         emit_json(report.to_json())
         return

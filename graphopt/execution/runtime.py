@@ -18,13 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
-from graphopt.io.writing import skeleton_of
 
 __all__ = ["open_session", "opened", "run", "run_each", "runtime_errors"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-_WEIGHTS = "weights"
 
 
 def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any:
@@ -47,7 +46,7 @@ def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any
 
 
 def run_each(
-    model: ir.Model, feeds: Iterable[Arrays], *, optimize: bool = False
+    model: ir.Model | Skeleton, feeds: Iterable[Arrays], *, optimize: bool = False
 ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """Outputs by name for each of `feeds`, one session for all of them.
 
@@ -104,7 +103,7 @@ def runtime_errors(where: str = "the model") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
+def _session(model: ir.Model | Skeleton, optimize: bool) -> Iterator[Any]:
     """A session whose large weights stay where they are, or in a file that the runtime maps.
 
     The graph says that they lie in an external file. As it is, the runtime takes the values given
@@ -114,7 +113,7 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
     """
     import onnxruntime as ort
 
-    proto, large = skeleton_of(model, _WEIGHTS)
+    proto, large = skeleton_of(model).runnable
     options = _options(optimize, 0)
     options.add_session_config_entry("session.disable_prepacking", "1")
     kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
@@ -124,7 +123,7 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
             path = Path(folder, "model.onnx")
             path.write_bytes(proto.SerializeToString())
-            with open(path.with_name(_WEIGHTS), "wb") as file:
+            with open(path.with_name("weights"), "wb") as file:
                 for one in large if optimize else ():
                     file.seek(one.offset)
                     file.writelines(chunks(one.tensor))

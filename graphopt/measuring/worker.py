@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -122,8 +122,11 @@ def alternate(
     seconds: float,
     *,
     seed: int = 0,
+    enough: Callable[[Array], bool] | None = None,
 ) -> tuple[Array, list[list[float]]]:
     """Let models take turns in random order; median milliseconds per round, and all single runs.
+
+    Rounds end after `seconds`, or when `enough` says so of the rounds so far.
 
     The first column comes again at the end, from the first model's second turn in each round, as
     `graphopt.measuring.statistics.compare_times` wants it.
@@ -140,6 +143,8 @@ def alternate(
             singles[turns[k]] += times
             row[k] = float(np.median(times))
         rows.append(row)
+        if enough is not None and enough(np.array(rows)):
+            break
     return np.array(rows), singles
 
 
