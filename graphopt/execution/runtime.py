@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.deploy.runtime import open_cpu, session_options
 from graphopt.errors import ModelError
 from graphopt.io.tensors import chunks
 from graphopt.io.writing import skeleton_of
@@ -38,12 +39,8 @@ def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any
     Raises:
         ModelError: the runtime cannot load the model; one line, with the operator if it names one.
     """
-    import onnxruntime as ort
-
     with runtime_errors(str(path)):
-        return ort.InferenceSession(
-            str(path), _options(optimize, threads), providers=["CPUExecutionProvider"]
-        )
+        return open_cpu(path, session_options(optimize=optimize, threads=threads))
 
 
 def run_each(
@@ -112,11 +109,9 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
     there. Its own graph optimizations read the file, so with `optimize` it is really written.
     The runtime maps it when it opens, after which the name can go.
     """
-    import onnxruntime as ort
-
     proto, large = skeleton_of(model, _WEIGHTS)
-    options = _options(optimize, 0)
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    config = {"session.disable_prepacking": "1"}
+    options = session_options(optimize=optimize, config=config)
     kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
     for name, value in kept:
         options.add_initializer(name, value)
@@ -129,7 +124,7 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
                     file.seek(one.offset)
                     file.writelines(chunks(one.tensor))
                 file.truncate(large[-1].offset + large[-1].tensor.nbytes if large else 0)
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = open_cpu(path, options)
     except OSError as error:
         raise ModelError(
             f"the model cannot be run: temporary files cannot be written ({error.strerror}); "
@@ -147,17 +142,6 @@ def _ort_value(tensor: ir.TensorProtocol) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(array)
     same_size = array.view(f"u{array.dtype.itemsize}")
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(same_size, int(tensor.dtype))
-
-
-def _options(optimize: bool, threads: int) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    return options
 
 
 def _first_line(error: BaseException) -> str:
