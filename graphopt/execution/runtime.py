@@ -51,12 +51,9 @@ def run_each(
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
-    with _session(model, optimize) as session:
-        names = [o.name for o in session.get_outputs()]
+    with opened(model, optimize=optimize) as predict:
         for feed in feeds:
-            with runtime_errors():
-                outputs = session.run(names, dict(feed))
-            yield dict(zip(names, outputs, strict=True))
+            yield predict(feed)
 
 
 def run(
@@ -67,51 +64,24 @@ def run(
 
 
 @contextlib.contextmanager
-def opened(model: ir.Model) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
-    """A function that runs the model, with the runtime's own optimizations: what users predict by.
+def opened(
+    model: ir.Model, *, optimize: bool = True
+) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
+    """A function that runs the model; with the runtime's own optimizations it is as users run it.
+
+    Large weights stay where they are, or in a file that the runtime maps: the graph says that they
+    lie in an external file. As it is, the runtime takes the values given by `add_initializer`
+    instead, but insists that the file exists: a hole without blocks stands there. Its own graph
+    optimizations read the file, so with `optimize` it is really written. The runtime maps it when
+    it opens, after which the name can go.
 
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
-    with _session(model, True) as session:
-        names = [o.name for o in session.get_outputs()]
-
-        def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-            with runtime_errors():
-                return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-        yield predict
-
-
-@contextlib.contextmanager
-def runtime_errors(where: str = "the model") -> Iterator[None]:
-    """Turn errors of ONNX Runtime into ModelError: their first line, without its codes."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    kinds: tuple[type[Exception], ...] = (ValueError, RuntimeError)
-    kinds += tuple(
-        k for k in vars(states).values() if isinstance(k, type) and issubclass(k, Exception)
-    )
-    try:
-        yield
-    except kinds as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{where} does not run on ONNX Runtime: {_first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
-    """A session whose large weights stay where they are, or in a file that the runtime maps.
-
-    The graph says that they lie in an external file. As it is, the runtime takes the values given
-    by `add_initializer` instead, but insists that the file exists: a hole without blocks stands
-    there. Its own graph optimizations read the file, so with `optimize` it is really written.
-    The runtime maps it when it opens, after which the name can go.
-    """
     proto, large = skeleton_of(model, _WEIGHTS)
     config = {"session.disable_prepacking": "1"}
     options = session_options(optimize=optimize, config=config)
+    # the runtime does not copy these values: they live as long as the session
     kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
     for name, value in kept:
         options.add_initializer(name, value)
@@ -130,7 +100,30 @@ def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
             f"the model cannot be run: temporary files cannot be written ({error.strerror}); "
             "TMPDIR names another folder for them"
         ) from error
-    yield session
+    names = [o.name for o in session.get_outputs()]
+
+    def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        with runtime_errors():
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    yield predict
+
+
+@contextlib.contextmanager
+def runtime_errors(where: str = "the model") -> Iterator[None]:
+    """Turn errors of ONNX Runtime into ModelError: their first line, without its codes."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    kinds: tuple[type[Exception], ...] = (ValueError, RuntimeError)
+    kinds += tuple(
+        k for k in vars(states).values() if isinstance(k, type) and issubclass(k, Exception)
+    )
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{where} does not run on ONNX Runtime: {_first_line(error)}") from error
 
 
 def _ort_value(tensor: ir.TensorProtocol) -> Any:
