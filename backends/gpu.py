@@ -6,15 +6,23 @@ are written where there is none, and opened where there is one.
 
 from __future__ import annotations
 
+import abc
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import onnx_ir as ir
+from graphopt.backends.ort import OrtBackend
 
-__all__ = ["CAPABILITIES", "capability", "fixed_shapes", "precisions", "write_script"]
+from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
+from graphopt.formats import save
+from graphopt.target import Target
+
+__all__ = ["CAPABILITIES", "GpuBackend", "fixed_shapes", "precisions"]
 
 #: Compute capability -> element types with tensor-core paths there, fastest last.
 CAPABILITIES: dict[str, tuple[str, ...]] = {
@@ -65,11 +73,45 @@ def fixed_shapes(model: ir.Model) -> bool:
     )
 
 
-def write_script(path: Path) -> Path:
-    """Write the script that runs the model at `path` with onnxruntime alone: `model.run.py`."""
-    found = find_spec("graphopt.backends.standalone")
-    assert found is not None
-    assert found.origin is not None
-    script = path.with_suffix(".run.py")
-    script.write_text(Path(found.origin).read_text())
-    return script
+class GpuBackend(OrtBackend):
+    """What CUDA and TensorRT share: a manifest that depends on the model, and a script to run it.
+
+    Attributes:
+        name: of the backend, of its target for this machine, and of the extra it needs.
+        provider: ONNX Runtime's.
+    """
+
+    name: str
+    provider: ClassVar[str]
+
+    @abc.abstractmethod
+    def manifest(self, model: ir.Model, target: Target) -> Manifest:
+        """How `model` is to be opened."""
+
+    def targets(self) -> Sequence[str]:
+        """This machine's GPU (or an sm80 where there is none), and every known capability."""
+        return (self.name, *(f"{self.name}-{c}" for c in CAPABILITIES))
+
+    def capability(self, target: str) -> tuple[str, bool]:
+        """The compute capability of a target by its name, and whether it can be run here."""
+        import onnxruntime as ort
+
+        if target != self.name:
+            return target.removeprefix(f"{self.name}-"), False
+        here = capability()
+        able = here is not None and self.provider in ort.get_available_providers()
+        return here or DEFAULT, able
+
+    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
+        """Write the model, its manifest and the script that runs it; needs no GPU."""
+        save(model, path)
+        write_manifest(path, self.manifest(model, target))
+        found = find_spec("graphopt.backends.standalone")
+        assert found is not None
+        assert found.origin is not None
+        path.with_suffix(".run.py").write_text(Path(found.origin).read_text())
+        return path
+
+    def how(self, path: Path, target: Target) -> Manifest:
+        """As the manifest beside the model says."""
+        return read_manifest(path) or Manifest(target.name, self.provider, extra=self.name)

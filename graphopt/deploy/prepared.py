@@ -13,11 +13,11 @@ from typing import Any
 
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import extensions
+from graphopt.deploy.runtime import CPU, open_cpu, session_options
 from graphopt.errors import InputError, UsageError
 
 __all__ = ["prepare", "prepared_for"]
 
-CPU = "CPUExecutionProvider"
 #: Weights above this go to a file of their own: protobuf ends at 2 GB.
 LARGE = 1 << 30
 
@@ -31,8 +31,6 @@ def prepare(path: str | Path) -> Path:
         InputError: no such file.
         UsageError: the model is not for the CPU provider.
     """
-    import onnxruntime as ort
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no model at {path}")
@@ -41,15 +39,13 @@ def prepare(path: str | Path) -> Path:
         raise UsageError(f"only models for the CPU can be prepared, not for '{manifest.target}'")
     file = path.with_suffix(".prepared.onnx")
     partial = file.with_name(f".{file.stem}.partial.onnx")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(partial)
-    for key, value in manifest.config.items():
-        options.add_session_config_entry(key, value)
+    config = dict(manifest.config)
     if path.stat().st_size > LARGE:
         weights = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(weights, f"{file.stem}.weights")
-    ort.InferenceSession(str(path), options, providers=[CPU])
+        config[weights] = f"{file.stem}.weights"
+    options = session_options(config=config)
+    options.optimized_model_filepath = str(partial)
+    open_cpu(path, options)
     partial.replace(file)
     write_manifest(path, dataclasses.replace(manifest, prepared=_facts(path, file)))
     return file

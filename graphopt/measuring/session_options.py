@@ -19,7 +19,7 @@ from pathlib import Path
 from graphopt.backend import Arrays, Timing, find_target
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import processors
-from graphopt.deploy.sessions import CPU
+from graphopt.deploy.runtime import CPU
 from graphopt.errors import InputError, ModelError
 from graphopt.formats import load
 from graphopt.measuring.statistics import compare_times, verdict
