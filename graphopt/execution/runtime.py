@@ -1,4 +1,4 @@
-"""Running a model as it is, on ONNX Runtime's CPU provider: what outputs are compared by.
+"""Inference on ONNX Runtime's CPU provider, the model as it is: what outputs are compared by.
 
 Weights are handed to the runtime where they lie (mapped files, arrays) and are not copied: a
 session costs memory for its activations. Kernels use them as they are (no prepacking), for the same

@@ -1,4 +1,4 @@
-"""Gauge: the figures of a model, counted on what would be written and timed on the target."""
+"""Figures of a model: size, nodes, parameters and MACs as written, latency timed on the target."""
 
 from __future__ import annotations
 

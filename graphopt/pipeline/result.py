@@ -1,4 +1,4 @@
-"""What `graphopt.optimize` gives."""
+"""Result of an optimization: the model, its report, its recipe, and `lower` to write it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables: how figures and reports look on a terminal."""
+"""Reports as tables on a terminal, and how sizes, counts and times are written."""
 
 from __future__ import annotations
 
