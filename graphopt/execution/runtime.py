@@ -1,4 +1,4 @@
-"""Running a model as it is, on ONNX Runtime's CPU provider: what outputs are compared by.
+"""Inference on ONNX Runtime's CPU provider, the model as it is: what outputs are compared by.
 
 Weights are handed to the runtime where they lie (mapped files, arrays) and are not copied: a
 session costs memory for its activations. Kernels use them as they are (no prepacking), for the same
@@ -64,7 +64,7 @@ def run(
 
 @contextlib.contextmanager
 def opened(
-    model: ir.Model, *, optimize: bool = True
+    model: ir.Model | Skeleton, *, optimize: bool = True
 ) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
     """A function that runs the model; with the runtime's own optimizations it is as users run it.
 

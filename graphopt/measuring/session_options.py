@@ -1,4 +1,4 @@
-"""Tuning: session options for one model on this machine, kept where measurement shows they help.
+"""Session options of ONNX Runtime tuned for one model, kept where measurement shows they help.
 
     graphopt.tune("model.opt.onnx")
 

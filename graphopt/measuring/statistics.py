@@ -1,4 +1,4 @@
-"""Timing in interleaved pairs: what one model costs beside another on a noisy machine.
+"""Timing statistics: two models in interleaved pairs, ratio and interval on a noisy machine.
 
 Milliseconds taken minutes apart say little on a shared machine. Here every round runs each model
 once, in random order, and only the ratios inside a round are used:

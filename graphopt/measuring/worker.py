@@ -1,4 +1,4 @@
-"""Serving: a lowered model in a process of its own, opened as it is deployed, timed when asked.
+"""Worker process: a lowered model opened as it is deployed, alone, timed when asked.
 
 Two models in one process share its threads and caches, and a pool that spins for one of them slows
 the other: on small models that is worth a factor of two. Where a time is told to a user, or decides

@@ -89,7 +89,8 @@ class State:
 def file_bytes(path: Path, model: ir.Model | None = None) -> int:
     """Bytes of a model file and of its external data; `model` is what it holds, if known.
 
-    Of a model that was traced (from a .pt2 file, a function) it is what it would weigh as .onnx.
+    Of a model that was not read from ONNX (a .pt2 file, a function, the format of a plugin) it is
+    what it would weigh as .onnx.
     """
     if model is None and path.suffix == ".pt2":
         return path.stat().st_size
@@ -98,5 +99,6 @@ def file_bytes(path: Path, model: ir.Model | None = None) -> int:
         return size_of(model)
     if source is None or not source.path.samefile(path):
         source = source_of(load(path))
-    assert source is not None
-    return source.bytes
+    if source is not None:
+        return source.bytes
+    return path.stat().st_size if model is None else size_of(model)

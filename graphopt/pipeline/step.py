@@ -1,4 +1,4 @@
-"""Trial: run one pass, check what it made, and find the edit at fault if it is wrong."""
+"""One step of the pipeline: run a pass, verify what it made, bisect to the edit at fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables: how figures and reports look on a terminal."""
+"""Reports as tables on a terminal, and how sizes, counts and times are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _STYLE = {"kept": "green", "unchanged": "dim", "undone": "yellow", "refused": "y
 def out(file: IO[str] | None = None) -> Console:
     """A console on stdout: plain and wide when piped."""
     stream = file or sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 140, highlight=False)
+    return Console(
+        file=stream, width=None if stream.isatty() else 140, markup=False, highlight=False
+    )
 
 
 def table(*columns: str, title: str | None = None) -> Table:

@@ -1,4 +1,4 @@
-"""The pass: plan, calibrate, round weights, insert."""
+"""INT8 quantization, the pass: plan, calibrate, round weights, insert."""
 
 from __future__ import annotations
 
