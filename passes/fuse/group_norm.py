@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute, rounded
+from graphopt.passes.fuse.affine.operators import rounded
 from graphopt.passes.fuse.availability import reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, per_channel
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
 
 __all__ = ["GroupNorm"]
 

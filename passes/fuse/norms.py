@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import affine_of, attribute, rounded
+from graphopt.passes.fuse.affine.operators import affine_of, rounded
 from graphopt.passes.fuse.availability import reachable, standard
 from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, number
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["InstanceNorm", "LayerNorm", "NormScaleShift", "RMSNorm", "reduced_axes"]

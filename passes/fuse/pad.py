@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.weights import array, constant_shape
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 
 __all__ = ["PadIntoConv", "PadIntoPool"]

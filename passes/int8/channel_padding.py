@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
+
+from graphopt.graph.constants import weight_of
 
 __all__ = ["missing_channels", "padded", "with_zeros"]
 

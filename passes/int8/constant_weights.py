@@ -9,11 +9,11 @@ from __future__ import annotations
 import onnx_ir as ir
 from graphopt.passes.fold.evaluated import Evaluated
 from graphopt.passes.int8.plan import CORE, RECURRENT
-from graphopt.passes.int8.weights import weight_of
 
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
 from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import weight_of
 
 __all__ = ["settle_weights"]
 

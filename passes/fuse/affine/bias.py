@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import linear_of, rounded
+from graphopt.passes.fuse.affine.operators import held_linear, output_rank, rounded
 from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
 
 from graphopt import Context, Rule
@@ -29,12 +29,13 @@ class ScaleAfterBias(Rule):
         self, linear: ir.Node, b: ir.Value, s: ir.Value, ctx: Context
     ) -> bool | str | dict[str, Any]:
         """Constants along the columns, a weight of its own, no overflow."""
-        lin = linear_of(linear, ctx.get(shapes))
+        facts = ctx.get(shapes)
+        lin = held_linear(linear, facts)
         given, biased = constant_shape(s), constant_shape(b)
         if lin is None or lin.left or given is None or biased is None:
             return False
         for shape in (given, biased):
-            if per_channel(shape, lin.rank, -1, lin.out_channels) is None:
+            if per_channel(shape, output_rank(lin, facts), -1, lin.out_channels) is None:
                 return f"the constant does not run along the {lin.out_channels} output channels"
         if shared(lin.weight):
             return f"the weight {lin.weight.name} is used elsewhere too"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.attention.rotary_tables import HalfTable, batch_source, half_table
 from graphopt.passes.fuse.availability import reachable, standard
 from graphopt.passes.fuse.layout.views import is_view
@@ -16,6 +15,7 @@ from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
 
 __all__ = ["Rotary", "taken"]
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.layout.slices import place_after
 from graphopt.passes.fuse.layout.views import is_view
 from graphopt.passes.fuse.weights import array, constant_shape, number
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
 
 __all__ = ["HalfTable", "batch_source", "half_table"]
 

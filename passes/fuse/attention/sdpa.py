@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.attention.masks import HUGE, Mask, Term, mask_operand, only_masks
 from graphopt.passes.fuse.attention.scores import (
     Scores,
@@ -31,6 +30,7 @@ from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 from graphopt.rewriting.patterns import Match
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.layout.operators import Perm, drops_axes, operands, restated
 from graphopt.passes.fuse.layout.slices import place_after
 from graphopt.passes.fuse.weights import array, constant_shape
@@ -24,6 +23,7 @@ from graphopt import Context
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph import provenance
+from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.traverse import all_nodes
 
