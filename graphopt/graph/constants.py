@@ -20,6 +20,7 @@ import onnx_ir as ir
 from graphopt.graph.evaluation import deterministic, evaluate
 
 __all__ = [
+    "QUANTIZATION",
     "Weight",
     "array_of",
     "constant_array",
@@ -35,7 +36,7 @@ Array = np.ndarray[Any, Any]
 
 #: Exporters compute a weight by a few nodes; whoever asks for more asks about an activation.
 MOST_NODES = 64
-#: What they hold is stored in few bits on purpose.
+#: Quantized weights stay quantized: computing these ahead would undo it.
 QUANTIZATION = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 #: The same numbers, in another order, shape or type.
 VIEWS = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))

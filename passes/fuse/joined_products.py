@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.layout.slices import place_after
-from graphopt.passes.fuse.weights import FLOATS, array, constant_shape
+from graphopt.passes.fuse.weights import FLOATS
 
 from graphopt import Context
 from graphopt.analyses.linear import Linear, bias_add, linear_of
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import array_of, constant_shape
 from graphopt.graph.traverse import all_nodes
 
 __all__ = ["join_products"]
@@ -84,7 +85,7 @@ def _join(products: list[_Product], op: Builder, ctx: Context) -> None:
     inputs = [x, op.constant(weight, name)]
     bias = None
     if products[0].bias is not None:
-        bias = op.constant(np.concatenate([array(p.bias) for p in products]), f"{name}_bias")
+        bias = op.constant(np.concatenate([array_of(p.bias) for p in products]), f"{name}_bias")
     made: list[ir.Node] = []
     if first.op_type == "Gemm":
         inputs += [] if bias is None else [bias]

@@ -13,11 +13,12 @@ from graphopt.passes.fuse.affine.operators import (
     output_rank,
     rounded,
 )
-from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
+from graphopt.passes.fuse.weights import Array, per_channel
 
 from graphopt import Context, Rule
 from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.constants import array_of, constant_shape, shared
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["ScaleShiftAfter", "new_bias"]
@@ -114,7 +115,7 @@ def folded(lin: Linear, f: Affine, s: Array, t: Array) -> tuple[Array | None, Ar
     w: Array | None = None
     like = None
     if f.scales:
-        like = array(lin.weight)
+        like = array_of(lin.weight)
         w = rounded(lin.scale_outputs(like.astype(np.float64), s), like)
         if w is None:
             return None
@@ -126,7 +127,7 @@ def folded(lin: Linear, f: Affine, s: Array, t: Array) -> tuple[Array | None, Ar
 
 def new_bias(lin: Linear, s: Array, t: Array) -> Array | None:
     """s * b + t of shape (out_channels,), in the bias' type; None if it overflows."""
-    old = np.zeros(1) if lin.bias is None else array(lin.bias).astype(np.float64).reshape(-1)
+    old = np.zeros(1) if lin.bias is None else array_of(lin.bias).astype(np.float64).reshape(-1)
     assert lin.weight.dtype is not None
     like = np.zeros(0, lin.weight.dtype.numpy())
     return rounded(np.array(np.broadcast_to(s * (old * lin.beta) + t, (lin.out_channels,))), like)

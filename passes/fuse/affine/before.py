@@ -14,13 +14,14 @@ from graphopt.passes.fuse.affine.operators import (
     output_rank,
     rounded,
 )
-from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
+from graphopt.passes.fuse.weights import Array, per_channel
 
 from graphopt import Context, Rule
 from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape, shared
 
 __all__ = ["ScaleBefore", "ShiftBefore"]
 
@@ -53,7 +54,7 @@ def _check(
     s, t = f.scale_shift()
     if not (np.isfinite(s).all() and np.isfinite(t).all()):
         return "the constant is not finite"
-    like = array(lin.weight)
+    like = array_of(lin.weight)
     wide = like.astype(np.float64)
     w = rounded(lin.scale_inputs(wide, s), like) if f.scales else None
     if f.scales and w is None:

@@ -13,11 +13,12 @@ import dataclasses
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, per_channel
+from graphopt.passes.fuse.weights import FLOATS, Array, per_channel
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape
 
 __all__ = ["Affine", "affine_of", "held_linear", "output_rank", "rounded"]
 
@@ -64,7 +65,7 @@ class Affine:
         one, zero = np.ones(()), np.zeros(())
         if op == "Neg":
             return -one, zero
-        flat = [array(c).astype(np.float64).reshape(-1) for c in self.constants]
+        flat = [array_of(c).astype(np.float64).reshape(-1) for c in self.constants]
         if op == "BatchNormalization":
             scale, bias, mean, var = flat
             s = scale / np.sqrt(var + float(attribute(self.node, "epsilon")))
