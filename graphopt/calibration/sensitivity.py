@@ -20,7 +20,7 @@ import onnx_ir as ir
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.execution.gradients import backward
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import is_constant, weight_of
 
 __all__ = ["Sensitivity", "sensitivity"]
 
@@ -61,9 +61,9 @@ def sensitivity(ctx: Context) -> dict[str, Sensitivity]:
         if node.op_type not in LAYERS:
             continue
         given = [v for v in node.inputs if v is not None]
-        held = {v.name or "": t for v in given if (t := constant_value(v)) is not None}
+        held = {w.root.name or "": w.tensor for v in given if (w := weight_of(v)) is not None}
         tensors |= held
-        computed = [v for v in given if v.name not in held and v.producer() is not None]
+        computed = [v for v in given if not is_constant(v) and v.producer() is not None]
         weights[node.name or ""] = sorted(held)
         if computed:
             inputs[node.name or ""] = computed[0].name or ""

@@ -16,7 +16,7 @@ from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import float_nodes
-from graphopt.passes.int8.operators import ALREADY
+from graphopt.passes.int8.operators import ALREADY, FEW_BITS
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
@@ -25,7 +25,6 @@ from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import slower_nodes
 from graphopt.passes.int8.unfuse import open_fused
-from graphopt.passes.int8.weights import FEW_BITS, weight_of
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
@@ -33,6 +32,7 @@ from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
+from graphopt.graph.constants import weight_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
 from graphopt.target import Int8Scheme

@@ -16,8 +16,9 @@ from typing import Literal
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
 from graphopt.passes.int8.operators import Operator, clamp_after, describe
-from graphopt.passes.int8.weights import weight_of
 
+from graphopt.analyses.linear import linear_of
+from graphopt.graph.constants import weight_of
 from graphopt.target import Target
 
 __all__ = ["Mode", "Plan", "Quantize", "make_plan"]
@@ -199,10 +200,8 @@ def _recurrent(
 
 def _narrow(node: ir.Node, channels: int) -> bool:
     """A convolution whose groups have fewer input channels than this, but more than one."""
-    if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1:
-        return False
-    weight = weight_of(node.inputs[1])
-    return weight is not None and 1 < weight.shape[1] < channels
+    op = linear_of(node) if node.op_type == "Conv" else ""
+    return not isinstance(op, str) and op.groups > 1 and 1 < op.in_channels // op.groups < channels
 
 
 def _two_axes(node: ir.Node, kind: Operator) -> bool:

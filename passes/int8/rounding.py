@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.plan import Plan
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.svd.moments import patches
 
 from graphopt.calibration.ranges import groups
 from graphopt.context import Context
 from graphopt.execution.observe import observe
 from graphopt.execution.runtime import Arrays
+from graphopt.graph.constants import weight_of
 
 __all__ = ["Order", "Refined", "Second", "compensated", "errors", "learn", "refine"]
 

@@ -21,12 +21,12 @@ from graphopt.passes.int8.dynamic import addend_after
 from graphopt.passes.int8.operators import describe
 from graphopt.passes.int8.plan import CORE, POOLS, Plan, Quantize
 from graphopt.passes.int8.speed_cache import Gains
-from graphopt.passes.int8.weights import weight_of
 
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.backend import Backend, Timing, backend_of
 from graphopt.context import Context
+from graphopt.graph.constants import weight_of
 from graphopt.samples import bind_shapes, synthetic
 
 __all__ = ["FACT", "slower_nodes"]

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.layers import Layer, Use
-from graphopt.passes.svd.weights import Array
+from graphopt.passes.svd.layers import Array, Layer, Use
 
 from graphopt.execution.observe import observe
 from graphopt.samples import Feeds

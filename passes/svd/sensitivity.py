@@ -15,11 +15,11 @@ from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.layers import Layer, Use
+from graphopt.passes.svd.layers import Array, Layer, Use
 from graphopt.passes.svd.spectrum import Spectrum
-from graphopt.passes.svd.weights import Array, as_array
 
 from graphopt.execution.runtime import run_each
+from graphopt.graph.constants import constant_array
 from graphopt.samples import Feeds
 
 __all__ = ["sensitivities"]
@@ -43,7 +43,7 @@ def sensitivities(
     plain: dict[str, Array] = {}
     for layer in spectra:
         for use in layer.uses:
-            node, array = nodes.get(use.node.name), as_array(use.weight)
+            node, array = nodes.get(use.node.name), constant_array(use.weight)
             if node is None or array is None or use.node.graph is not model.graph:
                 continue
             name = f"graphopt:{len(plain)}"

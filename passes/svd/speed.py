@@ -18,10 +18,10 @@ import onnx_ir as ir
 from graphopt.passes.svd.factorize import replace
 from graphopt.passes.svd.layers import Layer, find
 from graphopt.passes.svd.plan import Finished
-from graphopt.passes.svd.weights import as_array
 
 from graphopt.backend import backend_of
 from graphopt.context import Context
+from graphopt.graph.constants import constant_array
 
 __all__ = ["cut", "is_faster"]
 
@@ -155,5 +155,5 @@ def _tensor(value: ir.Value, name: str) -> ir.TensorProtocol | None:
     """The constant a value holds, mapped as it is where it is an initializer."""
     if value.producer() is None and value.const_value is not None:
         return value.const_value
-    array = as_array(value)
+    array = constant_array(value)
     return None if array is None else ir.tensor(np.ascontiguousarray(array), name=name)

@@ -146,6 +146,19 @@ def test_outputs_that_are_no_scores_are_compared_by_squares():
     assert found.weight == pytest.approx(want, rel=0.2)
 
 
+def test_a_weight_read_transposed_is_as_sensitive():
+    w = RNG.standard_normal((4, 6)).astype(np.float32)
+    given = Samples([{"x": RNG.standard_normal((40, 3, 4)).astype(np.float32)}])
+    inputs = {"x": ("batch", 3, 4)}
+    found = []
+    for text, held in (("y = MatMul(x, w)", w), ("t = Transpose(w)  y = MatMul(x, t)", w.T)):
+        model = parse_model(text, inputs=inputs, constants={"w": np.ascontiguousarray(held)})
+        (one,) = sensitivity(Context(model, samples=given)).values()
+        found.append(one.weight)
+    assert found[0] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 def test_what_is_missing_is_said():
     with pytest.raises(UsageError, match="needs samples"):
         sensitivity(Context(network()))

@@ -135,6 +135,19 @@ def test_a_tied_embedding_and_head_share_one_pair():
     assert sizes == [16 * 4, 60 * 4]
 
 
+def test_a_weight_computed_from_constants_is_factored():
+    text = "v = Mul(w, g)  y = MatMul(x, v)"
+    constants = {"w": weight(24, 32, rank=2), "g": np.full((1, 32), 0.5, np.float32)}
+    model = check(EXACT, before=text, inputs={"x": (5, 24)}, constants=constants)
+    assert operators(model) == ["MatMul", "MatMul"]
+
+
+def test_a_quantized_weight_stays_quantized():
+    text = "v = DequantizeLinear(q, s)  y = MatMul(x, v)"
+    constants = {"q": np.ones((24, 32), np.int8), "s": np.array(0.1, np.float32)}
+    check(EXACT, before=text, inputs={"x": (5, 24)}, constants=constants, unchanged=True)
+
+
 def test_layers_that_share_a_weight_share_the_factors():
     text = "a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, w)"
     model = check(
