@@ -55,7 +55,7 @@ FLOORS = (
     {"calibration", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
-    {"budget", "execution", "io", "samples"},
+    {"budget", "cache", "execution", "io", "samples"},
     {"deploy", "graph", "plugins", "reporting", "target", "user_code"},
     {"errors"},
 )

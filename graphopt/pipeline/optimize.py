@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from graphopt.backend import find_target
 from graphopt.budget import Budget
+from graphopt.cache import open_cache
 from graphopt.context import Progress
 from graphopt.formats import load
+from graphopt.pass_ import check_needs
 from graphopt.pipeline import recipe
 from graphopt.pipeline.figures import Gauge
 from graphopt.pipeline.result import Result
@@ -36,6 +38,7 @@ def optimize(
     measure: bool = True,
     measure_seconds: float = 5.0,
     replay: recipe.Recipe | None = None,
+    cache: str | Path | None = None,
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
@@ -55,12 +58,15 @@ def optimize(
         measure: time every step on the target, and undo those that are slower.
         measure_seconds: about how long to time each step.
         replay: take every decision from this recipe and measure nothing.
+        cache: folder of what was measured before on this machine (`graphopt.cache`); None is the
+            user's cache folder, "off" keeps nothing.
         debug: recompute every analysis that a pass claims to preserve, and compare.
         progress: called with (text, steps done, steps in all).
         source_path: where a `model` given as an object came from, for the report.
 
     Raises:
-        UsageError: a spec, option or target that does not exist.
+        UsageError: a spec, option or target that does not exist, samples that a pass needs.
+        MissingExtra: a pass or target needs a package that is not installed.
         ModelError, SamplesError: input that cannot be used.
         PassError: a pass raised; `__cause__` is what it raised.
     """
@@ -70,6 +76,8 @@ def optimize(
     else:
         path, source = Path(source_path) if source_path else None, model
     passes = parse(passes) if isinstance(passes, str) else list(passes)
+    for one in passes:
+        check_needs(one, samples=samples is not None)
     if target == "auto" and replay is None:
         from graphopt.pipeline.all_targets import optimize_for_fastest
 
@@ -84,6 +92,7 @@ def optimize(
             verify=verify,
             measure=measure,
             measure_seconds=measure_seconds,
+            cache=cache,
             debug=debug,
             progress=progress or _silent,
             source_path=path,
@@ -103,6 +112,7 @@ def optimize(
         debug=debug,
         compare=verify == "outputs",
         timed=measure and replay is None,
+        cache=open_cache(cache),
         gauge=lambda where: Gauge(where, measure and replay is None, measure_seconds),
     )
     return run(passes)

@@ -14,6 +14,7 @@ from graphopt import __version__
 from graphopt.analyses.cost import cost
 from graphopt.backend import Timing
 from graphopt.budget import Budget
+from graphopt.cache import Cache
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import InputError, ModelError, UsageError
 from graphopt.graph import provenance
@@ -55,6 +56,7 @@ class Run:
         debug: bool,
         compare: bool,
         timed: bool,
+        cache: Cache | None,
         gauge: Callable[[Target], Gauge],
     ) -> None:
         self.source, self.path, self.samples, self.replay = source, path, samples, replay
@@ -88,6 +90,7 @@ class Run:
             metric=self._metric,
             full_check=_holds(source),
             debug=debug,
+            cache=cache,
             progress=progress,
         )
         self.current = _named(source.clone())

@@ -10,9 +10,11 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.budget import Budget
+from graphopt.cache import Cache
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, PassError
 from graphopt.graph import provenance
+from graphopt.measuring.parts import timer_of
 from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.reporting.records import OutputError
@@ -34,6 +36,7 @@ class Setting:
         metric: the user's evaluation of a model, None without one.
         full_check: the source's declared types and shapes hold, so those of a result must.
         debug: recompute the analyses that a pass claims to preserve.
+        cache: as in `Context`.
         progress: as in `Context`.
     """
 
@@ -48,6 +51,7 @@ class Setting:
     metric: Callable[[ir.Model], float | None]
     full_check: bool
     debug: bool
+    cache: Cache | None
     progress: Progress
 
 
@@ -144,6 +148,8 @@ def run_pass(
         facts=facts,
         progress=setting.progress,
         measure_seconds=setting.measure_seconds,
+        timer=timer_of(setting.target),
+        cache=setting.cache,
         source=setting.source,
     )
     if previous is not None and previous.model is model:

@@ -67,6 +67,7 @@ class Distill(Pass):
     """
 
     lossy = True
+    needs = frozenset({"torch"})
     speeds_up = False
 
     epochs: int = 3

@@ -45,7 +45,6 @@ class Fp16(Pass):
     exclude: tuple[str, ...] = ()
 
     lossy: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Make nodes of the main graph half in place; returns how many."""
@@ -97,7 +96,7 @@ class Fp16(Pass):
             for v in _values(n, places)
             if v.name and constant_value(v) is None
         }
-        return calibrate(model, [n for n in values if n], ctx.samples)
+        return calibrate(model, [n for n in values if n], ctx.samples, cache=ctx.cache)
 
 
 class _Writer:

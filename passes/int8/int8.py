@@ -72,7 +72,6 @@ class Int8(Pass):
     qat: bool = False
 
     lossy: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
 
     def __post_init__(self) -> None:
         if self.calibrator not in METHODS:
@@ -204,7 +203,7 @@ class Int8(Pass):
         def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
             return ctx.track(samples, 0, "observing activations")
 
-        found = calibrate(model, names, ctx.samples, self.calibrator, track=track)
+        found = calibrate(model, names, ctx.samples, self.calibrator, track=track, cache=ctx.cache)
         for name, seen in found.items():
             if seen is not None and seen.reach > OUTLIER:
                 ctx.note(
