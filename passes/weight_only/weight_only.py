@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.int8.rounding import Order
 from graphopt.passes.weight_only.blocks import Blocks, in_blocks, order_of
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.calibration.moments import Moments, rows_of
+from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
 from graphopt.graph import provenance
@@ -99,7 +100,7 @@ class WeightOnly(Pass):
             order: Order | None = None
             for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
                 if k == 0 or value is not read[k - 1]:  # Q, K and V read the same
-                    h = _moment(seen, value) if op.in_channels <= LONGEST else None
+                    h = _moment(seen, op, value, ctx.seed) if op.in_channels <= LONGEST else None
                     order = None if h is None else order_of(h, self.block)
                 seen.forget(read[k + 1 :])
                 yield order
@@ -180,17 +181,11 @@ def _reads_floats(op: Linear) -> bool:
     )
 
 
-def _moment(seen: Staged, value: ir.Value) -> Array | None:
-    """The mean of x^T x over rows x of a value on samples; None if a row is not finite."""
-    square: Array | None = None
-    rows = 0
+def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:
+    """E[x x^T] over rows x of what `op` reads on samples; None if a row is not finite."""
+    moments = Moments.zero(1, op.in_channels)
+    rng = np.random.default_rng(seed)
     for (x,) in seen.values([value]):
-        flat = x.reshape(-1, x.shape[-1])
-        step = -(-len(flat) // ROWS)
-        flat = flat[::step].astype(np.float32, copy=False)
-        product = flat.T @ flat
-        square = product.astype(np.float64) if square is None else square + product
-        rows += len(flat)
-    if square is None or not np.isfinite(square).all():
-        return None
-    return square / max(rows, 1)
+        moments.add(rows_of(op, x, ROWS, rng)[None])
+    (second,) = moments.second
+    return second if np.isfinite(second).all() else None
