@@ -56,7 +56,7 @@ FLOORS = (
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
     {"budget", "cache", "execution", "io", "samples"},
-    {"deploy", "graph", "layers", "plugins", "reporting", "target", "user_code"},
+    {"deploy", "graph", "knapsack", "layers", "plugins", "reporting", "target", "user_code"},
     {"errors"},
 )
 
