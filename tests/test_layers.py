@@ -55,8 +55,8 @@ FLOORS = (
     {"calibration", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
-    {"budget", "execution", "io", "samples"},
-    {"deploy", "graph", "plugins", "reporting", "target", "user_code"},
+    {"budget", "cache", "execution", "io", "samples"},
+    {"deploy", "graph", "knapsack", "layers", "plugins", "reporting", "target", "user_code"},
     {"errors"},
 )
 

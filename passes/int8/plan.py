@@ -98,6 +98,7 @@ def make_plan(
     allowed: Callable[[ir.Node, Mode], str | None],
     *,
     static: bool = True,
+    forms: Mapping[str, str] | None = None,
 ) -> Plan:
     """The nodes of `graph` to make integer.
 
@@ -106,6 +107,7 @@ def make_plan(
         target: its scheme says which operators gain, and how.
         allowed: the reason why a node must stay float in this mode, or None. Asked last.
         static: whether ranges are to be had; without samples they are not.
+        forms: by node name, the mode of a product that is not to be the target's own choice.
     """
     plan = Plan()
     integer: set[ir.Value] = set()
@@ -132,8 +134,11 @@ def make_plan(
                 plan.left[node] = kind
             continue
         follows = _follows(node, kind, integer)
-        dynamic = (
-            node.op_type in scheme.dynamic and _two_axes(node, kind) and not (follows and static)
+        form = (forms or {}).get(node.name or "")
+        dynamic = _two_axes(node, kind) and (
+            form == "dynamic"
+            if form in ("dynamic", "static")
+            else node.op_type in scheme.dynamic and not (follows and static)
         )
         if not dynamic and not (static and node.op_type in scheme.operators):
             if kind.weight is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.linear import Linear, bias_add, linear_of
+from graphopt.calibration.moments import patches, taps
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, remove_dead
 from graphopt.graph.constants import array_of, is_constant
@@ -103,14 +104,9 @@ class Refittable:
             return x.reshape(1, -1, x.shape[-1])
         if self.node.op_type == "BatchNormalization":
             return self.channels(x, positions)
-        table = taps(self.node, x.shape[2:], y_shape[2:])
-        if positions is not None:
-            table = table[positions]
-        n, c, g = x.shape[0], x.shape[1], self.groups
-        flat = x.reshape(n, c, -1)
-        flat = np.concatenate([flat, np.zeros((n, c, 1), x.dtype)], axis=2)
-        got = flat.reshape(n, g, c // g, -1)[:, :, :, table]  # n, g, c/g, p, t
-        return got.transpose(1, 0, 3, 2, 4).reshape(g, n * len(table), -1)
+        assert self.op is not None
+        table = taps(self.node, self.op.kernel, x.shape[2:], y_shape[2:])
+        return patches(x, table if positions is None else table[positions], self.groups)
 
     def positions(self, y_shape: tuple[int, ...]) -> int:
         """How many spatial positions an output of this shape has (1 for Gemm and MatMul)."""
@@ -168,57 +164,6 @@ def refittable(node: ir.Node) -> Refittable | str:
     ):
         return "its padding depends on the input size"
     return Refittable(node, op.groups, op, bias_add(op) if node.op_type in PRODUCTS else None)
-
-
-def taps(node: ir.Node, size_in: tuple[int, ...], size_out: tuple[int, ...]) -> Array:
-    """[positions, taps]: the flat input position that each tap reads at each output, or -1.
-
-    Convolution reads i = o * stride - pad + t * dilation; the transpose reads i where
-    i * stride = o + pad - t * dilation.
-    """
-    weight = node.inputs[1]
-    assert weight is not None
-    rank = len(size_in)
-    kernel = array_of(weight).shape[2:]
-    strides = attribute(node, "strides", [1] * rank)
-    dilations = attribute(node, "dilations", [1] * rank)
-    pads = _pads(node, size_in, size_out, kernel, strides, dilations)
-    flat = np.zeros((1,) * (2 * rank), np.int64)
-    valid = np.ones((1,) * (2 * rank), bool)
-    for d in range(rank):
-        o = np.arange(size_out[d])[:, None]
-        t = np.arange(kernel[d])[None] * dilations[d]
-        if node.op_type == "Conv":
-            i = o * strides[d] - pads[d] + t
-            ok = np.ones_like(i, bool)
-        else:
-            i, ok = (o + pads[d] - t) // strides[d], (o + pads[d] - t) % strides[d] == 0
-        ok &= (i >= 0) & (i < size_in[d])
-        shape = [1] * (2 * rank)
-        shape[d], shape[rank + d] = i.shape
-        flat = flat * size_in[d] + i.reshape(shape)
-        valid = valid & ok.reshape(shape)
-    return np.where(valid, flat, -1).reshape(int(np.prod(size_out)), int(np.prod(kernel)))
-
-
-def _pads(
-    node: ir.Node,
-    size_in: tuple[int, ...],
-    size_out: tuple[int, ...],
-    kernel: tuple[int, ...],
-    strides: Any,
-    dilations: Any,
-) -> list[int]:
-    mode = attribute(node, "auto_pad")
-    if mode in ("NOTSET", ""):
-        return list(attribute(node, "pads", [0] * (2 * len(size_in))))
-    if mode == "VALID":
-        return [0] * len(size_in)
-    total = [
-        max(0, (o - 1) * s + (k - 1) * d + 1 - i)
-        for i, o, k, s, d in zip(size_in, size_out, kernel, strides, dilations, strict=True)
-    ]
-    return [p // 2 if mode == "SAME_UPPER" else p - p // 2 for p in total]
 
 
 def put(model: ir.Model, node: ir.Node, index: int, array: Array) -> None:

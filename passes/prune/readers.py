@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.compensation import known_terms
-from graphopt.passes.prune.least_squares import Moments
 from graphopt.passes.prune.linear import Refittable, refittable
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw
 
 from graphopt.analyses.dims import Dimension
+from graphopt.calibration.moments import Moments
 from graphopt.context import Context
 from graphopt.execution.runtime import Arrays
 from graphopt.execution.staged import Staged
@@ -82,14 +82,12 @@ def _observe(
         return op.readers(x, y, run.values(values))
     w = op.matrix()
     groups, outputs, features = w.shape
-    moments = Moments.zero(groups, features + 1, 0)
+    moments = Moments.zero(groups, features)
     total, square, count = np.zeros(groups * outputs), np.zeros(groups * outputs), 0
     draw = Draw(op, features, run.runs, ctx.seed)
     for inputs, result, *terms in run.values(values):
         at = draw(result.shape)
-        f = op.features(inputs, result.shape, at)
-        f = np.concatenate([f, np.ones((*f.shape[:2], 1), f.dtype)], axis=2)
-        moments.add(f, np.zeros((*f.shape[:2], 0), f.dtype))
+        moments.add(op.features(inputs, result.shape, at))
         for term in terms:
             result = result + term
         rows = op.channels(result, at).transpose(1, 0, 2).reshape(-1, groups * outputs)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.least_squares import Gram, Moments
+from graphopt.passes.prune.least_squares import Gram
 from graphopt.passes.prune.linear import put
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.sampling import fit_share
 
+from graphopt.calibration.moments import Moments
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import array_of, is_constant
 
@@ -161,10 +162,9 @@ class Cell:
         for x, y, *first in observed:
             for d in range(len(weights)):
                 f = np.concatenate(self.rows(x, y, first[0] if first else None, d), axis=1)
-                f = np.concatenate([f, np.ones((len(f), 1), f.dtype)], axis=1)
                 if len(moments) <= d:
-                    moments.append(Moments.zero(1, f.shape[1], 0))
-                moments[d].add(f[None], np.zeros((1, len(f), 0), f.dtype))
+                    moments.append(Moments.zero(1, f.shape[1]))
+                moments[d].add(f[None])
         found = []
         for d, (w, r, _) in enumerate(weights):
             covariance = moments[d].covariance()[0]

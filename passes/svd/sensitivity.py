@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt.passes.svd.layers import Array, Layer, Use
 from graphopt.passes.svd.spectrum import Spectrum
 
+from graphopt.calibration.sensitivity import movement
 from graphopt.execution.runtime import run_each
 from graphopt.graph.constants import constant_array
 from graphopt.samples import Feeds
@@ -71,7 +72,7 @@ def sensitivities(
     moved: dict[Layer, float] = {}
     for k, outputs in enumerate(results):
         layer, error = lost[k // len(runs)]
-        far = _distance(reference[k % len(runs)], outputs) / max(error, 1e-12) / len(runs)
+        far = movement([reference[k % len(runs)]], [outputs]) / max(error, 1e-12) / len(runs)
         moved[layer] = moved.get(layer, 0.0) + far
     return {layer: far**0.5 for layer, far in moved.items()}
 
@@ -85,14 +86,3 @@ def _truncated(layer: Layer, spectrum: Spectrum) -> tuple[Array, float]:
     basis = spectrum.basis(matrix, rank)
     changed = (matrix.astype(np.float64) @ basis) @ basis.T
     return changed.astype(matrix.dtype), float(errors[rank])
-
-
-def _distance(reference: Mapping[str, Array], got: Mapping[str, Array]) -> float:
-    """Mean over outputs of the relative squared L2 difference."""
-    far = [
-        float(np.sum(np.square(a.astype(np.float64) - got[name])))
-        / max(float(np.sum(np.square(a.astype(np.float64)))), 1e-300)
-        for name, a in reference.items()
-        if a.dtype.kind == "f"
-    ]
-    return sum(far) / max(len(far), 1)

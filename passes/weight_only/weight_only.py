@@ -10,25 +10,26 @@ weight is rounded for what it multiplies (Frantar et al., GPTQ, ICLR 2023).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.int8.rounding import Order
 from graphopt.passes.weight_only.blocks import Blocks, in_blocks, order_of
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.calibration.moments import Moments, rows_of
+from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import weight_of
+from graphopt.layers import by_node
 from graphopt.pass_ import Pass
 
 __all__ = ["WeightOnly"]
@@ -51,18 +52,22 @@ class WeightOnly(Pass):
     Attributes:
         bits: of a weight, 4 or 8.
         block: weights that share a scale and a zero point: a power of two, at least 16.
-        exclude: node name patterns (`*` and `?` match) to leave as they are.
+        layers: (pattern, bits) pairs (`graphopt.layers`): products whose name matches are stored in
+            so many bits instead, or with 0 stay as they are; the first match counts.
     """
 
     bits: Literal[4, 8] = 4
     block: int = 32
-    exclude: tuple[str, ...] = ()
+    layers: tuple[tuple[str, Literal[0, 4, 8]], ...] = ()
 
     lossy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise ValueError(f"bits is 4 or 8, not {self.bits}")
+        for pattern, bits in self.layers:
+            if bits not in (0, 4, 8):
+                raise ValueError(f"layers: '{pattern}' has 0, 4 or 8 bits, not {bits}")
         if self.block < 16 or self.block & (self.block - 1):
             raise ValueError(f"block is a power of two from 16 on, not {self.block}")
 
@@ -71,11 +76,13 @@ class WeightOnly(Pass):
         if FEW_BITS not in ctx.target.operators:
             ctx.note(f"{ctx.target.name} has no product that reads weights of a few bits.")
             return 0
-        wanted = self._wanted(model, ctx)
+        bits = by_node(self.layers, model.graph, "weight_only")
+        wanted = self._wanted(model, ctx, bits)
         names = Names(model)
         orders = self._orders(model, ctx, wanted)
         for op in ctx.track(wanted, len(wanted), "rounding weights"):
-            self._replace(model, ctx, names, op, next(orders))
+            one = bits.get(op.node, self.bits)
+            self._replace(model, ctx, names, op, one, next(orders))
         orders.close()
         return len(wanted)
 
@@ -93,19 +100,20 @@ class WeightOnly(Pass):
             order: Order | None = None
             for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
                 if k == 0 or value is not read[k - 1]:  # Q, K and V read the same
-                    h = _moment(seen, value) if op.in_channels <= LONGEST else None
+                    h = _moment(seen, op, value, ctx.seed) if op.in_channels <= LONGEST else None
                     order = None if h is None else order_of(h, self.block)
                 seen.forget(read[k + 1 :])
                 yield order
 
-    def _wanted(self, model: ir.Model, ctx: Context) -> list[Linear]:
+    def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""
         found = []
         for node in model.graph:
             op = linear_of(node) if node.op_type in ("MatMul", "Gemm") else ""
             if isinstance(op, str) or not _reads_floats(op):
                 continue
-            reason = self._why_not(op, ctx.get(shapes).rank(op.x))
+            reason = "layers= says so" if bits.get(node) == 0 else ""
+            reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x))
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
@@ -113,9 +121,6 @@ class WeightOnly(Pass):
         return found
 
     def _why_not(self, op: Linear, rank: int | None) -> str:
-        excluded = next((p for p in self.exclude if fnmatchcase(op.node.name or "", p)), None)
-        if excluded is not None:
-            return f"excluded by '{excluded}'"
         if rank is None or rank < 2:
             return "what it multiplies is not known to have rows"
         if op.out_channels * op.in_channels < SMALLEST or op.in_channels < self.block:
@@ -127,10 +132,16 @@ class WeightOnly(Pass):
         return ""
 
     def _replace(
-        self, model: ir.Model, ctx: Context, names: Names, op: Linear, order: Order | None
+        self,
+        model: ir.Model,
+        ctx: Context,
+        names: Names,
+        op: Linear,
+        bits: int,
+        order: Order | None,
     ) -> None:
         (w,) = op.matrix()
-        made = in_blocks(w, self.bits, self.block, w.dtype, order)
+        made = in_blocks(w, bits, self.block, w.dtype, order)
         builder = Builder(model, op.node, names)
         y = _product(builder, op, made, self.block)
         if op.bias is not None:
@@ -170,17 +181,11 @@ def _reads_floats(op: Linear) -> bool:
     )
 
 
-def _moment(seen: Staged, value: ir.Value) -> Array | None:
-    """The mean of x^T x over rows x of a value on samples; None if a row is not finite."""
-    square: Array | None = None
-    rows = 0
+def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:
+    """E[x x^T] over rows x of what `op` reads on samples; None if a row is not finite."""
+    moments = Moments.zero(1, op.in_channels)
+    rng = np.random.default_rng(seed)
     for (x,) in seen.values([value]):
-        flat = x.reshape(-1, x.shape[-1])
-        step = -(-len(flat) // ROWS)
-        flat = flat[::step].astype(np.float32, copy=False)
-        product = flat.T @ flat
-        square = product.astype(np.float64) if square is None else square + product
-        rows += len(flat)
-    if square is None or not np.isfinite(square).all():
-        return None
-    return square / max(rows, 1)
+        moments.add(rows_of(op, x, ROWS, rng)[None])
+    (second,) = moments.second
+    return second if np.isfinite(second).all() else None

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from graphopt.calibration import resume
-from graphopt.calibration.ranges import calibrate
+from graphopt.cache import default_folder, open_cache
+from graphopt.calibration import ranges, resume
 from graphopt.testing import parse_model
 
 
@@ -42,7 +42,11 @@ def killed_after(samples, count):
 
 
 def states():
-    return resume.cache_folder() / "calibration"
+    return default_folder() / "calibration"
+
+
+def calibrate(*args, **options):
+    return ranges.calibrate(*args, cache=open_cache(), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +122,9 @@ def test_a_state_cut_off_while_being_written_is_none():
     path.write_bytes(path.read_bytes()[:20])
     expected = calibrate(model(), ["a"], feeds())
     assert calibrate(model(), ["a"], feeds()) == expected
+
+
+def test_without_a_cache_nothing_is_written(tmp_path):
+    with pytest.raises(Killed):
+        ranges.calibrate(model(), ["a"], killed_after(feeds(), 5))
+    assert not default_folder().exists()
