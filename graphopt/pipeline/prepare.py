@@ -21,6 +21,7 @@ from graphopt.io.weights import warnings_of
 from graphopt.pipeline.state import State
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.target import Target
+from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
 
@@ -41,6 +42,7 @@ class Setting:
         feeds: one run's inputs, for timing.
         budget, seed, shapes, measure_seconds, debug: as in `graphopt.optimize`.
         judge: the source's outputs on the probe inputs; None if outputs are not compared.
+        guard: judges lossy steps on real samples where no budget does; None without them.
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
@@ -57,6 +59,7 @@ class Setting:
     shapes: Mapping[str, tuple[int, ...]]
     measure_seconds: float
     judge: Judge | None
+    guard: Guard | None
     full_check: bool
     debug: bool
     digest: str
@@ -94,6 +97,7 @@ def prepare(
     else:
         path = Path(source_path) if source_path else None
     target = find_target(target) if isinstance(target, str) else target
+    budget = budget or Budget()
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     bound, chosen = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()}, like=first)
@@ -119,11 +123,12 @@ def prepare(
         samples=given or drawn,
         given=given is not None,
         feeds=next(iter(drawn)),
-        budget=budget or Budget(),
+        budget=budget,
         seed=seed,
         shapes=bound,
         measure_seconds=measure_seconds,
         judge=judge,
+        guard=_guard(source, judge, budget) if given is not None else None,
         full_check=_holds(source),
         debug=debug,
         digest=digest(source.model),
@@ -162,6 +167,12 @@ def _probe(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
             break
         runs.append(feeds)
     return runs
+
+
+def _guard(source: State, judge: Judge | None, budget: Budget) -> Guard | None:
+    if judge is None or budget.guard is None:
+        return None
+    return Guard(source.model, judge.source, judge.probe, budget.guard)
 
 
 def _holds(source: State) -> bool:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, PassError
+from graphopt.execution.runtime import run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_nodes
 from graphopt.measuring.parts import timer_of
@@ -18,7 +19,8 @@ from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
-from graphopt.reporting.records import OutputError
+from graphopt.reporting.records import Agreement, OutputError
+from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph, fingerprint
 from graphopt.verification.outputs import Comparison, Outputs, compare_outputs
 
@@ -35,6 +37,12 @@ class Verdict:
     vs_source: dict[str, OutputError] | None = None
     vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
+    agreement: dict[str, Agreement] | None = None
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the guard has refused it."""
+        return any(one.over > 1 for one in (self.agreement or {}).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,7 @@ def try_pass(
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
+    lossy: int = 1,
     progress: Progress,
 ) -> Trial:
     """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
@@ -75,6 +84,7 @@ def try_pass(
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
+        lossy: how many lossy steps there are with this one; each may use the guard's limits.
         progress: told what goes on.
     """
 
@@ -84,11 +94,11 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        ctx, edits = run_pass(one, work, setting, allow, decided, known, progress)
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, lossy, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
-        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric))
+        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric, lossy))
 
     first = attempt(model, lambda e: e not in denied, facts, previous)
     if not (search and first.verdict.broken):
@@ -111,6 +121,7 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
+    lossy: int,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
@@ -134,6 +145,7 @@ def run_pass(
         timer=timer_of(setting.target),
         cache=setting.cache,
         source=setting.source.model,
+        disagreement=_disagreement(setting.guard, lossy),
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -170,6 +182,7 @@ def verify(
     setting: Setting,
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
+    lossy: int = 1,
 ) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
     try:
@@ -194,8 +207,25 @@ def verify(
         if judge.equal(previous):
             return verdict
         return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
+    agreement = setting.guard.judge(outputs, lossy) if setting.guard else None
+    verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
-    return dataclasses.replace(verdict, metric=metric(state), reason=reason)
+    if not reason and verdict.disagrees:
+        name, worst = max((agreement or {}).items(), key=lambda item: item[1].over)
+        reason = f"{name} says something else: {worst}"
+    return dataclasses.replace(verdict, reason=reason)
+
+
+def _disagreement(guard: Guard | None, lossy: int) -> Callable[[ir.Model], float] | None:
+    """How far over the guard's limits a model is, as passes ask for it."""
+    if guard is None:
+        return None
+
+    def over(model: ir.Model) -> float:
+        found = guard.judge(run_each(model, guard.probe), lossy)
+        return max((one.over for one in found.values()), default=0.0)
+
+    return over
 
 
 def short_name(one: Any) -> str:

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.reporting.records import Figures, Report, Step
+from graphopt.reporting.confidence import upper_bound
+from graphopt.reporting.records import Agreement, Figures, Report, Step
 
 __all__ = ["count", "milliseconds", "out", "report_table", "report_text", "size", "table"]
 
-_STYLE = {"kept": "green", "unchanged": "dim", "undone": "yellow", "refused": "yellow"}
+_STYLE = {"kept": "green", "unchanged": "dim", "undone": "red", "refused": "yellow"}
 
 
 def out(file: IO[str] | None = None) -> Console:
@@ -91,6 +92,19 @@ def report_table(report: Report) -> Table:
     return made
 
 
+def agreed(step: Step) -> list[tuple[str, Agreement]]:
+    """What each output agrees in, the worst first."""
+    found = (step.agreement or {}).items()
+    return sorted(found, key=lambda item: -item[1].over)
+
+
+def bound(found: Agreement) -> str:
+    """What the samples allow to say of all inputs, 95 times in 100."""
+    if found.disagreements is None or not found.n:
+        return ""
+    return f"; with 95 % confidence at most {upper_bound(found.disagreements, found.n):.2g} do"
+
+
 def _worst(step: Step) -> str:
     if not step.error_vs_source:
         return "-"
@@ -113,6 +127,8 @@ def print_report(console: Console, report: Report) -> None:
     console.print(report_table(report))
     for step in report.steps:
         lines = [step.reason] if step.reason else []
+        if step.status == "kept":
+            lines += [f"{name}: {found}{bound(found)}" for name, found in agreed(step)]
         lines += [f"undone at {u.node} ({u.rule}): {u.reason}" for u in step.undone]
         lines += step.notes
         if lines:
