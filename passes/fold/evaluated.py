@@ -1,4 +1,4 @@
-"""Evaluated: the values of a model that are the same on every run, and what storing them costs."""
+"""Constant evaluation: the values that are the same on every run, and what storing them costs."""
 
 from __future__ import annotations
 

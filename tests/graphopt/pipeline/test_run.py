@@ -11,6 +11,7 @@ from graphopt.errors import MissingExtra, PassError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.graph import provenance
 from graphopt.graph.constants import constant_value
+from graphopt.rewriting.driver import apply_rules
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -53,9 +54,7 @@ class Gemms(Rewrite):
     wrong: bool = False
 
     def run(self, model, ctx):
-        from graphopt.rewriting.rules import rewrite
-
-        return rewrite(model, ctx, (DropsOneBias,) if self.wrong else (ToGemm,))
+        return apply_rules(model, ctx, (DropsOneBias,) if self.wrong else (ToGemm,))
 
 
 @dataclass(frozen=True)
