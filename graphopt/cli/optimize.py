@@ -57,6 +57,9 @@ from graphopt.errors import UsageError
     "--keep-best", is_flag=True, help="Write the closest model when the budget is missed."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds all that is random.")
+@click.option(
+    "--max-opset", type=int, metavar="N", help="Raise the model's opset to N at most, if at all."
+)
 @shape_option
 @click.option(
     "--verify",
@@ -163,6 +166,7 @@ def _run(options: dict[str, Any]) -> int:
             debug=options["debug"],
             progress=shown,
             source_path=source,
+            max_opset=options["max_opset"],
         )
         report = result.report
         files: Sequence[Path] = ()

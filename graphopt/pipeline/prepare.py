@@ -19,6 +19,7 @@ from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.weights import warnings_of
 from graphopt.pipeline.state import State
+from graphopt.rewriting.opset import limit_opset
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
@@ -42,6 +43,7 @@ class Setting:
         feeds: one run's inputs, for timing.
         budget, seed, shapes, measure_seconds, debug: as in `graphopt.optimize`.
         judge: the source's outputs on the probe inputs; None if outputs are not compared.
+        unable: why no runtime here runs the source; "" if one does.
         guard: judges lossy steps on real samples where no budget does; None without them.
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
@@ -59,6 +61,7 @@ class Setting:
     shapes: Mapping[str, tuple[int, ...]]
     measure_seconds: float
     judge: Judge | None
+    unable: str
     guard: Guard | None
     full_check: bool
     debug: bool
@@ -86,6 +89,7 @@ def prepare(
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
+    max_opset: int | None = None,
 ) -> Setting:
     """Check, run and count `model` once; `run` then takes passes over it as often as asked.
 
@@ -108,15 +112,20 @@ def prepare(
             "taken from its data"
         )
     drawn = stand_ins(model, seed=seed, shapes=bound)
-    source = State(named(model), bound, path)
-    judge = None
+    model = named(model)
+    if max_opset is not None:
+        model = model.clone()
+        limit_opset(model, max_opset)
+    source = State(model, bound, path)
+    judge: Judge | None = None
+    unable = ""
     if verify == "outputs":
         if progress is not None:
             progress("running the source model", 0, 0)
         judge = Judge(source.skeleton, _probe(source, given or drawn, notes))
         if judge.unable:
             notes.append(f"outputs were not compared: {judge.unable}")
-            judge = None
+            unable, judge = judge.unable, None
     return Setting(
         source=source,
         target=target if measure else dataclasses.replace(target, measured=False),
@@ -128,6 +137,7 @@ def prepare(
         shapes=bound,
         measure_seconds=measure_seconds,
         judge=judge,
+        unable=unable,
         guard=_guard(source, judge, budget) if given is not None else None,
         full_check=_holds(source),
         debug=debug,

@@ -58,6 +58,18 @@ def run(
         return one(passes)
 
 
+def _raised(before: ir.Model, after: ir.Model) -> list[str]:
+    """What a step raised: the opset and the IR version."""
+    pairs = {
+        "opset": (before.graph.opset_imports.get("", 0), after.graph.opset_imports.get("", 0)),
+        "IR version": (before.ir_version, after.ir_version),
+    }
+    raised = [f"{what} {a} became {b}" for what, (a, b) in pairs.items() if a and b > a]
+    if not raised:
+        return []
+    return [f"{', '.join(raised)}: its operators need that (--max-opset keeps it lower)"]
+
+
 def _silent(text: str, done: int, total: int) -> None:
     """Tells nobody how far a run is."""
 
@@ -156,6 +168,7 @@ class _Run:
             if trial.edits:
                 self.state, self.outputs, self.work = trial.state, trial.verdict.outputs, None
                 self.lossy += lossy
+                trial.ctx.notes += _raised(before.model, self.state.model)
         else:
             self.context = self.work = None
         denied = tuple((e.rule, e.node) for e in trial.denied) if not reason else ()

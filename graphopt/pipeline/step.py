@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.context import Context, Edit, Progress
-from graphopt.errors import GraphOptError, InputError, PassError
+from graphopt.errors import GraphOptError, InputError, ModelError, PassError
 from graphopt.execution.runtime import run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_nodes
@@ -128,6 +128,7 @@ def run_pass(
 
     Raises:
         PassError: the pass raised something of its own, which becomes `__cause__`.
+        ModelError: it did, on a source that no runtime here runs.
     """
     name = short_name(one)
     ctx = Context(
@@ -153,17 +154,26 @@ def run_pass(
     preserved = {a: r for a, r in ctx.cached().items() if a in preserves}
     before, known = fingerprint(model), set(all_nodes(model.graph))
     idle = set(_unused(model))
+    told = {v.name: (v.doc_string, dict(v.metadata_props)) for v in model.graph.outputs}
     try:
         edits = _run(one, ctx, name)
     except (GraphOptError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
+        if setting.unable:
+            raise ModelError(
+                f"{setting.unable}; pass {name} cannot work on it ({error})"
+            ) from error
         raise PassError(
             f"pass {name} raised {type(error).__name__}: {error}. Nothing was written; leave it "
             "out of -p, or see the traceback with --debug"
         ) from error
     if edits == 0 and fingerprint(ctx.model) != before:
         edits = 1
+    for value in ctx.model.graph.outputs:  # a rewrite may have made it anew
+        doc, props = told.get(value.name, (None, {}))
+        value.doc_string = value.doc_string or doc
+        value.metadata_props.update({**props, **value.metadata_props})
     if edits:
         for node in all_nodes(ctx.model.graph):
             if node not in known and provenance.BY not in node.metadata_props:

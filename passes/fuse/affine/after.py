@@ -111,6 +111,5 @@ def folded(lin: Linear, f: Affine, s: Array, t: Array) -> tuple[Array | None, Ar
 def new_bias(lin: Linear, s: Array, t: Array) -> Array | None:
     """s * b + t of shape (out_channels,), in the bias' type; None if it overflows."""
     old = np.zeros(1) if lin.bias is None else array_of(lin.bias).astype(np.float64).reshape(-1)
-    assert lin.weight.dtype is not None
-    like = np.zeros(0, lin.weight.dtype.numpy())
+    like = array_of(lin.weight)[:0]
     return rounded(np.array(np.broadcast_to(s * (old * lin.beta) + t, (lin.out_channels,))), like)
