@@ -18,6 +18,7 @@ from graphopt.analyses.shapes.analysis import at_sizes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
 from graphopt.graph.attributes import attribute
+from graphopt.graph.traverse import all_graphs, all_nodes, subgraphs
 
 __all__ = ["Cost", "MacRule", "NodeCost", "cost", "macs_of"]
 
@@ -66,10 +67,10 @@ class Cost:
 
 def cost(ctx: Context) -> Cost:
     """The cost of the context's model at its bound input shapes (`ctx.shapes`)."""
-    shapes = at_sizes(ctx)
     nodes: dict[str, NodeCost] = {}
     unknown: list[str] = []
-    total = _graph(ctx.model.graph, shapes, nodes, unknown)
+    sizes = _Sizes(at_sizes(ctx))
+    total = _graph(ctx.model.graph, sizes, nodes, unknown)
     params = param_bytes = 0
     for tensor in _constants(ctx.model):
         params += tensor.size
@@ -79,7 +80,7 @@ def cost(ctx: Context) -> Cost:
         total,
         params,
         param_bytes,
-        _peak(ctx.model.graph, shapes),
+        _peak(ctx.model.graph, sizes),
         tuple(unknown),
     )
 
@@ -99,43 +100,29 @@ def macs_of(node: ir.Node, shapes: Shapes) -> int | None:
 
 def _graph(
     graph: ir.Graph,
-    shapes: Shapes,
+    sizes: _Sizes,
     nodes: dict[str, NodeCost],
     unknown: list[str],
 ) -> int:
     total = 0
     for node in graph:
-        macs = macs_of(node, shapes)
+        macs = macs_of(node, sizes.shapes)
         name = node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
         if macs is None:
             unknown.append(name)
-        inner = [
-            _graph(sub, shapes, nodes, unknown)
-            for a in node.attributes.values()
-            for sub in _subgraphs(a)
-        ]
+        inner = [_graph(sub, sizes, nodes, unknown) for sub in subgraphs(node)]
         if inner:
             macs = max(inner) if node.op_type == "If" else sum(inner) * _trips(node)
         tensors = [t for v in node.inputs if v is not None and (t := _tensor(v)) is not None]
-        sizes = [_bytes(v, shapes) for v in node.outputs]
+        made = [sizes[v] for v in node.outputs]
         nodes[name] = NodeCost(
             macs,
             sum(t.size for t in tensors),
             sum(t.nbytes for t in tensors),
-            None if any(s is None for s in sizes) else sum(s for s in sizes if s is not None),
+            None if None in made else sum(s for s in made if s is not None),
         )
         total += macs or 0
     return total
-
-
-def _subgraphs(held: ir.Attr) -> tuple[ir.Graph, ...]:
-    if held.is_ref():
-        return ()
-    if held.type == ir.AttributeType.GRAPH:
-        return (held.as_graph(),)
-    if held.type == ir.AttributeType.GRAPHS:
-        return tuple(held.as_graphs())
-    return ()
 
 
 def _trips(node: ir.Node) -> int:
@@ -158,40 +145,48 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
 
 def _constants(model: ir.Model) -> list[ir.TensorProtocol]:
     found: dict[int, ir.TensorProtocol] = {}
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in all_graphs(model.graph):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 found[id(value)] = value.const_value
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         for held in node.attributes.values():
             if not held.is_ref() and held.type == ir.AttributeType.TENSOR:
                 found[id(held)] = held.as_tensor()
     return list(found.values())
 
 
-def _bytes(value: ir.Value, shapes: Shapes) -> int | None:
-    shape, dtype = shapes.static(value), shapes.dtype(value)
-    if shape is None or dtype is None:
-        return None
-    bits = 8 * 16 if dtype == ir.DataType.STRING else dtype.bitwidth
-    return (math.prod(shape) * bits + 7) // 8
+class _Sizes(dict[ir.Value, "int | None"]):
+    """Bytes of values, each worked out when first asked for; None where the shape is unknown."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+
+    def __missing__(self, value: ir.Value) -> int | None:
+        shape, dtype = self.shapes.static(value), self.shapes.dtype(value)
+        if shape is None or dtype is None:
+            self[value] = None
+        else:
+            bits = 8 * 16 if dtype == ir.DataType.STRING else dtype.bitwidth
+            self[value] = (math.prod(shape) * bits + 7) // 8
+        return self[value]
 
 
-def _peak(graph: ir.Graph, shapes: Shapes) -> int:
+def _peak(graph: ir.Graph, sizes: _Sizes) -> int:
     """Most bytes alive at once: inputs from the start, outputs to the end, the rest between."""
     last: dict[ir.Value, int] = {}
     for k, node in enumerate(graph):
         for value in node.inputs:
             if value is not None:
                 last[value] = k
-    alive = peak = sum(_bytes(v, shapes) or 0 for v in graph.inputs)
+    alive = peak = sum(sizes[v] or 0 for v in graph.inputs)
     outputs = set(graph.outputs)
     for k, node in enumerate(graph):
-        alive += sum(_bytes(v, shapes) or 0 for v in node.outputs)
+        alive += sum(sizes[v] or 0 for v in node.outputs)
         peak = max(peak, alive)
         for value in {v for v in (*node.inputs, *node.outputs) if v is not None}:
             if value not in outputs and not value.is_initializer() and last.get(value, k) == k:
-                alive -= _bytes(value, shapes) or 0
+                alive -= sizes[value] or 0
     return peak
 
 

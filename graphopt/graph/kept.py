@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.graph.provenance import KEPT
+from graphopt.graph.traverse import all_graphs
 
 __all__ = ["Kept", "kept_indices"]
 
@@ -65,7 +66,7 @@ class Kept:
         """Store the record, without tensors that are gone."""
         present = {
             v
-            for g in (self.model.graph, *self.model.graph.subgraphs())
+            for g in all_graphs(self.model.graph)
             for v in (*g.initializers, *(o.name for n in g for o in n.outputs))
         }
         number: dict[str, int] = {}

@@ -13,6 +13,8 @@ from urllib.parse import quote, unquote
 
 import onnx_ir as ir
 
+from graphopt.graph.traverse import all_nodes
+
 __all__ = [
     "BY",
     "FROM",
@@ -88,7 +90,7 @@ def why(node: ir.Node) -> str:
 
 def strip(model: ir.Model) -> None:
     """Remove every provenance and recipe entry that graphopt wrote."""
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         for key in (FROM, BY, WHY):
             node.metadata_props.pop(key, None)
     for key in (KEPT, RECIPE, TRIMMED):
@@ -102,7 +104,7 @@ def trim(model: ir.Model, size: int) -> bool:
     passes for a source node), then the kept indices. The recipe stays.
     """
     allowed = SHARE * size
-    stores = [n.metadata_props for n in model.graph.all_nodes()]
+    stores = [n.metadata_props for n in all_nodes(model.graph)]
     if _spent([*stores, model.metadata_props]) <= allowed:
         return False
     for store in stores:

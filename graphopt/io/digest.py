@@ -7,6 +7,7 @@ import json
 
 import onnx_ir as ir
 
+from graphopt.graph.traverse import all_graphs
 from graphopt.io.tensors import chunks
 
 __all__ = ["digest"]
@@ -17,7 +18,7 @@ def digest(model: ir.Model) -> str:
     import onnx_ir.serde as serde
 
     seen = hashlib.sha256()
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in all_graphs(model.graph):
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is not None:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from graphopt.errors import ModelError
 from graphopt.graph.collector import resting_collector
+from graphopt.graph.traverse import all_graphs
 from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
 from graphopt.io.mending import mend, take_maps
@@ -87,8 +88,7 @@ def set_aside(model: ir.Model) -> dict[str, onnx.TypeProto]:
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph, those of functions, and every subgraph of them."""
     for graph in (model.graph, *(f.graph for f in model.functions.values())):
-        yield graph
-        yield from graph.subgraphs()
+        yield from all_graphs(graph)
 
 
 def read_model(path: Path) -> ir.Model:

@@ -13,7 +13,7 @@ from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
 from graphopt.execution.runtime import run_each
 from graphopt.graph import provenance
-from graphopt.graph.traverse import all_nodes
+from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
 from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
@@ -268,7 +268,7 @@ def _unused(model: ir.Model) -> list[tuple[ir.Graph, str]]:
     """Initializers that nothing reads: a pass may not leave any of its own behind."""
     return [
         (graph, name)
-        for graph in (model.graph, *model.graph.subgraphs())
+        for graph in all_graphs(model.graph)
         for name, value in graph.initializers.items()
         if not (value.uses() or value.is_graph_output() or value.is_graph_input())
     ]

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
 from graphopt.io.skeleton import Skeleton, skeleton_of
 
@@ -73,7 +74,7 @@ def _shaped(value: onnx.ValueInfoProto) -> bool:
 def fingerprint(model: ir.Model) -> int:
     """A hash of the graph's structure, tensors by identity: equal if nothing was touched."""
     parts: list[Any] = [tuple(model.graph.opset_imports.items())]
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in all_graphs(model.graph):
         for node in graph:
             attributes = tuple(
                 (a.name, id(a.value) if a.type in _BULKY else str(a.value))

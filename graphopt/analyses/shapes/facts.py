@@ -99,9 +99,12 @@ class Shapes:
     def static(self, value: ir.Value) -> tuple[int, ...] | None:
         """Its shape if every dimension is a number."""
         dims = self.fact(value).dims
-        if dims is None or not all(isinstance(d, int) for d in dims):
+        if dims is None:
             return None
-        return tuple(d for d in dims if isinstance(d, int))
+        for d in dims:
+            if not isinstance(d, int):
+                return None
+        return dims  # type: ignore[return-value]
 
     def rank(self, value: ir.Value) -> int | None:
         """Number of dimensions."""
