@@ -75,7 +75,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _print(found: Any) -> None:
-    from graphopt.reporting.text import milliseconds, out, size, table
+    from graphopt.reporting.text import milliseconds, out, print_table, size, table
 
     console = out()
     made = table(
@@ -92,12 +92,12 @@ def _print(found: Any) -> None:
             "-" if row.batch is None else str(row.batch),
             *map(milliseconds, (row.median_ms, row.p90_ms, row.p99_ms)),
             f"{row.per_second:.4g}",
-            f"{row.ratio:.3f} ±{(row.ci[1] - row.ci[0]) / 2:.3f}",
+            f"{row.ratio:.3f} +-{(row.ci[1] - row.ci[0]) / 2:.3f}",
             milliseconds(row.load_ms),
             size(row.memory_bytes),
         )
     if made.row_count:
-        console.print(made)
+        print_table(console, made, keys=4)
     for batch, spread in found.noise.items():
         where = "" if batch is None else f" at batch {batch}"
         console.print(f"noise of the first row against itself{where}: {spread:.1%}")

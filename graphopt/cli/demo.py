@@ -52,7 +52,8 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     from graphopt.reporting.text import out, print_report
 
     console = out()
-    console.print("digits.onnx: handwritten digits, 8x8; metric: accuracy on 450 held-out images\n")
+    console.print("digits.onnx: handwritten digits, 8x8; metric: accuracy on 450 held-out images")
+    console.print()
     print_report(console, report)
 
 

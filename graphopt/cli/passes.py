@@ -40,18 +40,18 @@ def command(as_json: bool, debug: bool) -> None:
     if as_json:
         emit_json(listed)
         return
-    from graphopt.reporting.text import out, table
+    from graphopt.reporting.text import lines, out, table
 
     made = table("pass", "outputs", "needs", "what it does, and its options")
     for item in listed:
-        lines = [item["summary"]]
+        about_it = [item["summary"]]
         for option, about in item["options"].items():
             default = "required" if about["required"] else repr(about["default"])
-            lines.append(f"  {option}={default}  ({about['type']})")
+            about_it.append(f"  {option}={default}  ({about['type']})")
         made.add_row(
             item["name"],
             "may change" if item["lossy"] else "equal",
             ", ".join(item["needs"]) or "-",
-            "\n".join(lines),
+            lines(about_it),
         )
     out().print(made)

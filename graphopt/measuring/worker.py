@@ -4,18 +4,21 @@ Two models in one process share its threads and caches, and a pool that spins fo
 the other: on small models that is worth a factor of two. Where a time is told to a user, or decides
 what is deployed, each model has a process of its own, and they take turns in bursts of runs.
 Between its turns a process is stopped: ONNX Runtime's threads spin for 50 ms after a run, on a
-processor that another model needs.
+processor that another model needs. It dies with its parent, also while it is stopped and whatever
+kills the parent, and imports nothing from the working folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +35,7 @@ from graphopt.errors import GraphOptError, ModelError
 from graphopt.measuring.footprint import Weight, weigh
 from graphopt.measuring.statistics import Array
 from graphopt.target import Target
+from graphopt.user_code import import_path
 
 __all__ = ["Served", "all_served", "alternate", "keep_feeds", "serve", "served"]
 
@@ -101,20 +105,23 @@ def served(
     """
     how = json.dumps(dataclasses.asdict(manifest)) if manifest is not None else ""
     arguments = [str(path), target.name, str(target.threads), str(feeds_file), how]
-    command = [sys.executable, "-W", "ignore", "-m", "graphopt.measuring.worker", *arguments]
+    code = (
+        f"import sys; sys.path[:] = {import_path()!r}; "
+        f"from graphopt.measuring.worker import main; main({os.getpid()}, sys.argv[1:])"
+    )
+    command = [sys.executable, "-E", "-P", "-W", "ignore", "-c", code, *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    # leaving the block closes the pipes, which ends the process
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, **pipes) as process:
-        made = Served(process, Weight(0.0, None))
-        first = made._ask("")
-        if "error" in first:
-            raise ModelError(first["error"])
-        made.weight = Weight(**first)
-        made.stop()
         try:
+            made = Served(process, Weight(0.0, None))
+            first = made._ask("")
+            if "error" in first:
+                raise ModelError(first["error"])
+            made.weight = Weight(**first)
+            made.stop()
             yield made
         finally:
-            made.resume()
+            process.kill()  # it has nothing to finish, and may be stopped
 
 
 def alternate(
@@ -177,12 +184,22 @@ def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[lis
         yield times
 
 
-def main(arguments: list[str]) -> None:
-    """`python -m graphopt.measuring.worker ARTIFACT TARGET THREADS FEEDS MANIFEST`: JSON lines."""
+def die_with_parent(parent: int) -> None:
+    """Have the system kill this process when `parent` ends (Linux), stopped or not."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent and sys.platform != "win32":  # it ended before that
+        os._exit(1)
+
+
+def main(parent: int, arguments: list[str]) -> None:
+    """Serve ARTIFACT on TARGET with THREADS, as MANIFEST says, on FEEDS: JSON lines."""
+    die_with_parent(parent)
     # what runtimes print goes where errors go; the lines of this protocol have the pipe alone
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     path, name, threads, file, how = arguments
+    tempfile.tempdir = str(Path(file).parent)  # the parent removes it, however this process ends
     with np.load(file) as given:
         feeds = {name: given[name] for name in given.files}
     try:
@@ -197,7 +214,3 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(dataclasses.asdict(weight)), file=said, flush=True)
     for times in serve(session, feeds, iter(sys.stdin)):
         print(json.dumps(times), file=said, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
