@@ -77,6 +77,7 @@ class Cuda:
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model, its manifest and the script that runs it; needs no GPU."""
+        gpu.check_script(path)
         save(model, path)
         write_manifest(path, manifest(model, target))
         gpu.write_script(path)

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-__all__ = ["CAPABILITIES", "capability", "fixed_shapes", "precisions", "write_script"]
+from graphopt.errors import UsageError
+from graphopt.io.replacing import replace_files
+
+__all__ = [
+    "CAPABILITIES",
+    "capability",
+    "check_script",
+    "fixed_shapes",
+    "precisions",
+    "write_script",
+]
 
 #: Compute capability -> element types with tensor-core paths there, fastest last.
 CAPABILITIES: dict[str, tuple[str, ...]] = {
@@ -65,11 +75,25 @@ def fixed_shapes(model: ir.Model) -> bool:
     )
 
 
+def check_script(path: Path) -> None:
+    """Raise UsageError if another script lies where that of the model at `path` goes."""
+    script = _script(path)
+    if script.exists() and not script.read_bytes().startswith(_text().splitlines()[0]):
+        raise UsageError(f"{script} is not graphopt's: move it, or name another output")
+
+
 def write_script(path: Path) -> Path:
     """Write the script that runs the model at `path` with onnxruntime alone: `model.run.py`."""
+    replace_files([(_script(path), [_text()])])
+    return _script(path)
+
+
+def _script(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.onnx')}.run.py")
+
+
+def _text() -> bytes:
     found = find_spec("graphopt.backends.standalone")
     assert found is not None
     assert found.origin is not None
-    script = path.with_suffix(".run.py")
-    script.write_text(Path(found.origin).read_text())
-    return script
+    return Path(found.origin).read_bytes()

@@ -73,6 +73,7 @@ class TensorRt:
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model, its manifest and the script that runs it; engines are built there."""
+        gpu.check_script(path)
         save(model, path)
         write_manifest(path, manifest(model, target))
         gpu.write_script(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 import types
@@ -18,7 +19,7 @@ from typing import Any
 
 from graphopt.errors import UsageError, nearest
 
-__all__ = ["import_path", "load_attribute"]
+__all__ = ["import_path", "load_attribute", "names_code"]
 
 
 def import_path() -> list[str]:
@@ -46,6 +47,11 @@ def load_attribute(path: str, attribute: str, what: str) -> Any:
         names = [n for n in vars(module) if not n.startswith("_")]
         raise UsageError(f"{path} has no {what} '{attribute}'{nearest(attribute, names)}")
     return getattr(module, attribute)
+
+
+def names_code(text: str) -> bool:
+    """Whether a spec, or another option's value, would have a file's code run."""
+    return ".py:" in text or re.search(r"(^|,)[^,()\"']*:\s*[A-Za-z_]", text) is not None
 
 
 @cache

@@ -33,6 +33,10 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
     plot = options["plot"]
     if plot and not plot.endswith(".svg"):
         raise UsageError(f"--plot {plot!r}: the plot is an SVG; name it FILE.svg")
+    if plot:
+        from graphopt.cli.destinations import Destinations, is_plot
+
+        Destinations(models).add(plot, "--plot", is_plot)
     with progress(not as_json) as shown:
         found = benchmark(
             [Path(m) for m in models],
@@ -45,8 +49,9 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
         )
     if plot:
         from graphopt.cli.plot import latency_svg
+        from graphopt.io.replacing import replace_files
 
-        Path(plot).write_text(latency_svg(found.rows))
+        replace_files([(Path(plot), [latency_svg(found.rows).encode()])])
     if as_json:
         noise = {"fixed" if k is None else str(k): v for k, v in found.noise.items()}
         emit_json({"rows": [dataclasses.asdict(r) for r in found.rows], "noise": noise})

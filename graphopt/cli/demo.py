@@ -23,6 +23,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
 
     Accuracy is on 450 held-out images; calibration uses 256 training images without labels.
     """
+    from graphopt.cli.destinations import Destinations, is_model
     from graphopt.cli.progress import progress
     from graphopt.formats import load, save
     from graphopt.pipeline.figures import file_bytes
@@ -30,6 +31,9 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     from graphopt.samples import open_samples
 
     source = DATA / "digits.onnx"
+    files = Destinations([source, DATA / "digits.npz"])
+    if output:
+        files.add(output, "-o", is_model)
     arrays = digits()
     with progress(not as_json) as shown:
         result = optimize(

@@ -19,11 +19,11 @@ import onnx_ir as ir
 from graphopt.errors import ModelError, UsageError
 from graphopt.graph.collector import resting_collector
 from graphopt.io import wire
-from graphopt.io.reading import THRESHOLD, graphs_of, source_of
-from graphopt.io.replacing import replace_files
+from graphopt.io.reading import THRESHOLD, graphs_of, read_model, source_of
+from graphopt.io.replacing import check_replaceable, replace_files
 from graphopt.io.tensors import MappedTensor, SparseTensor, chunks, share_key
 
-__all__ = ["Placed", "check_writable", "size_of", "skeleton_of", "write_model"]
+__all__ = ["Placed", "check_data", "check_writable", "size_of", "skeleton_of", "write_model"]
 
 #: Above this many bytes weights get a file of their own (protobuf ends at 2 GiB).
 _EMBED_LIMIT = 1_900_000_000
@@ -45,11 +45,27 @@ def write_model(model: ir.Model, target: Path, *, external: bool | None = None) 
     """Write an ONNX file at `target`, which no link names; see `graphopt.formats.save`."""
     with resting_collector():
         plan = _plan(model, target.name, external)
-    check_writable(model, target, [target.with_name(plan.data_name)] if plan.data else ())
     files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
+    data = target.with_name(plan.data_name)
+    check_writable(model, target, [data] if plan.data else ())
     if plan.data:
-        files.insert(0, (target.with_name(plan.data_name), plan.data_bytes()))
+        check_data(target, data)
+        files.insert(0, (data, plan.data_bytes()))
     replace_files(files)
+
+
+def check_data(target: Path, data: Path) -> None:
+    """Raise UsageError if a file at `data` is not the external data of a model at `target`."""
+    if not data.exists():
+        return
+    with contextlib.suppress(ModelError):
+        source = source_of(read_model(target))
+        if source is not None and any(data.samefile(used) for used in source.data):
+            return
+    raise UsageError(
+        f"{data} holds no weights of {target.name} and would be overwritten: remove it, or choose "
+        "another output path"
+    )
 
 
 def size_of(model: ir.Model, name: str = "model.onnx", *, external: bool | None = None) -> int:
@@ -266,13 +282,9 @@ def _was_external(model: ir.Model) -> bool:
 
 def check_writable(model: ir.Model, target: Path, beside: Iterable[Path] = ()) -> None:
     """Raise unless `target`, and what is written beside it, is a file that may be replaced."""
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "not a regular file"
-        raise ModelError(f"{target} is {kind}: name the file to write")
-    if not target.parent.is_dir():
-        raise ModelError(f"{target} cannot be written: there is no folder {target.parent}")
     used = _files_of(model)
     for path in (target, *beside):
+        check_replaceable(path)
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in used:

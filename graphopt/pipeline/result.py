@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.backend import backend_of
-from graphopt.deploy.manifest import Manifest, write_manifest
+from graphopt.deploy.manifest import Manifest, check_manifest, write_manifest
 from graphopt.errors import BudgetMissed
 from graphopt.formats import save
+from graphopt.io.replacing import alone_in
 from graphopt.pipeline.recipe import Recipe
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
@@ -44,13 +45,15 @@ class Result:
 
     def lower(self, path: str | Path) -> Path:
         """Write the model at `path` for its target, with the manifest that opens it there."""
-        backend = backend_of(self.target)
-        if backend is None:
-            save(self.model, path)
-            return Path(path)
-        made = backend.lower(self.model, self.target, Path(path))
-        if self.manifest is not None:
-            write_manifest(made, self.manifest)
+        path, backend = Path(path), backend_of(self.target)
+        check_manifest(path)
+        with alone_in(path.parent):  # another run's manifest must not come to lie beside this model
+            if backend is None:
+                save(self.model, path)
+                return path
+            made = backend.lower(self.model, self.target, path)
+            if self.manifest is not None:
+                write_manifest(made, self.manifest)
         return made
 
     def require(self) -> Result:

@@ -18,7 +18,7 @@ from typing import Any
 
 from graphopt.calibration.resume import cache_folder
 from graphopt.errors import ModelError
-from graphopt.io.replacing import replace_files
+from graphopt.io.replacing import alone_in, replace_files
 from graphopt.target import Target
 
 __all__ = ["Gains"]
@@ -48,12 +48,13 @@ class Gains:
         """Write what is new beside what others have written meanwhile."""
         if not self._new:
             return
-        every = self._read()
-        every[self.machine] = {**every.get(self.machine, {}), **self._new}
         with contextlib.suppress(OSError, ModelError):  # a cache that cannot be kept is no loss
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(every, indent=1, sort_keys=True)
-            replace_files([(self.path, [text.encode()])])
+            with alone_in(self.path.parent):
+                every = self._read()
+                every[self.machine] = {**every.get(self.machine, {}), **self._new}
+                text = json.dumps(every, indent=1, sort_keys=True)
+                replace_files([(self.path, [text.encode()])])
 
     def _read(self) -> dict[str, Any]:
         try:
