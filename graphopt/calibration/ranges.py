@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -104,12 +105,16 @@ def calibrate(
     found: dict[str, Observed | None] = {}
     for group in parts:
         state = Progress(model, repr((method, rows, group)))
-        done, digest, sums = state.load()
+        done, digest, kept = state.load()
         runs = iter(track(samples))
-        if sums is None or not state.skip(runs, done, digest):
+        sums = {name: _Sums(method) for name in group}
+        if kept is not None and state.skip(runs, done, digest):
+            _restore(sums.values(), kept)
+        else:
             state = Progress(model, repr((method, rows, group)))
-            done, sums, runs = 0, {name: _Sums(method) for name in group}, iter(track(samples))
-        for arrays in observe(model, group, _cut(state.counted(runs, done, sums), rows)):
+            done, runs = 0, iter(track(samples))
+        counted = state.counted(runs, done, partial(_kept, sums.values()))
+        for arrays in observe(model, group, _cut(counted, rows)):
             for name, array in arrays.items():
                 sums[name].add(array)
         found.update((name, s.result()) for name, s in sums.items())
@@ -174,6 +179,25 @@ class _Sums:
         assert self.histogram is not None
         lo, hi = self.histogram.clip(method)
         return Range(max(lo, seen.lo), min(hi, seen.hi))
+
+
+def _kept(sums: Collection[_Sums]) -> Feeds:
+    """The running figures as arrays, a row a value."""
+    averages = [s.average or Range(math.nan, math.nan) for s in sums]
+    rows = [
+        (s.lo, s.hi, a.lo, a.hi, s.count, s.square) for s, a in zip(sums, averages, strict=True)
+    ]
+    counts = [s.histogram.counts for s in sums if s.histogram is not None]
+    return {"figures": np.array(rows, np.float64), "counts": np.array(counts, np.int64)}
+
+
+def _restore(sums: Collection[_Sums], kept: Feeds) -> None:
+    """The inverse of `_kept`."""
+    for k, (one, row) in enumerate(zip(sums, kept["figures"], strict=True)):
+        one.lo, one.hi, lo, hi, count, one.square = map(float, row)
+        one.average, one.count = None if math.isnan(lo) else Range(lo, hi), int(count)
+        if one.histogram is not None:
+            one.histogram.counts = kept["counts"][k]
 
 
 def groups(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
-import pickle
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,16 @@ class Progress:
         whole = f"{__version__}\n{self._key}\n{digest(self._model)}"
         return self._folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:24]}.state"
 
-    def load(self) -> tuple[int, str, Any]:
+    def load(self) -> tuple[int, str, Feeds | None]:
         """How many samples were taken in, their digest, and the state; (0, "", None) if none."""
         if not any(self._folder.glob("*.state")):
             return 0, "", None
         try:
-            done, seen, state = pickle.loads(self.path.read_bytes())
-        except Exception:  # none, cut off, or of other code: unpickling fails in many ways
+            with np.load(self.path, allow_pickle=False) as file:
+                state = {name: file[name] for name in file.files}
+            return int(state.pop("done")), str(state.pop("digest")), state
+        except Exception:  # none, cut off, or of another format: reading fails in many ways
             return 0, "", None
-        return int(done), str(seen), state
 
     def skip(self, samples: Iterator[Feeds], done: int, digest: str) -> bool:
         """Read `done` samples; whether they are those that were taken in."""
@@ -77,11 +78,13 @@ class Progress:
             self._take(feed)
         return self._digest.hexdigest() == digest
 
-    def counted(self, samples: Iterable[Feeds], done: int, state: Any) -> Iterator[Feeds]:
-        """The samples; before each, `state` (which holds all earlier ones) is written if due."""
+    def counted(
+        self, samples: Iterable[Feeds], done: int, state: Callable[[], Feeds]
+    ) -> Iterator[Feeds]:
+        """The samples; before each, `state()` (which holds all earlier ones) is written if due."""
         for feed in samples:
             if time.monotonic() >= self._due:
-                self._write(done, state)
+                self._write(done, state())
                 self._due = time.monotonic() + EVERY
             yield feed
             self._take(feed)
@@ -100,7 +103,10 @@ class Progress:
             data = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
             self._digest.update(data)
 
-    def _write(self, done: int, state: Any) -> None:
+    def _write(self, done: int, state: Feeds) -> None:
+        file = io.BytesIO()
+        given: Any = {**state, "done": done, "digest": self._digest.hexdigest()}
+        np.savez(file, **given)
         with contextlib.suppress(OSError, ModelError):  # where nothing can be kept, nothing is
             self._folder.mkdir(parents=True, exist_ok=True)
-            replace_files([(self.path, [pickle.dumps((done, self._digest.hexdigest(), state))])])
+            replace_files([(self.path, [file.getvalue()])])

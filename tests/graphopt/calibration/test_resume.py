@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -118,3 +120,24 @@ def test_a_state_cut_off_while_being_written_is_none():
     path.write_bytes(path.read_bytes()[:20])
     expected = calibrate(model(), ["a"], feeds())
     assert calibrate(model(), ["a"], feeds()) == expected
+
+
+class Trap:
+    def __reduce__(self):
+        return open, ("sprung", "w")
+
+
+def test_a_state_that_somebody_else_wrote_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Killed):
+        calibrate(model(), ["a"], killed_after(feeds(), 5))
+    (path,) = states().iterdir()
+    whole = dict(np.load(path))
+    expected = calibrate(model(), ["a"], feeds())
+    traps = [lambda f: pickle.dump(Trap(), f)]
+    traps += [lambda f, k=k: np.savez(f, **{**whole, k: np.array([Trap()], object)}) for k in whole]
+    for trap in traps:
+        with path.open("wb") as file:
+            trap(file)
+        assert calibrate(model(), ["a"], feeds()) == expected
+    assert not list(tmp_path.iterdir())
