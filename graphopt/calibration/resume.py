@@ -63,7 +63,7 @@ class Progress:
         if not any(self._folder.glob("*.state")):
             return 0, "", None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as file:
                 state = {name: file[name] for name in file.files}
             return int(state.pop("done")), str(state.pop("digest")), state
         except Exception:  # none, cut off, or of another format: reading fails in many ways
