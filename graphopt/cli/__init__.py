@@ -52,15 +52,6 @@ class _Lazy(click.Group):
             raise click.UsageError(f"no command is called '{args[0]}'.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            done = super().invoke(ctx)
-            sys.stdout.flush()
-            return done
-        except BrokenPipeError:  # `| head` has read enough
-            discard_output()
-            return 0
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -90,7 +81,13 @@ def _main(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         code: Any = cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except (BrokenPipeError, SystemExit) as error:  # click makes the second of the first
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            raise
+        discard_output()  # `| head` has read enough
+        return 0
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
         number = cause.number if isinstance(cause, Ended) else signal.SIGINT

@@ -1,4 +1,4 @@
-"""What is written: never an input, a file of the user's, anything but a plain file, or one twice."""
+"""What is written: never an input, a file of the user's, anything but plain files, or one twice."""
 
 import json
 import os
@@ -25,7 +25,8 @@ def inputs(folder):
     Path("score.py").write_text(EVAL)
     Path("mine.py").write_text(
         "from dataclasses import dataclass\nfrom graphopt import Pass\n\n"
-        "@dataclass(frozen=True)\nclass P(Pass):\n    def run(self, model, ctx):\n        return 0\n"
+        "@dataclass(frozen=True)\nclass P(Pass):\n"
+        "    def run(self, model, ctx):\n        return 0\n"
     )
     Path("named.toml").write_text("seed = 0\n")
     Path("graphopt.toml").write_text("seed = 0\n")
