@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +31,16 @@ COMMANDS = {
 }
 
 
+@contextmanager
+def _while_read() -> Iterator[None]:
+    """End quietly where the reader of standard output has read enough, as `| head` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        discard_output()
+        raise click.exceptions.Exit(0) from None
+
+
 class _Lazy(click.Group):
     """A group that imports a command's module only when it is asked for."""
 
@@ -51,6 +63,16 @@ class _Lazy(click.Group):
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise click.UsageError(f"no command is called '{args[0]}'.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _while_read():  # `--help` prints here
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _while_read():
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -81,13 +103,7 @@ def _main(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         code: Any = cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except (BrokenPipeError, SystemExit) as error:  # click makes the second of the first
-        if not isinstance(error.__context__ or error, BrokenPipeError):
-            raise
-        discard_output()  # `| head` has read enough
-        return 0
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
         number = cause.number if isinstance(cause, Ended) else signal.SIGINT
