@@ -8,12 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import onnx_ir as ir
-from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
+from graphopt.backends.ort import OrtBackend, accepted_opset
 
-from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest, write_manifest
 from graphopt.deploy.processors import extensions, processors
-from graphopt.deploy.sessions import OpenVinoSession, OrtSession
 from graphopt.formats import save
 from graphopt.target import Int8Scheme, Target
 
@@ -141,7 +139,7 @@ TARGETS: dict[str, Target] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Cpu:
+class Cpu(OrtBackend):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "cpu"
@@ -178,19 +176,9 @@ class Cpu:
         write_manifest(path, manifest(target))
         return path
 
-    def session(
-        self, path: Path, target: Target, *, beside: bool = False
-    ) -> OrtSession | OpenVinoSession:
-        """Open the model with the options of `target`."""
-        return open_for(path, manifest(target), beside=beside)
-
-    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
-        """Time two models on the same feeds in interleaved pairs."""
-        return time_models(a, b, manifest(target), feeds, seconds)
-
-    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per node as the runtime ran it, its own fused nodes included."""
-        return node_times(path, manifest(target), feeds)
+    def how(self, path: Path, target: Target) -> Manifest:
+        """As every model for `target`."""
+        return manifest(target)
 
 
 def manifest(target: Target) -> Manifest:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from typing import ClassVar
 
 import onnx_ir as ir
 from graphopt.backends import gpu
-from graphopt.backends.ort import accepted_opset, node_times, open_for, time_models
+from graphopt.backends.ort import accepted_opset
 
-from graphopt.backend import Arrays, Timing
-from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
-from graphopt.deploy.sessions import OpenVinoSession, OrtSession
-from graphopt.formats import save
+from graphopt.deploy.manifest import Manifest
 from graphopt.target import Target
 
 __all__ = ["BACKEND", "Cuda"]
@@ -49,19 +45,15 @@ OPERATORS = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Cuda:
+class Cuda(gpu.GpuBackend):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "cuda"
-
-    def targets(self) -> Sequence[str]:
-        """`cuda` is this machine's GPU (or an sm80 where there is none)."""
-        return (self.name, *(f"{self.name}-{c}" for c in gpu.CAPABILITIES))
+    provider: ClassVar[str] = PROVIDER
 
     def target(self, name: str) -> Target:
         """The data of one target. Q/DQ gain nothing in this provider: weight-only integers do."""
-        here = gpu.capability() if name == self.name else None
-        capability = here or name.removeprefix(self.name).removeprefix("-") or gpu.DEFAULT
+        capability, here = self.capability(name)
         return Target(
             name,
             backend=self.name,
@@ -72,30 +64,12 @@ class Cuda:
             channel_multiple=8,  # tensor cores read half-precision channels in groups of 16 bytes
             precisions=tuple(p for p in gpu.precisions(capability) if p != "int8"),
             int8=None,
-            measured=here is not None and _installed(),
+            measured=here,
         )
 
-    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
-        """Write the model, its manifest and the script that runs it; needs no GPU."""
-        gpu.check_script(path)
-        save(model, path)
-        write_manifest(path, manifest(model, target))
-        gpu.write_script(path)
-        return path
-
-    def session(
-        self, path: Path, target: Target, *, beside: bool = False
-    ) -> OrtSession | OpenVinoSession:
-        """Open the model on the GPU. Raises MissingExtra without ONNX Runtime's GPU build."""
-        return open_for(path, _written(path, target), beside=beside)
-
-    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
-        """Time two models on the same feeds in interleaved pairs."""
-        return time_models(a, b, _written(a, target), feeds, seconds)
-
-    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per node as the runtime ran it."""
-        return node_times(path, _written(path, target), feeds)
+    def manifest(self, model: ir.Model, target: Target) -> Manifest:
+        """See `manifest`."""
+        return manifest(model, target)
 
 
 def manifest(model: ir.Model, target: Target) -> Manifest:
@@ -116,17 +90,6 @@ def manifest(model: ir.Model, target: Target) -> Manifest:
         bind="cuda",
         extra="cuda",
     )
-
-
-def _written(path: Path, target: Target) -> Manifest:
-    """The manifest beside the model, which depends on the model."""
-    return read_manifest(path) or Manifest(target.name, PROVIDER, extra="cuda")
-
-
-def _installed() -> bool:
-    import onnxruntime as ort
-
-    return PROVIDER in ort.get_available_providers()
 
 
 BACKEND = Cuda()

@@ -6,25 +6,25 @@ are written where there is none, and opened where there is one.
 
 from __future__ import annotations
 
+import abc
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import onnx_ir as ir
+from graphopt.backends.ort import OrtBackend
 
+from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.errors import UsageError
+from graphopt.formats import save
 from graphopt.io.replacing import replace_files
+from graphopt.target import Target
 
-__all__ = [
-    "CAPABILITIES",
-    "capability",
-    "check_script",
-    "fixed_shapes",
-    "precisions",
-    "write_script",
-]
+__all__ = ["CAPABILITIES", "GpuBackend", "fixed_shapes", "precisions"]
 
 #: Compute capability -> element types with tensor-core paths there, fastest last.
 CAPABILITIES: dict[str, tuple[str, ...]] = {
@@ -75,25 +75,52 @@ def fixed_shapes(model: ir.Model) -> bool:
     )
 
 
-def check_script(path: Path) -> None:
-    """Raise UsageError if another script lies where that of the model at `path` goes."""
-    script = _script(path)
-    if script.exists() and not script.read_bytes().startswith(_text().splitlines()[0]):
-        raise UsageError(f"{script} is not graphopt's: move it, or name another output")
+class GpuBackend(OrtBackend):
+    """What CUDA and TensorRT share: a manifest that depends on the model, and a script to run it.
 
+    Attributes:
+        name: of the backend, of its target for this machine, and of the extra it needs.
+        provider: ONNX Runtime's.
+    """
 
-def write_script(path: Path) -> Path:
-    """Write the script that runs the model at `path` with onnxruntime alone: `model.run.py`."""
-    replace_files([(_script(path), [_text()])])
-    return _script(path)
+    name: str
+    provider: ClassVar[str]
 
+    @abc.abstractmethod
+    def manifest(self, model: ir.Model, target: Target) -> Manifest:
+        """How `model` is to be opened."""
 
-def _script(path: Path) -> Path:
-    return path.with_name(f"{path.name.removesuffix('.onnx')}.run.py")
+    def targets(self) -> Sequence[str]:
+        """This machine's GPU (or an sm80 where there is none), and every known capability."""
+        return (self.name, *(f"{self.name}-{c}" for c in CAPABILITIES))
 
+    def capability(self, target: str) -> tuple[str, bool]:
+        """The compute capability of a target by its name, and whether it can be run here."""
+        import onnxruntime as ort
 
-def _text() -> bytes:
-    found = find_spec("graphopt.backends.standalone")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).read_bytes()
+        if target != self.name:
+            return target.removeprefix(f"{self.name}-"), False
+        here = capability()
+        able = here is not None and self.provider in ort.get_available_providers()
+        return here or DEFAULT, able
+
+    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
+        """Write the model, its manifest and the script that runs it; needs no GPU.
+
+        Raises UsageError if a file of somebody else's lies where the script goes.
+        """
+        found = find_spec("graphopt.backends.standalone")
+        assert found is not None
+        assert found.origin is not None
+        text = Path(found.origin).read_bytes()
+        script = path.with_name(f"{path.name.removesuffix('.onnx')}.run.py")
+        if script.exists() and not script.read_bytes().startswith(text.splitlines()[0]):
+            raise UsageError(f"{script} is not graphopt's: move it, or name another output")
+        save(model, path)
+        write_manifest(path, self.manifest(model, target))
+        replace_files([(script, [text])])
+        return path
+
+    def how(self, path: Path, target: Target) -> Manifest:
+        """As the manifest beside the model says."""
+        return read_manifest(path) or Manifest(target.name, self.provider, extra=self.name)

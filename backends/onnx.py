@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
-from graphopt.backends.ort import node_times, open_for, time_models
+from graphopt.backends.ort import OrtBackend
 
-from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest
-from graphopt.deploy.sessions import OpenVinoSession, OrtSession
 from graphopt.errors import ModelError
 from graphopt.formats import save
 from graphopt.target import ONNX, Target
@@ -26,7 +24,7 @@ STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Onnx:
+class Onnx(OrtBackend):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "onnx"
@@ -50,19 +48,9 @@ class Onnx:
         save(model, path)
         return path
 
-    def session(
-        self, path: Path, target: Target, *, beside: bool = False
-    ) -> OrtSession | OpenVinoSession:
-        """Open the model in ONNX Runtime's CPU provider."""
-        return open_for(path, Manifest(target.name), beside=beside)
-
-    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
-        """Time two models on the same feeds in interleaved pairs."""
-        return time_models(a, b, Manifest(target.name), feeds, seconds)
-
-    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per node as ONNX Runtime ran it."""
-        return node_times(path, Manifest(target.name), feeds)
+    def how(self, path: Path, target: Target) -> Manifest:
+        """As every model for `target`."""
+        return Manifest(target.name)
 
 
 def foreign_operators(model: ir.Model) -> list[str]:

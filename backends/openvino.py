@@ -14,12 +14,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 from graphopt.backends.openvino_forms import in_its_forms
-from graphopt.backends.ort import node_times, open_for, time_models
+from graphopt.backends.ort import OrtBackend
 
-from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest, write_manifest
 from graphopt.deploy.processors import extensions, processors
-from graphopt.deploy.sessions import OpenVinoSession, OrtSession
 from graphopt.errors import MissingExtra
 from graphopt.formats import save
 from graphopt.target import Int8Scheme, Target
@@ -76,7 +74,7 @@ INT8 = Int8Scheme(
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenVino:
+class OpenVino(OrtBackend):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "openvino"
@@ -109,19 +107,9 @@ class OpenVino:
         write_manifest(path, manifest(target))
         return path
 
-    def session(
-        self, path: Path, target: Target, *, beside: bool = False
-    ) -> OrtSession | OpenVinoSession:
-        """Open the model on the plugin's device, or natively if the plugin finds none."""
-        return open_for(path, manifest(target), beside=beside)
-
-    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
-        """Time two models on the same feeds in interleaved pairs."""
-        return time_models(a, b, manifest(target), feeds, seconds)
-
-    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per node as OpenVINO ran it, or per partition where the plugin runs it."""
-        return node_times(path, manifest(target), feeds)
+    def how(self, path: Path, target: Target) -> Manifest:
+        """As every model for `target`."""
+        return manifest(target)
 
 
 def manifest(target: Target) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import statistics
@@ -14,10 +15,12 @@ import onnx
 
 from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.runtime import open_cpu
 from graphopt.deploy.sessions import OpenVinoSession, OrtSession, open_manifest
 from graphopt.measuring.statistics import time_pair
+from graphopt.target import Target
 
-__all__ = ["accepted_opset", "node_times", "open_for", "time_models"]
+__all__ = ["OrtBackend", "accepted_opset"]
 
 #: Sessions that share a machine stop their threads' spinning when a run ends: without this, two
 #: sessions in one process slow each other down up to twofold and at random.
@@ -28,44 +31,57 @@ PROFILE_RUNS = 5
 @cache
 def accepted_opset() -> int:
     """The newest default-domain opset that the installed ONNX Runtime opens (and `onnx` knows)."""
-    import onnxruntime as ort
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     for opset in range(int(onnx.defs.onnx_opset_version()), 17, -1):
         text = f'<ir_version: 8, opset_import: ["": {opset}]> g (float[1] x) => (float[1] y) '
         model = onnx.parser.parse_model(text + "{ y = Relu(x) }").SerializeToString()
         try:
-            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except ort.capi.onnxruntime_pybind11_state.Fail:
+            open_cpu(model)
+        except Fail:
             continue
         return opset
     return 17
 
 
-def open_for(path: Path, manifest: Manifest, *, beside: bool) -> OrtSession | OpenVinoSession:
-    """Open a model alone, or beside others that run in turn with it."""
-    if beside:
-        manifest = dataclasses.replace(manifest, config={**manifest.config, **BESIDE})
-    return open_manifest(path, manifest)
+class OrtBackend(abc.ABC):
+    """A backend whose artifacts ONNX Runtime, or OpenVINO itself, opens as a manifest says."""
+
+    @abc.abstractmethod
+    def how(self, path: Path, target: Target) -> Manifest:
+        """How the artifact at `path` is opened."""
+
+    def session(
+        self, path: Path, target: Target, *, beside: bool = False
+    ) -> OrtSession | OpenVinoSession:
+        """Open a model alone, or beside others that run in turn with it."""
+        manifest = self.how(path, target)
+        return open_manifest(path, _beside(manifest) if beside else manifest)
+
+    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
+        """Time two models on the same feeds in interleaved pairs, both opened as `a` is.
+
+        Where the model is small enough `a` is opened twice, so that the spread of the model against
+        itself includes what a session's place in memory does.
+        """
+        manifest = _beside(self.how(a, target))
+        first, second = open_manifest(a, manifest), open_manifest(b, manifest)
+        small = sum(f.stat().st_size for f in (a, b)) < 2**28
+        third = open_manifest(a, manifest) if small else first
+        return time_pair(
+            lambda: first(feeds), lambda: second(feeds), seconds, again=lambda: third(feeds)
+        )
+
+    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
+        """Milliseconds per node of the graph that the runtime ran, median over five runs."""
+        return _node_times(path, self.how(path, target), feeds)
 
 
-def time_models(a: Path, b: Path, manifest: Manifest, feeds: Arrays, seconds: float) -> Timing:
-    """Time two models on the same feeds in interleaved pairs (see `graphopt.measuring.statistics`).
-
-    Where the model is small enough `a` is opened twice, so that the spread of the model against
-    itself includes what a session's place in memory does.
-    """
-    first, second = open_for(a, manifest, beside=True), open_for(b, manifest, beside=True)
-    small = sum(f.stat().st_size for f in (a, b)) < 2**28
-    third = open_for(a, manifest, beside=True) if small else first
-    return time_pair(
-        lambda: first(feeds), lambda: second(feeds), seconds, again=lambda: third(feeds)
-    )
+def _beside(manifest: Manifest) -> Manifest:
+    return dataclasses.replace(manifest, config={**manifest.config, **BESIDE})
 
 
-def node_times(path: Path, manifest: Manifest, feeds: Arrays) -> dict[str, float]:
-    """Milliseconds per node of the graph that the runtime ran, median over five runs."""
+def _node_times(path: Path, manifest: Manifest, feeds: Arrays) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         opened = open_manifest(path, manifest, profile=Path(folder, "profile"))
         if isinstance(opened, OpenVinoSession):

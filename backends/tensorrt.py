@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
+from typing import ClassVar
 
 import onnx_ir as ir
 from graphopt.backends import gpu
-from graphopt.backends.ort import node_times, open_for, time_models
 
-from graphopt.backend import Arrays, Timing
-from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
-from graphopt.deploy.sessions import OpenVinoSession, OrtSession
-from graphopt.formats import save
+from graphopt.deploy.manifest import Manifest
 from graphopt.target import Int8Scheme, Target
 
 __all__ = ["BACKEND", "PROFILE", "TensorRt"]
@@ -45,19 +41,15 @@ FLAGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorRt:
+class TensorRt(gpu.GpuBackend):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "tensorrt"
-
-    def targets(self) -> Sequence[str]:
-        """`tensorrt` is this machine's GPU (or an sm80 where there is none)."""
-        return (self.name, *(f"{self.name}-{c}" for c in gpu.CAPABILITIES))
+    provider: ClassVar[str] = PROVIDER
 
     def target(self, name: str) -> Target:
         """The data of one target."""
-        here = gpu.capability() if name == self.name else None
-        capability = here or name.removeprefix(self.name).removeprefix("-") or gpu.DEFAULT
+        capability, here = self.capability(name)
         types = gpu.precisions(capability)
         return Target(
             name,
@@ -68,30 +60,12 @@ class TensorRt:
             channel_multiple=32 if "int8" in types else 8,
             precisions=types,
             int8=INT8 if "int8" in types else None,
-            measured=here is not None and _installed(),
+            measured=here,
         )
 
-    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
-        """Write the model, its manifest and the script that runs it; engines are built there."""
-        gpu.check_script(path)
-        save(model, path)
-        write_manifest(path, manifest(model, target))
-        gpu.write_script(path)
-        return path
-
-    def session(
-        self, path: Path, target: Target, *, beside: bool = False
-    ) -> OrtSession | OpenVinoSession:
-        """Build or load the engines. Raises MissingExtra without the provider."""
-        return open_for(path, _written(path, target), beside=beside)
-
-    def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
-        """Time two models on the same feeds in interleaved pairs."""
-        return time_models(a, b, _written(a, target), feeds, seconds)
-
-    def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per engine as the runtime ran it."""
-        return node_times(path, _written(path, target), feeds)
+    def manifest(self, model: ir.Model, target: Target) -> Manifest:
+        """See `manifest`."""
+        return manifest(model, target)
 
 
 def manifest(model: ir.Model, target: Target) -> Manifest:
@@ -147,17 +121,6 @@ def _types(nodes: Iterable[ir.Node]) -> Iterable[ir.DataType | None]:
             if value is not None:
                 tensor = value.const_value
                 yield value.dtype if tensor is None else tensor.dtype
-
-
-def _written(path: Path, target: Target) -> Manifest:
-    """The manifest beside the model, which depends on the model."""
-    return read_manifest(path) or Manifest(target.name, PROVIDER, extra="tensorrt")
-
-
-def _installed() -> bool:
-    import onnxruntime as ort
-
-    return PROVIDER in ort.get_available_providers()
 
 
 BACKEND = TensorRt()

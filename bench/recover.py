@@ -46,8 +46,8 @@ RECIPES = {
     "prune, distill, int8": "prune(ratio=0.7), distill, fuse, int8",
     "prune, svd, distill, int8": "prune(ratio=0.6), svd(ratio=0.25), distill, fuse, int8",
     "prune, distill, int8 qat": "prune(ratio=0.7), distill, fuse, int8(qat=True)",
-    "rounds": 'distill(prune="ratio=0.7", rounds=2, epochs=2)',
-    "rounds to 0.2": 'distill(prune="ratio=0.8", rounds=2, epochs=3)',
+    "rounds": "prune(ratio=0.452), distill(epochs=2), prune(ratio=0.452), distill(epochs=2)",
+    "rounds to 0.2": "prune(ratio=0.553), distill, prune(ratio=0.553), distill",
     "features": 'prune(ratio=0.7), distill(loss="features")',
 }
 Array = np.ndarray[Any, Any]

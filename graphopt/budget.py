@@ -9,6 +9,7 @@ from typing import Literal
 
 from graphopt.errors import UsageError
 from graphopt.reporting.records import Figures
+from graphopt.user_code import load_attribute
 
 __all__ = ["Budget", "Limit"]
 
@@ -56,14 +57,15 @@ class Budget:
         max_size: bytes of the written model, external data included.
         max_latency: milliseconds per run, measured on the target.
         evaluate: `f(predict) -> float`, higher is better, where
-            `predict(dict of arrays) -> dict of arrays`.
+            `predict(dict of arrays) -> dict of arrays`; or its name, `FILE.py:FUNCTION`, which
+            goes to other processes where a function does not.
     """
 
     max_error: float | None = None
     max_drop: float | None = None
     max_size: Limit | None = None
     max_latency: Limit | None = None
-    evaluate: Callable[..., float] | None = None
+    evaluate: Callable[..., float] | str | None = None
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.evaluate is None:
@@ -74,6 +76,19 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number >= 0, not {value}")
+
+    @property
+    def evaluation(self) -> Callable[..., float] | None:
+        """The function that `evaluate` is or names. Raises UsageError if there is none."""
+        if not isinstance(self.evaluate, str):
+            return self.evaluate
+        path, colon, name = self.evaluate.rpartition(":")
+        if not colon:
+            raise UsageError(f"--eval {self.evaluate!r}: write FILE.py:function")
+        function: Callable[..., float] = load_attribute(path, name, "function")
+        if not callable(function):
+            raise UsageError(f"--eval {self.evaluate}: {name} is not a function")
+        return function
 
     @property
     def limited(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import re
 import types
 import typing
@@ -21,7 +22,7 @@ from graphopt.errors import UsageError, nearest
 from graphopt.pass_ import _FILES, Pass, format_pass
 from graphopt.user_code import load_attribute
 
-__all__ = ["format_spec", "options", "parse", "pass_class"]
+__all__ = ["explanations", "format_spec", "options", "parse", "pass_class"]
 
 _ITEM = re.compile(
     r"(?P<head>\w+|(?:.*?\.py|[^()]*?):[A-Za-z_]\w*)\s*(?:\((?P<options>.*)\))?", re.DOTALL
@@ -64,6 +65,13 @@ def options(cls: type[Pass]) -> dict[str, tuple[Any, Any]]:
     return {f.name: (hints[f.name], f.default) for f in dataclasses.fields(cls) if f.init}
 
 
+def explanations(cls: type[Pass]) -> dict[str, str]:
+    """What each option does, from the section `Attributes:` of the pass's docstring."""
+    _, _, section = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
 def type_name(hint: Any) -> str:
     """A type as a user would say it: `number`, `"a" or "b"`, `tuple of text`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -72,7 +80,8 @@ def type_name(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(repr(a) for a in args)
     if origin is tuple:
-        return f"tuple of {type_name(args[0])}" if args else "tuple"
+        inner = [type_name(a) for a in args if a is not ...]
+        return f"tuple of {inner[0]}" if args[1:] == (...,) else f"({', '.join(inner)})"
     names = {float: "number", int: "integer", str: "text", bool: "True or False"}
     return "None" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
 

@@ -1,4 +1,9 @@
+import os
+
 import pytest
+
+# workers share the processors: threads of PyTorch that wait for each other on a busy one take long
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

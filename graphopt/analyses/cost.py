@@ -11,15 +11,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.analyses.shapes.analysis import bound_shapes
+from graphopt.analyses.shapes.analysis import at_sizes
 from graphopt.analyses.shapes.facts import Shapes
-
-if TYPE_CHECKING:
-    from graphopt.context import Context
+from graphopt.context import Context
 
 __all__ = ["Cost", "MacRule", "NodeCost", "cost", "macs_of"]
 
@@ -68,7 +65,7 @@ class Cost:
 
 def cost(ctx: Context) -> Cost:
     """The cost of the context's model at its bound input shapes (`ctx.shapes`)."""
-    shapes = bound_shapes(ctx.model, ctx.shapes)
+    shapes = at_sizes(ctx)
     nodes: dict[str, NodeCost] = {}
     unknown: list[str] = []
     total = _graph(ctx.model.graph, shapes, nodes, unknown)

@@ -1,4 +1,4 @@
-"""Ranges: what values each activation takes on samples, streamed, and which interval to represent.
+"""Activation ranges on samples (minmax, percentile, entropy, MSE), streamed.
 
 Memory does not grow with the number of samples: what is kept per value is a few numbers or one
 histogram of fixed size. Values are observed in groups whose arrays together stay below

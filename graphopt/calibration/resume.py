@@ -1,4 +1,4 @@
-"""Calibration that was killed goes on where it stopped.
+"""Checkpoints of calibration: one that was killed goes on where it stopped.
 
 What was observed so far is written every half minute to the user's cache folder, with a digest of
 the samples it came from. A calibration of the same values of the same model finds it, reads the

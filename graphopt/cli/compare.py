@@ -34,10 +34,14 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
     from graphopt.formats import load
-    from graphopt.pipeline.figures import Gauge
+    from graphopt.measuring.gauge import Gauge
+    from graphopt.pipeline.state import State
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
 
+    target = find_target(options["target"])
+    if not options["measure"]:
+        target = dataclasses.replace(target, measured=False)
     first, second = load(a), load(b)
     _same_interface(first, second)
     shapes, notes = bind_shapes(first, parse_shapes(options["shapes"]))
@@ -45,9 +49,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     samples = open_samples(options["samples"], first) if options["samples"] else drawn
     with (
         progress(not as_json) as shown,
-        Gauge(
-            find_target(options["target"]), options["measure"], options["measure_seconds"]
-        ) as gauge,
+        Gauge(target, options["measure_seconds"]) as gauge,
     ):
         shown("running both models", 0, 0)
         judge = Judge(first, list(itertools.islice(iter(samples), RUNS)))
@@ -61,8 +63,9 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
             shown("comparing layers", 0, 0)
             layers = [dataclasses.asdict(e) for e in layer_errors(first, second, judge.probe)]
         shown("timing", 0, 0)
-        timing = gauge.ratio(first, second, next(iter(drawn)))
-        figures = [gauge.figures(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
+        states = [State(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
+        timing = gauge.ratio(states[0], states[1], next(iter(drawn)))
+        figures = [state.figures() for state in states]
     data: dict[str, Any] = {
         "a": {"model": a, **dataclasses.asdict(figures[0]), "operators": _operators(first)},
         "b": {"model": b, **dataclasses.asdict(figures[1]), "operators": _operators(second)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     """
     from graphopt.cli.destinations import Destinations, is_model
     from graphopt.cli.progress import progress
-    from graphopt.formats import load, save
-    from graphopt.pipeline.figures import file_bytes
+    from graphopt.formats import load
     from graphopt.pipeline.optimize import optimize
     from graphopt.samples import open_samples
 
@@ -45,11 +43,7 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
             debug=debug,
             progress=shown,
         )
-    report = result.report
-    if output:
-        save(result.model, Path(output))
-        after = dataclasses.replace(report.after, bytes=file_bytes(Path(output), result.model))
-        report = dataclasses.replace(report, output=output, after=after)
+    report = result.write(Path(output)).report if output else result.report
     if as_json:
         emit_json(report.to_json())
         return

@@ -58,7 +58,7 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
     from pathlib import Path
 
     from graphopt.analyses.cost import cost
-    from graphopt.pipeline.figures import file_bytes
+    from graphopt.pipeline.state import file_bytes
 
     model = ctx.model
     found = ctx.get(cost)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,7 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 def _run(options: dict[str, Any]) -> int:
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
-    from graphopt.deploy.manifest import sign
-    from graphopt.formats import load, save
-    from graphopt.graph.provenance import strip
-    from graphopt.pipeline.figures import file_bytes
+    from graphopt.formats import load
     from graphopt.pipeline.optimize import optimize
     from graphopt.pipeline.recipe import read
     from graphopt.samples import open_samples
@@ -142,14 +139,14 @@ def _run(options: dict[str, Any]) -> int:
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
-    suffix = _suffix(options["output"], options["emit"])
-    output = _output(source, options["output"], suffix)
+    output = _output(source, options["output"], _suffix(options["output"], options["emit"]))
     model = load(source)
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
         if options["samples"]
         else None
     )
+    written: list[Path] = []
     files = _destinations(options, passes, model, output)
     with files.told():
         with progress(not options["as_json"]) as shown:
@@ -169,80 +166,36 @@ def _run(options: dict[str, Any]) -> int:
                 progress=shown,
                 source_path=source,
             )
-            written = result.met or options["keep_best"]
             report = result.report
-            if written:
-                if options["strip"]:
-                    strip(result.model)
-                notes = []
-                if suffix == ".pt2":
-                    save(result.model, output)
-                else:
-                    result.lower(output)
-                    if options["measure"] and not replay:
-                        notes = _tune(output, options, shown)
-                    if options["strip"]:
-                        sign(output)
-                after = dataclasses.replace(report.after, bytes=file_bytes(output))
-                notes = [*report.notes, *notes]
-                report = dataclasses.replace(
-                    report, output=str(output), after=after, notes=tuple(notes)
+            if result.met or options["keep_best"]:
+                made = result.write(
+                    output, closest=True, strip_provenance=options["strip"], progress=shown
                 )
+                report, written = made.report, list(made.files)
         data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
         unwritten = _write_report(options["report_file"], data)
         if options["as_json"]:
             emit_json(data)
         else:
-            _print(report, written, output)
+            _print(report, written)
         if unwritten is not None:
             raise unwritten
     return 0 if result.met else 4
 
 
-def _tune(output: Path, options: dict[str, Any], progress: Any) -> list[str]:
-    """Session options that help the written model here go into its manifest; what they gained."""
-    from graphopt.backend import find_target
-    from graphopt.deploy.manifest import manifest_path, read_manifest
-    from graphopt.measuring.session_options import tune
-
-    manifest = read_manifest(output)
-    if manifest is None or not find_target(manifest.target).measured:
-        return []
-    try:
-        tried = tune(
-            output,
-            shapes=parse_shapes(options["shapes"]),
-            seconds=options["measure_seconds"],
-            progress=progress,
-        )
-    except (GraphOptError, OSError) as error:  # the model is written, and good as it is
-        return [f"session options were not tried: {error}"]
-    gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]
-    if not gains:
-        return []
-    return [f"session options that help here: {', '.join(gains)}; {manifest_path(output).name}"]
-
-
 def _budget(options: dict[str, Any]) -> Any:
     from graphopt.budget import Budget, Limit
-    from graphopt.user_code import load_attribute
 
-    evaluate = None
-    if options["evaluate"]:
-        path, colon, name = options["evaluate"].rpartition(":")
-        if not colon:
-            raise UsageError(f"--eval {options['evaluate']!r}: write FILE.py:function")
-        evaluate = load_attribute(path, name, "function")
-        if not callable(evaluate):
-            raise UsageError(f"--eval {options['evaluate']}: {name} is not a function")
     size, latency = options["max_size"], options["max_latency"]
-    return Budget(
+    budget = Budget(
         max_error=options["max_error"],
         max_drop=options["max_drop"],
         max_size=Limit.parse(size, "size") if size else None,
         max_latency=Limit.parse(latency, "latency") if latency else None,
-        evaluate=evaluate,
+        evaluate=options["evaluate"],
     )
+    budget.evaluation  # noqa: B018  a function that is not there is told before anything runs
+    return budget
 
 
 def _suffix(named: str | None, emit: str | None) -> str:
@@ -306,12 +259,12 @@ def _write_report(path: str | None, data: dict[str, Any]) -> GraphOptError | Non
     return None
 
 
-def _print(report: Any, written: bool, output: Path) -> None:
+def _print(report: Any, files: Sequence[Path]) -> None:
     from graphopt.reporting.text import out, print_report
 
     console = out()
     print_report(console, report)
-    if written:
-        console.print(f"wrote {output}")
+    if files:
+        console.print(f"wrote {', '.join(map(str, files))}")
     else:
         console.print("the budget is missed: nothing was written (--keep-best writes the closest)")

@@ -14,13 +14,14 @@ from graphopt.cli.common import emit_json, standard
 @click.command("passes")
 @standard
 def command(as_json: bool, debug: bool) -> None:
-    """List the passes: what each does, its options with their defaults, what it needs."""
+    """List the passes: what each does and needs, what its options mean and are by default."""
     from graphopt import plugins
-    from graphopt.spec import options, pass_class, type_name
+    from graphopt.spec import explanations, options, pass_class, type_name
 
     listed: list[dict[str, Any]] = []
     for name in plugins.find(plugins.PASSES):
         cls = pass_class(name)
+        explained = explanations(cls)
         listed.append(
             {
                 "name": name,
@@ -32,6 +33,7 @@ def command(as_json: bool, debug: bool) -> None:
                         "type": type_name(hint),
                         "default": None if default is dataclasses.MISSING else default,
                         "required": default is dataclasses.MISSING,
+                        "explanation": explained.get(option, ""),
                     }
                     for option, (hint, default) in options(cls).items()
                 },
@@ -40,18 +42,14 @@ def command(as_json: bool, debug: bool) -> None:
     if as_json:
         emit_json(listed)
         return
-    from graphopt.reporting.text import lines, out, table
+    from graphopt.reporting.text import out, table
 
-    made = table("pass", "outputs", "needs", "what it does, and its options")
+    made = table("pass", "option", "default", "what it does")
     for item in listed:
-        about_it = [item["summary"]]
-        for option, about in item["options"].items():
-            default = "required" if about["required"] else repr(about["default"])
-            about_it.append(f"  {option}={default}  ({about['type']})")
-        made.add_row(
-            item["name"],
-            "may change" if item["lossy"] else "equal",
-            ", ".join(item["needs"]) or "-",
-            lines(about_it),
-        )
+        about = [item["summary"], "Outputs may change." if item["lossy"] else ""]
+        about += [f"Needs {' and '.join(item['needs'])}."] if item["needs"] else []
+        made.add_row(item["name"], "", "", " ".join(filter(None, about)), style="bold")
+        for name, option in item["options"].items():
+            default = "required" if option["required"] else repr(option["default"])
+            made.add_row("", name, default, option["explanation"])
     out().print(made)

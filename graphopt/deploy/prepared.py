@@ -14,11 +14,11 @@ from typing import Any
 
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import extensions
+from graphopt.deploy.runtime import CPU, open_cpu, session_options
 from graphopt.errors import InputError, UsageError
 
 __all__ = ["prepare", "prepared_for"]
 
-CPU = "CPUExecutionProvider"
 #: Weights above this go to a file of their own: protobuf ends at 2 GB.
 LARGE = 1 << 30
 
@@ -32,8 +32,6 @@ def prepare(path: str | Path) -> Path:
         InputError: no such file.
         UsageError: the model is not for the CPU provider, or another file has that name.
     """
-    import onnxruntime as ort
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no model at {path}")
@@ -44,16 +42,14 @@ def prepare(path: str | Path) -> Path:
     if file.exists() and manifest.prepared.get("file") != file.name:
         raise UsageError(f"{file} is not graphopt's: move it")
     partial = file.with_name(f".{file.stem}.{secrets.token_hex(4)}.onnx")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(partial)
-    for key, value in manifest.config.items():
-        options.add_session_config_entry(key, value)
+    config = dict(manifest.config)
     if path.stat().st_size > LARGE:
         weights = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(weights, f"{file.stem}.weights")
+        config[weights] = f"{file.stem}.weights"
+    options = session_options(config=config)
+    options.optimized_model_filepath = str(partial)
     try:
-        ort.InferenceSession(str(path), options, providers=[CPU])
+        open_cpu(path, options)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

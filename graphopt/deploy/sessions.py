@@ -15,11 +15,11 @@ import numpy as np
 from graphopt.deploy.manifest import Manifest, read_manifest
 from graphopt.deploy.prepared import prepared_for
 from graphopt.deploy.processors import threads_to_ask_for
+from graphopt.deploy.runtime import CPU, session_options
 from graphopt.errors import InputError, MissingExtra, ModelError
 
 __all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
 
-CPU = "CPUExecutionProvider"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -158,19 +158,17 @@ def _open_ort(
 ) -> OrtSession:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = manifest.threads or threads_to_ask_for()
+    prepared = prepared_for(path, manifest) if profile is None else None
+    options = session_options(
+        optimize=prepared is None,
+        threads=manifest.threads or threads_to_ask_for(),
+        config=manifest.config,
+    )
     options.enable_cpu_mem_arena = manifest.arena
     options.enable_mem_pattern = manifest.pattern
-    for key, value in manifest.config.items():
-        options.add_session_config_entry(key, value)
     for name, size in manifest.free_dimensions.items():
         options.add_free_dimension_override_by_name(name, size)
-    prepared = prepared_for(path, manifest) if profile is None else None
-    if prepared is not None:
-        path = prepared
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    path = prepared or path
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

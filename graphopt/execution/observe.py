@@ -1,4 +1,4 @@
-"""Observing: the values inside a model on samples, streamed one run at a time.
+"""Intermediate values of a model on samples, streamed one run at a time.
 
 Passes that calibrate, score or refit reduce what they see run by run, so memory does not grow with
 the number of samples.

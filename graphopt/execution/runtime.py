@@ -1,4 +1,4 @@
-"""Running a model as it is, on ONNX Runtime's CPU provider: what outputs are compared by.
+"""Inference on ONNX Runtime's CPU provider, the model as it is: what outputs are compared by.
 
 Weights are handed to the runtime where they lie (mapped files, arrays) and are not copied: a
 session costs memory for its activations. Kernels use them as they are (no prepacking), for the same
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.deploy.runtime import open_cpu, session_options
 from graphopt.errors import ModelError
+from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
-from graphopt.io.writing import skeleton_of
 
 __all__ = ["open_session", "opened", "run", "run_each", "runtime_errors"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-_WEIGHTS = "weights"
 
 
 def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any:
@@ -38,28 +38,21 @@ def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any
     Raises:
         ModelError: the runtime cannot load the model; one line, with the operator if it names one.
     """
-    import onnxruntime as ort
-
     with runtime_errors(str(path)):
-        return ort.InferenceSession(
-            str(path), _options(optimize, threads), providers=["CPUExecutionProvider"]
-        )
+        return open_cpu(path, session_options(optimize=optimize, threads=threads))
 
 
 def run_each(
-    model: ir.Model, feeds: Iterable[Arrays], *, optimize: bool = False
+    model: ir.Model | Skeleton, feeds: Iterable[Arrays], *, optimize: bool = False
 ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """Outputs by name for each of `feeds`, one session for all of them.
 
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
-    with _session(model, optimize) as session:
-        names = [o.name for o in session.get_outputs()]
+    with opened(model, optimize=optimize) as predict:
         for feed in feeds:
-            with runtime_errors():
-                outputs = session.run(names, dict(feed))
-            yield dict(zip(names, outputs, strict=True))
+            yield predict(feed)
 
 
 def run(
@@ -70,20 +63,49 @@ def run(
 
 
 @contextlib.contextmanager
-def opened(model: ir.Model) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
-    """A function that runs the model, with the runtime's own optimizations: what users predict by.
+def opened(
+    model: ir.Model | Skeleton, *, optimize: bool = True
+) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
+    """A function that runs the model; with the runtime's own optimizations it is as users run it.
+
+    Large weights stay where they are, or in a file that the runtime maps: the graph says that they
+    lie in an external file. As it is, the runtime takes the values given by `add_initializer`
+    instead, but insists that the file exists: a hole without blocks stands there. Its own graph
+    optimizations read the file, so with `optimize` it is really written. The runtime maps it when
+    it opens, after which the name can go.
 
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
-    with _session(model, True) as session:
-        names = [o.name for o in session.get_outputs()]
+    proto, large = skeleton_of(model).runnable
+    config = {"session.disable_prepacking": "1"}
+    options = session_options(optimize=optimize, config=config)
+    # the runtime does not copy these values: they live as long as the session
+    kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
+    for name, value in kept:
+        options.add_initializer(name, value)
+    try:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
+            path = Path(folder, "model.onnx")
+            path.write_bytes(proto.SerializeToString())
+            with open(path.with_name("weights"), "wb") as file:
+                for one in large if optimize else ():
+                    file.seek(one.offset)
+                    file.writelines(chunks(one.tensor))
+                file.truncate(large[-1].offset + large[-1].tensor.nbytes if large else 0)
+            session = open_cpu(path, options)
+    except OSError as error:
+        raise ModelError(
+            f"the model cannot be run: temporary files cannot be written ({error.strerror}); "
+            "TMPDIR names another folder for them"
+        ) from error
+    names = [o.name for o in session.get_outputs()]
 
-        def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-            with runtime_errors():
-                return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        with runtime_errors():
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
-        yield predict
+    yield predict
 
 
 @contextlib.contextmanager
@@ -103,41 +125,6 @@ def runtime_errors(where: str = "the model") -> Iterator[None]:
         raise ModelError(f"{where} does not run on ONNX Runtime: {_first_line(error)}") from error
 
 
-@contextlib.contextmanager
-def _session(model: ir.Model, optimize: bool) -> Iterator[Any]:
-    """A session whose large weights stay where they are, or in a file that the runtime maps.
-
-    The graph says that they lie in an external file. As it is, the runtime takes the values given
-    by `add_initializer` instead, but insists that the file exists: a hole without blocks stands
-    there. Its own graph optimizations read the file, so with `optimize` it is really written.
-    The runtime maps it when it opens, after which the name can go.
-    """
-    import onnxruntime as ort
-
-    proto, large = skeleton_of(model, _WEIGHTS)
-    options = _options(optimize, 0)
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
-    for name, value in kept:
-        options.add_initializer(name, value)
-    try:
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
-            path = Path(folder, "model.onnx")
-            path.write_bytes(proto.SerializeToString())
-            with open(path.with_name(_WEIGHTS), "wb") as file:
-                for one in large if optimize else ():
-                    file.seek(one.offset)
-                    file.writelines(chunks(one.tensor))
-                file.truncate(large[-1].offset + large[-1].tensor.nbytes if large else 0)
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except OSError as error:
-        raise ModelError(
-            f"the model cannot be run: temporary files cannot be written ({error.strerror}); "
-            "TMPDIR names another folder for them"
-        ) from error
-    yield session
-
-
 def _ort_value(tensor: ir.TensorProtocol) -> Any:
     """The tensor as a runtime value over its own memory."""
     import onnxruntime as ort
@@ -147,17 +134,6 @@ def _ort_value(tensor: ir.TensorProtocol) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(array)
     same_size = array.view(f"u{array.dtype.itemsize}")
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(same_size, int(tensor.dtype))
-
-
-def _options(optimize: bool, threads: int) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    return options
 
 
 def _first_line(error: BaseException) -> str:

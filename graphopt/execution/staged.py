@@ -1,4 +1,4 @@
-"""Staged runs: values of a model on samples, computed in stages while the model is being edited.
+"""Intermediate values computed in stages while the model is being edited.
 
 A pass that refits layer after layer asks for the inputs of each layer in topological order. Each
 request runs only the nodes between what was asked for before and what is asked for now, so that a

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphopt.deploy.runtime import open_cpu, session_options
+
 __all__ = ["MOVES", "deterministic", "evaluate", "quick"]
 
 Array = np.ndarray[Any, Any]
@@ -80,9 +82,6 @@ def _by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[A
     model, feeds = _one_node_model(node, inputs, opsets)
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     unavailable = (
         ort.capi.onnxruntime_pybind11_state.NotImplemented,
         ort.capi.onnxruntime_pybind11_state.InvalidGraph,
@@ -92,9 +91,7 @@ def _by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[A
         RuntimeError,  # outputs of an element type that NumPy lacks
     )
     try:
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_cpu(model.SerializeToString(), session_options(threads=1))
         return _arrays(session.run(None, feeds))
     except unavailable:
         return None

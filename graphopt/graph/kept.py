@@ -1,4 +1,4 @@
-"""Kept: which indices of which source tensors a pruned model still has, in its metadata.
+"""Kept indices: which part of each source tensor a pruned model still has, in its metadata.
 
 `graphopt.kept` holds `{"ranges": ["0-7,9", ...], "tensors": {name: {axis: k}}}`: along that axis of
 the source model's tensor, what is left are the indices ranges[k]. A tensor that was duplicated by

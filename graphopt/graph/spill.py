@@ -1,4 +1,4 @@
-"""Spill: large computed arrays go to an unnamed temporary file and are mapped from there.
+"""Temporary files for large computed arrays, mapped from there instead of held in memory.
 
 Passes compute new weights (folded norms, pruned or factorized layers). Kept in memory they would
 add up to the size of the model; in a file, which the system can drop and read back, they cost none.

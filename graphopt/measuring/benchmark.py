@@ -1,4 +1,4 @@
-"""Benchmark: models on targets, threads and batch sizes, all of one batch size interleaved.
+"""Benchmark: latency, throughput and memory of models by target, threads and batch, interleaved.
 
 Each row is a process of its own (`graphopt.measuring.worker`), as deployed: load time and memory
 are its, and the rows take turns. Latency is of single runs, so that percentiles are those a request

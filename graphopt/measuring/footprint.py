@@ -1,4 +1,4 @@
-"""Weighing: load time and memory of one lowered model."""
+"""Memory footprint and load time of one lowered model."""
 
 from __future__ import annotations
 

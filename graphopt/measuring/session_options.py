@@ -1,4 +1,4 @@
-"""Tuning: session options for one model on this machine, kept where measurement shows they help.
+"""Session options of ONNX Runtime tuned for one model, kept where measurement shows they help.
 
     graphopt.tune("model.opt.onnx")
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from graphopt.backend import Arrays, Timing, find_target
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import processors
-from graphopt.deploy.sessions import CPU
+from graphopt.deploy.runtime import CPU
 from graphopt.errors import InputError, ModelError
 from graphopt.formats import load
 from graphopt.io.replacing import alone_in

@@ -1,4 +1,4 @@
-"""Timing in interleaved pairs: what one model costs beside another on a noisy machine.
+"""Timing statistics: two models in interleaved pairs, ratio and interval on a noisy machine.
 
 Milliseconds taken minutes apart say little on a shared machine. Here every round runs each model
 once, in random order, and only the ratios inside a round are used:
@@ -22,7 +22,7 @@ import numpy as np
 
 from graphopt.backend import Timing
 
-__all__ = ["Verdict", "compare_times", "interleave", "interval", "time_pair", "verdict"]
+__all__ = ["Verdict", "compare_times", "interleave", "interval", "known", "time_pair", "verdict"]
 
 Verdict = Literal["faster", "same", "slower", "noisy"]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -66,7 +66,7 @@ def time_pair(
         again: a second session of `a`, whose memory lies elsewhere; None runs `a` itself twice.
         seed: seeds the order inside the rounds.
     """
-    times = interleave([a, b, again or a], seconds, seed=seed, enough=_known)
+    times = interleave([a, b, again or a], seconds, seed=seed, enough=known)
     return compare_times(times[:, 0], times[:, 1], times[:, 2])
 
 
@@ -96,8 +96,7 @@ def interleave(
 
     Every call is warmed up first. A call quicker than `sample` seconds is repeated inside its
     sample, all calls equally often, so that the clock and the switch between models weigh little;
-    0 times single runs. Rounds end after `seconds`, or when `enough(times)` says so (asked every
-    tenth round from the thirtieth).
+    0 times single runs. Rounds end after `seconds`, or when `enough(times)` says so.
     """
     rng = np.random.default_rng(seed)
     repeats = max(1, math.ceil(sample / max(1e-7, min(_warm(run) for run in runs))))
@@ -111,8 +110,7 @@ def interleave(
             for k in rng.permutation(len(runs)):
                 row[k] = _sample(runs[k], repeats) * 1e3
             rows.append(row)
-            due = len(rows) >= ENOUGH_ROUNDS and len(rows) % 10 == 0
-            if enough is not None and due and enough(np.array(rows)):
+            if enough is not None and enough(np.array(rows)):
                 break
     finally:
         if collecting:
@@ -135,8 +133,10 @@ def interval(values: Array) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def _known(times: Array) -> bool:
-    """Whether both ratios of `time_pair` are known to 0.4 %."""
+def known(times: Array) -> bool:
+    """Whether both ratios, of columns to the first (the last is it again), are known to 0.4 %."""
+    if len(times) < ENOUGH_ROUNDS or len(times) % 10:
+        return False
     logs = np.log(times[:, 1:] / times[:, :1])
     return all(
         high - low < 2 * PRECISE for _, low, high in (interval(logs[:, 0]), interval(logs[:, 1]))

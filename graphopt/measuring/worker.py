@@ -1,4 +1,4 @@
-"""Serving: a lowered model in a process of its own, opened as it is deployed, timed when asked.
+"""Worker process: a lowered model opened as it is deployed, alone, timed when asked.
 
 Two models in one process share its threads and caches, and a pool that spins for one of them slows
 the other: on small models that is worth a factor of two. Where a time is told to a user, or decides
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -129,8 +129,11 @@ def alternate(
     seconds: float,
     *,
     seed: int = 0,
+    enough: Callable[[Array], bool] | None = None,
 ) -> tuple[Array, list[list[float]]]:
     """Let models take turns in random order; median milliseconds per round, and all single runs.
+
+    Rounds end after `seconds`, or when `enough` says so of the rounds so far.
 
     The first column comes again at the end, from the first model's second turn in each round, as
     `graphopt.measuring.statistics.compare_times` wants it.
@@ -147,6 +150,8 @@ def alternate(
             singles[turns[k]] += times
             row[k] = float(np.median(times))
         rows.append(row)
+        if enough is not None and enough(np.array(rows)):
+            break
     return np.array(rows), singles
 
 

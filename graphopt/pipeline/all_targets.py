@@ -5,88 +5,61 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import onnx_ir as ir
 
 from graphopt.backend import Arrays, Session
 from graphopt.budget import Budget
 from graphopt.context import Progress
 from graphopt.deploy.manifest import read_manifest
-from graphopt.errors import UsageError
 from graphopt.execution.runtime import run_each
 from graphopt.measuring.fastest_target import fastest, runnable
+from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
-from graphopt.samples import Samples, bind_shapes, stand_ins
+from graphopt.pipeline.run import run
+from graphopt.pipeline.state import State
 from graphopt.target import Target
 from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["optimize_for_fastest"]
+__all__ = ["run_everywhere"]
 
 #: Runs on which a target's own arithmetic is compared with the source's outputs.
 PROBES = 4
 
 
-def optimize_for_fastest(
-    optimize: Callable[..., Result],
-    model: ir.Model,
-    passes: Sequence[Any],
-    *,
-    samples: Samples | None,
-    budget: Budget,
-    seed: int,
-    shapes: Mapping[str, Sequence[int]],
-    measure: bool,
-    measure_seconds: float,
-    progress: Progress,
-    **options: Any,
+def run_everywhere(
+    setting: Setting, passes: Sequence[Any], *, progress: Progress | None = None
 ) -> Result:
     """Run the pipeline once per target that runs here; the result that is fastest within budget.
 
-    Takes what `graphopt.optimize` takes. The report's notes say what was compared, by how much the
-    chosen one is faster, and how far each target's own arithmetic moves the outputs.
+    The report's notes say what was compared, by how much the chosen one is faster, and how far each
+    target's own arithmetic moves the outputs.
 
     Raises:
-        UsageError: measuring is off, or no target here runs the result within the budget.
+        UsageError: no target here runs the result within the budget.
     """
-    if not measure:
-        raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
+    told = progress or (lambda text, done, total: None)
     targets, absent = runnable()
-    results = []
-    for target in targets:
-        results.append(
-            optimize(
-                model,
-                passes,
-                target=target,
-                samples=samples,
-                budget=budget,
-                seed=seed,
-                shapes=shapes,
-                measure_seconds=measure_seconds,
-                progress=_for_target(target, progress),
-                **options,
-            )
-        )
-    progress("timing the targets beside each other", 0, 0)
-    first = next(iter(samples), None) if samples is not None else None
-    bound, _ = bind_shapes(model, {k: tuple(v) for k, v in shapes.items()}, like=first)
-    drawn = stand_ins(model, seed=seed, shapes=bound)
-    probes = list(itertools.islice(samples or drawn, PROBES))
-    judged = _Judged(model, probes, budget)
+    results = [
+        run(setting.for_target(target), passes, progress=_for_target(target, told))
+        for target in targets
+    ]
+    told("timing the targets beside each other", 0, 0)
+    probes = list(itertools.islice(setting.samples, PROBES))
+    source = setting.source
+    judged = _Judged(source, probes, setting.budget)
     # where none is within the budget the fastest is the closest
     able = [k for k, r in enumerate(results) if r.met] or list(range(len(results)))
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         choice = fastest(
             [(targets[k], results[k].model) for k in able],
-            next(iter(drawn)),
+            setting.feeds,
             Path(folder),
-            seconds=measure_seconds,
+            seconds=setting.measure_seconds,
             accept=judged,
-            source=(targets[0], model),
-            seed=seed,
+            source=(targets[0], source.model),
+            seed=setting.seed,
         )
         opened = choice.best.path and read_manifest(choice.best.path)
     result = results[able[choice.index]]
@@ -101,9 +74,9 @@ def optimize_for_fastest(
 class _Judged:
     """Compares what a target computes with the source's outputs; the budget may refuse it."""
 
-    def __init__(self, source: ir.Model, probes: Sequence[Arrays], budget: Budget) -> None:
+    def __init__(self, source: State, probes: Sequence[Arrays], budget: Budget) -> None:
         self.probes, self.budget = probes, budget
-        self.expected = list(run_each(source, probes))
+        self.expected = list(run_each(source.skeleton, probes))
         self.said: list[str] = []
 
     def __call__(self, target: Target, session: Session) -> str:

@@ -1,4 +1,4 @@
-"""Bisecting: which of a pass' edits broke the outputs."""
+"""Bisection over a pass's edits: which of them broke the outputs."""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from graphopt.backend import find_target
 from graphopt.budget import Budget
 from graphopt.context import Progress
-from graphopt.formats import load
-from graphopt.pipeline import recipe
-from graphopt.pipeline.figures import Gauge
+from graphopt.errors import UsageError
+from graphopt.pipeline.all_targets import run_everywhere
+from graphopt.pipeline.prepare import prepare
+from graphopt.pipeline.recipe import Recipe
 from graphopt.pipeline.result import Result
-from graphopt.pipeline.run import Run
-from graphopt.samples import Samples, open_samples
+from graphopt.pipeline.run import run
+from graphopt.samples import Samples
 from graphopt.spec import parse
 from graphopt.target import Target
 
@@ -35,7 +35,7 @@ def optimize(
     verify: Literal["outputs", "graph"] = "outputs",
     measure: bool = True,
     measure_seconds: float = 5.0,
-    replay: recipe.Recipe | None = None,
+    replay: Recipe | None = None,
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
@@ -64,49 +64,26 @@ def optimize(
         ModelError, SamplesError: input that cannot be used.
         PassError: a pass raised; `__cause__` is what it raised.
     """
-    if isinstance(model, (str, Path)):
-        path: Path | None = Path(model)
-        source = load(model)
-    else:
-        path, source = Path(source_path) if source_path else None, model
     passes = parse(passes) if isinstance(passes, str) else list(passes)
-    if target == "auto" and replay is None:
-        from graphopt.pipeline.all_targets import optimize_for_fastest
-
-        return optimize_for_fastest(
-            optimize,
-            source,
-            passes,
-            samples=open_samples(samples, source) if samples is not None else None,
-            budget=budget or Budget(),
-            seed=seed,
-            shapes=shapes or {},
-            verify=verify,
-            measure=measure,
-            measure_seconds=measure_seconds,
-            debug=debug,
-            progress=progress or _silent,
-            source_path=path,
-        )
-    if target == "auto" and replay is not None:
-        target = replay.target
-    run = Run(
-        source,
-        path,
-        target=find_target(target) if isinstance(target, str) else target,
-        samples=open_samples(samples, source) if samples is not None else None,
-        budget=budget or Budget(),
+    everywhere = target == "auto" and replay is None
+    if everywhere and not measure:
+        raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
+    if target == "auto":
+        target = replay.target if replay is not None else "cpu"
+    setting = prepare(
+        model,
+        target=target,
+        samples=samples,
+        budget=budget,
         seed=seed,
-        given_shapes={k: tuple(v) for k, v in (shapes or {}).items()},
-        replay=replay,
-        progress=progress or _silent,
+        shapes=shapes,
+        verify=verify,
+        measure=measure and replay is None,
+        measure_seconds=measure_seconds,
         debug=debug,
-        compare=verify == "outputs",
-        timed=measure and replay is None,
-        gauge=lambda where: Gauge(where, measure and replay is None, measure_seconds),
+        progress=progress,
+        source_path=source_path,
     )
-    return run(passes)
-
-
-def _silent(text: str, done: int, total: int) -> None:
-    """Tells nobody how far a run is."""
+    if everywhere:
+        return run_everywhere(setting, passes, progress=progress)
+    return run(setting, passes, replay=replay, progress=progress)

@@ -1,31 +1,54 @@
-"""What `graphopt.optimize` gives."""
+"""Result: what `graphopt.optimize` gives, and the files that `write` makes of it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.backend import backend_of
-from graphopt.deploy.manifest import Manifest, check_manifest, write_manifest
-from graphopt.errors import BudgetMissed
+from graphopt.backend import backend_of, find_target
+from graphopt.context import Progress
+from graphopt.deploy.manifest import (
+    Manifest,
+    check_manifest,
+    manifest_path,
+    read_manifest,
+    sign,
+    write_manifest,
+)
+from graphopt.errors import BudgetMissed, GraphOptError
 from graphopt.formats import save
+from graphopt.graph.provenance import strip
 from graphopt.io.replacing import alone_in
+from graphopt.io.writing import weights_beside
+from graphopt.measuring.session_options import tune
 from graphopt.pipeline.recipe import Recipe
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
 from graphopt.target import Target
 
-__all__ = ["Result"]
+__all__ = ["Result", "Written"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What `Result.write` made: the files, the model's first, and the report that names it."""
+
+    files: tuple[Path, ...]
+    report: Report
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What `optimize` gives: the model, the report, and the recipe that makes it again.
 
-    `manifest` says how the model was opened when it was chosen among targets; None where there was
-    one target, which opens it in its own way.
+    Attributes:
+        manifest: how the model was opened when it was chosen among targets; None where there was
+            one target, which opens it in its own way.
+        tuned: seconds and input shapes to try session options with when it is written; None for a
+            result that was not measured.
     """
 
     model: ir.Model
@@ -33,6 +56,7 @@ class Result:
     recipe: Recipe
     target: Target
     manifest: Manifest | None = None
+    tuned: tuple[float, Mapping[str, tuple[int, ...]]] | None = None
 
     @property
     def met(self) -> bool:
@@ -43,21 +67,83 @@ class Result:
         """The table and notes that the command line prints, as plain text."""
         return report_text(self.report)
 
-    def lower(self, path: str | Path) -> Path:
-        """Write the model at `path` for its target, with the manifest that opens it there."""
-        path, backend = Path(path), backend_of(self.target)
-        check_manifest(path)
-        with alone_in(path.parent):  # another run's manifest must not come to lie beside this model
-            if backend is None:
-                save(self.model, path)
-                return path
-            made = backend.lower(self.model, self.target, path)
-            if self.manifest is not None:
-                write_manifest(made, self.manifest)
-        return made
+    def __repr__(self) -> str:
+        report = self.report
+        return f"<Result of {', '.join(s.spec for s in report.steps)} on {report.input}>"
+
+    def write(
+        self,
+        path: str | Path,
+        *,
+        closest: bool = False,
+        strip_provenance: bool = False,
+        progress: Progress | None = None,
+    ) -> Written:
+        """Write the model at `path` for its target, with the manifest that opens it there.
+
+        Session options that make it faster on this machine go into the manifest, if the result was
+        measured.
+
+        Args:
+            path: an .onnx file, or what another format's name ends in (.pt2 for PyTorch).
+            closest: write a result that misses the budget, which is the closest that was found.
+            strip_provenance: leave recipe and provenance out.
+            progress: called with (text, done, total).
+
+        Raises:
+            BudgetMissed: the budget is missed, and `closest` is False.
+            UsageError, ModelError: as `graphopt.save`.
+        """
+        if not closest:
+            self.require()
+        path = Path(path)
+        model = self.model
+        if strip_provenance:
+            model = model.clone()
+            strip(model)
+        backend = backend_of(self.target)
+        notes: list[str] = []
+        if backend is None or path.suffix == ".pt2":
+            save(model, path)
+        else:
+            check_manifest(path)
+            with alone_in(path.parent):  # where no other run's manifest comes to lie beside it
+                path = backend.lower(model, self.target, path)
+                if self.manifest is not None:
+                    write_manifest(path, self.manifest)
+            notes = self._tune(path, progress or _silent)
+            if strip_provenance:
+                sign(path)
+        files = [path, path.with_name(f"{path.name}.data")] if weights_beside(model) else [path]
+        weight = sum(f.stat().st_size for f in files if f.is_file())
+        after = dataclasses.replace(self.report.after, bytes=weight)
+        report = dataclasses.replace(
+            self.report, output=str(path), after=after, notes=(*self.report.notes, *notes)
+        )
+        files.append(manifest_path(path))
+        return Written(tuple(f for f in files if f.is_file()), report)
 
     def require(self) -> Result:
         """Return self, or raise BudgetMissed naming the limits that are not met."""
         if not self.met:
             raise BudgetMissed("; ".join(self.report.notes) or "the budget is not met")
         return self
+
+    def _tune(self, path: Path, progress: Progress) -> list[str]:
+        """Put session options that help the written model here into its manifest; the gains."""
+        manifest = read_manifest(path)
+        if self.tuned is None or manifest is None or not find_target(manifest.target).measured:
+            return []
+        seconds, shapes = self.tuned
+        try:
+            tried = tune(path, shapes=shapes, seconds=seconds, progress=progress)
+        except (GraphOptError, OSError) as error:  # the model is written, and good as it is
+            return [f"session options were not tried: {error}"]
+        gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]
+        if not gains:
+            return []
+        return [f"session options that help here: {', '.join(gains)}; {manifest_path(path).name}"]
+
+
+def _silent(text: str, done: int, total: int) -> None:
+    """Tells nobody how far it is."""

@@ -1,115 +1,79 @@
-"""The pipeline: run each pass on a clone, check, compare, measure; keep it or undo it; report."""
+"""The pipeline: run each pass on a copy, check, compare, measure; keep it or undo it; report."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import onnx_ir as ir
 
 from graphopt import __version__
-from graphopt.analyses.cost import cost
 from graphopt.backend import Timing
-from graphopt.budget import Budget
 from graphopt.context import Context, Edit, Progress
-from graphopt.errors import InputError, ModelError, UsageError
+from graphopt.errors import InputError, UsageError
 from graphopt.graph import provenance
-from graphopt.io.digest import digest
-from graphopt.io.weights import warnings_of
-from graphopt.io.writing import size_of
+from graphopt.measuring.gauge import Gauge, objection, remark
 from graphopt.pass_ import format_pass
 from graphopt.pipeline import recipe
-from graphopt.pipeline.figures import Gauge, objection, remark
+from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
-from graphopt.pipeline.step import Setting, Trial, refusals, try_pass
+from graphopt.pipeline.state import State
+from graphopt.pipeline.step import Trial, refusals, try_pass
 from graphopt.reporting.records import Figures, Report, Step, Undone
-from graphopt.samples import Feeds, Samples, bind_shapes, stand_ins
-from graphopt.target import Target
-from graphopt.verification.graph import check_graph
-from graphopt.verification.outputs import Judge, Outputs, compare_outputs
+from graphopt.spec import parse
+from graphopt.verification.outputs import Outputs, compare_outputs
 
-__all__ = ["Run"]
-
-#: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
-PROBE_RUNS, PROBE_MACS = 64, 100e9
+__all__ = ["run"]
 
 
-class Run:
-    """One run of the pipeline: the current model, and what it is judged by."""
+def run(
+    setting: Setting,
+    passes: str | Sequence[Any],
+    *,
+    replay: recipe.Recipe | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run `passes` over a prepared model; the setting is not changed and serves the next run.
+
+    Args:
+        setting: what `prepare` made.
+        passes: a spec such as `"prune(ratio=0.3), fuse"`, or pass objects, ours or `onnx_ir`'s.
+        replay: take every decision from this recipe and measure nothing.
+        progress: called with (text, steps done, steps in all).
+
+    Raises:
+        UsageError: a pass or option that does not exist; a recipe of another pipeline.
+        InputError: the recipe was made with another source, samples, target or seed.
+        PassError: a pass raised; `__cause__` is what it raised.
+    """
+    if replay is not None:
+        setting = setting.for_target(dataclasses.replace(setting.target, measured=False))
+    with Gauge(setting.target, setting.measure_seconds) as gauge:
+        one = _Run(setting, gauge, replay, progress or _silent)
+        return one(parse(passes) if isinstance(passes, str) else list(passes))
+
+
+def _silent(text: str, done: int, total: int) -> None:
+    """Tells nobody how far a run is."""
+
+
+class _Run:
+    """One run of the pipeline: the model as it is, and what was decided so far."""
 
     def __init__(
-        self,
-        source: ir.Model,
-        path: Path | None,
-        *,
-        target: Target,
-        samples: Samples | None,
-        budget: Budget,
-        seed: int,
-        given_shapes: Mapping[str, tuple[int, ...]],
-        replay: recipe.Recipe | None,
-        progress: Progress,
-        debug: bool,
-        compare: bool,
-        timed: bool,
-        gauge: Callable[[Target], Gauge],
+        self, setting: Setting, gauge: Gauge, replay: recipe.Recipe | None, progress: Progress
     ) -> None:
-        self.source, self.path, self.samples, self.replay = source, path, samples, replay
-        first = next(iter(samples), None) if samples is not None else None
-        self.shapes, notes = bind_shapes(source, given_shapes, like=first)
-        self.notes = [*warnings_of(source), *notes]
-        if timed and not target.measured:
-            self.notes.append(
-                f"not measured: '{target.name}' is not this machine, and what is fast there is "
-                "taken from its data"
-            )
-        drawn = stand_ins(source, seed=seed, shapes=self.shapes)
-        self.feeds = next(iter(drawn))
-        self.gauge = gauge(target)
-        judge = None
-        if compare:
-            progress("running the source model", 0, 0)
-            judge = Judge(source, self._probe(samples or drawn))
-            if judge.unable:
-                self.notes.append(f"outputs were not compared: {judge.unable}")
-                judge = None
-        self.setting = Setting(
-            source=source,
-            target=target if timed else dataclasses.replace(target, measured=False),
-            samples=samples or drawn,
-            budget=budget,
-            seed=seed,
-            shapes=self.shapes,
-            measure_seconds=self.gauge.seconds,
-            judge=judge,
-            metric=self._metric,
-            full_check=_holds(source),
-            debug=debug,
-            progress=progress,
-        )
-        self.current = _named(source.clone())
+        self.setting, self.gauge, self.replay, self.progress = setting, gauge, replay, progress
+        self.state = setting.source
+        self.outputs: Sequence[Outputs] = setting.judge.source if setting.judge else ()
+        #: The state's model as a copy that a pass may change, and the context that analysed it.
+        self.work: ir.Model | None = None
         self.context: Context | None = None
-        self.outputs: Sequence[Outputs] = judge.source if judge else ()
         self.decisions: list[recipe.Decision] = []
 
-    def _probe(self, samples: Samples) -> list[Feeds]:
-        """The runs that outputs are compared on."""
-        macs = Context(self.source, shapes=self.shapes).get(cost).macs
-        runs: list[Feeds] = []
-        spent = 0.0
-        for feeds in samples:
-            spent += macs * max((len(a) for a in feeds.values() if a.ndim), default=1)
-            if len(runs) >= PROBE_RUNS or (len(runs) >= 2 and spent > PROBE_MACS):
-                self.notes.append(f"outputs were compared on the first {len(runs)} runs of samples")
-                break
-            runs.append(feeds)
-        return runs
-
     def __call__(self, passes: Sequence[Any]) -> Result:
-        """Run them all."""
         specs = [recipe.portable(format_pass(p)) for p in passes]
         if self.replay is not None:
             recorded = [s.spec for s in self.replay.steps]
@@ -117,47 +81,71 @@ class Run:
                 raise UsageError(
                     f"the recipe is for -p '{', '.join(recorded)}', not '{', '.join(specs)}'"
                 )
-        with self.gauge:
-            before = self._figures(self.source, self.path)
-            self.source_metric = before.metric
-            steps = []
-            for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
-                self.setting.progress(spec, k, len(passes))
-                steps.append(self._step(one, spec, k))
-            self.setting.progress("measuring the result", 0, 0)
-            return self._finish(before, steps)
+        self.evaluated(self.setting.source)
+        before = self.setting.source.figures()
+        steps = []
+        for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
+            self.progress(spec, k, len(passes))
+            steps.append(self._step(one, spec, k))
+        self.progress("measuring the result", 0, 0)
+        return self._finish(before, steps)
+
+    def evaluated(self, state: State) -> float | None:
+        """The user's metric of a state, None without one."""
+        evaluate = self.setting.budget.evaluation
+        if evaluate is None:
+            return None
+        self.progress("evaluating", 0, 0)
+        return state.metric(lambda one: self.gauge.evaluate(one, evaluate))
 
     # --- one step ---------------------------------------------------------------------------
 
     def _step(self, one: Any, spec: str, k: int) -> Step:
         began = time.perf_counter()
-        backup = self.current.clone()
+        work = self._working()
+        before = self.state
         decided = self.replay.steps[k] if self.replay else None
         trial = try_pass(
             one,
-            self.current,
+            work,
             self.setting,
+            before,
             self.outputs,
+            self.evaluated,
             denied=[Edit(r, n) for r, n in decided.denied] if decided else (),
             facts=decided.facts if decided else None,
             previous=self.context,
             search=decided is None,
+            progress=self.progress,
         )
         timing = None
-        reason = trial.verdict.reason or self._over_drop(trial.verdict.metric)
+        reason = trial.verdict.reason or self.setting.budget.over_drop(
+            self.setting.source.figures().metric, trial.verdict.metric
+        )
         if decided is not None and not decided.kept:
             reason = reason or "undone, as the recipe says"
-        elif trial.edits and not reason:
-            timing = self.gauge.ratio(backup, trial.ctx.model, self.feeds)
+        elif trial.edits and not reason and getattr(one, "speeds_up", True):
+            timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
             reason = objection(timing)
-        kept = not reason
-        self.current, self.context = (trial.ctx.model, trial.ctx) if kept else (backup, None)
-        if kept and trial.edits:
-            self.outputs = trial.verdict.outputs
-        denied = tuple((e.rule, e.node) for e in trial.denied) if kept else ()
-        self.decisions.append(recipe.Decision(spec, kept, denied, trial.ctx.facts))
+        if not reason:
+            self.context = trial.ctx
+            if trial.edits:
+                self.state, self.outputs, self.work = trial.state, trial.verdict.outputs, None
+        else:
+            self.context = self.work = None
+        denied = tuple((e.rule, e.node) for e in trial.denied) if not reason else ()
+        self.decisions.append(recipe.Decision(spec, not reason, denied, trial.ctx.facts))
         step = self._describe(spec, trial, reason, timing)
         return dataclasses.replace(step, seconds=time.perf_counter() - began)
+
+    def _working(self) -> ir.Model:
+        """A copy of the state's model for a pass to change, the analysed one if there is one."""
+        if self.work is None:
+            copy = self.state.model.clone()
+            if self.context is not None:  # its analyses know the objects of the state's own model
+                copy, self.state.model = self.state.model, copy
+            self.work = copy
+        return self.work
 
     def _describe(self, spec: str, trial: Trial, reason: str, timing: Timing | None) -> Step:
         """The record of a step, with the figures of the model as it is after it."""
@@ -168,7 +156,7 @@ class Run:
             declined = next((r.reason for r in ctx.refusals if r.node == "model"), "")
             status = "refused" if declined else "unchanged"
             reason = declined or ("" if notes else "nothing matched")
-        figures = self.gauge.figures(self.current, self.shapes)
+        figures = self.state.figures()
         searched = self.replay is None
         return Step(
             spec,
@@ -194,45 +182,68 @@ class Run:
     # --- the result -------------------------------------------------------------------------
 
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
+        setting, notes = self.setting, list(self.setting.notes)
+        self.evaluated(self.state)
+        changed = self.state is not setting.source
+        total = self.gauge.ratio(setting.source, self.state, setting.feeds) if changed else None
         made = self._recipe()
-        self.current.metadata_props[provenance.RECIPE] = made.to_text()
-        if provenance.trim(self.current, size_of(self.current)):
-            self.notes.append("single nodes' provenance was left out: it is over 5 % of the file")
-        after = self._figures(self.current, None)
-        total = self.gauge.ratio(self.source, self.current, self.feeds)
-        if total is not None:
-            before = dataclasses.replace(before, latency_ms=total.a_ms)
-            after = dataclasses.replace(after, latency_ms=total.b_ms)
-        budget, judge = self.setting.budget, self.setting.judge
+        final = self._recorded(made, notes)
+        after = dataclasses.replace(
+            final.figures(),
+            metric=self.state.figures().metric,
+            latency_ms=total.b_ms if total else None,
+        )
+        before = dataclasses.replace(before, latency_ms=total.a_ms if total else None)
+        judge = setting.judge
         worst = compare_outputs(judge.source, self.outputs).worst if judge else None
-        missed = budget.missed(before, after, worst)
+        missed = setting.budget.missed(before, after, worst)
+        source = setting.source
         report = Report(
             graphopt=__version__,
-            input=str(self.path or self.source.graph.name or "model"),
+            input=str(source.path or source.model.graph.name or "model"),
             output=None,
-            target=self.setting.target.name,
-            seed=self.setting.seed,
-            limits=budget.limits(),
-            met=not missed if budget.limited else None,
+            target=setting.target.name,
+            seed=setting.seed,
+            limits=setting.budget.limits(),
+            met=not missed if setting.budget.limited else None,
             before=before,
             after=after,
             steps=tuple(steps),
             latency_ratio=total.ratio if total else None,
             latency_ratio_ci=total.ci if total else None,
             validated=made.validated,
-            notes=tuple(dict.fromkeys([*self.notes, *remark(total), *missed])),
+            notes=tuple(dict.fromkeys([*notes, *remark(total), *missed])),
         )
-        return Result(self.current, report, made, self.setting.target)
+        timed = setting.target.measured and changed
+        return Result(
+            final.model,
+            report,
+            made,
+            setting.target,
+            tuned=(setting.measure_seconds, setting.shapes) if timed else None,
+        )
+
+    def _recorded(self, made: recipe.Recipe, notes: list[str]) -> State:
+        """The last state with its recipe, and as much provenance as the file's share allows."""
+        model = self._working() if self.state is self.setting.source else self.state.model
+        text = made.to_text()
+        model.metadata_props[provenance.RECIPE] = text
+        final = self.state.with_metadata(model, provenance.RECIPE, text)
+        if provenance.trim(model, final.bytes):
+            notes.append("single nodes' provenance was left out: it is over 5 % of the file")
+            return State(model, self.setting.shapes, context=self.state.context)
+        return final
 
     def _recipe(self) -> recipe.Recipe:
         """The recipe of this run. Raises InputError if a replay was fed something else."""
+        setting = self.setting
         made = recipe.Recipe(
             graphopt=__version__,
-            target=self.setting.target.name,
-            seed=self.setting.seed,
-            source=digest(self.source),
-            samples=self.samples.digest() if self.samples else None,
-            validated=self.samples is not None or self.setting.budget.limited,
+            target=setting.target.name,
+            seed=setting.seed,
+            source=setting.digest,
+            samples=setting.samples.digest() if setting.given else None,
+            validated=setting.given or setting.budget.limited,
             versions=recipe.versions(),
             steps=tuple(self.decisions),
         )
@@ -240,46 +251,3 @@ class Run:
             if self.replay is not None and getattr(self.replay, what) != getattr(made, what):
                 raise InputError(f"the recipe was made with another {what}; give it the same one")
         return made
-
-    # --- figures ----------------------------------------------------------------------------
-
-    def _figures(self, model: ir.Model, path: Path | None) -> Figures:
-        figures = self.gauge.figures(model, self.shapes, path)
-        return dataclasses.replace(figures, metric=self._metric(model))
-
-    def _metric(self, model: ir.Model) -> float | None:
-        evaluate = self.setting.budget.evaluate
-        if evaluate is None:
-            return None
-        self.setting.progress("evaluating", 0, 0)
-        return self.gauge.evaluate(model, evaluate)
-
-    def _over_drop(self, metric: float | None) -> str:
-        return self.setting.budget.over_drop(self.source_metric, metric)
-
-
-def _named(model: ir.Model) -> ir.Model:
-    """Name every node that has no name after its first output: reports and recipes need names."""
-    taken = {n.name for n in model.graph.all_nodes()}
-    for node in model.graph.all_nodes():
-        if not node.name and node.outputs:
-            name = node.outputs[0].name or node.op_type
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            node.name = name
-    return model
-
-
-def _holds(model: ir.Model) -> bool:
-    """Whether the types and shapes that a model declares are those that follow from its inputs.
-
-    Raises:
-        ModelError: not even names, order and operators are right.
-    """
-    try:
-        check_graph(model)
-    except ModelError:
-        check_graph(model, full=False)
-        return False
-    return True

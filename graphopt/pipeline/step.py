@@ -1,4 +1,4 @@
-"""Trial: run one pass, check what it made, and find the edit at fault if it is wrong."""
+"""One step of the pipeline: run a pass, verify what it made, bisect to the edit at fault."""
 
 from __future__ import annotations
 
@@ -9,46 +9,19 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.budget import Budget
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, PassError
 from graphopt.graph import provenance
+from graphopt.graph.traverse import all_nodes
 from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
+from graphopt.pipeline.prepare import Setting
+from graphopt.pipeline.state import State
 from graphopt.reporting.records import OutputError
-from graphopt.samples import Samples
-from graphopt.target import Target
 from graphopt.verification.graph import check_graph, fingerprint
-from graphopt.verification.outputs import Comparison, Judge, Outputs, compare_outputs
+from graphopt.verification.outputs import Comparison, Outputs, compare_outputs
 
-__all__ = ["Setting", "Trial", "Verdict", "refusals", "short_name", "try_pass"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What every pass of a run is given and judged by.
-
-    Attributes:
-        source, target, samples, budget, seed, shapes, measure_seconds: as in `Context`.
-        judge: the source's outputs; None if outputs are not compared.
-        metric: the user's evaluation of a model, None without one.
-        full_check: the source's declared types and shapes hold, so those of a result must.
-        debug: recompute the analyses that a pass claims to preserve.
-        progress: as in `Context`.
-    """
-
-    source: ir.Model
-    target: Target
-    samples: Samples
-    budget: Budget
-    seed: int
-    shapes: Mapping[str, tuple[int, ...]]
-    measure_seconds: float
-    judge: Judge | None
-    metric: Callable[[ir.Model], float | None]
-    full_check: bool
-    debug: bool
-    progress: Progress
+__all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +38,11 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One pass run and verified: its context (with the model it made), and what was denied."""
+    """One pass run and verified: its context, the state it made, and what was denied."""
 
     ctx: Context
     edits: int
+    state: State
     verdict: Verdict
     denied: tuple[Edit, ...] = ()
 
@@ -77,45 +51,56 @@ def try_pass(
     one: Any,
     model: ir.Model,
     setting: Setting,
+    before: State,
     outputs: Sequence[Outputs],
+    metric: Callable[[State], float | None],
     *,
     denied: Sequence[Edit] = (),
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
+    progress: Progress,
 ) -> Trial:
     """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
 
     Args:
         one: the pass, ours or `onnx_ir`'s.
-        model: changed in place; a trial that had to bisect works on clones of it as it was.
+        model: changed in place; a trial that had to bisect works on copies of `before`.
         setting: what the pass is given and judged by.
-        outputs: the model's outputs on the probe inputs before the pass.
+        before: the state that `model` is a copy of.
+        outputs: its outputs on the probe inputs.
+        metric: the user's evaluation of a state.
         denied: edits that are not allowed.
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
+        progress: told what goes on.
     """
-    backup = model.clone()
-    ctx, edits = run_pass(one, model, setting, lambda e: e not in denied, facts, previous)
-    if edits == 0:
-        return Trial(ctx, 0, Verdict(outputs=outputs), tuple(denied))
-    verdict = verify(one, ctx.model, setting, outputs)
-    if not (search and verdict.broken):
-        return Trial(ctx, edits, verdict, tuple(denied))
-    setting.progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
-    last: list[Trial] = []
 
-    def attempt(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:
-        again, count = run_pass(one, backup.clone(), setting, allow)
-        found = verify(one, again.model, setting, outputs) if count else Verdict(outputs=outputs)
-        last[:] = [Trial(again, count, found)]
-        return again.edits, not found.reason
+    def attempt(
+        work: ir.Model,
+        allow: Callable[[Edit], bool],
+        decided: Mapping[str, Any] | None,
+        known: Context | None = None,
+    ) -> Trial:
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, progress)
+        if edits == 0:
+            return Trial(ctx, 0, before, Verdict(outputs=outputs))
+        state = State(ctx.model, setting.shapes, context=ctx)
+        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric))
 
-    guilty = guilty_edits(ctx.edits, attempt)
-    if guilty is None:
-        return Trial(ctx, edits, verdict)
-    return dataclasses.replace(last[0], denied=tuple(guilty))
+    first = attempt(model, lambda e: e not in denied, facts, previous)
+    if not (search and first.verdict.broken):
+        return dataclasses.replace(first, denied=tuple(denied))
+    progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
+    last = [first]
+
+    def fails(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:
+        last[0] = attempt(before.model.clone(), allow, first.ctx.facts)
+        return last[0].ctx.edits, not last[0].verdict.reason
+
+    guilty = guilty_edits(first.ctx.edits, fails)
+    return first if guilty is None else dataclasses.replace(last[0], denied=tuple(guilty))
 
 
 def run_pass(
@@ -123,8 +108,9 @@ def run_pass(
     model: ir.Model,
     setting: Setting,
     allow: Callable[[Edit], bool],
-    facts: Mapping[str, Any] | None = None,
-    previous: Context | None = None,
+    facts: Mapping[str, Any] | None,
+    previous: Context | None,
+    progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
 
@@ -142,15 +128,15 @@ def run_pass(
         pass_name=name,
         shapes=setting.shapes,
         facts=facts,
-        progress=setting.progress,
+        progress=progress,
         measure_seconds=setting.measure_seconds,
-        source=setting.source,
+        source=setting.source.model,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
     preserves = getattr(one, "preserves", ())
     preserved = {a: r for a, r in ctx.cached().items() if a in preserves}
-    before, known = fingerprint(model), set(model.graph.all_nodes())
+    before, known = fingerprint(model), set(all_nodes(model.graph))
     idle = set(_unused(model))
     try:
         edits = _run(one, ctx, name)
@@ -164,7 +150,7 @@ def run_pass(
     if edits == 0 and fingerprint(ctx.model) != before:
         edits = 1
     if edits:
-        for node in ctx.model.graph.all_nodes():
+        for node in all_nodes(ctx.model.graph):
             if node not in known and provenance.BY not in node.metadata_props:
                 provenance.derive([node], [], name)
         for graph, unused in [f for f in _unused(ctx.model) if f not in idle]:
@@ -175,17 +161,23 @@ def run_pass(
     return ctx, edits
 
 
-def verify(one: Any, model: ir.Model, setting: Setting, before: Sequence[Outputs]) -> Verdict:
+def verify(
+    one: Any,
+    state: State,
+    setting: Setting,
+    before: Sequence[Outputs],
+    metric: Callable[[State], float | None],
+) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
     try:
-        check_graph(model, full=setting.full_check)
+        check_graph(state.skeleton, full=setting.full_check)
     except InputError as error:
         return Verdict(f"left an invalid graph: {error}", broken=True)
     judge = setting.judge
     if judge is None:
         return Verdict()
     try:
-        outputs = judge.outputs(model)
+        outputs = judge.outputs(state.skeleton)
     except InputError as error:
         return Verdict(f"the result cannot be run: {error}", broken=True)
     previous = compare_outputs(before, outputs)
@@ -199,9 +191,8 @@ def verify(one: Any, model: ir.Model, setting: Setting, before: Sequence[Outputs
         if judge.equal(previous):
             return verdict
         return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
-    metric = setting.metric(model)
     reason = setting.budget.over_error(source.worst)
-    return dataclasses.replace(verdict, metric=metric, reason=reason)
+    return dataclasses.replace(verdict, metric=metric(state), reason=reason)
 
 
 def short_name(one: Any) -> str:

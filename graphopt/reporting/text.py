@@ -1,4 +1,4 @@
-"""Tables: how figures and reports look on a terminal, with every name as plain text."""
+"""Reports as tables on a terminal: how sizes, counts and times are written, and names as text."""
 
 from __future__ import annotations
 

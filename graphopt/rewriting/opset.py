@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.graph.building import Names
-from graphopt.io.writing import skeleton_of
+from graphopt.io.skeleton import skeleton_of
 
 __all__ = ["raise_opset"]
 
@@ -216,7 +216,7 @@ def _same(graph: onnx.GraphProto, old: onnx.NodeProto) -> bool:
 
 def _infer_shapes(model: ir.Model) -> None:
     """Fill in types and shapes that are missing, as far as ONNX's own inference finds them."""
-    proto, _ = skeleton_of(model, "weights")
+    proto, _ = skeleton_of(model).runnable
     inferred = onnx.shape_inference.infer_shapes(proto)
     found = {v.name: v for v in inferred.graph.value_info}
     for node in model.graph:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt.context import Context
+from graphopt.samples.stream import Input
 from graphopt.training.batches import Batch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Examples", "Store", "Teacher", "alike_rows", "gather", "held_count", "joins", "tensors"]
+__all__ = ["Examples", "Store", "Teacher", "held_count", "tensors"]
 
 Array = np.ndarray[Any, Any]
 #: The original's outputs for the inputs of one run, both in the model's order.
@@ -116,6 +118,35 @@ class Examples:
         self._per_step = max(1, round(size / weight))
         self.steps = math.ceil(len(self._fit) / self._per_step)
 
+    @classmethod
+    def of(
+        cls,
+        ctx: Context,
+        inputs: Sequence[Input],
+        student: torch.nn.Module,
+        teacher: Teacher,
+        *,
+        size: int,
+        large: bool = False,
+    ) -> Examples:
+        """The run's samples with what `teacher` makes of them, to train `student` on.
+
+        Outputs that take over 4 GiB, and those called `large` where batches are of any size, are
+        not kept: the teacher runs on every batch.
+        """
+        assert ctx.samples is not None
+        names = [i.name for i in inputs]
+        feeds = ctx.track(ctx.samples, 0, "the original's outputs")
+        free = all(i.batch is None for i in inputs)
+        live = large and free
+        store = None if live else _gather(feeds, names, teacher, LARGE)
+        if store is None or store.full:
+            live, store = True, _gather(ctx.samples, names, lambda arrays: [])
+        any_rows = free or (not live and _joins(student, store, len(names)))
+        rows = any_rows and _alike_rows(store)
+        kept = teacher if live else None
+        return cls(store, len(names), rows=rows, size=size, seed=ctx.seed, teacher=kept)
+
     def __len__(self) -> int:
         return len(self._fit) + len(self._held)
 
@@ -169,7 +200,7 @@ def tensors(arrays: Iterable[Array]) -> tuple[Any, ...]:
     return tuple(torch.from_numpy(np.array(a)) for a in arrays)
 
 
-def gather(
+def _gather(
     feeds: Iterable[Mapping[str, Array]],
     names: Sequence[str],
     teacher: Teacher,
@@ -194,7 +225,7 @@ def gather(
     return store
 
 
-def alike_rows(store: Store) -> bool:
+def _alike_rows(store: Store) -> bool:
     """Whether all arrays of every run have as many rows as its first: rows can be told apart."""
     for run in range(len(store)):
         arrays = store[run]
@@ -203,7 +234,7 @@ def alike_rows(store: Store) -> bool:
     return len(store) > 0
 
 
-def joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
+def _joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
     """Whether the module takes two runs as one, though the model it came from has a fixed batch.
 
     Most exports fix a batch of 1; their operators seldom need it.
@@ -246,8 +277,8 @@ def _recurrent(student: torch.nn.Module) -> bool:
     import torch
 
     unsafe = (torch.lstm, torch.gru, torch.rnn_tanh)
-    graph = getattr(student, "graph", None)
-    return graph is not None and any(node.target in unsafe for node in graph.nodes)
+    graphs = [m.graph for m in student.modules() if isinstance(m, torch.fx.GraphModule)]
+    return any(node.target in unsafe for graph in graphs for node in graph.nodes)
 
 
 def _leading(arrays: Sequence[Array]) -> int:

@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.io.checking import check_structure
-from graphopt.io.writing import skeleton_of
+from graphopt.io.skeleton import Skeleton, skeleton_of
 
 __all__ = ["check_graph", "fingerprint"]
 
 
-def check_graph(model: ir.Model, *, full: bool = True) -> None:
+def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
     """Raise ModelError unless names, order and types are right and ONNX's checker agrees.
 
     Large tensors stay where they are: the checker sees them as inputs of the same type and shape.
@@ -23,8 +23,10 @@ def check_graph(model: ir.Model, *, full: bool = True) -> None:
         model: the model to check.
         full: infer types and shapes, and compare them with those that the model declares.
     """
-    proto, large = skeleton_of(model, "weights")
-    check_structure(proto)
+    runnable, large = skeleton_of(model).runnable
+    check_structure(runnable)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(runnable)
     outside = {one.name for one in large}
     given = {i.name for i in proto.graph.input}
     kept = [t for t in proto.graph.initializer if t.name not in outside]

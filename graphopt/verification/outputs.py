@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run_each
+from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.reporting.records import OutputError
 
 __all__ = ["FLOOR", "Comparison", "Judge", "compare_outputs"]
@@ -57,8 +58,9 @@ class Judge:
         unable: why the source cannot be run here; "" if it can.
     """
 
-    def __init__(self, source: ir.Model, probe: Sequence[Outputs]) -> None:
+    def __init__(self, source: ir.Model | Skeleton, probe: Sequence[Outputs]) -> None:
         self.probe = probe
+        source = skeleton_of(source)
         self.unable = ""
         self.source: list[Outputs] = []
         self.noise: dict[str, float] = {}
@@ -67,7 +69,7 @@ class Judge:
         except ModelError as error:
             self.unable = str(error)
             return
-        if sum(t.nbytes for t in weights(source)) > NOISE_LIMIT:
+        if sum(one.tensor.nbytes for one in source.held) > NOISE_LIMIT:
             return
         try:
             optimized = list(run_each(source, probe, optimize=True))
@@ -77,7 +79,7 @@ class Judge:
         if not compared.broken:
             self.noise = {n: e.rel_l2 for n, e in compared.errors.items()}
 
-    def outputs(self, model: ir.Model) -> list[Outputs]:
+    def outputs(self, model: ir.Model | Skeleton) -> list[Outputs]:
         """The model's outputs on the probe inputs, with the runtime's optimizations off."""
         return list(run_each(model, self.probe))
 
@@ -90,14 +92,6 @@ class Judge:
     def tolerance(self, output: str) -> float:
         """The largest relative L2 difference that still counts as equal."""
         return max(FLOOR, NOISE_FACTOR * self.noise.get(output, 0.0))
-
-
-def weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """The tensors of every initializer, subgraphs included."""
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
 
 
 def compare_outputs(expected: Iterable[Outputs], got: Iterable[Outputs]) -> Comparison:

@@ -1,7 +1,7 @@
 """Distill: train what is left of a model until its outputs are those of the original again.
 
-Parts: *examples* (samples with the original's outputs) or *loading* (a user's own loader), *losses*
-and *features*, and the *training* loop, which quantization-aware training shares.
+The loop, the losses and the samples (or a loader of the user's own) are those of
+`graphopt.training`, as in quantization-aware training; `features` finds intermediate tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
 from graphopt.passes.distill.features import Feature, shared_features
-from graphopt.passes.prune.prune import Prune
 
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
@@ -25,9 +24,8 @@ from graphopt.execution.trainable import trainable, write_back
 from graphopt.graph import provenance
 from graphopt.pass_ import Pass
 from graphopt.samples.stream import inputs_of
-from graphopt.spec import parse
-from graphopt.training import examples
-from graphopt.training.examples import Examples, alike_rows, gather, joins
+from graphopt.training.examples import Examples
+from graphopt.training.fake_quantization import fake_quantized, settle
 from graphopt.training.loader import Loader, Stream
 from graphopt.training.loop import train
 from graphopt.training.losses import Criterion, kinds_of, untrainable
@@ -46,11 +44,12 @@ class Distill(Pass):
     """Train the weights that are left until the outputs are the original's again.
 
     Nothing but unlabelled samples is needed; the original is the model the run started from.
-    Structure stays: shapes, factors, zeros of sparse matrices. A tenth of the samples (512 at most)
-    is held out, and the best weights by them are kept: the model as it was, if none are better.
+    Structure stays: shapes, factors, zeros of sparse matrices, integers (trained through fake
+    quantization). A tenth of the samples (512 at most) is held out, and the best weights by them
+    are kept: the model as it was, if none are better.
 
     Attributes:
-        epochs: passes over the samples, in each round.
+        epochs: passes over the samples.
         lr: highest learning rate (AdamW), reached after a warm-up; falls as a cosine to 0.
         loss: "kl" (class scores, temperature 2), "mse" (over the variance of each output),
             "features" (intermediate tensors beside the outputs); "auto" is "kl" for outputs that
@@ -60,10 +59,7 @@ class Distill(Pass):
             samples: dicts of arrays by input name and maybe "label", or tuples of inputs and maybe
             labels. It is called every epoch.
         labels: weight of the labels' loss where there are labels, in [0, 1].
-        prune: options of the prune pass, such as "ratio=0.7": prune first; see `rounds`.
-        rounds: prune a little and train, this many times; each round removes the same share of
-            what is left.
-        checkpoint: a folder for what is needed to go on after an interruption.
+        checkpoint: a folder, of this step alone, for what is needed to go on after an interruption.
     """
 
     lossy = True
@@ -75,61 +71,36 @@ class Distill(Pass):
     batch: int = 32
     data: str = ""
     labels: float = 0.5
-    prune: str = ""
-    rounds: int = 1
     checkpoint: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.rounds < 1:
-            raise ValueError("epochs, batch and rounds are 1 or more")
+        if self.epochs < 1 or self.batch < 1:
+            raise ValueError("epochs and batch are 1 or more")
         if not self.lr > 0:
             raise ValueError(f"lr is above 0, not {self.lr}")
         if not 0 <= self.labels <= 1:
             raise ValueError(f"labels is a weight in [0, 1], not {self.labels}")
-        if self.rounds > 1 and not self.prune:
-            raise ValueError('rounds prune a little each: say what, for example prune="ratio=0.7"')
-        if self.prune:
-            self._cuts()
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        """Prune if asked to and train, round after round; the number of tensors changed."""
+        """Train the weights on the outputs of the source; the number of tensors changed."""
         reason = _unable(self, ctx)
         if reason:
             ctx.refuse(self, "model", reason)
             return 0
         source = ctx.source or model.clone()
-        edits = 0
-        for k, cut in enumerate(self._cuts() or [None], start=1):
-            if cut is not None:
-                edits += cut.run(model, ctx)
-                ctx.invalidate()
-            edits += self._recover(model, source, ctx, k)
-        return edits
-
-    def _cuts(self) -> list[Prune]:
-        """The pruning of each round: removing r of what is left n times leaves (1 - r)^n."""
-        if not self.prune:
-            return []
-        (whole,) = parse(f"prune({self.prune})")
-        assert isinstance(whole, Prune)
-        share = 1 - (1 - whole.ratio) ** (1 / self.rounds)
-        return [dataclasses.replace(whole, ratio=share)] * self.rounds
-
-    def _recover(self, model: ir.Model, source: ir.Model, ctx: Context, number: int) -> int:
-        """One training of `model` on the outputs of `source`."""
-        if not ctx.edit(self, f"weights, round {number}"):
+        if not ctx.edit(self, "weights"):
             return 0
         features = self._features(source, model, ctx)
         try:
             seen = with_outputs(model, [f.ours for f in features])
-            student = trainable(seen).to(device_of())
+            module = trainable(seen).to(device_of())
         except ModelError as error:
             ctx.refuse(self, "model", str(error))
             return 0
-        if any(p.element_size() < 4 for p in student.parameters()):
+        if any(p.element_size() < 4 for p in module.parameters()):
             ctx.refuse(self, "model", "its weights are 16-bit floats: put distill before fp16")
             return 0
-        name = "distill" if self.rounds == 1 else f"distill, round {number} of {self.rounds}"
+        student = fake_quantized(module, seen)
         with self._batches(source, student, features, ctx) as batches:
             outputs = kinds_of(
                 (t[: len(model.graph.outputs)] for t in batches.targets()), self.loss
@@ -139,18 +110,17 @@ class Distill(Pass):
                 ctx.refuse(self, "model", reason)
                 return 0
             criterion = Criterion(outputs, [(f.variance, f.kept) for f in features], self.labels)
-            key = _key(self, student, batches, ctx)
-            folder = Path(self.checkpoint) if self.checkpoint else None
             plan = Plan(
                 epochs=self.epochs,
                 lr=self.lr,
-                checkpoint=folder / f"round-{number}.pt" if folder else None,
-                key=key,
-                text=name,
+                checkpoint=Path(self.checkpoint, "distill.pt") if self.checkpoint else None,
+                key=_key(self, student, batches, ctx),
+                text="distill",
             )
             report = train(student, batches, criterion, plan, ctx)
-        ctx.note(f"{name}: {report}")
-        return _write(student, model, ctx) if report.improved else 0
+        ctx.note(f"distill: {report}")
+        settle(module.cpu(), seen)
+        return _write(module, model, ctx) if report.improved else 0
 
     def _features(self, source: ir.Model, model: ir.Model, ctx: Context) -> list[Feature]:
         if self.loss != "features":
@@ -173,23 +143,8 @@ class Distill(Pass):
             if self.data:
                 yield Stream(Loader.open(self.data, inputs), teacher)
                 return
-            assert ctx.samples is not None
-            names = [i.name for i in inputs]
-            feeds = ctx.track(ctx.samples, 0, "distill: the original's outputs")
-            free = all(i.batch is None for i in inputs)
-            live = bool(features) and free  # intermediate tensors are large: not kept
-            store = None if live else gather(feeds, names, teacher, examples.LARGE)
-            if store is None or store.full:
-                live, store = True, gather(ctx.samples, names, lambda arrays: [])
-            any_rows = free or (not live and joins(student, store, len(names)))
-            yield Examples(
-                store,
-                len(names),
-                rows=any_rows and alike_rows(store),
-                size=self.batch,
-                seed=ctx.seed,
-                teacher=teacher if live else None,
-            )
+            # intermediate tensors are large
+            yield Examples.of(ctx, inputs, student, teacher, size=self.batch, large=bool(features))
 
 
 def _unable(one: Distill, ctx: Context) -> str:
@@ -218,10 +173,10 @@ def _key(one: Distill, student: torch.nn.Module, batches: Any, ctx: Context) -> 
     return seen.hexdigest()
 
 
-def _write(student: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
+def _write(module: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
     """Put the trained values into the model; how many tensors changed."""
     before = {v: v.const_value for v in model.graph.initializers.values()}
-    changed = write_back(student.cpu(), model)
+    changed = write_back(module, model)
     for value, tensor in before.items():
         if value.const_value is not tensor:
             for use in value.uses():

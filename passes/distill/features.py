@@ -1,4 +1,4 @@
-"""Features: values inside the student that are still values of the original, whole or in part.
+"""Feature distillation: values of the student that are still values of the original.
 
 Two values are the same if they have one name or share provenance (see
 `graphopt.verification.layer_errors`). Along channels that pruning cut, the student's is compared

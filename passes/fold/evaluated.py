@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 HELD = 1 << 20
 #: Nothing is computed from, or into, more bytes or elements than this.
 LARGEST = 1 << 26
+#: Bytes by which a folded value may be larger than the constants it replaces.
+GROWTH = 1 << 20
 #: Operators that may grow their inputs are computed up to this many elements.
 GROWN = 1 << 22
 #: A copy of a weight that is read elsewhere too may take this many bytes.
@@ -61,11 +63,10 @@ class Constant:
 class Evaluated:
     """Constants found so far, by value; which of their nodes stay is decided afterwards."""
 
-    def __init__(self, model: ir.Model, shapes: Shapes, limit: int) -> None:
+    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
         self.values: dict[ir.Value, Constant] = {}
         self._opsets = dict(model.graph.opset_imports)
         self._shapes = shapes
-        self._limit = limit
         self._kept: set[ir.Node] = set()
         self._demand: dict[ir.Value, float] = {}
 
@@ -188,7 +189,7 @@ class Evaluated:
                 self._wanted(v, constant) <= _nbytes(v) + COPY for v in free
             )
         saved = sum(_nbytes(v) * min(1.0, _nbytes(v) / self._wanted(v, constant)) for v in free)
-        return constant.nbytes <= saved + self._limit
+        return constant.nbytes <= saved + GROWTH
 
     def _wanted(self, leaf: ir.Value, constant: Constant) -> float:
         """Bytes that all results would store in the place of `leaf`, this one at least."""

@@ -28,20 +28,10 @@ __all__ = ["Fold"]
 
 @dataclasses.dataclass(frozen=True)
 class Fold(Pass):
-    """Compute what is constant.
-
-    Attributes:
-        limit: bytes by which a folded value may be larger than the constants it replaces.
-    """
-
-    limit: int = 1 << 20
+    """Compute what is constant."""
 
     speeds_up: ClassVar[bool] = False
     preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = (shapes,)
-
-    def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ValueError("limit is a number of bytes, at least 0")
 
     @resting_collector()
     def run(self, model: ir.Model, ctx: Context) -> int:
@@ -49,7 +39,7 @@ class Fold(Pass):
         edits = 0
         renew(ctx)
         while True:
-            made = fold_constants(model, ctx, self.limit)
+            made = fold_constants(model, ctx)
             made += fold_dimensions(model, ctx)
             made += tidy(model, ctx)
             edits += made
@@ -58,10 +48,10 @@ class Fold(Pass):
             renew(ctx)
 
 
-def fold_constants(model: ir.Model, ctx: Context, limit: int) -> int:
+def fold_constants(model: ir.Model, ctx: Context) -> int:
     """Constant values -> initializers; returns how many were made."""
     facts = ctx.get(shapes)
-    found = Evaluated(model, facts, limit)
+    found = Evaluated(model, facts)
     for node in all_nodes(model.graph):
         found.visit(node)
     if not found.values:

@@ -1,4 +1,4 @@
-"""The pass: choose the nodes, then give them half values and put casts at the shores."""
+"""Half precision, the pass: choose nodes, give them half values, cast at the shores of islands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Islands: which nodes can compute in half precision, and why the others stay float.
+"""Float islands: which nodes can compute in half precision, and why the others stay float.
 
 half = the operator takes float16
        and every value it reads or makes stays within +-32752 (half of float16's largest)

@@ -23,7 +23,7 @@ def settle_weights(model: ir.Model, ctx: Context) -> int:
     computed = _computed(model)
     if not computed:
         return 0
-    found = Evaluated(model, ctx.get(shapes), 0)
+    found = Evaluated(model, ctx.get(shapes))
     for node in model.graph:
         found.visit(node)
     names = Names(model)

@@ -1,4 +1,4 @@
-"""Balancing: magnitude moved from activations into weights before both are rounded.
+"""Equalization (SmoothQuant, cross-layer): magnitude moved from activations into weights.
 
     LayerNorm(x; g, b) W       =  LayerNorm(x; g / s, b / s) (s W)        SmoothQuant
     relu(conv(x; U, c)) * W    =  relu(conv(x; U / s, c / s)) * (s W)     cross-layer equalization

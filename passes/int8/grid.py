@@ -1,4 +1,4 @@
-"""Grids: scale and zero point, the integers a float tensor is rounded to.
+"""Quantization grids: scale and zero point, the integers a float tensor is rounded to.
 
 q = clip(round(x / scale) + zero_point, least, greatest)        x ~ (q - zero_point) * scale
 """

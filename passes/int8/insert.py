@@ -1,4 +1,4 @@
-"""Inserting Q/DQ around the static nodes of a plan, once its grids are known.
+"""Q/DQ pairs inserted around the static nodes of a plan, once its grids are known.
 
 float producer    x -> Q -> DQ -> integer nodes        (float users keep reading x)
 integer producer  y -> Q -> DQ -> every user

@@ -1,4 +1,4 @@
-"""The pass: plan, calibrate, round weights, insert."""
+"""INT8 quantization, the pass: plan, calibrate, round weights, insert."""
 
 from __future__ import annotations
 
@@ -141,8 +141,7 @@ class Int8(Pass):
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
         trained: Trained | None = None
         if self.qat:
-            bits = 7 if scheme.reduce_range else 8
-            denied, trained = trained_within_budget(model, ctx, draft, slow, quantize, bits)
+            denied, trained = trained_within_budget(model, ctx, draft, slow, quantize)
         else:
             denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
         plan = make_plan(

@@ -128,10 +128,10 @@ class _Search:
 
     def _metric(self, model: ir.Model) -> float:
         budget = self.ctx.budget
-        if budget is None or budget.max_drop is None or budget.evaluate is None:
+        if budget is None or budget.max_drop is None or budget.evaluation is None:
             return 0.0
         with opened(model) as predict:
-            return float(budget.evaluate(predict))
+            return float(budget.evaluation(predict))
 
 
 def sensitivities(

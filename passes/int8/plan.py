@@ -1,4 +1,4 @@
-"""The plan: which nodes become integer and how, grown outward from those that have weights.
+"""Quantization plan: which nodes become integer and how, grown outward from those with weights.
 
 static    ranges are known before: Q/DQ around the node
 dynamic   ranges are found at run time: MatMul, Gemm, LSTM where the target prefers it

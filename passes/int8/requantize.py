@@ -1,4 +1,4 @@
-"""Models that are quantized already: their form, and back to float with the ranges they carry.
+"""Quantized models as input: their form, and back to float with the ranges they carry.
 
     DequantizeLinear(W, s, z)   ->  (W - z) s                       a constant
     x -> Q(s, z) -> DQ(s, z)    ->  x, known to lie on [(least - z) s, (greatest - z) s]

@@ -1,4 +1,4 @@
-"""Rounding weights for what they multiply: errors of one weight are made up for by the others.
+"""Weight rounding by second-order error (GPTQ): what one weight loses the others make up for.
 
 With H = E[x x^T] over samples, a row w of the weight rounded to r moves its output by
 

@@ -1,4 +1,4 @@
-"""Never slower: what is made integer is timed beside what it replaces, and losers stay float.
+"""Measured gains: integer nodes are timed beside what they replace, and losers stay float.
 
 Products and LSTMs are cut out and timed alone, once for each kind (operator and shapes): they are
 many and alike, and what was found is remembered (`gains`). What is static hangs together, so it is

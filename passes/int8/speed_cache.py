@@ -1,4 +1,4 @@
-"""What integers gain, remembered: each kind of product is timed once on a machine.
+"""Cache of measured gains: each kind of integer product is timed once on a machine.
 
 `gains.json` in the user's cache folder (`graphopt.calibration.resume`) holds, by runtime,
 instruction set and threads, the time of each operator as integers over its time as floats:

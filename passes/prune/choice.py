@@ -1,4 +1,4 @@
-"""Choice: how many units each dimension keeps. Pure arithmetic over costs and work.
+"""Choice of how many units each dimension keeps: arithmetic over error curves and work.
 
 Each dimension comes with a *curve*: the order in which its units would go, and what it costs to
 have removed the first j of them. A choice is a count per dimension.

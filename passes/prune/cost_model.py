@@ -1,4 +1,4 @@
-"""Work: how many MACs, parameters or units a model has left when dimensions shrink.
+"""Cost model: MACs, parameters or units left when dimensions shrink.
 
 Work is multilinear in the dimensions. MACs of a convolution scale with the axes of its weight,
 those of a matrix product with the axes of its first operand and the last of its result. An axis

@@ -1,4 +1,4 @@
-"""Curves: for every dimension, which units go first and what that costs."""
+"""Importance curves: for every dimension, which units go first and what that costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers: the linear operators that read a dimension, with what they read on samples."""
+"""Linear operators that read a dimension, with what they read on samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconstruction: units chosen by how well the rest can stand in for them.
+"""Reconstruction error: units chosen by how well the rest can stand in for them.
 
 The readers of a dimension compute W x. Removing units and refitting W to the rest costs, in closed
 form (Optimal Brain Surgeon; Hassibi and Stork 1993, for blocks: Kurtic et al., arXiv:2203.07259),

@@ -1,4 +1,4 @@
-"""Sampling: which samples, and which of their spatial positions, a fit looks at."""
+"""Sampling for fits: which samples, and which of their spatial positions, are looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores: what each unit of a dimension is worth, from the weights it carries.
+"""Importance scores of units from weights: L1, L2, geometric median (FPGM), activation, random.
 
 A unit's score is its mean over every weight it carries (rows, columns or filters of each tensor
 that writes, carries or reads the dimension), each tensor's scores first divided by their mean, so

@@ -1,4 +1,4 @@
-"""Selection: which positions of which value stay, and what a cut changes downstream."""
+"""Index sets of a cut: which positions of which value stay, and what changes downstream."""
 
 from __future__ import annotations
 

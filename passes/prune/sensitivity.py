@@ -1,4 +1,4 @@
-"""Scan: how far the model's outputs really move when one dimension alone loses units.
+"""Sensitivity scan: how far outputs really move when one dimension alone loses units.
 
 For each dimension a few shares of its units are cut, in the order its curve has, what reads them is
 refitted, and the outputs are compared with the original's on some samples,

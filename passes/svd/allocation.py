@@ -1,4 +1,4 @@
-"""Allot: which candidate each layer gets, pure arithmetic.
+"""Rank allocation: which candidate each layer gets under a budget, pure arithmetic.
 
 A budget for the whole model is spent where an error buys most: every layer's candidates are reduced
 to the lower convex hull of (cost, error), and the hulls' edges are taken in the order of error per

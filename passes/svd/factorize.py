@@ -1,4 +1,4 @@
-"""Edit: put a chain of stages in the place of every node that multiplied by a matrix.
+"""Factorized layers written into the graph: a chain of stages where a matrix was.
 
     MatMul   y = x M + c            ->  y = (x A) B + (c + s)
     Gemm     y = a x M + b c        ->  y = a (x A) B + b (c + a s / b)

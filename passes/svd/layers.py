@@ -1,4 +1,4 @@
-"""Find: the layers of a model that multiply by a constant matrix, and who shares it.
+"""Layers with a constant matrix (MatMul, Gemm, Conv, LSTM, ...), and who shares it.
 
 Every layer is seen as a matrix M [K, N]: rows x [K] go to x M [N]. A convolution's x is a patch
 (K = I kh kw), a recurrent layer's M holds every gate of every direction (N = D G H), a lookup's x

@@ -1,4 +1,4 @@
-"""Moments: means and covariances of what layers multiply, streamed over samples.
+"""Means and covariances of what layers multiply, streamed over samples.
 
 A layer keeps K x K numbers (its inputs) or N x N (its outputs, where those are fewer): memory
 grows with neither the samples nor their length. Layers are observed in groups whose accumulators

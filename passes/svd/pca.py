@@ -1,4 +1,4 @@
-"""Pca: narrow an activation that spans few directions, by folding the basis into both neighbours.
+"""PCA of activations: those that span few directions narrowed in both neighbouring layers.
 
     y = x M + c;  z = y W     with  y Q Qᵀ ~ y   ->   y' = x (M Q) + c Q;  z = y' (Qᵀ W)
 

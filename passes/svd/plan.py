@@ -1,4 +1,4 @@
-"""Plan: from a layer and its moments to its curve of candidates, and to finished factors."""
+"""Candidate ranks of a layer, their cost and error, and its finished factors."""
 
 from __future__ import annotations
 

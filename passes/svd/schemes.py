@@ -1,4 +1,4 @@
-"""Schemes: the ways to write a layer as a chain of cheaper stages, and what each costs and loses.
+"""Factorization schemes: channel, spatial and Tucker chains, and what each costs and loses.
 
 A matrix has one, M ~ A B. A convolution W [O, I, kh, kw] has these (r: ranks):
 

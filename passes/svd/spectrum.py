@@ -1,4 +1,4 @@
-"""Spectrum: how much of a layer's output each rank keeps, and the basis that keeps it.
+"""Singular spectrum of a layer: what each rank keeps of its output, and the basis that keeps it.
 
 With M [K, N] and the covariance C = L Lᵀ of its inputs (L = I without samples), the rank-r matrix
 nearest in output error E‖x M - x M̂‖² = ‖Lᵀ(M - M̂)‖² is M V Vᵀ, where V [N, r] holds the first

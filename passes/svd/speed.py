@@ -1,4 +1,4 @@
-"""Faster: whether a layer's factors beat the layer on the target, timed side by side.
+"""Latency of a factored layer beside the layer, timed on the target.
 
 The layer is cut out with its own weight and the shapes it runs at, and timed in interleaved pairs
 against the same cut after the edit. Answers are kept in `ctx.facts["svd"]` by shape, not by layer,

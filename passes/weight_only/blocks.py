@@ -1,4 +1,4 @@
-"""A matrix in blocks of a few bits, each block with a scale and a zero point of its own.
+"""Block quantization of a matrix: a few bits, each block with a scale and a zero point.
 
     w[n, k]  ~  s[n, k / size] (q[n, k] - z[n, k / size]),    0 <= q, z < 2^bits
 

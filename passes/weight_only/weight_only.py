@@ -1,4 +1,4 @@
-"""The pass: products of activations and constant matrices read their matrix in a few bits.
+"""Weight-only quantization, the pass: products read their matrix in 4 or 8 bits.
 
     y = x W            ->  MatMulNBits(x, Q, s, z)
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)

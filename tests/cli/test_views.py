@@ -3,6 +3,8 @@ from pathlib import Path
 
 import onnx
 
+from graphopt.reporting import text
+
 
 def test_inspect_counts_what_is_there(folder, graphopt):
     code, out, _ = graphopt("inspect", "model.onnx", "--json", "--shape", "x=8x16", "--profile")
@@ -76,6 +78,17 @@ def test_passes_lists_every_pass_with_its_options(graphopt):
     assert {"fuse", "int8"} <= listed.keys()
     assert listed["int8"]["lossy"] is True
     assert all(p["summary"] for p in listed.values())
+    layers = listed["prune"]["options"]["layers"]
+    assert layers["explanation"].startswith("(pattern, share) pairs: a dimension whose name, or")
+    assert layers["type"] == "tuple of (text, number)"
+    assert layers["default"] == []
+    code, out, _ = graphopt("passes")
+    assert code == 0
+    shown = " ".join(out.split())
+    assert "ratio 0.3 share of the MACs to remove, in [0, 1)." in shown
+    assert (
+        "Remove the units that matter least from every tensor that carries them. Outputs" in shown
+    )
 
 
 def test_the_demo_ends_with_every_figure(graphopt):
@@ -96,3 +109,13 @@ def test_compare_layer_by_layer(folder, graphopt):
     assert found
     assert {"node", "op_type", "output", "rel_l2", "added", "max_abs", "other"} == set(found[0])
     assert [e["rel_l2"] for e in found] == sorted((e["rel_l2"] for e in found), reverse=True)
+
+
+def test_brackets_are_printed_as_they_are(capsys):
+    made = text.table("install")
+    made.add_row("pip install 'graphopt[torch]'")
+    text.out().print(made)
+    text.out().print("float [k, n], names[bold]")
+    out = capsys.readouterr().out
+    assert "pip install 'graphopt[torch]'" in out
+    assert "float [k, n], names[bold]" in out

@@ -10,7 +10,7 @@ from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.operators import infer_node
 from graphopt.context import Context
 
-__all__ = ["bound_shapes", "infer", "on_demand", "renew", "shapes"]
+__all__ = ["at_sizes", "bound_shapes", "infer", "on_demand", "renew", "shapes"]
 
 
 def shapes(ctx: Context) -> Shapes:
@@ -35,6 +35,43 @@ def renew(ctx: Context) -> None:
 def bound_shapes(model: ir.Model, inputs: Mapping[str, Sequence[int]]) -> Shapes:
     """Shapes when the named graph inputs have these shapes: all static unless data-dependent."""
     return infer(model, inputs)
+
+
+def at_sizes(ctx: Context) -> Shapes:
+    """Shapes at the concrete input shapes of `ctx`.
+
+    They follow from the symbolic ones where those are certain; elsewhere the model is walked again.
+    """
+    known = ctx.get(shapes)
+    if known.certain:
+        sizes = _sizes(known, ctx.model, ctx.shapes)
+        found = known.at(sizes) if sizes is not None else None
+        if found is not None:
+            return found
+    return bound_shapes(ctx.model, ctx.shapes)
+
+
+def _sizes(
+    known: Shapes, model: ir.Model, inputs: Mapping[str, Sequence[int]]
+) -> dict[str, int] | None:
+    """The size of each unknown, or None if the inputs' shapes do not give it plainly."""
+    sizes: dict[str, int] = {}
+    for value in model.graph.inputs:
+        dims = known.shape(value)
+        given = inputs.get(value.name or "")
+        if given is None:
+            if dims is None or not all(isinstance(d, int) for d in dims):
+                return None
+            continue
+        if dims is None or len(dims) != len(given):
+            return None
+        for dim, size in zip(dims, given, strict=True):
+            if isinstance(dim, int):
+                if dim != size:
+                    return None
+            elif dim.name is None or sizes.setdefault(dim.name, size) != size:
+                return None
+    return sizes
 
 
 def infer(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:

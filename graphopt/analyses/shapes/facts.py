@@ -141,6 +141,19 @@ class Shapes:
         self._count += 1
         return symbol(f"{'~' if sign else '?'}{self._count}")
 
+    def at(self, sizes: Mapping[str, int]) -> Shapes | None:
+        """These shapes where the unknowns have these sizes; None if they leave one open."""
+        found = Shapes(self.model, self._inputs, False, self._infer_node)
+        for value, fact in self._facts.items():
+            if fact.dims is None or all(isinstance(d, int) for d in fact.dims):
+                found._facts[value] = fact
+                continue
+            dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
+            if None in dims:
+                return None
+            found._facts[value] = Fact(fact.dtype, dims)  # type: ignore[arg-type]
+        return found
+
     # --- inference --------------------------------------------------------------------------
 
     def walk(self) -> bool:

@@ -83,6 +83,23 @@ class Expr:
         """The unknowns it is made of."""
         return frozenset(a for monomial, _ in self.terms for a in monomial)
 
+    @property
+    def name(self) -> str | None:
+        """Its unknown, if it is nothing but one."""
+        plain = len(self.terms) == 1 and self.terms[0][1] == 1 and len(self.terms[0][0]) == 1
+        return self.terms[0][0][0] if plain else None
+
+    def at(self, sizes: Mapping[str, int]) -> int | None:
+        """Its value where the unknowns have these sizes; None if one has none."""
+        total = 0
+        for monomial, factor in self.terms:
+            for atom in monomial:
+                if atom not in sizes:
+                    return None
+                factor *= sizes[atom]
+            total += factor
+        return total
+
 
 Dim = int | Expr
 

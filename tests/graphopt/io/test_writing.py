@@ -472,7 +472,7 @@ def test_unaligned_weights_run_the_same(tmp_path):
 
 
 def test_bytes_count_external_data(tmp_path):
-    from graphopt.pipeline.figures import file_bytes
+    from graphopt.pipeline.state import file_bytes
 
     model = ir.from_proto(model_of([big("w", 5000)]))
     for external in (False, True):

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from graphopt.passes.distill import Distill  # noqa: E402
+from graphopt.passes.int8 import Int8  # noqa: E402
 from graphopt.passes.prune import Prune  # noqa: E402
 
 from graphopt import Context, optimize  # noqa: E402
@@ -16,7 +17,8 @@ from graphopt.graph.provenance import made_by  # noqa: E402
 from graphopt.pass_ import format_pass  # noqa: E402
 from graphopt.samples import Samples  # noqa: E402
 from graphopt.spec import parse  # noqa: E402
-from graphopt.testing import parse_model  # noqa: E402
+from graphopt.target import Int8Scheme, Target  # noqa: E402
+from graphopt.testing import parse_model, structure  # noqa: E402
 
 CLASSES = 5
 
@@ -387,35 +389,55 @@ def test_a_loader_that_is_not_there(tmp_path):
         distil(model, model.clone(), None, data=str(tmp_path / "x.py:f"))
 
 
-def test_rounds_prune_a_little_each():
+def test_pruning_and_training_alternate_as_steps_of_a_pipeline():
     from graphopt.analyses.cost import cost
 
     source, given = dense(hidden=64), samples()
     whole = Context(source).get(cost).macs
-    model = source.clone()
-    _, ctx = distil(model, source, given, prune="ratio=0.6", rounds=2, epochs=6)
+    model, losses = source.clone(), []
+    for _ in range(2):
+        ctx = Context(model, source=source, samples=given)
+        Prune(ratio=1 - 0.4**0.5, compensate=False).run(model, ctx)
+        before = error(model, source, given)
+        distil(model, source, given, epochs=6)
+        losses.append((before, error(model, source, given)))
     assert Context(model).get(cost).macs == pytest.approx(0.4 * whole, rel=0.1)
-    assert [n.partition(":")[0] for n in ctx.notes] == [
-        "distill, round 1 of 2",
-        "distill, round 2 of 2",
-    ]
+    assert losses[1][1] < losses[1][0]
+
+
+def test_an_integer_model_is_trained_through_fake_quantization():
+    source, given = images(), samples((1, 6, 6))
+    model = smaller(source, given)
+    ctx = Context(model, target=Target("t", int8=Int8Scheme(per_channel=False)), samples=given)
+    assert Int8(balance=False).run(model, ctx)
+    form, before = structure(model), error(model, source, given)
+    edits, ctx = distil(model, source, given, epochs=20, lr=3e-3)
+    assert edits
+    assert structure(model) == form
+    assert error(model, source, given) < 0.7 * before
+    bits = {n.inputs[0].const_value.dtype for n in model.graph if _held(n)}
+    assert bits == {ir.DataType.INT8}
+
+
+def _held(node):
+    return node.op_type == "DequantizeLinear" and node.inputs[0].const_value is not None
 
 
 def test_an_interrupted_pass_continues_to_the_same_weights(tmp_path):
     source, given = dense(hidden=64), samples()
-    options = {"prune": "ratio=0.6", "rounds": 2, "epochs": 2}
-    expected = source.clone()
-    distil(expected, source, given, **options)
+    start = smaller(source, given)
+    expected = start.clone()
+    distil(expected, source, given, epochs=2)
 
     def kill(text, done, total):
-        if "round 2" in text and done >= 3:
+        if "epoch 2" in text and done >= 3:
             raise KeyboardInterrupt
 
-    options["checkpoint"] = str(tmp_path / "kept")
+    options = {"epochs": 2, "checkpoint": str(tmp_path / "kept")}
     with pytest.raises(KeyboardInterrupt):
-        distil(source.clone(), source, given, progress=kill, **options)
-    assert (tmp_path / "kept" / "round-1.pt").exists()
-    again = source.clone()
+        distil(start.clone(), source, given, progress=kill, **options)
+    assert (tmp_path / "kept" / "distill.pt").exists()
+    again = start.clone()
     distil(again, source, given, **options)
     assert all(np.array_equal(a, tensors(again)[n]) for n, a in tensors(expected).items())
 
@@ -430,8 +452,8 @@ def test_a_second_run_after_the_first_changes_little():
 
 
 def test_options_are_checked():
-    for wrong in ({"epochs": 0}, {"lr": 0.0}, {"labels": 2.0}, {"rounds": 2}):
+    for wrong in ({"epochs": 0}, {"lr": 0.0}, {"labels": 2.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Distill(**wrong)
-    one = Distill(epochs=5, prune="ratio=0.7", rounds=3)
+    one = Distill(epochs=5, loss="features")
     assert parse(format_pass(one)) == [one]

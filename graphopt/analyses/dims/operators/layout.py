@@ -9,8 +9,6 @@ from graphopt.analyses.dims.system import ONE
 
 __all__ = ["OPERATORS", "join"]
 
-FAR = 1 << 30
-
 
 def join(op: Operation, parts: list[Tensor], whole: Tensor, axis: int) -> None:
     """`whole` is the parts one after the other along `axis`."""

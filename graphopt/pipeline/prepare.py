@@ -1,0 +1,173 @@
+"""Preparing runs: the source is checked, run on probe inputs and counted once for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from graphopt.backend import find_target
+from graphopt.budget import Budget
+from graphopt.context import Progress
+from graphopt.errors import ModelError
+from graphopt.formats import load
+from graphopt.graph.traverse import all_nodes
+from graphopt.io.digest import digest
+from graphopt.io.weights import warnings_of
+from graphopt.pipeline.state import State
+from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
+from graphopt.target import Target
+from graphopt.verification.graph import check_graph
+from graphopt.verification.outputs import Judge
+
+__all__ = ["Setting", "prepare"]
+
+#: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
+PROBE_RUNS, PROBE_MACS = 64, 100e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A source model and everything a pipeline over it is given and judged by.
+
+    Attributes:
+        source: the model as it came, every node with a name; it is not changed.
+        target: where the result will run; `measured` is False if nothing is to be timed.
+        samples: the user's, or those that were drawn; `given` says which.
+        feeds: one run's inputs, for timing.
+        budget, seed, shapes, measure_seconds, debug: as in `graphopt.optimize`.
+        judge: the source's outputs on the probe inputs; None if outputs are not compared.
+        full_check: the source's declared types and shapes hold, so those of a result must.
+        digest: SHA-256 of the source; None for one that is only to be computed when asked.
+        notes: plain sentences for the report.
+    """
+
+    source: State
+    target: Target
+    samples: Samples
+    given: bool
+    feeds: Feeds
+    budget: Budget
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
+    measure_seconds: float
+    judge: Judge | None
+    full_check: bool
+    debug: bool
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    def for_target(self, target: Target) -> Setting:
+        """The same for another target; nothing of the source is computed again."""
+        return dataclasses.replace(self, target=target)
+
+
+def prepare(
+    model: ir.Model | str | Path,
+    *,
+    target: str | Target = "cpu",
+    samples: Samples | str | Path | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    verify: Literal["outputs", "graph"] = "outputs",
+    measure: bool = True,
+    measure_seconds: float = 5.0,
+    debug: bool = False,
+    progress: Progress | None = None,
+    source_path: str | Path | None = None,
+) -> Setting:
+    """Check, run and count `model` once; `run` then takes passes over it as often as asked.
+
+    Arguments and errors are those of `graphopt.optimize`; `target` is one target, not "auto".
+    """
+    if isinstance(model, (str, Path)):
+        path: Path | None = Path(model)
+        model = load(model)
+    else:
+        path = Path(source_path) if source_path else None
+    target = find_target(target) if isinstance(target, str) else target
+    given = open_samples(samples, model) if samples is not None else None
+    first = next(iter(given), None) if given is not None else None
+    bound, chosen = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()}, like=first)
+    notes = [*warnings_of(model), *chosen]
+    if measure and not target.measured:
+        notes.append(
+            f"not measured: '{target.name}' is not this machine, and what is fast there is "
+            "taken from its data"
+        )
+    drawn = stand_ins(model, seed=seed, shapes=bound)
+    source = State(named(model), bound, path)
+    judge = None
+    if verify == "outputs":
+        if progress is not None:
+            progress("running the source model", 0, 0)
+        judge = Judge(source.skeleton, _probe(source, given or drawn, notes))
+        if judge.unable:
+            notes.append(f"outputs were not compared: {judge.unable}")
+            judge = None
+    return Setting(
+        source=source,
+        target=target if measure else dataclasses.replace(target, measured=False),
+        samples=given or drawn,
+        given=given is not None,
+        feeds=next(iter(drawn)),
+        budget=budget or Budget(),
+        seed=seed,
+        shapes=bound,
+        measure_seconds=measure_seconds,
+        judge=judge,
+        full_check=_holds(source),
+        debug=debug,
+        digest=digest(source.model),
+        notes=tuple(notes),
+    )
+
+
+def named(model: ir.Model) -> ir.Model:
+    """A model every node of which has a name: reports and recipes need names.
+
+    A node without one is called after its first output, in a copy.
+    """
+    if all(node.name for node in all_nodes(model.graph)):
+        return model
+    model = model.clone()
+    taken = {n.name for n in all_nodes(model.graph)}
+    for node in all_nodes(model.graph):
+        if not node.name and node.outputs:
+            name = node.outputs[0].name or node.op_type
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            node.name = name
+    return model
+
+
+def _probe(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
+    """The runs that outputs are compared on."""
+    runs: list[Feeds] = []
+    spent = 0.0
+    for feeds in samples:
+        spent += source.cost.macs * max((len(a) for a in feeds.values() if a.ndim), default=1)
+        if len(runs) >= PROBE_RUNS or (len(runs) >= 2 and spent > PROBE_MACS):
+            notes.append(f"outputs were compared on the first {len(runs)} runs of samples")
+            break
+        runs.append(feeds)
+    return runs
+
+
+def _holds(source: State) -> bool:
+    """Whether the types and shapes that a model declares are those that follow from its inputs.
+
+    Raises:
+        ModelError: not even names, order and operators are right.
+    """
+    try:
+        check_graph(source.skeleton)
+    except ModelError:
+        check_graph(source.skeleton, full=False)
+        return False
+    return True
