@@ -46,11 +46,11 @@ def _optimized(source, out, feeds, passes):
         measure=NO_MEASURE not in os.environ,
     )
     save(result.model, out)
-    step = result.report.steps[-1]
+    step, facts = result.report.steps[-1], result.recipe.steps[-1].facts
     return {
         "status": step.status,
         "notes": [*step.notes, step.reason],
-        "float": sorted(result.recipe.steps[-1].facts.get("int8.float", ())),
+        "float": sorted(k for k, ratio in facts.get("faster", {}).items() if ratio > 1),
     }
 
 

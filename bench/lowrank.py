@@ -27,6 +27,7 @@ from graphopt.backend import backend_of, find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run_each
 from graphopt.formats import load, save
+from graphopt.measuring.parts import timer_of
 from graphopt.samples import Samples, bind_shapes
 
 RESULTS = Path(__file__).parent / "results"
@@ -197,7 +198,13 @@ def latencies(folder: Path, seconds: float) -> list[dict[str, Any]]:
                 before = counted(model)
                 model = load(paths[0])
                 shapes = {k: v.shape for k, v in feeds.items()}
-                ctx = Context(model, target=target, pass_name="svd", shapes=shapes)
+                ctx = Context(
+                    model,
+                    target=target,
+                    pass_name="svd",
+                    shapes=shapes,
+                    timer=timer_of(target),
+                )
                 start = time.perf_counter()
                 edits = Svd(energy=0.9).run(model, ctx)
                 took = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,12 +11,14 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.backend import Arrays, Timing
 from graphopt.budget import Budget
+from graphopt.cache import Cache
 from graphopt.graph import provenance
 from graphopt.samples.stream import Samples
 from graphopt.target import ONNX, Target
 
-__all__ = ["Analysis", "Context", "Edit", "Progress", "Refusal"]
+__all__ = ["Analysis", "Context", "Edit", "Pair", "Progress", "Refusal", "Timer"]
 
 logger = logging.getLogger("graphopt")
 
@@ -24,6 +27,12 @@ T = TypeVar("T")
 Analysis = Callable[["Context"], T]
 #: Called with (what is going on, how much of it is done, how much there is; 0: nobody knows).
 Progress = Callable[[str, int, int], None]
+#: Two models that take the same inputs, and those inputs.
+Pair = tuple[ir.Model, ir.Model, Arrays]
+#: Times the models of a pair beside each other on the same feeds for about so many seconds.
+Timer = Callable[[ir.Model, ir.Model, Arrays, float], Timing]
+#: In `Context.facts`: what `Context.faster` found.
+FASTER = "faster"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +66,14 @@ class Context:
         shapes: concrete shape per graph input, for costs and measuring; dynamic axes are bound.
         progress: called with (text, done, total) while something long runs.
         measure_seconds: about how long one comparison of two models may take.
+        timer: times two models on the target, for `faster`; None where nothing is to be timed.
+        cache: what was timed before on this machine is taken from it; None keeps nothing.
         source: the model as it came into the run, not to be changed; None outside a pipeline.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
             on a replay they are there from the start, and must be used instead of measuring.
+        scratch: what the parts of a pass tell each other while it runs; recorded nowhere.
     """
 
     def __init__(
@@ -78,6 +90,8 @@ class Context:
         facts: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         measure_seconds: float = 5.0,
+        timer: Timer | None = None,
+        cache: Cache | None = None,
         source: ir.Model | None = None,
     ) -> None:
         self.model = model
@@ -91,9 +105,12 @@ class Context:
         self.edits: list[Edit] = []
         self.refusals: list[Refusal] = []
         self.notes: list[str] = []
-        self.facts: dict[str, Any] = dict(facts or {})
+        self.facts: dict[str, Any] = copy.deepcopy(dict(facts or {}))
+        self.scratch: dict[str, Any] = {}
         self.shapes = dict(shapes or {})
         self.measure_seconds = measure_seconds
+        self.cache = cache
+        self._timer = timer
         self._progress = progress
         self._allow = allow
         self._cache: dict[Analysis[Any], Any] = {}
@@ -129,6 +146,60 @@ class Context:
     def cached(self) -> dict[Analysis[Any], Any]:
         """The analyses computed so far and their results (a copy; the debug mode compares them)."""
         return dict(self._cache)
+
+    # --- timing -----------------------------------------------------------------------------
+
+    @property
+    def timed(self) -> bool:
+        """Whether `faster` can give any answer."""
+        return self._timer is not None or bool(self.facts.get(FASTER))
+
+    def faster(
+        self,
+        what: str,
+        pair: Callable[[], Pair | None],
+        *,
+        share: float = 0.06,
+        remembered: bool = True,
+    ) -> float | None:
+        """Time of `b` over `a` on the target: below 1 if `b` surely is faster, above 1 if slower.
+
+        1 where the 95 % interval holds 1. Slower must be seen twice: one bad moment proves nothing.
+        The answer becomes a fact, so a recipe replays it, and is remembered on this machine.
+
+        Args:
+            what: names the comparison among the facts: what is compared, at which shapes.
+            pair: makes (a, b, feeds), asked only if it must be timed; None: it can't be made.
+            share: of `measure_seconds`, that it may take.
+            remembered: `what` says all that the answer depends on, so the cache may know it.
+
+        Returns:
+            None if nothing is timed here (the target is elsewhere, or there is no pair).
+        """
+        known: dict[str, float] = self.facts.get(FASTER, {})
+        if what in known:
+            return known[what]
+        if self._timer is None:
+            return None
+        cache = self.cache if remembered else None
+        ratio = cache.timing(self.target, what) if cache is not None else None
+        if cache is not None and ratio is not None:
+            self.note(f"some of its timings are of an earlier run: {cache.folder} (--cache off)")
+        elif (made := pair()) is not None:
+            ratio = self._ratio(self._timer, made, share * self.measure_seconds)
+            if cache is not None:
+                cache.keep_timing(self.target, what, ratio)
+        if ratio is not None:
+            self.facts.setdefault(FASTER, {})[what] = ratio
+        return ratio
+
+    @staticmethod
+    def _ratio(timer: Timer, pair: Pair, seconds: float) -> float:
+        timing = timer(*pair, seconds)
+        if timing.ci[0] > 1:
+            timing = timer(*pair, 2 * seconds)
+        sure = timing.ci[0] > 1 or timing.ci[1] < 1
+        return round(timing.ratio, 3) if sure else 1.0
 
     # --- edits ------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import onnx_ir as ir
@@ -13,8 +14,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from graphopt import plugins
 from graphopt.context import Context
+from graphopt.errors import MissingExtra, UsageError
 
-__all__ = ["Pass", "format_pass"]
+__all__ = ["Pass", "check_needs", "format_pass"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Pass(InPlacePass):
     Class attributes:
         lossy: the pass may change outputs; the budget judges it instead of the equality rule.
         speeds_up: the pass claims the model gets faster, so the step is timed and undone if slower.
-        needs: what must be there, from {"samples", "torch", "onnxsim"}.
+        needs: what must be there, or a run is refused before it starts: "samples", or the name of
+            an extra ("torch", "onnxsim").
         preserves: analyses whose result stays true after the pass edited the model.
     """
 
@@ -45,8 +48,21 @@ class Pass(InPlacePass):
         return PassResult(model, modified=self.run(model, Context(model)) > 0)
 
     def __str__(self) -> str:
-
         return format_pass(self)
+
+
+def check_needs(one: Any, *, samples: bool) -> None:
+    """Refuse a pass whose `needs` are not there.
+
+    Raises:
+        MissingExtra: an extra is not installed.
+        UsageError: there are no samples.
+    """
+    for need in sorted(getattr(one, "needs", ())):
+        if need == "samples" and not samples:
+            raise UsageError(f"{format_pass(one)} needs samples: give --samples")
+        if need != "samples" and find_spec(need) is None:
+            raise MissingExtra(need, format_pass(one))
 
 
 _FILES: dict[type[Any], str] = {}

@@ -80,8 +80,9 @@ def type_name(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(repr(a) for a in args)
     if origin is tuple:
-        inner = [type_name(a) for a in args if a is not ...]
-        return f"tuple of {inner[0]}" if args[1:] == (...,) else f"({', '.join(inner)})"
+        if args[1:] == (...,):
+            return f"tuple of {type_name(args[0])}"
+        return f"({', '.join(type_name(a) for a in args)})"
     names = {float: "number", int: "integer", str: "text", bool: "True or False"}
     return "None" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
 

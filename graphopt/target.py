@@ -38,7 +38,6 @@ class Int8Scheme:
         dynamic: operators better quantized at run time (activation ranges found on the fly),
             unless what they read already is integer.
         bias: type of biases: "int32" at the scale of data times weight, or "float32" as they were.
-        format: "qdq" for Q/DQ pairs around operators, "operator" for QLinear operators.
     """
 
     activation: Literal["uint8", "int8"] = "uint8"
@@ -51,7 +50,6 @@ class Int8Scheme:
     conv_pack: int = 1
     dynamic: frozenset[str] = frozenset()
     bias: Literal["int32", "float32"] = "int32"
-    format: Literal["qdq", "operator"] = "qdq"
 
 
 @dataclasses.dataclass(frozen=True)

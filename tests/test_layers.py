@@ -55,8 +55,8 @@ FLOORS = (
     {"calibration", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
-    {"budget", "deploy", "execution", "io", "samples"},
-    {"graph", "plugins", "reporting", "target", "user_code"},
+    {"budget", "cache", "deploy", "execution", "io", "samples"},
+    {"graph", "knapsack", "layers", "plugins", "reporting", "target", "user_code"},
     {"errors"},
 )
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.backends.torch_fx.body import Body
 
 from graphopt.errors import ModelError
-from graphopt.graph.attributes import default_attribute
+from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 
 __all__ = ["Op"]
@@ -36,11 +36,8 @@ class Op:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value, or the default of the standard, or `default`."""
-        found = self.node.attributes.get(name)
-        if found is not None:
-            return list(found.value) if isinstance(found.value, tuple) else found.value
-        value = default_attribute(self.node.domain, self.node.op_type, name)
-        return default if value is None else value
+        value = attribute(self.node, name, default, opset=self.opset)
+        return list(value) if isinstance(value, tuple) else value
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
         """Record `function(*args, **kwargs)`."""

@@ -40,8 +40,8 @@ def _sum(op: Any, x: Any, _: Any = None) -> Any:
 def _softmax(function: Any) -> Callable[..., Any]:
     def lower(op: Any, x: Any) -> Any:
         if op.opset >= 13:
-            return function(x, op.attribute("axis", -1))
-        axis = op.node.attributes.get_int("axis", 1) % op.rank()
+            return function(x, op.attribute("axis"))
+        axis = op.attribute("axis") % op.rank()
         flat = x.flatten(axis) if axis < op.rank() else x
         return function(flat, axis).reshape(x.shape)
 

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.analysis import at_sizes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
+from graphopt.graph.attributes import attribute
 
 __all__ = ["Cost", "MacRule", "NodeCost", "cost", "macs_of"]
 
@@ -127,13 +128,13 @@ def _graph(
     return total
 
 
-def _subgraphs(attribute: ir.Attr) -> tuple[ir.Graph, ...]:
-    if attribute.is_ref():
+def _subgraphs(held: ir.Attr) -> tuple[ir.Graph, ...]:
+    if held.is_ref():
         return ()
-    if attribute.type == ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    if attribute.type == ir.AttributeType.GRAPHS:
-        return tuple(attribute.as_graphs())
+    if held.type == ir.AttributeType.GRAPH:
+        return (held.as_graph(),)
+    if held.type == ir.AttributeType.GRAPHS:
+        return tuple(held.as_graphs())
     return ()
 
 
@@ -162,9 +163,9 @@ def _constants(model: ir.Model) -> list[ir.TensorProtocol]:
             if value.const_value is not None:
                 found[id(value)] = value.const_value
     for node in model.graph.all_nodes():
-        for attribute in node.attributes.values():
-            if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
-                found[id(attribute)] = attribute.as_tensor()
+        for held in node.attributes.values():
+            if not held.is_ref() and held.type == ir.AttributeType.TENSOR:
+                found[id(held)] = held.as_tensor()
     return list(found.values())
 
 
@@ -217,7 +218,7 @@ def _matmul(left: int) -> MacRule:
 
     def rule(node: ir.Node, i: list[Shape | None], o: list[Shape | None]) -> int:
         a = _known(i[left])
-        k = a[-2] if _int(node, "transA") and len(a) > 1 else a[-1]
+        k = a[-2] if attribute(node, "transA", 0) and len(a) > 1 else a[-1]
         return math.prod(_known(o[0])) * k
 
     return rule
@@ -254,8 +255,8 @@ def _scaled_dot_product(node: ir.Node, i: list[Shape | None], o: list[Shape | No
     q, k, v = _known(i[0]), _known(i[1]), _known(i[2])
     if len(q) == 4:
         return q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
-    heads = _int(node, "num_heads") or _int(node, "q_num_heads")
-    kv = _int(node, "kv_num_heads") or heads
+    heads = int(attribute(node, "num_heads") or attribute(node, "q_num_heads"))
+    kv = int(attribute(node, "kv_num_heads") or heads)
     return q[0] * heads * q[1] * k[1] * (q[2] // heads + v[2] // kv)
 
 
@@ -273,11 +274,6 @@ def _known(shape: Shape | None) -> Shape:
     if shape is None:
         raise ValueError("unknown shape")
     return shape
-
-
-def _int(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return attribute.as_int() if attribute is not None else 0
 
 
 #: What each compute operator contracts; a name not here contracts nothing.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import bound_shapes
+from graphopt.cache import Cache
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.resume import Progress
 from graphopt.execution.observe import observe
@@ -79,6 +79,7 @@ def calibrate(
     method: Method = "minmax",
     *,
     track: Callable[[Iterable[Feeds]], Iterable[Feeds]] = lambda samples: samples,
+    cache: Cache | None = None,
 ) -> dict[str, Observed | None]:
     """What each named value was seen to be; None where it was never finite, or empty.
 
@@ -94,6 +95,7 @@ def calibrate(
             Migacz, GTC 2017). "mse": the clipping with the least squared error. "auto": all that
             was seen, with the other methods' choices as `candidates`.
         track: wraps the samples of each group, to show progress.
+        cache: where one that was killed goes on (`graphopt.calibration.resume`); None: nowhere.
     """
     wanted = list(dict.fromkeys(names))
     if not wanted:
@@ -104,17 +106,11 @@ def calibrate(
     parts, rows = groups(model, wanted, first)
     found: dict[str, Observed | None] = {}
     for group in parts:
-        state = Progress(model, repr((method, rows, group)))
-        done, digest, kept = state.load()
-        runs = iter(track(samples))
         sums = {name: _Sums(method) for name in group}
-        if kept is not None and state.skip(runs, done, digest):
-            _restore(sums.values(), kept)
-        else:
-            state = Progress(model, repr((method, rows, group)))
-            done, runs = 0, iter(track(samples))
-        counted = state.counted(runs, done, partial(_kept, sums.values()))
-        for arrays in observe(model, group, _cut(counted, rows)):
+        state = Progress(cache, model, repr((method, rows, group)))
+        figures = [array for s in sums.values() for array in s.state]
+        runs = state.resumed(lambda: iter(track(samples)), figures)
+        for arrays in observe(model, group, _cut(runs, rows)):
             for name, array in arrays.items():
                 sums[name].add(array)
         found.update((name, s.result()) for name, s in sums.items())
@@ -122,16 +118,28 @@ def calibrate(
     return found
 
 
+#: Running figures of one value, as they stand in its state.
+LO, HI, AVERAGE_LO, AVERAGE_HI, COUNT, SQUARE = range(6)
+
+
 class _Sums:
-    """Running figures of one value."""
+    """What was seen of one value so far.
+
+    Attributes:
+        figures: the running figures named above, float64.
+        histogram: of the values, for methods that need one.
+    """
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self.lo, self.hi = math.inf, -math.inf
-        self.average: Range | None = None
-        self.count, self.square = 0, 0.0
+        self.figures = np.array([math.inf, -math.inf, math.nan, math.nan, 0, 0])
         binned = method in ("percentile", "entropy", "mse", "auto")
         self.histogram = Histogram() if binned else None
+
+    @property
+    def state(self) -> list[Array]:
+        """All of it, as arrays."""
+        return [self.figures, *([self.histogram.counts] if self.histogram is not None else [])]
 
     def add(self, array: Array) -> None:
         """Add the array of one run."""
@@ -144,11 +152,13 @@ class _Sums:
             if flat.size == 0:
                 return
             lo, hi = float(flat.min()), float(flat.max())
-        self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
-        old = self.average or Range(lo, hi)
-        self.average = Range(old.lo + MOMENTUM * (lo - old.lo), old.hi + MOMENTUM * (hi - old.hi))
-        self.count += flat.size
-        self.square += (
+        known = self.figures
+        known[LO], known[HI] = min(known[LO], lo), max(known[HI], hi)
+        for k, end in ((AVERAGE_LO, lo), (AVERAGE_HI, hi)):
+            old = known[k] if known[COUNT] else end
+            known[k] = old + MOMENTUM * (end - old)
+        known[COUNT] += flat.size
+        known[SQUARE] += (
             float(np.dot(flat, flat))
             if flat.dtype == np.float32 and max(-lo, hi) < 1e15  # masks reach -3.4e38
             else float(np.square(flat, dtype=np.float64).sum())
@@ -158,46 +168,28 @@ class _Sums:
 
     def result(self) -> Observed | None:
         """The figures, or None if nothing finite was seen."""
-        if self.average is None:
+        lo, hi, *average, count, square = self.figures.tolist()
+        if not count:
             return None
-        seen = Range(self.lo, self.hi)
-        rms = math.sqrt(self.square / self.count)
+        seen = Range(lo, hi)
+        rms = math.sqrt(square / count)
         if self.method == "auto":
             others = [self._clipped(m, seen) for m in ("percentile", "entropy", "mse")]
-            reach = max(-self.lo, self.hi)
-            parts = [Range(max(self.lo, -reach * f), min(self.hi, reach * f)) for f in TRIED]
-            candidates = tuple(dict.fromkeys((seen, self.average, *others, *parts)))
-            return Observed(self.lo, self.hi, seen, rms, candidates)
+            reach = max(-lo, hi)
+            parts = [Range(max(lo, -reach * f), min(hi, reach * f)) for f in TRIED]
+            candidates = tuple(dict.fromkeys((seen, Range(*average), *others, *parts)))
+            return Observed(lo, hi, seen, rms, candidates)
         chosen = seen
         if self.method == "average":
-            chosen = self.average
+            chosen = Range(*average)
         elif self.histogram is not None:
             chosen = self._clipped(self.method, seen)
-        return Observed(self.lo, self.hi, chosen, rms)
+        return Observed(lo, hi, chosen, rms)
 
     def _clipped(self, method: str, seen: Range) -> Range:
         assert self.histogram is not None
         lo, hi = self.histogram.clip(method)
         return Range(max(lo, seen.lo), min(hi, seen.hi))
-
-
-def _kept(sums: Collection[_Sums]) -> Feeds:
-    """The running figures as arrays, a row a value."""
-    averages = [s.average or Range(math.nan, math.nan) for s in sums]
-    rows = [
-        (s.lo, s.hi, a.lo, a.hi, s.count, s.square) for s, a in zip(sums, averages, strict=True)
-    ]
-    counts = [s.histogram.counts for s in sums if s.histogram is not None]
-    return {"figures": np.array(rows, np.float64), "counts": np.array(counts, np.int64)}
-
-
-def _restore(sums: Collection[_Sums], kept: Feeds) -> None:
-    """The inverse of `_kept`."""
-    for k, (one, row) in enumerate(zip(sums, kept["figures"], strict=True)):
-        one.lo, one.hi, lo, hi, count, one.square = map(float, row)
-        one.average, one.count = None if math.isnan(lo) else Range(lo, hi), int(count)
-        if one.histogram is not None:
-            one.histogram.counts = kept["counts"][k]
 
 
 def groups(

@@ -1,94 +1,51 @@
-"""Sensitivity: what errors in a layer's weights and in its input do to the model's outputs.
+"""Sensitivity: how far the outputs move when one layer alone is changed, as measured on samples.
 
-By the Fisher matrix of each (see `graphopt.execution.gradients`), an error e that is spread evenly
-over a tensor of n elements adds
+One unit for every pass: the squared relative L2 error of the worst output,
 
-    1/2 e^T F e  =  1/2 |e|^2 tr(F) / n
+    sum |y - y'|^2 / sum |y|^2,
 
-to the divergence of the outputs, in nats (or half variances) a row. The figures are for |e| as
-large as the tensor itself; an error of relative L2 size r adds r^2 times as much.
+whose root is what reports tell and budgets limit. Squares, since errors of different layers that
+know nothing of each other add up so.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.context import Context
-from graphopt.errors import UsageError
-from graphopt.execution.gradients import backward
-from graphopt.graph.constants import constant_value
+from graphopt.execution.runtime import Arrays, run_each
 
-__all__ = ["Sensitivity", "sensitivity"]
+__all__ = ["movement", "sensitivities"]
 
-#: What counts as a layer, by operator.
-LAYERS = frozenset(
-    {"Conv", "ConvTranspose", "Einsum", "Gather", "Gemm", "GRU", "LSTM", "MatMul", "RNN"}
-)
+K = TypeVar("K")
+#: What counts for outputs that broke (new NaN or Inf): a thousand times their own size.
+BROKEN = 1e6
 
 
-@dataclasses.dataclass(frozen=True)
-class Sensitivity:
-    """What relative errors of size 1 in one layer add to the outputs' divergence, per row.
-
-    Attributes:
-        weight: errors in its weights (0 if it has none of its own).
-        activation: errors in its first input that is no weight (0 if that is a model input).
-    """
-
-    weight: float
-    activation: float
+def sensitivities(
+    model: ir.Model, feeds: Sequence[Arrays], changes: Iterable[tuple[K, ir.Model]]
+) -> dict[K, float]:
+    """By key, how far the outputs of each changed model lie from those of `model` on `feeds`."""
+    expected = list(run_each(model, feeds))
+    return {key: movement(expected, run_each(changed, feeds)) for key, changed in changes}
 
 
-def sensitivity(ctx: Context) -> dict[str, Sensitivity]:
-    """The sensitivity of every layer of the main graph, by node name, on the context's samples.
-
-    One backward pass over the samples, for all layers together. Needs the torch extra.
-
-    Raises:
-        UsageError: the context has no samples.
-        MissingExtra: torch is not installed.
-    """
-    if ctx.samples is None:
-        raise UsageError("sensitivity needs samples: what errors do depends on the inputs")
-    weights: dict[str, list[str]] = {}
-    tensors: dict[str, ir.TensorProtocol] = {}
-    inputs: dict[str, str] = {}
-    for node in ctx.model.graph:
-        if node.op_type not in LAYERS:
-            continue
-        given = [v for v in node.inputs if v is not None]
-        held = {v.name or "": t for v in given if (t := constant_value(v)) is not None}
-        tensors |= held
-        computed = [v for v in given if v.name not in held and v.producer() is not None]
-        weights[node.name or ""] = sorted(held)
-        if computed:
-            inputs[node.name or ""] = computed[0].name or ""
-    square: dict[str, float] = defaultdict(float)
-    trace: dict[str, float] = defaultdict(float)
-    size: dict[str, int] = defaultdict(int)
-    rows = 0
-    wanted = sorted(set(inputs.values()))
-    for step in backward(ctx.model, ctx.samples, loss="drawn", seed=ctx.seed, values=wanted):
-        rows += step.rows
-        for name, gradient in step.weights.items():
-            trace[name] += float(np.vdot(gradient, gradient))
-        for name, (value, gradient) in step.values.items():
-            trace[f"x:{name}"] += float(np.vdot(gradient, gradient))
-            square[f"x:{name}"] += float(np.vdot(value, value))
-            size[f"x:{name}"] += value.size
-    for name in trace.keys() & tensors.keys():
-        array = tensors[name].numpy()
-        square[name], size[name] = float(np.vdot(array, array)), array.size
-
-    def added(name: str) -> float:
-        """1/2 |tensor|^2 tr(F) / n, with the trace a row."""
-        return square[name] * trace[name] / (2 * size[name] * rows) if name in trace else 0.0
-
-    return {
-        node: Sensitivity(sum(added(w) for w in held), added(f"x:{inputs.get(node, '')}"))
-        for node, held in weights.items()
-    }
+def movement(expected: Iterable[Arrays], got: Iterable[Arrays]) -> float:
+    """Squared relative L2 error of the worst float output; equal NaN and Inf are no error."""
+    off: dict[str, float] = defaultdict(float)
+    size: dict[str, float] = defaultdict(float)
+    for before, after in zip(expected, got, strict=True):
+        for name, a in before.items():
+            if a.dtype.kind != "f":
+                continue
+            b = after[name]
+            alike = (a == b) | (np.isnan(a) & np.isnan(b))
+            x, y = (np.where(alike & ~np.isfinite(a), 0, v).astype(np.float64) for v in (a, b))
+            off[name] += float(np.square(x - y).sum())
+            size[name] += float(np.square(x).sum())
+    worst = [off[name] / max(size[name], 1e-300) for name in off]
+    return max((w if w < BROKEN else BROKEN for w in worst), default=0.0)

@@ -62,6 +62,11 @@ from graphopt.errors import GraphOptError, UsageError
 @click.option(
     "--measure-seconds", type=float, default=5.0, show_default=True, help="Timing per step."
 )
+@click.option(
+    "--cache",
+    metavar="DIR|off",
+    help="Timings of earlier runs on this machine; default ~/.cache/graphopt.",
+)
 @click.option("--replay", metavar="RECIPE", help="Repeat the decisions of a model or recipe.json.")
 @click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
 @click.option("--strip", is_flag=True, help="Leave recipe and provenance out of the output.")
@@ -162,6 +167,7 @@ def _run(options: dict[str, Any]) -> int:
                 measure=options["measure"],
                 measure_seconds=options["measure_seconds"],
                 replay=replay,
+                cache=options["cache"],
                 debug=options["debug"],
                 progress=shown,
                 source_path=source,

@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["extensions", "processors", "threads_to_ask_for"]
+__all__ = ["extensions", "processor", "processors", "threads_to_ask_for"]
 
 #: What matters to neural networks, weakest first: our name, and the flags that mean it.
 _X86 = (
@@ -102,3 +102,15 @@ def parse_sysctl(text: str) -> set[str]:
         if key in ("machdep.cpu.features", "machdep.cpu.leaf7_features"):
             flags.update(value.lower().split())
     return flags - {""}
+
+
+@cache
+def processor() -> str:
+    """The processor's name, as the system gives it ("AMD EPYC 9R45"), or that of its kind."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        named = [v.strip() for k, _, v in lines if k.strip() == "model name"]
+    else:
+        named = [platform.processor()]
+    return next((n for n in named if n), platform.machine())

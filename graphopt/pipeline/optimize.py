@@ -36,6 +36,7 @@ def optimize(
     measure: bool = True,
     measure_seconds: float = 5.0,
     replay: Recipe | None = None,
+    cache: str | Path | None = None,
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
@@ -55,12 +56,15 @@ def optimize(
         measure: time every step on the target, and undo those that are slower.
         measure_seconds: about how long to time each step.
         replay: take every decision from this recipe and measure nothing.
+        cache: folder of what was measured before on this machine (`graphopt.cache`); None is the
+            user's cache folder, "off" keeps nothing.
         debug: recompute every analysis that a pass claims to preserve, and compare.
         progress: called with (text, steps done, steps in all).
         source_path: where a `model` given as an object came from, for the report.
 
     Raises:
-        UsageError: a spec, option or target that does not exist.
+        UsageError: a spec, option or target that does not exist, samples that a pass needs.
+        MissingExtra: a pass or target needs a package that is not installed.
         ModelError, SamplesError: input that cannot be used.
         PassError: a pass raised; `__cause__` is what it raised.
     """
@@ -80,6 +84,7 @@ def optimize(
         verify=verify,
         measure=measure and replay is None,
         measure_seconds=measure_seconds,
+        cache=cache,
         debug=debug,
         progress=progress,
         source_path=source_path,

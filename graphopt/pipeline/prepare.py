@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.backend import find_target
 from graphopt.budget import Budget
+from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
 from graphopt.errors import ModelError
 from graphopt.formats import load
@@ -41,7 +42,8 @@ class Setting:
         budget, seed, shapes, measure_seconds, debug: as in `graphopt.optimize`.
         judge: the source's outputs on the probe inputs; None if outputs are not compared.
         full_check: the source's declared types and shapes hold, so those of a result must.
-        digest: SHA-256 of the source; None for one that is only to be computed when asked.
+        digest: SHA-256 of the source.
+        cache: what was timed before on this machine, or None.
         notes: plain sentences for the report.
     """
 
@@ -58,6 +60,7 @@ class Setting:
     full_check: bool
     debug: bool
     digest: str
+    cache: Cache | None
     notes: tuple[str, ...] = ()
 
     def for_target(self, target: Target) -> Setting:
@@ -76,6 +79,7 @@ def prepare(
     verify: Literal["outputs", "graph"] = "outputs",
     measure: bool = True,
     measure_seconds: float = 5.0,
+    cache: str | Path | None = None,
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
@@ -123,6 +127,7 @@ def prepare(
         full_check=_holds(source),
         debug=debug,
         digest=digest(source.model),
+        cache=open_cache(cache),
         notes=tuple(notes),
     )
 

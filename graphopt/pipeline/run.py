@@ -15,7 +15,7 @@ from graphopt.context import Context, Edit, Progress
 from graphopt.errors import InputError, UsageError
 from graphopt.graph import provenance
 from graphopt.measuring.gauge import Gauge, objection, remark
-from graphopt.pass_ import format_pass
+from graphopt.pass_ import check_needs, format_pass
 from graphopt.pipeline import recipe
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
@@ -48,11 +48,14 @@ def run(
         InputError: the recipe was made with another source, samples, target or seed.
         PassError: a pass raised; `__cause__` is what it raised.
     """
+    passes = parse(passes) if isinstance(passes, str) else list(passes)
+    for each in passes:
+        check_needs(each, samples=setting.given)
     if replay is not None:
         setting = setting.for_target(dataclasses.replace(setting.target, measured=False))
     with Gauge(setting.target, setting.measure_seconds) as gauge:
         one = _Run(setting, gauge, replay, progress or _silent)
-        return one(parse(passes) if isinstance(passes, str) else list(passes))
+        return one(passes)
 
 
 def _silent(text: str, done: int, total: int) -> None:

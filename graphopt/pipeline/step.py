@@ -13,6 +13,7 @@ from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, PassError
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_nodes
+from graphopt.measuring.parts import timer_of
 from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.pipeline.prepare import Setting
@@ -130,6 +131,8 @@ def run_pass(
         facts=facts,
         progress=progress,
         measure_seconds=setting.measure_seconds,
+        timer=timer_of(setting.target),
+        cache=setting.cache,
         source=setting.source.model,
     )
     if previous is not None and previous.model is model:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.graph.attributes import default_attribute
+from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 
 __all__ = [
@@ -280,8 +280,7 @@ def _equals(value: ir.Value, number: float) -> bool:
 
 
 def _attribute_is(node: ir.Node, name: str, want: Any) -> bool:
-    have = node.attributes.get(name)
-    got = have.value if have is not None else default_attribute(node.domain, node.op_type, name)
+    got = attribute(node, name)
     if isinstance(want, (list, tuple)):
         return got is not None and list(got) == list(want)
     if isinstance(want, float):

@@ -16,6 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import constant_value
+
 __all__ = ["Kind", "Meaning", "meaning_of"]
 
 Kind = Literal[
@@ -183,7 +186,7 @@ def _limits(use: _Use) -> Iterator[float]:
         dims = _dims(node.inputs[data])
         if dims is None:
             continue
-        axis = node.attributes.get_int("axis", 0)
+        axis = attribute(node, "axis")
         if node.op_type in ("GatherND", "ScatterND"):
             sizes = [d for d in dims if d is not None]
         elif -len(dims) <= axis < len(dims):
@@ -208,11 +211,11 @@ def _makes_mask(use: _Use) -> bool:
 
 
 def _to_bool(node: ir.Node) -> bool:
-    return node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.BOOL
+    return node.op_type == "Cast" and attribute(node, "to") == ir.DataType.BOOL
 
 
 def _constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    tensor = constant_value(value)
     return tensor.numpy() if tensor is not None and tensor.size <= 4096 else None
 
 

@@ -63,6 +63,7 @@ class Distill(Pass):
     """
 
     lossy = True
+    needs = frozenset({"torch"})
     speeds_up = False
 
     epochs: int = 3

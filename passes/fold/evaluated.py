@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Shapes
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import QUANTIZATION, constant_value
 from graphopt.graph.evaluation import MOVES, deterministic, evaluate, quick
 
 __all__ = ["Evaluated"]
@@ -29,8 +29,6 @@ GROWN = 1 << 22
 COPY = 1 << 12
 #: Operators whose result may be far larger than their inputs.
 GROWING = frozenset(("Tile", "Expand", "ConstantOfShape", "Range", "Resize", "OneHot", "Pad"))
-#: Quantized weights stay quantized: folding these would undo it.
-QUANTIZATION = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +23,7 @@ from graphopt.context import Context
 from graphopt.graph import provenance
 from graphopt.graph.building import Names
 from graphopt.graph.constants import constant_value
+from graphopt.layers import by_node
 from graphopt.pass_ import Pass
 
 __all__ = ["Fp16"]
@@ -39,13 +39,13 @@ class Fp16(Pass):
     shore. Weights are stored in half precision, so the file halves.
 
     Attributes:
-        exclude: node name patterns (`*` and `?` match) to leave in float.
+        layers: (pattern, "float" or "half") pairs (`graphopt.layers`): nodes whose name matches
+            stay float, or may be half; the first match counts.
     """
 
-    exclude: tuple[str, ...] = ()
+    layers: tuple[tuple[str, Literal["float", "half"]], ...] = ()
 
     lossy: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Make nodes of the main graph half in place; returns how many."""
@@ -75,9 +75,9 @@ class Fp16(Pass):
                 could[node] = Places(inputs, outputs)
         ranges = self._ranges(model, ctx, could)
         able = {}
+        given = by_node(self.layers, model.graph, "fp16")
         for node, places in could.items():
-            excluded = next((p for p in self.exclude if fnmatchcase(node.name or "", p)), None)
-            reason = f"excluded by '{excluded}'" if excluded else ""
+            reason = "layers= says so" if given.get(node) == "float" else ""
             reason = reason or why_float(node, places, ranges, known)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays float")
@@ -97,7 +97,7 @@ class Fp16(Pass):
             for v in _values(n, places)
             if v.name and constant_value(v) is None
         }
-        return calibrate(model, [n for n in values if n], ctx.samples)
+        return calibrate(model, [n for n in values if n], ctx.samples, cache=ctx.cache)
 
 
 class _Writer:

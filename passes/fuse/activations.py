@@ -7,10 +7,11 @@ from typing import Any
 
 import onnx_ir as ir
 from graphopt.passes.fuse.availability import has, reachable, standard
-from graphopt.passes.fuse.weights import FLOATS, number
+from graphopt.passes.fuse.weights import FLOATS
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.constants import number
 
 __all__ = ["ErfGelu", "HardSigmoidClip", "HardSwish", "Mish", "SigmoidGate", "TanhGelu"]
 

@@ -6,9 +6,9 @@ from graphopt import Context
 
 __all__ = ["STUCK", "WANTED", "has", "reachable", "standard"]
 
-#: In `ctx.facts`: the lowest default-domain opset that a fusion waits for.
+#: In `ctx.scratch`: the lowest default-domain opset that a fusion waits for.
 WANTED = "fuse.opset"
-#: In `ctx.facts`: the model's opset cannot be raised.
+#: In `ctx.scratch`: the model's opset cannot be raised.
 STUCK = "fuse.stuck"
 
 
@@ -26,18 +26,18 @@ def reachable(ctx: Context, name: str, since: int) -> bool:
     """Whether the standard operator `name`, of opset `since`, could be written into the model."""
     if name in ctx.target.lacks:
         return False
-    return _opset(ctx) >= since or (since <= ctx.target.opset and STUCK not in ctx.facts)
+    return _opset(ctx) >= since or (since <= ctx.target.opset and STUCK not in ctx.scratch)
 
 
 def standard(ctx: Context, name: str, since: int) -> bool:
     """Whether the standard operator `name`, of opset `since`, may be written into the model now.
 
     Ask last: if the target accepts a higher opset than the model has, the wish is left in
-    `ctx.facts`, and `Fuse` raises the opset once and lets the rules try again.
+    `ctx.scratch`, and `Fuse` raises the opset once and lets the rules try again.
     """
     if not reachable(ctx, name, since):
         return False
     if _opset(ctx) >= since:
         return True
-    ctx.facts[WANTED] = max(since, ctx.facts.get(WANTED, 0))
+    ctx.scratch[WANTED] = max(since, ctx.scratch.get(WANTED, 0))
     return False

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.availability import has
-from graphopt.passes.fuse.weights import FLOATS, constant_shape, number
+from graphopt.passes.fuse.weights import FLOATS
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
-from graphopt.graph.constants import constant_value
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import constant_shape, constant_value, number
 from graphopt.rewriting.patterns import Match
 
 __all__ = [

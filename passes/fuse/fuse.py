@@ -121,7 +121,7 @@ class Fuse(Pass):
         edits += self._apply(self.last, model, ctx)
         if edits:
             edits += tidy(model, ctx, LEFTOVERS)
-        ctx.facts.pop(STUCK, None)
+        ctx.scratch.pop(STUCK, None)
         return edits
 
     def _meet(self, model: ir.Model, ctx: Context, before: int) -> int:
@@ -135,7 +135,7 @@ class Fuse(Pass):
         """Apply rules until none matches; where one needs a newer opset, raise it and go on."""
         refused = len(ctx.refusals)
         edits = rewrite(model, ctx, rules)
-        wanted = ctx.facts.pop(WANTED, None)
+        wanted = ctx.scratch.pop(WANTED, None)
         if wanted is not None:
             edits += self._raise(model, ctx, wanted)
             del ctx.refusals[refused:]
@@ -145,13 +145,13 @@ class Fuse(Pass):
     def _raise(self, model: ir.Model, ctx: Context, version: int) -> int:
         """Raise the opset; a model that cannot be raised stays where it is, with a note."""
         if not ctx.edit(self, f"opset {version}"):
-            ctx.facts[STUCK] = True
+            ctx.scratch[STUCK] = True
             return 0
         try:
             raise_opset(model, version)
         except ModelError as error:
             ctx.edits.pop()
-            ctx.facts[STUCK] = True
+            ctx.scratch[STUCK] = True
             ctx.note(f"some fusions need opset {version}: {error}")
             return 0
         if ctx.get(shapes).certain:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.weights import FLOATS
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
 
 __all__ = ["MatMulAdd", "TransposedOperand"]
 

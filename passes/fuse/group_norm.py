@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute, rounded
+from graphopt.passes.fuse.affine.operators import rounded
 from graphopt.passes.fuse.availability import reachable, standard
-from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, per_channel
+from graphopt.passes.fuse.weights import FLOATS, Array, per_channel
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape
 
 __all__ = ["GroupNorm"]
 
@@ -49,14 +51,15 @@ class GroupNorm(Rule):
             return False
         if not reachable(ctx, "GroupNormalization", 21):
             return "the target has no GroupNormalization at this opset"
-        like = array(norm.inputs[1])
+        like = array_of(norm.inputs[1])
         s, t = (
-            np.repeat(array(v).astype(np.float64), channels // groups) for v in norm.inputs[1:3]
+            np.repeat(array_of(v).astype(np.float64), channels // groups) for v in norm.inputs[1:3]
         )
-        wide = array(g).astype(np.float64).reshape(-1)
+        wide = array_of(g).astype(np.float64).reshape(-1)
         scale = rounded(np.broadcast_to(wide * s, (channels,)), like)
         shift = rounded(
-            np.broadcast_to(wide * t + array(b).astype(np.float64).reshape(-1), (channels,)), like
+            np.broadcast_to(wide * t + array_of(b).astype(np.float64).reshape(-1), (channels,)),
+            like,
         )
         if scale is None or shift is None:
             return "the folded scale or shift would overflow"

@@ -7,25 +7,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.layout.slices import place_after
-from graphopt.passes.fuse.weights import FLOATS, array, constant_shape, shared
+from graphopt.passes.fuse.weights import FLOATS
 
 from graphopt import Context
+from graphopt.analyses.linear import Linear, bias_add, linear_of
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import array_of, constant_shape
 from graphopt.graph.traverse import all_nodes
 
 __all__ = ["join_products"]
 
 
 class _Product(NamedTuple):
-    """x W + b: the node that multiplies, the one that adds (the same in a Gemm), b or None."""
+    """x W + b, the node that adds (the same in a Gemm), and b or None."""
 
-    node: ir.Node
+    op: Linear
     last: ir.Node
-    weight: ir.Value
     bias: ir.Value | None
 
 
@@ -45,8 +45,8 @@ def join_products(model: ir.Model, ctx: Context) -> int:
     edits = 0
     names = Names(model)
     for products in groups.values():
-        if len(products) > 1 and ctx.edit("JoinProducts", products[0].node):
-            _join(products, Builder(model, products[0].node, names), ctx)
+        if len(products) > 1 and ctx.edit("JoinProducts", products[0].op.node):
+            _join(products, Builder(model, products[0].op.node, names), ctx)
             edits += 1
     if edits:
         ctx.invalidate(preserves=(shapes,))
@@ -54,49 +54,38 @@ def join_products(model: ir.Model, ctx: Context) -> int:
 
 
 def _product(node: ir.Node) -> _Product | None:
-    if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
+    op = linear_of(node) if node.op_type in ("MatMul", "Gemm") else ""
+    if isinstance(op, str) or op.stacked or op.left or op.turned or op.shared:
         return None
-    x, weight = node.inputs[:2]
-    sizes = constant_shape(weight)
-    if x is None or weight is None or sizes is None or len(sizes) != 2 or shared(weight):
+    if constant_shape(op.weight) is None or op.dtype not in FLOATS:
         return None
-    if weight.dtype not in FLOATS or constant_shape(x) is not None:
+    bias, last = op.bias, node
+    if node.op_type == "MatMul" and (add := bias_add(op)) is not None:
+        other = next(v for v in add.inputs if v is not op.y)
+        if constant_shape(other) == (op.out_channels,) and not add.outputs[0].is_graph_output():
+            bias, last = other, add
+    if bias is not None and constant_shape(bias) != (op.out_channels,):
         return None
-    if node.op_type == "Gemm":
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        width = sizes[0 if attribute(node, "transB") else 1]
-        if attribute(node, "transA") or (bias is not None and constant_shape(bias) != (width,)):
-            return None
-        return None if node.outputs[0].is_graph_output() else _Product(node, node, weight, bias)
-    out = node.outputs[0]
-    add = out.consumers()[0] if len(out.uses()) == 1 else None
-    if add is not None and add.op_type == "Add" and add.graph is node.graph:
-        other = add.inputs[1] if add.inputs[0] is out else add.inputs[0]
-        if constant_shape(other) == sizes[1:] and not add.outputs[0].is_graph_output():
-            return _Product(node, add, weight, other)
-    return None if out.is_graph_output() else _Product(node, node, weight, None)
+    return None if last.outputs[0].is_graph_output() else _Product(op, last, bias)
 
 
 def _key(product: _Product) -> Any:
     """Equal for products that may be joined."""
-    node, _, weight, bias = product
-    settings = tuple(attribute(node, n) for n in ("alpha", "beta", "transB"))
-    return id(node.graph), id(node.inputs[0]), node.op_type, bias is None, weight.dtype, settings
+    op, _, bias = product
+    form = (op.node.op_type, op.alpha, op.beta, op.out_axis, op.dtype, bias is None)
+    return id(op.node.graph), id(op.x), form
 
 
 def _join(products: list[_Product], op: Builder, ctx: Context) -> None:
     """One product and one Split, right after what they read."""
-    first = products[0].node
-    x = first.inputs[0]
-    assert x is not None
-    turned = first.op_type == "Gemm" and bool(attribute(first, "transB"))
-    arrays = [array(p.weight) for p in products]
-    widths = [a.shape[0 if turned else 1] for a in arrays]
-    name = "_".join(p.weight.name or "weight" for p in products)
-    inputs = [x, op.constant(np.concatenate(arrays, 0 if turned else 1), name)]
+    one = products[0].op
+    first, x = one.node, one.x
+    name = "_".join(p.op.weight.name or "weight" for p in products)
+    weight = np.concatenate([p.op.array() for p in products], one.out_axis)
+    inputs = [x, op.constant(weight, name)]
     bias = None
     if products[0].bias is not None:
-        bias = op.constant(np.concatenate([array(p.bias) for p in products]), f"{name}_bias")
+        bias = op.constant(np.concatenate([array_of(p.bias) for p in products]), f"{name}_bias")
     made: list[ir.Node] = []
     if first.op_type == "Gemm":
         inputs += [] if bias is None else [bias]
@@ -105,7 +94,7 @@ def _join(products: list[_Product], op: Builder, ctx: Context) -> None:
         made.append(op.node("MatMul", inputs))
         if bias is not None:
             made.append(op.node("Add", [made[0].outputs[0], bias]))
-    sizes = op.constant(np.array(widths, np.int64), "widths")
+    sizes = op.constant(np.array([p.op.out_channels for p in products], np.int64), "widths")
     whole = made[-1].outputs[0]
     made.append(op.node("Split", [whole, sizes], {"axis": -1}, outputs=len(products)))
     at = x
@@ -113,7 +102,7 @@ def _join(products: list[_Product], op: Builder, ctx: Context) -> None:
         place_after(node, at)
         at = node.outputs[0]
     provenance.derive(
-        made, [n for p in products for n in dict.fromkeys((p.node, p.last))], ctx.pass_name
+        made, [n for p in products for n in dict.fromkeys((p.op.node, p.last))], ctx.pass_name
     )
     for product, part in zip(products, made[-1].outputs, strict=True):
         op.take_over(product.last.outputs[0], part)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import affine_of, attribute, rounded
+from graphopt.passes.fuse.affine.operators import affine_of, rounded
 from graphopt.passes.fuse.availability import reachable, standard
-from graphopt.passes.fuse.weights import FLOATS, Array, array, constant_shape, number
+from graphopt.passes.fuse.weights import FLOATS, Array
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape, number
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["InstanceNorm", "LayerNorm", "NormScaleShift", "RMSNorm", "reduced_axes"]
@@ -24,7 +26,7 @@ def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         if constant_shape(node.inputs[1]) is None:
             return None
-        given = [int(a) for a in array(node.inputs[1]).reshape(-1)]
+        given = [int(a) for a in array_of(node.inputs[1]).reshape(-1)]
     if not given:
         return () if attribute(node, "noop_with_empty_axes") else tuple(range(rank))
     return tuple(sorted(int(a) % rank for a in given))
@@ -240,18 +242,18 @@ class NormScaleShift(Rule):
             own = (1, *shape, *(1,) * (rank - 2))
         if len(given) > rank or any(g not in (1, o) for g, o in zip(wide, own, strict=True)):
             return "the constant does not run along the normalized axes"
-        value = array(c).astype(np.float64).reshape(wide)
+        value = array_of(c).astype(np.float64).reshape(wide)
         s, t = f.scale_shift(np.broadcast_to(value, own).reshape(shape))
         scale, shift = np.broadcast_to(s, shape), np.broadcast_to(t, shape)
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             return "the constant is not finite"
-        old = array(norm.inputs[1])
+        old = array_of(norm.inputs[1])
         new_scale = rounded(old.astype(np.float64) * scale, old) if f.scales else None
         if f.scales and new_scale is None:
             return "the folded scale would overflow"
         new_bias = None
         if old_bias is not None or f.shifts:
-            b = np.zeros(shape) if old_bias is None else array(old_bias).astype(np.float64)
+            b = np.zeros(shape) if old_bias is None else array_of(old_bias).astype(np.float64)
             new_bias = rounded(b * scale + shift, old)
             if new_bias is None:
                 return "the folded bias would overflow"

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
-from graphopt.passes.fuse.weights import array, constant_shape
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
-from graphopt.graph.constants import constant_value
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape, constant_value
 
 __all__ = ["PadIntoConv", "PadIntoPool"]
 
@@ -22,11 +21,11 @@ def _spatial_pads(pad: ir.Node, rank: int | None) -> list[int] | str | bool:
         return "only padding with a constant can be a convolution's"
     if len(pad.inputs) < 2 or constant_shape(pad.inputs[1]) is None:
         return False
-    pads = [int(p) for p in array(pad.inputs[1])]
+    pads = [int(p) for p in array_of(pad.inputs[1])]
     if len(pad.inputs) > 3 and pad.inputs[3] is not None:
         if constant_value(pad.inputs[3]) is None or rank is None:
             return False
-        axes = [int(a) % rank for a in array(pad.inputs[3])]
+        axes = [int(a) % rank for a in array_of(pad.inputs[3])]
         full = [0] * (2 * rank)
         for k, axis in enumerate(axes):
             full[axis], full[rank + axis] = pads[k], pads[len(axes) + k]
@@ -45,7 +44,7 @@ def _value(pad: ir.Node) -> float | None:
     given = pad.inputs[2] if len(pad.inputs) > 2 else None
     if given is None:
         return 0.0
-    return None if constant_value(given) is None else float(array(given).reshape(-1)[0])
+    return None if constant_value(given) is None else float(array_of(given).reshape(-1)[0])
 
 
 def _sum(node: ir.Node, extra: list[int]) -> list[int]:

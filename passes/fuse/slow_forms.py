@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.weights import array, constant_shape
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import array_of, constant_shape, constant_value
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["MeanOverRows", "SumBeforeNorm"]
@@ -75,7 +74,7 @@ class MeanOverRows(Rule):
         if MEAN not in ctx.target.slow or constant_shape(axes) != (1,):
             return False
         dims = ctx.get(shapes).static(x)
-        axis = int(array(axes)[0])
+        axis = int(array_of(axes)[0])
         if dims is None or len(dims) != 3 or axis not in (1, -2) or dims[0] != 1 or dims[1] < 2:
             return False
         return {"dims": dims, "keep": bool(match.root.attributes.get_int("keepdims", 1))}

@@ -18,12 +18,12 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.grid import activation_grid
 from graphopt.passes.int8.plan import Plan
-from graphopt.passes.int8.weights import weight_of
 
 from graphopt.calibration.ranges import Observed, Range, groups
 from graphopt.context import Context
 from graphopt.execution.observe import observe
 from graphopt.execution.runtime import Arrays
+from graphopt.graph.constants import weight_of
 
 __all__ = ["best_ranges"]
 

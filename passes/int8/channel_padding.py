@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
+
+from graphopt.analyses.linear import linear_of
+from graphopt.graph.constants import weight_of
 
 __all__ = ["missing_channels", "padded", "with_zeros"]
 
@@ -26,10 +28,10 @@ COPY = 100
 
 def missing_channels(node: ir.Node, pack: int) -> int:
     """Channels of zeros to add to the data of convolution `node`; 0 if that gains nothing."""
-    weight = weight_of(node.inputs[1]) if node.op_type == "Conv" else None
-    if weight is None or pack < 2 or node.attributes.get_int("group", 1) != 1:
+    op = linear_of(node) if node.op_type == "Conv" else ""
+    if isinstance(op, str) or pack < 2 or op.groups != 1:
         return 0
-    out, channels = weight.shape[:2]
+    out, channels = op.out_channels, op.in_channels
     missing = -channels % pack
     return missing if channels < WIDE and out * missing <= COPY * channels else 0
 

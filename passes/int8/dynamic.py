@@ -18,8 +18,9 @@ import onnx_ir as ir
 from graphopt.passes.int8.embeddings import transposed_table
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import PRODUCT
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
+
+from graphopt.graph.constants import weight_of
 
 __all__ = ["addend_after", "multiply", "quantize_at_run_time"]
 

@@ -17,8 +17,10 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.grid import quantize, weight_scales
 from graphopt.passes.int8.operators import Operator
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
+
+from graphopt.analyses.linear import linear_of
+from graphopt.graph.constants import weight_of
 
 __all__ = ["BLOCKED", "quantize_table", "tie", "transposed_table", "why_not"]
 
@@ -31,12 +33,12 @@ SHORTEST_ROW, SMALLEST_TABLE = 16, 1 << 13
 
 def why_not(node: ir.Node) -> str | None:
     """The reason why this lookup stays float, or None."""
-    weight = weight_of(node.inputs[0])
-    if weight is None or len(weight.shape) != 2 or weight.tensor.dtype != ir.DataType.FLOAT:
+    op = linear_of(node)
+    if op and isinstance(op, str):
+        return op
+    if isinstance(op, str) or op.dtype != ir.DataType.FLOAT or weight_of(op.weight) is None:
         return "it is no table of float rows"
-    if node.attributes.get_int("axis", 0) != 0:
-        return "it does not look up rows"
-    if weight.shape[1] < SHORTEST_ROW or weight.tensor.size < SMALLEST_TABLE:
+    if op.out_channels < SHORTEST_ROW or op.in_channels * op.out_channels < SMALLEST_TABLE:
         return "the table is small"
     return None
 

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.plan import Plan
-from graphopt.passes.int8.weights import weight_of
 
 from graphopt.calibration.ranges import Feeds, groups
 from graphopt.context import Context
 from graphopt.execution.observe import observe
 from graphopt.graph.building import Builder, Names
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import constant_value, weight_of
 
 __all__ = ["balance"]
 

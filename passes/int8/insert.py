@@ -15,8 +15,9 @@ from graphopt.passes.int8.channel_padding import missing_channels, padded, with_
 from graphopt.passes.int8.grid import Grid
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import Plan
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
+
+from graphopt.graph.constants import weight_of
 
 __all__ = ["insert", "integers_of"]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +15,7 @@ from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import float_nodes
-from graphopt.passes.int8.operators import ALREADY
+from graphopt.passes.int8.operators import ALREADY, FEW_BITS
 from graphopt.passes.int8.plan import Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
@@ -25,7 +24,6 @@ from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import slower_nodes
 from graphopt.passes.int8.unfuse import open_fused
-from graphopt.passes.int8.weights import FEW_BITS, weight_of
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
@@ -33,12 +31,17 @@ from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
+from graphopt.graph.constants import weight_of
+from graphopt.layers import by_node
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
 
+#: What `layers` says of a node.
+Form = Literal["float", "static", "dynamic"]
+Asked = Callable[[ir.Node], bool]
 #: A peak above this many times the root mean square leaves the rest of a tensor few levels.
 OUTLIER = 128.0
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
@@ -60,7 +63,9 @@ class Int8(Pass):
             cross-layer equalization).
         refine: round each weight for what it multiplies on samples, and correct biases
             (`graphopt.passes.int8.rounding`).
-        exclude: node name patterns (`*` and `?` match) to leave in float.
+        layers: (pattern, "float", "static" or "dynamic") pairs (`graphopt.layers`): nodes whose
+            name matches stay float, or get their ranges from samples or at run time where they
+            become integer; the first match counts.
         qat: train scales and weights through fake quantization on the float model's outputs
             (needs real samples, and the extra 'torch').
     """
@@ -68,11 +73,10 @@ class Int8(Pass):
     calibrator: Method = "minmax"
     balance: bool = True
     refine: bool = True
-    exclude: tuple[str, ...] = ()
+    layers: tuple[tuple[str, Form], ...] = ()
     qat: bool = False
 
     lossy: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
 
     def __post_init__(self) -> None:
         if self.calibrator not in METHODS:
@@ -105,19 +109,26 @@ class Int8(Pass):
         given = self._opened(model, ctx, scheme)
         settled += bool(given) + open_fused(model, ctx) + settle_weights(model, ctx)
         static = samples is not None or bool(given)
-        unknown: dict[str, str] = {}
-        draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
+        forms = {n.name or "": f for n, f in by_node(self.layers, model.graph, "int8").items()}
+        unknown = {n: "layers= says so" for n, form in forms.items() if form == "float"}
+
+        def planned(
+            graph: ir.Graph, without: Mapping[str, str], asked: Asked = lambda _: True
+        ) -> Plan:
+            def reason(node: ir.Node, mode: Mode) -> str | None:
+                name = node.name or ""
+                known = unknown.get(name) or without.get(name)
+                return known or (None if asked(node) else "its edit was denied")
+
+            return make_plan(graph, ctx.target, reason, static=static, forms=forms)
+
+        draft = planned(model.graph, {})
         while samples is None and (lost := _unseen(draft, given)):
             unknown.update(dict.fromkeys(lost, "its ranges are not known without samples"))
-            draft = make_plan(
-                model.graph,
-                ctx.target,
-                lambda n, mode: unknown.get(n.name or "") or self._allowed(n, mode),
-                static=static,
-            )
+            draft = planned(model.graph, {})
         if self.balance and not given and (balanced := balance(model, ctx, draft)):
             settled += balanced
-            draft = make_plan(model.graph, ctx.target, self._allowed, static=static)
+            draft = planned(model.graph, {})
         ranges = self._ranges(model, ctx, draft, given)
         refined: dict[str, Refined] = {}
         if self.refine and samples is not None and not (samples.synthetic or self.qat):
@@ -127,14 +138,7 @@ class Int8(Pass):
 
         def quantize(trial: ir.Model, without: Mapping[str, str]) -> Plan:
             inside = Context(trial, target=ctx.target)
-            made = make_plan(
-                trial.graph,
-                ctx.target,
-                lambda n, mode: (
-                    unknown.get(n.name or "") or without.get(n.name or "") or self._allowed(n, mode)
-                ),
-                static=static,
-            )
+            made = planned(trial.graph, without)
             apply(trial, inside, made, ranges, scheme, refined)
             return made
 
@@ -144,16 +148,7 @@ class Int8(Pass):
             denied, trained = trained_within_budget(model, ctx, draft, slow, quantize)
         else:
             denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
-        plan = make_plan(
-            model.graph,
-            ctx.target,
-            lambda n, mode: (
-                denied.get(n.name or "")
-                or self._allowed(n, mode)
-                or (None if ctx.edit(self, n) else "its edit was denied")
-            ),
-            static=static,
-        )
+        plan = planned(model.graph, denied, lambda n: ctx.edit(self, n))
         _report(model, ctx, plan)
         float_ = model.clone() if trained else model
         apply(model, ctx, plan, ranges, scheme, refined)
@@ -203,7 +198,7 @@ class Int8(Pass):
         def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
             return ctx.track(samples, 0, "observing activations")
 
-        found = calibrate(model, names, ctx.samples, self.calibrator, track=track)
+        found = calibrate(model, names, ctx.samples, self.calibrator, track=track, cache=ctx.cache)
         for name, seen in found.items():
             if seen is not None and seen.reach > OUTLIER:
                 ctx.note(
@@ -214,13 +209,6 @@ class Int8(Pass):
         if self.calibrator == "auto":
             return {**given, **best_ranges(model, ctx, draft, known)}
         return {**given, **{n: s.range for n, s in known.items()}}
-
-    def _allowed(self, node: ir.Node, mode: Mode) -> str | None:
-        name = node.name or ""
-        for pattern in self.exclude:
-            if fnmatchcase(name, pattern):
-                return f"excluded by '{pattern}'"
-        return None
 
 
 def _unseen(plan: Plan, given: Mapping[str, Range]) -> list[str]:

@@ -1,19 +1,15 @@
 """Mixed precision: which nodes must stay float so that the budget is met, found by measuring.
 
-Each unit (what reads one activation) is made integer alone, and the error of the model's outputs is
-its own error e_i. Errors of different units are nearly independent, so their squares add up:
-
-    error of all  ~  sqrt(sum e_i^2)
-
-Units go back to float in the order of e_i^2 bought per multiply-accumulate lost; the smallest
-number of them that meets the budget is found by halving, each candidate measured as a whole.
+Each unit (what reads one activation) is made integer alone, and how far that moves the outputs is
+measured (`graphopt.calibration.sensitivity`). Units go back to float in the order of movement
+bought per multiply-accumulate lost; the smallest number of them that meets the budget is found by
+halving, each candidate measured as a whole.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,31 +17,20 @@ import onnx_ir as ir
 from graphopt.passes.int8.plan import Plan, Quantize
 
 from graphopt.analyses.cost import cost
+from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
+from graphopt.knapsack import marginal_steps
 from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["FACT", "Sensitivity", "float_nodes", "meets_budget", "sensitivities"]
+__all__ = ["FACT", "float_nodes", "meets_budget", "unit_sensitivities"]
 
+#: Nodes that become integer together, by name.
+Unit = tuple[str, ...]
 #: The name of the decisions in the recipe.
 FACT = "int8.precision"
 #: Runs of samples that errors are measured on: all of them, and of single units.
 RUNS, UNIT_RUNS = 16, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Sensitivity:
-    """One unit made integer alone.
-
-    Attributes:
-        nodes: its nodes, by name.
-        error: the worst output's relative L2 difference.
-        macs: multiply-accumulates that become float if it is taken back.
-    """
-
-    nodes: tuple[str, ...]
-    error: float
-    macs: int
 
 
 def float_nodes(
@@ -87,27 +72,44 @@ class _Search:
         """Nothing if the budget is met, else the fewest units found that meet it."""
         if self._met({}):
             return {}
-        ranked = sorted(
-            sensitivities(self.model, self.ctx, plan, self.quantize, self.slow),
-            key=lambda s: (-(s.error**2) / (s.macs + 1), s.nodes),
-        )
-        if not ranked:
+        moved = unit_sensitivities(self.model, self.ctx, plan, self.quantize, self.slow)
+        if not moved:
             return {}
-        total = math.sqrt(sum(s.error**2 for s in ranked)) or 1.0
+        ranked = self._ranked(moved)
+        total = math.sqrt(sum(moved.values())) or 1.0
+
+        def denied(units: Sequence[Unit]) -> dict[str, str]:
+            text = "alone it makes {:.0%} of the error of int8"
+            return {n: text.format(math.sqrt(moved[u]) / total) for u in units for n in u}
+
         low, high = 0, len(ranked)  # the budget is missed with `low` units back, met with `high`
         while high - low > 1:
             middle = (low + high) // 2
-            if self._met(_denied(ranked[:middle], total)):
+            if self._met(denied(ranked[:middle])):
                 high = middle
             else:
                 low = middle
-        worst = max(ranked, key=lambda s: s.error)
+        worst = max(ranked, key=lambda u: moved[u])
         self.ctx.note(
-            f"{worst.nodes[0]} is the most sensitive to int8: alone it moves the outputs by "
-            f"{worst.error:.2g}."
+            f"{worst[0]} is the most sensitive to int8: alone it moves the outputs by "
+            f"{math.sqrt(moved[worst]):.2g}."
         )
         self.ctx.note(f"{high} of {len(ranked)} int8 units went back to float for the budget.")
-        return _denied(ranked[:high], total)
+        return denied(ranked[:high])
+
+    def _ranked(self, moved: Mapping[Unit, float]) -> list[Unit]:
+        """Units in the order of movement bought per multiply-accumulate lost."""
+        macs = self.ctx.get(cost).nodes
+        left = {u: sum(macs[n].macs or 0 for n in u if n in macs) + 1 for u in sorted(moved)}
+        ranked = []
+
+        def price(unit: Unit) -> float | None:
+            return -moved[unit] / left[unit] if unit in left else None
+
+        for unit in marginal_steps(list(left), price):
+            ranked.append(unit)
+            del left[unit]
+        return ranked
 
     def _met(self, denied: Mapping[str, str]) -> bool:
         made = self.model.clone()
@@ -134,30 +136,23 @@ class _Search:
             return float(budget.evaluation(predict))
 
 
-def sensitivities(
+def unit_sensitivities(
     model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize, slow: Mapping[str, str]
-) -> list[Sensitivity]:
-    """The error that each unit of `plan` makes alone, on the first samples."""
+) -> dict[Unit, float]:
+    """How far each unit of `plan`, made integer alone, moves the outputs on the first samples."""
     assert ctx.samples is not None
-    probe = list(islice(ctx.samples, UNIT_RUNS))
-    expected = list(run_each(model, probe))
-    macs = ctx.get(cost).nodes
     every = {n.name: "another unit" for n in plan.modes() if n.name}
-    units = _units(plan)
-    out = []
-    for unit in ctx.track(units, len(units), "measuring the error of single layers"):
-        names = tuple(n.name for n in unit if n.name and n.name not in slow)
-        if not names:
-            continue
-        made = model.clone()
-        denied = {**every, **slow}
-        for name in names:
-            denied.pop(name, None)
-        quantize(made, denied)
-        error = compare_outputs(expected, run_each(made, probe)).worst
-        spent = sum(macs[n].macs or 0 for n in names if n in macs)
-        out.append(Sensitivity(names, error, spent))
-    return out
+    units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
+
+    def changes() -> Iterator[tuple[Unit, ir.Model]]:
+        for names in ctx.track(units, len(units), "measuring the error of single layers"):
+            if names:
+                made = model.clone()
+                others = {n: why for n, why in every.items() if n not in names}
+                quantize(made, {**others, **slow})
+                yield names, made
+
+    return sensitivities(model, list(islice(ctx.samples, UNIT_RUNS)), changes())
 
 
 def _units(plan: Plan) -> list[list[ir.Node]]:
@@ -167,11 +162,3 @@ def _units(plan: Plan) -> list[list[ir.Node]]:
         shared.setdefault(node.inputs[0], []).append(node)
     units = [[n] for n, k in plan.nodes.items() if k.weight is not None]
     return [*units, *shared.values(), *([n] for n in (*plan.recurrent, *plan.tables))]
-
-
-def _denied(units: Sequence[Sensitivity], total: float) -> dict[str, str]:
-    return {
-        name: f"alone it makes {unit.error / total:.0%} of the error of int8"
-        for unit in units
-        for name in unit.nodes
-    }

@@ -11,11 +11,16 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.weights import weight_of
 
+from graphopt.analyses.linear import COMPUTED, linear_of
 from graphopt.calibration.ranges import Range
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import weight_of
 
-__all__ = ["OPERATORS", "Operator", "describe"]
+__all__ = ["FEW_BITS", "OPERATORS", "Operator", "describe"]
+
+#: The product that reads a weight of a few bits, where the target has it (pass `weight_only`).
+FEW_BITS = "com.microsoft:MatMulNBits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,44 +69,30 @@ def _dequantized(value: ir.Value) -> bool:
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 
-def _conv(node: ir.Node) -> Verdict:
-    if weight_of(node.inputs[1]) is None:
-        return "its weight is computed, not constant"
-    return Operator((0,), "integer", weight=1, axis=0, bias=_present(node, 2))
-
-
-def _matmul(node: ir.Node) -> Verdict:
-    constants = [weight_of(v) for v in node.inputs]
-    if constants[0] is not None:
+def _linear(node: ir.Node) -> Verdict:
+    """y = x W + b in integers, with W held and one scale for each output channel."""
+    if node.op_type == "MatMul" and weight_of(node.inputs[0]) is not None:
         return "its left operand is the constant one"
-    weight = constants[1]
+    op = linear_of(node)
+    if isinstance(op, str):
+        return op or Operator((0, 1), "either")
+    weight = weight_of(op.weight)
     if weight is None:
-        return Operator((0, 1), "either")
-    if len(weight.shape) < 2:
-        return "its weight is a vector"
-    axis = len(weight.shape) - 1 if len(weight.shape) == 2 else None
-    return Operator((0,), "either", weight=1, axis=axis)
-
-
-def _gemm(node: ir.Node) -> Verdict:
-    weight = weight_of(node.inputs[1])
-    if weight is None:
-        return "its weight is computed, not constant"
-    if node.attributes.get_float("alpha", 1.0) != 1.0:
+        return Operator((0, 1), "either") if node.op_type == "MatMul" else COMPUTED
+    if op.alpha != 1:
         return "alpha is not 1"
-    if node.attributes.get_int("transA", 0):
+    if op.turned:
         return "it transposes its data"
-    axis = 0 if node.attributes.get_int("transB", 0) else 1
-    bias = _present(node, 2)
-    if bias is not None:
-        tensor = weight_of(node.inputs[2])
-        if tensor is None or tensor.shape not in (
-            (weight.shape[axis],),
-            (1, weight.shape[axis]),
-        ):
+    bias = None if op.bias is None else 2
+    if op.kernel:
+        return Operator((0,), "integer", weight=1, axis=op.out_axis, bias=bias)
+    if op.bias is not None:
+        addend = weight_of(op.bias)
+        if addend is None or addend.shape not in ((op.out_channels,), (1, op.out_channels)):
             return "its addend is not a constant of one value per output column"
-        if node.attributes.get_float("beta", 1.0) != 1.0:
+        if op.beta != 1:
             return "beta is not 1"
+    axis = None if op.stacked else op.out_axis
     return Operator((0,), "either", weight=1, axis=axis, bias=bias)
 
 
@@ -139,9 +130,9 @@ def _concat(node: ir.Node) -> Verdict:
 
 
 def _resize(node: ir.Node) -> Verdict:
-    if node.attributes.get_string("mode", "nearest") == "cubic":
+    if attribute(node, "mode") == "cubic":
         return "cubic interpolation overshoots the range of its input"
-    if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+    if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
         return "it extrapolates"
     return Operator((0,), "same")
 
@@ -152,23 +143,19 @@ def _gather(node: ir.Node) -> Verdict:
     return Operator((0,), "same")
 
 
-def _present(node: ir.Node, position: int) -> int | None:
-    return position if len(node.inputs) > position and node.inputs[position] is not None else None
-
-
 OPERATORS: dict[str, Callable[[ir.Node], Verdict]] = {
     "Add": _both,
     "AveragePool": _average_pool,
     "Concat": _concat,
-    "Conv": _conv,
+    "Conv": _linear,
     "DepthToSpace": _first_same,
     "Expand": _first_same,
     "Flatten": _first_same,
     "Gather": _gather,
-    "Gemm": _gemm,
+    "Gemm": _linear,
     "GlobalAveragePool": _average_pool,
     "LeakyRelu": _first_own,
-    "MatMul": _matmul,
+    "MatMul": _linear,
     "MaxPool": _max_pool,
     "Mul": _both,
     "Reshape": _first_same,

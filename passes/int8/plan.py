@@ -16,8 +16,9 @@ from typing import Literal
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
 from graphopt.passes.int8.operators import Operator, clamp_after, describe
-from graphopt.passes.int8.weights import weight_of
 
+from graphopt.analyses.linear import linear_of
+from graphopt.graph.constants import weight_of
 from graphopt.target import Target
 
 __all__ = ["Mode", "Plan", "Quantize", "make_plan"]
@@ -97,6 +98,7 @@ def make_plan(
     allowed: Callable[[ir.Node, Mode], str | None],
     *,
     static: bool = True,
+    forms: Mapping[str, str] | None = None,
 ) -> Plan:
     """The nodes of `graph` to make integer.
 
@@ -105,6 +107,7 @@ def make_plan(
         target: its scheme says which operators gain, and how.
         allowed: the reason why a node must stay float in this mode, or None. Asked last.
         static: whether ranges are to be had; without samples they are not.
+        forms: by node name, the mode of a product that is not to be the target's own choice.
     """
     plan = Plan()
     integer: set[ir.Value] = set()
@@ -131,8 +134,11 @@ def make_plan(
                 plan.left[node] = kind
             continue
         follows = _follows(node, kind, integer)
-        dynamic = (
-            node.op_type in scheme.dynamic and _two_axes(node, kind) and not (follows and static)
+        form = (forms or {}).get(node.name or "")
+        dynamic = _two_axes(node, kind) and (
+            form == "dynamic"
+            if form in ("dynamic", "static")
+            else node.op_type in scheme.dynamic and not (follows and static)
         )
         if not dynamic and not (static and node.op_type in scheme.operators):
             if kind.weight is not None:
@@ -199,10 +205,8 @@ def _recurrent(
 
 def _narrow(node: ir.Node, channels: int) -> bool:
     """A convolution whose groups have fewer input channels than this, but more than one."""
-    if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1:
-        return False
-    weight = weight_of(node.inputs[1])
-    return weight is not None and 1 < weight.shape[1] < channels
+    op = linear_of(node) if node.op_type == "Conv" else ""
+    return not isinstance(op, str) and op.groups > 1 and 1 < op.in_channels // op.groups < channels
 
 
 def _two_axes(node: ir.Node, kind: Operator) -> bool:

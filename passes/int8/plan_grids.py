@@ -10,9 +10,9 @@ import onnx_ir as ir
 from graphopt.passes.int8.grid import Grid, activation_grid, quantize, weight_scales
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import Plan
-from graphopt.passes.int8.weights import weight_of
 
 from graphopt.calibration.ranges import Range
+from graphopt.graph.constants import weight_of
 from graphopt.target import Int8Scheme
 
 __all__ = ["make_grids", "make_weights", "observed"]

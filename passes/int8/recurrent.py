@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.grid import SMALLEST_SCALE
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
+
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import weight_of
 
 __all__ = ["OPERATOR", "quantize_lstm", "why_not"]
 
@@ -30,7 +32,7 @@ def why_not(node: ir.Node, operators: frozenset[str]) -> str | None:
         return f"the runtime has no integer {node.op_type}"
     if OPERATOR not in operators:
         return "the target has no integer LSTM"
-    if node.attributes.get_int("layout", 0):
+    if attribute(node, "layout", 0):
         return "its layout is batch first"
     if weight_of(node.inputs[1]) is None or weight_of(node.inputs[2]) is None:
         return "its weights are computed, not constant"

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.weights import weight_of
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.calibration.ranges import Range
 from graphopt.graph.building import remove_dead
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import constant_value, weight_of
 from graphopt.target import Int8Scheme
 
 __all__ = ["Form", "form_of", "open_quantized"]

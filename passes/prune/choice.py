@@ -7,7 +7,6 @@ have removed the first j of them. A choice is a count per dimension.
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from graphopt.passes.prune.cost_model import Work
 
 from graphopt.analyses.dims import Dimension
+from graphopt.knapsack import marginal_steps
 
 __all__ = ["Curve", "allowed_counts", "choose"]
 
@@ -96,35 +96,28 @@ def choose(
     share = {n: counts[n][0] / sizes[n] for n in curves}
     left = work.left(share)
 
+    over: set[str] = set()  # whose next step would go too far
+
     def price(name: str) -> float | None:
         """Cost per gain of the next step of a dimension."""
         k = at[name]
-        if k + 1 >= len(counts[name]):
+        if k + 1 >= len(counts[name]) or name in over:
             return None
         now, then = counts[name][k], counts[name][k + 1]
         saved = gain.saved(share, name, then / sizes[name])
         cost = curves[name].cost[sizes[name] - then] - curves[name].cost[sizes[name] - now]
         return float(cost) / saved if saved > 0 else None
 
-    queue = [(p, n) for n in sorted(curves) if (p := price(n)) is not None]
-    heapq.heapify(queue)
-    while queue and left > goal * (1 + 1e-9):
-        _, name = heapq.heappop(queue)
-        now = price(name)
-        if now is None:
-            continue
-        if queue and now > queue[0][0] * (1 + 1e-12):
-            heapq.heappush(queue, (now, name))  # its price rose as others shrank
-            continue
+    for name in marginal_steps(sorted(curves), price):
+        if left <= goal * (1 + 1e-9):
+            break
         to = counts[name][at[name] + 1] / sizes[name]
         after = left - work.saved(share, name, to)
         if goal - after > left - goal:
-            continue  # further below the goal than it is above now: another may come nearer
+            over.add(name)  # further below the goal than it is above now: another may come nearer
+            continue
         at[name] += 1
         left, share[name] = after, to
-        following = price(name)
-        if following is not None:
-            heapq.heappush(queue, (following, name))
     return {n: counts[n][k] for n, k in at.items()}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.least_squares import Gram
-from graphopt.passes.prune.linear import Linear, array_of, constant, linear
+from graphopt.passes.prune.linear import Refittable, refittable
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw, fit_share
 from graphopt.passes.prune.selection import Selection, select
@@ -25,6 +25,7 @@ from graphopt.passes.prune.selection import Selection, select
 from graphopt.context import Context
 from graphopt.execution.runtime import Arrays
 from graphopt.execution.staged import Staged
+from graphopt.graph.constants import array_of, is_constant, shared
 
 __all__ = ["known_terms", "refit"]
 
@@ -61,9 +62,9 @@ def refit(
     with Staged(source, samples) as was, Staged(model, samples) as now:
         for k, op in enumerate(wanted):
             axes = where.get(op.node.outputs[0].name or "")
-            for sweep in range(1 if isinstance(op, Linear) else 2):
+            for sweep in range(1 if isinstance(op, Refittable) else 2):
                 pairs = zip(was.values(needs[k][0]), now.values(needs[k][1]), strict=True)
-                if isinstance(op, Linear):
+                if isinstance(op, Refittable):
                     fitted = _fit_linear(op, pairs, axes, now.runs, ctx)
                 else:
                     fitted = _fit_cell(op, origin[op.node.name], pairs, axes, sweep == 0, now.runs)
@@ -78,7 +79,7 @@ def refit(
     return done
 
 
-def known_terms(op: Linear, place: Mapping[ir.Node, int]) -> list[ir.Value]:
+def known_terms(op: Refittable, place: Mapping[ir.Node, int]) -> list[ir.Value]:
     """What is added to the operator's output before anything else happens to it.
 
     Only terms that are computed before the operator; constants do not count.
@@ -93,7 +94,7 @@ def known_terms(op: Linear, place: Mapping[ir.Node, int]) -> list[ir.Value]:
         after = uses[0].node
         other = after.inputs[1 - uses[0].idx]
         assert other is not None
-        if not constant(other):
+        if not is_constant(other):
             if other.shape is None or y.shape is None or len(other.shape) != len(y.shape):
                 return terms
             producer = other.producer()
@@ -104,7 +105,10 @@ def known_terms(op: Linear, place: Mapping[ir.Node, int]) -> list[ir.Value]:
 
 
 def _needs(
-    op: Linear | Cell, twin: ir.Node, place: Mapping[ir.Node, int], theirs: Mapping[str, ir.Value]
+    op: Refittable | Cell,
+    twin: ir.Node,
+    place: Mapping[ir.Node, int],
+    theirs: Mapping[str, ir.Value],
 ) -> tuple[list[ir.Value], list[ir.Value]]:
     """What a fit looks at: of the source output and terms, of the model input and terms."""
     if isinstance(op, Cell):
@@ -119,14 +123,14 @@ def _needs(
 
 def _candidate(
     node: ir.Node, dirty: set[str], origin: Mapping[str | None, ir.Node], ctx: Context
-) -> Linear | Cell | None:
+) -> Refittable | Cell | None:
     """The node as an operator to refit, if the cut changed what it computes."""
     if not any(o.name in dirty for o in node.outputs):
         return None
-    op: Linear | Cell | str = linear(node) or cell(node)
-    if isinstance(op, Linear) and node.op_type == "BatchNormalization":
+    op: Refittable | Cell | str = refittable(node) or cell(node)
+    if isinstance(op, Refittable) and node.op_type == "BatchNormalization":
         before = op.x.producer()
-        if before is not None and isinstance(linear(before), Linear):
+        if before is not None and isinstance(refittable(before), Refittable):
             return None  # what it normalizes is refitted itself
     if isinstance(op, str):
         if op:
@@ -135,10 +139,14 @@ def _candidate(
     if node.name not in origin:
         ctx.refuse("Refit", node, "the cut made it: the source has no node of this name")
         return None
-    if any(len(v.uses()) > 1 for v in node.inputs[1:3] if v is not None and len(v.shape or ()) > 1):
+    if any(shared(v) for v in node.inputs[1:3] if v is not None and _is_matrix(v)):
         ctx.refuse("Refit", node, "its weight is shared with another node")
         return None
     return op
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    return value.shape is None or len(value.shape) > 1
 
 
 def _fit_cell(
@@ -158,7 +166,7 @@ def _fit_cell(
 
 
 def _fit_linear(
-    op: Linear,
+    op: Refittable,
     pairs: Iterable[tuple[list[Array], list[Array]]],
     axes: Mapping[int, Array] | None,
     runs: int,

@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.linear import array_of
 from graphopt.passes.prune.scores import by_unit, weights_of
 
 from graphopt.analyses.dims import Dimension, Member
 from graphopt.context import Context
 from graphopt.execution.gradients import backward
 from graphopt.execution.runtime import Arrays
+from graphopt.graph.constants import array_of
 
 __all__ = ["Gradient", "gradient_scores"]
 

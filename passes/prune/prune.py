@@ -7,7 +7,6 @@ Three parts: *group* (`graphopt.analyses.dims`), *choose* (`curves`, `work`, `ch
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from graphopt.passes.prune.sensitivity import scan
 from graphopt.analyses.dims import Dimension, dimensions
 from graphopt.context import Context
 from graphopt.errors import UsageError
+from graphopt.layers import by_layer, names_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.cutting import cut
 from graphopt.samples import Samples
@@ -134,20 +134,25 @@ class Prune(Pass):
         found = ctx.get(dimensions).prunable
         return {n: d for n, d in found.items() if self.scope == "all" or d.scope == "inner"}
 
-    def _share(self, dim: Dimension) -> float | None:
+    def _shares(self, dims: Mapping[str, Dimension], ctx: Context) -> dict[str, float]:
         """The share of units that `layers` says a dimension loses."""
-        writers = [m for m in dim.members if m.role == "writes"]
-        names = {dim.name, *(m.node for m in writers), *(m.input for m in writers)}
-        for pattern, share in self.layers:
-            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                return share
-        return None
+        if not self.layers:
+            return {}
+        nodes = {n.name: n for n in ctx.model.graph.all_nodes()}
+        # what is there but cannot be pruned may be named too
+        known = {"": {*nodes, *ctx.model.graph.initializers}}
+        for name, dim in dims.items():
+            writers = [m for m in dim.members if m.role == "writes"]
+            made = [n for m in writers if m.node in nodes for n in names_of(nodes[m.node])]
+            known[name] = {name, *made, *(m.input for m in writers)}
+        return by_layer(self.layers, known, "prune")
 
     def _counts(self, dims: Mapping[str, Dimension], ctx: Context) -> dict[str, list[int]]:
         """Counts each dimension may keep."""
         counts = {}
+        shares = self._shares(dims, ctx)
         for name, dim in dims.items():
-            share = self._share(dim)
+            share = shares.get(name)
             if share is None:
                 counts[name] = allowed_counts(dim, ctx.target.channel_multiple, self.floor)
             else:

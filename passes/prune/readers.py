@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.compensation import known_terms
-from graphopt.passes.prune.least_squares import Moments
-from graphopt.passes.prune.linear import Linear, linear
+from graphopt.passes.prune.linear import Refittable, refittable
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw
 
 from graphopt.analyses.dims import Dimension
+from graphopt.calibration.moments import Moments
 from graphopt.context import Context
 from graphopt.execution.runtime import Arrays
 from graphopt.execution.staged import Staged
@@ -23,7 +23,7 @@ __all__ = ["readers"]
 
 Array = np.ndarray[Any, Any]
 #: An operator and, per value it reads units from, the unit of each channel.
-Reading = tuple[Linear | Cell, dict[str, Array]]
+Reading = tuple[Refittable | Cell, dict[str, Array]]
 
 
 def readers(
@@ -51,8 +51,8 @@ def _readings(dim: Dimension, nodes: Mapping[str | None, ir.Node]) -> list[Readi
         node = nodes.get(member.node)
         if node is None or member.constant:
             continue
-        op: Linear | Cell | str = linear(node) or cell(node)
-        if isinstance(op, Linear):
+        op: Refittable | Cell | str = refittable(node) or cell(node)
+        if isinstance(op, Refittable):
             reads = member.role == "reads" and member.input == op.x.name
             if reads and op.matrix().shape[2] <= FEATURES_MOST:
                 found.setdefault(member.node, (op, {}))[1][member.input] = member.positions
@@ -65,12 +65,16 @@ def _readings(dim: Dimension, nodes: Mapping[str | None, ir.Node]) -> list[Readi
     return list(found.values())
 
 
-def _values(op: Linear | Cell, place: Mapping[ir.Node, int]) -> list[ir.Value]:
+def _values(op: Refittable | Cell, place: Mapping[ir.Node, int]) -> list[ir.Value]:
     return op.values() if isinstance(op, Cell) else [op.x, op.y, *known_terms(op, place)]
 
 
 def _observe(
-    op: Linear | Cell, units: Mapping[str, Array], values: list[ir.Value], run: Staged, ctx: Context
+    op: Refittable | Cell,
+    units: Mapping[str, Array],
+    values: list[ir.Value],
+    run: Staged,
+    ctx: Context,
 ) -> list[Reader]:
     """The operator as readers: covariance of its features, variance of the sum it goes into."""
     if isinstance(op, Cell):
@@ -78,14 +82,12 @@ def _observe(
         return op.readers(x, y, run.values(values))
     w = op.matrix()
     groups, outputs, features = w.shape
-    moments = Moments.zero(groups, features + 1, 0)
+    moments = Moments.zero(groups, features)
     total, square, count = np.zeros(groups * outputs), np.zeros(groups * outputs), 0
     draw = Draw(op, features, run.runs, ctx.seed)
     for inputs, result, *terms in run.values(values):
         at = draw(result.shape)
-        f = op.features(inputs, result.shape, at)
-        f = np.concatenate([f, np.ones((*f.shape[:2], 1), f.dtype)], axis=2)
-        moments.add(f, np.zeros((*f.shape[:2], 0), f.dtype))
+        moments.add(op.features(inputs, result.shape, at))
         for term in terms:
             result = result + term
         rows = op.channels(result, at).transpose(1, 0, 2).reshape(-1, groups * outputs)

@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.least_squares import Gram, Moments
-from graphopt.passes.prune.linear import array_of, constant, put
+from graphopt.passes.prune.least_squares import Gram
+from graphopt.passes.prune.linear import put
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.sampling import fit_share
+
+from graphopt.calibration.moments import Moments
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, is_constant
 
 __all__ = ["Cell", "cell"]
 
@@ -84,7 +88,7 @@ class Cell:
             return [(np.arange(count), True, True)]
         last = np.arange(2 * hidden, count)
         found = [(np.arange(2 * hidden), True, True), (last, True, False)]
-        if self.node.attributes.get_int("linear_before_reset", 0):
+        if attribute(self.node, "linear_before_reset"):
             found.append((last, False, True))
         return found
 
@@ -158,10 +162,9 @@ class Cell:
         for x, y, *first in observed:
             for d in range(len(weights)):
                 f = np.concatenate(self.rows(x, y, first[0] if first else None, d), axis=1)
-                f = np.concatenate([f, np.ones((len(f), 1), f.dtype)], axis=1)
                 if len(moments) <= d:
-                    moments.append(Moments.zero(1, f.shape[1], 0))
-                moments[d].add(f[None], np.zeros((1, len(f), 0), f.dtype))
+                    moments.append(Moments.zero(1, f.shape[1]))
+                moments[d].add(f[None])
         found = []
         for d, (w, r, _) in enumerate(weights):
             covariance = moments[d].covariance()[0]
@@ -179,15 +182,15 @@ def cell(node: ir.Node) -> Cell | str:
     if node.op_type not in GATES or node.domain not in ("", "ai.onnx"):
         return ""
     held = [*node.inputs[1:4], *([None] * 4)]
-    if not all(constant(v) for v in held[:2]) or not (held[2] is None or constant(held[2])):
+    if not all(is_constant(v) for v in held[:2]) or not (held[2] is None or is_constant(held[2])):
         return "its weights are computed"
     if len(node.inputs) > 4 and node.inputs[4] is not None:
         return "its sequences have lengths of their own"
-    if node.attributes.get_int("layout", 0):
+    if attribute(node, "layout", 0):
         return "its batch is the first axis"
     if not node.outputs or not node.outputs[0].name:
         return "its states are not an output"
-    direction = node.attributes.get_string("direction", "forward")
+    direction = attribute(node, "direction")
     reverse = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
     return Cell(node, GATES[node.op_type], reverse)
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from graphopt.passes.prune.linear import Linear
+from graphopt.passes.prune.linear import Refittable
 
 from graphopt.samples import Feeds, Samples
 
@@ -47,7 +47,7 @@ class _Some:
 class Draw:
     """Draws, for each run's output, the spatial positions to look at (None: all of them)."""
 
-    def __init__(self, op: Linear, features: int, runs: int, seed: int) -> None:
+    def __init__(self, op: Refittable, features: int, runs: int, seed: int) -> None:
         self._op, self._runs = op, max(runs, 1)
         self._wanted = max(ROWS_LEAST, ROWS_PER_FEATURE * features)
         self._rng = np.random.default_rng(seed)

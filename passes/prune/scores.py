@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.linear import array_of
 
 from graphopt.analyses.dims import Dimension, Member
 from graphopt.context import Context
+from graphopt.graph.constants import array_of
 
 __all__ = ["MAGNITUDES", "Magnitude", "by_unit", "magnitude", "weights_of"]
 

@@ -1,18 +1,14 @@
 """Sensitivity scan: how far outputs really move when one dimension alone loses units.
 
 For each dimension a few shares of its units are cut, in the order its curve has, what reads them is
-refitted, and the outputs are compared with the original's on some samples,
-
-    cost = sum |y - y'|^2 / sum |y - mean(y)|^2        (the worst output)
-
-Squares, since errors of different layers that know nothing of each other add up so. Between the
-shares measured, costs are interpolated.
+refitted, and the movement of the outputs is measured (`graphopt.calibration.sensitivity`). Between
+the shares measured, costs are interpolated.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +18,9 @@ from graphopt.passes.prune.compensation import refit
 from graphopt.passes.prune.selection import selection
 
 from graphopt.analyses.dims import Dimension
+from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
-from graphopt.execution.runtime import Arrays, run_each
+from graphopt.execution.runtime import Arrays
 from graphopt.rewriting.cutting import cut
 
 __all__ = ["scan"]
@@ -60,16 +57,21 @@ def scan(
     feeds = [
         {k: a for k, a in run.items() if k in inputs} for run in itertools.islice(samples, RUNS)
     ]
-    original = list(run_each(model, feeds))
-    measured: dict[str, Curve] = {}
-    for name in ctx.track(dims, len(dims), "measuring how far outputs move"):
-        size = dims[name].size
-        wanted = {min(counts[name], key=lambda c, s=share: abs(c - s * size)) for share in SHARES}  # type: ignore[misc]
-        points = [(0, 0.0)]
-        for count in sorted(wanted - {size}, reverse=True):
-            units = found[name].kept(count)
-            changed = _cut(model, dims, name, units, feeds, compensate=compensate)
-            points.append((size - count, _error(original, list(run_each(changed, feeds)))))
+    wanted = {name: _counts(dims[name].size, counts[name]) for name in dims}
+
+    def changes() -> Iterator[tuple[tuple[str, int], ir.Model]]:
+        for name in ctx.track(dims, len(dims), "measuring how far outputs move"):
+            for count in wanted[name]:
+                units = found[name].kept(count)
+                yield (
+                    (name, count),
+                    _cut(model, dims, name, units, feeds, compensate=compensate),
+                )
+
+    moved = sensitivities(model, feeds, changes())
+    measured = {}
+    for name, dim in dims.items():
+        points = [(0, 0.0), *((dim.size - c, moved[name, c]) for c in wanted[name])]
         measured[name] = _curve(found[name], points)
     return measured
 
@@ -94,20 +96,10 @@ def _cut(
     return copy
 
 
-def _error(before: Sequence[Arrays], after: Sequence[Arrays]) -> float:
-    """The worst output's squared error over its variance."""
-    worst = 0.0
-    for name in before[0]:
-        ys, zs = ([run[name] for run in runs] for runs in (before, after))
-        if ys[0].dtype.kind != "f":
-            continue
-        y = np.concatenate([a.ravel() for a in ys]).astype(np.float64)
-        z = np.concatenate([a.ravel() for a in zs]).astype(np.float64)
-        known = np.isfinite(y) & np.isfinite(z)
-        y, z = y[known], z[known]
-        spread = float(((y - y.mean()) ** 2).sum()) if len(y) else 0.0
-        worst = max(worst, float(((y - z) ** 2).sum()) / max(spread, 1e-30))
-    return worst
+def _counts(size: int, able: Sequence[int]) -> list[int]:
+    """The counts that are tried of a dimension, largest first."""
+    wanted = {min(able, key=lambda c, s=share: abs(c - s * size)) for share in SHARES}  # type: ignore[misc]
+    return sorted(wanted - {size}, reverse=True)
 
 
 def _curve(curve: Curve, points: Sequence[tuple[int, float]]) -> Curve:

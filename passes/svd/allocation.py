@@ -1,17 +1,13 @@
-"""Rank allocation: which candidate each layer gets under a budget, pure arithmetic.
-
-A budget for the whole model is spent where an error buys most: every layer's candidates are reduced
-to the lower convex hull of (cost, error), and the hulls' edges are taken in the order of error per
-cost saved until enough is saved. On hulls this greedy choice is the Lagrangian optimum.
-"""
+"""Rank allocation: which candidate each layer gets under a budget (`graphopt.knapsack`)."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 from graphopt.passes.svd.stages import Candidate, Cost
+
+from graphopt.knapsack import lower_hull, marginal_steps, slope
 
 __all__ = ["allot", "cheapest"]
 
@@ -41,52 +37,21 @@ def allot(
         save: cost to save.
         of: "macs" or "params".
     """
-    hulls = {k: _hull(curve, originals[k], of) for k, curve in curves.items()}
-    order = {k: i for i, k in enumerate(hulls)}
-    chosen: dict[Key, Candidate] = {}
-    heap: list[tuple[float, int, int, Key]] = []
+    hulls = {}
+    for key, curve in curves.items():
+        own = originals[key].of(of)
+        less = [(c.cost.of(of), c.error, c) for c in curve if c.cost.of(of) < own]
+        hulls[key] = lower_hull([(own, 0.0, None), *less])
+    at = dict.fromkeys(hulls, 0)
 
-    def offer(key: Key, step: int) -> None:
-        hull = hulls[key]
-        if step < len(hull):
-            (cost, error, _), (before, was, _) = hull[step], hull[step - 1]
-            slope = weights[key] * (error - was) / max(before - cost, 1e-300)
-            heapq.heappush(heap, (slope, order[key], step, key))
+    def price(key: Key) -> float | None:
+        hull, k = hulls[key], at[key]
+        return weights[key] * slope(hull[k], hull[k + 1]) if k + 1 < len(hull) else None
 
-    for key in hulls:
-        offer(key, 1)
     saved = 0.0
-    while heap and saved < save:
-        _, _, step, key = heapq.heappop(heap)
-        cost, _, candidate = hulls[key][step]
-        saved += hulls[key][step - 1][0] - cost
-        if candidate is not None:
-            chosen[key] = candidate
-        offer(key, step + 1)
-    return chosen
-
-
-def _hull(
-    curve: Sequence[Candidate], original: Cost, of: What
-) -> list[tuple[float, float, Candidate | None]]:
-    """The lower convex hull from the original (error 0) towards cheaper candidates."""
-    points: list[tuple[float, float, Candidate | None]] = [(original.of(of), 0.0, None)]
-    points += [(c.cost.of(of), c.error, c) for c in curve if c.cost.of(of) < points[0][0]]
-    points.sort(key=lambda p: (-p[0], p[1]))
-    hull: list[tuple[float, float, Candidate | None]] = []
-    for point in points:
-        if hull and point[0] == hull[-1][0]:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], point):
-            hull.pop()
-        # a cheaper point with no more error replaces even the last one
-        while len(hull) > 1 and point[1] <= hull[-1][1]:
-            hull.pop()
-        hull.append(point)
-    return hull
-
-
-def _slope(
-    a: tuple[float, float, Candidate | None], b: tuple[float, float, Candidate | None]
-) -> float:
-    return (b[1] - a[1]) / max(a[0] - b[0], 1e-300)
+    for key in marginal_steps(hulls, price):
+        if saved >= save:
+            break
+        saved += hulls[key][at[key]][0] - hulls[key][at[key] + 1][0]
+        at[key] += 1
+    return {k: c for k, hull in hulls.items() if (c := hull[at[k]][2]) is not None}

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.layers import Layer, Use
+from graphopt.passes.svd.layers import Array, Layer, Use
 from graphopt.passes.svd.stages import Stage
-from graphopt.passes.svd.weights import Array, as_array, static_shape
 
 from graphopt.graph import provenance
+from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import constant_array
 
 __all__ = ["drop", "replace"]
 
@@ -170,7 +171,7 @@ def _absorbed(node: ir.Node, shift: Array, weights: _Weights) -> bool:
         return False
     add, at = uses[0].node, 1 - uses[0].idx
     bias = add.inputs[at]
-    array = as_array(bias)
+    array = constant_array(bias)
     if array is None or bias is None or array.dtype != shift.dtype:
         return False
     rank = None if y.shape is None else len(y.shape)
@@ -198,15 +199,15 @@ def _gemm(builder: Builder, use: Use, weights: _Weights, shift: Array | None) ->
     h: ir.Value = builder.Gemm(
         use.x,
         weights.stored(first),
-        transA=_int(node, "transA") or None,
+        transA=int(use.op.turned) or None,
         transB=int(weights.flips(first) ^ use.reverse) or None,
     )
     if y.type is not None:
         _typed(h, y, weights.stages[0].weight.shape[1])
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    alpha, beta = _float(node, "alpha"), _float(node, "beta")
+    bias = use.op.bias
+    alpha, beta = use.op.alpha, use.op.beta
     if shift is not None:
-        old = as_array(bias) if bias is not None else None
+        old = constant_array(bias) if bias is not None else None
         if bias is None or beta == 0:
             beta = 1.0
             bias = weights.constant(alpha * shift, f"{weights.layer.weight_name}.svd_bias")
@@ -228,10 +229,9 @@ def _gemm(builder: Builder, use: Use, weights: _Weights, shift: Array | None) ->
 
 
 def _conv(builder: Builder, use: Use, weights: _Weights, shift: Array | None) -> ir.Value:
-    node = use.node
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    node, bias = use.node, use.op.bias
     if shift is not None:
-        old = as_array(bias) if bias is not None else np.zeros((), shift.dtype)
+        old = constant_array(bias) if bias is not None else np.zeros((), shift.dtype)
         name = f"{weights.layer.weight_name}.svd_bias"
         if old is None:
             assert bias is not None
@@ -262,14 +262,12 @@ def _window(node: ir.Node, stage: Stage) -> dict[str, Any]:
         ("dilations", 1, rank),
         ("pads", 0, 2 * rank),
     ):
-        attribute = node.attributes.get(name)
-        if attribute is None:
-            continue
-        given = attribute.as_ints()
-        out[name] = [given[i] if i % rank in stage.axes else neutral for i in range(length)]
-    auto = node.attributes.get("auto_pad")
-    if auto is not None and auto.as_string() != "NOTSET":
-        out["auto_pad"] = auto.as_string()
+        given = attribute(node, name)
+        if given is not None:
+            out[name] = [given[i] if i % rank in stage.axes else neutral for i in range(length)]
+    auto = attribute(node, "auto_pad")
+    if auto != "NOTSET":
+        out["auto_pad"] = auto
         out.pop("pads", None)
     return out
 
@@ -288,9 +286,7 @@ def _recurrent(builder: Builder, use: Use, weights: _Weights, shift: Array | Non
     """x A goes in; W [D, G H, I] becomes Bᵀ [D, G H, r]; the shift joins the input biases."""
     node = use.node
     before = use.weight
-    shape = static_shape(before)
-    assert shape is not None
-    directions, gates = shape[:2]
+    directions, gates = use.op.shape[:2]
     rank = weights.stages[0].weight.shape[1]
     h: ir.Value = builder.MatMul(use.x, weights.stored(0))
     if use.x.type is not None:
@@ -302,7 +298,7 @@ def _recurrent(builder: Builder, use: Use, weights: _Weights, shift: Array | Non
     if shift is None:
         return
     bias = node.inputs[3] if len(node.inputs) > 3 else None
-    old = as_array(bias) if bias is not None else None
+    old = constant_array(bias) if bias is not None else None
     moved = np.zeros((directions, 2 * gates), shift.dtype) if old is None else old.copy()
     moved[:, :gates] += shift.reshape(directions, gates)
     if len(node.inputs) < 4:
@@ -321,16 +317,6 @@ def _gather(builder: Builder, use: Use, weights: _Weights, shift: Array | None) 
         _typed(found, y, weights.stages[0].weight.shape[1])
     out: ir.Value = builder.MatMul(found, weights.get(builder, last, flip=use.reverse))
     return out
-
-
-def _int(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return 0 if attribute is None else attribute.as_int()
-
-
-def _float(node: ir.Node, name: str) -> float:
-    attribute = node.attributes.get(name)
-    return 1.0 if attribute is None else attribute.as_float()
 
 
 _MAKERS: dict[str, Any] = {

@@ -8,55 +8,67 @@ is one-hot (K = vocabulary).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.weights import Array, as_array, is_constant, root, static_shape
 
+from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
 from graphopt.graph import provenance
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import constant_array, is_constant
 from graphopt.samples import bind_shapes
 
-__all__ = ["Geometry", "Layer", "Use", "find"]
+__all__ = ["Array", "Geometry", "Layer", "Use", "find"]
 
+Array = np.ndarray[Any, Any]
 Kind = Literal["linear", "conv", "recurrent"]
 
+_KINDS: dict[str, Kind] = {
+    "Conv": "conv",
+    "GRU": "recurrent",
+    "Gather": "linear",
+    "Gemm": "linear",
+    "LSTM": "recurrent",
+    "MatMul": "linear",
+}
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(frozen=True)
 class Use:
     """One node that multiplies by the matrix.
 
     Attributes:
-        node: the MatMul, Gemm, Conv, Gather, LSTM or GRU.
-        at: which input is multiplied; the weight is the other of the first two.
+        op: how the MatMul, Gemm, Conv, Gather, LSTM or GRU multiplies.
         reverse: it multiplies by Mᵀ: x is [N].
-        left: the matrix stands on the left: Mᵀ x, contracted over the last but one axis of x.
     """
 
-    node: ir.Node
-    at: Literal[0, 1] = 0
+    op: Linear
     reverse: bool = False
-    left: bool = False
+
+    @property
+    def node(self) -> ir.Node:
+        """The node."""
+        return self.op.node
 
     @property
     def x(self) -> ir.Value:
         """What is multiplied, as the graph is now (the indices, for Gather)."""
-        return self._input(self.at)
+        return self.op.x
 
     @property
     def weight(self) -> ir.Value:
         """The value the node reads the matrix from."""
-        return self._input(1 - self.at)
+        return self.op.weight
 
-    def _input(self, k: int) -> ir.Value:
-        value = self.node.inputs[k]
-        assert value is not None
-        return value
+    @property
+    def left(self) -> bool:
+        """Whether the matrix stands on the left: Mᵀ x, over the last but one axis of x."""
+        return self.op.left
 
     @property
     def lookup(self) -> bool:
@@ -122,20 +134,12 @@ class Layer:
     def matrix(self) -> Array:
         """M [K, N], a view of the stored weight where one exists."""
         first = next((u for u in self.uses if not u.reverse), self.uses[0])
-        array = as_array(first.weight)
-        assert array is not None
-        if self.kind == "linear":
-            return array.T if _flips(first) else array
-        columns = array.shape[0] if self.kind == "conv" else self.columns
-        return array.reshape(columns, -1).T
+        matrix: Array = first.op.matrix()[0]
+        return matrix if first.reverse else matrix.T
 
     def stored(self, matrix: Array, use: Use) -> Array:
         """M [K, N] as the array that `use` reads: the inverse of `matrix`."""
-        if self.kind == "linear":
-            return matrix.T if _flips(use) else matrix
-        shape = static_shape(use.weight)
-        assert shape is not None
-        return matrix.T.reshape(shape)
+        return use.op.stored((matrix if use.reverse else matrix.T)[None])
 
     @cached_property
     def params(self) -> int:
@@ -151,19 +155,34 @@ def find(model: ir.Model, ctx: Context, rule: object) -> list[Layer]:
     shapes = bound_shapes(model, bind_shapes(model, ctx.shapes)[0])
     groups: dict[tuple[ir.Value, str], list[Layer]] = {}
     for node in model.graph.all_nodes():
-        reader = _READERS.get(node.op_type)
-        if reader is None or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in _KINDS:
             continue
         head = provenance.why(node).partition(": ")[0]
         if head.startswith("svd") and not head.endswith(" pca"):
             continue
-        found = reader(node)
-        if isinstance(found, str):
-            ctx.refuse(rule, node, found)
-        elif found is not None:
-            source, _ = root(found.uses[0].weight)
-            groups.setdefault((source, found.kind), []).append(found)
+        op = linear_of(node)
+        if not isinstance(op, str) and not (op.dtype and op.dtype.is_floating_point()):
+            continue
+        reason = op if isinstance(op, str) else _why_not(op)
+        if isinstance(op, str) or reason:
+            if reason:
+                ctx.refuse(rule, node, reason)
+            continue
+        kind = _KINDS[node.op_type]
+        rows = op.in_channels * int(np.prod(op.kernel, dtype=int))
+        found = Layer(kind, rows, op.out_channels, (Use(op),), op.kernel)
+        groups.setdefault((root(op.weight)[0], kind), []).append(found)
     return [_join(source, layers, shapes) for (source, _), layers in groups.items()]
+
+
+def _why_not(op: Linear) -> str:
+    if op.stacked:
+        return "the weight is a stack of matrices, not one"
+    if op.groups != 1:
+        return "grouped convolution: its matrix is block diagonal, two factors would not be cheaper"
+    if op.left and op.x.shape is None:
+        return "what it multiplies is not known to have rows"
+    return ""
 
 
 def _join(source: ir.Value, layers: list[Layer], shapes: Shapes) -> Layer:
@@ -182,99 +201,27 @@ def _join(source: ir.Value, layers: list[Layer], shapes: Shapes) -> Layer:
     return dataclasses.replace(first, uses=tuple(uses), shared=shared, places=places)
 
 
+def root(value: ir.Value) -> tuple[ir.Value, bool]:
+    """The value a matrix comes from through Identity and Transpose, and whether it is flipped."""
+    flipped = False
+    while (node := value.producer()) is not None and node.domain in ("", "ai.onnx"):
+        source = node.inputs[0] if node.inputs else None
+        if source is None or not is_constant(source):
+            break
+        if node.op_type == "Transpose":
+            array = constant_array(source)
+            if array is None or array.ndim != 2:
+                break
+            flipped ^= list(attribute(node, "perm", (1, 0))) == [1, 0]
+        elif node.op_type != "Identity":
+            break
+        value = source
+    return value, flipped
+
+
 def _orientation(use: Use) -> bool:
     """Whether the use multiplies by the transpose of the weight as it is stored."""
-    flip = root(use.weight)[1]
-    if use.node.op_type == "Gemm" and _int(use.node, "transB"):
-        flip = not flip
-    return not flip if use.left else flip
-
-
-def _flips(use: Use) -> bool:
-    """Whether the node reads M transposed."""
-    stored = use.node.op_type == "Gemm" and bool(_int(use.node, "transB"))
-    return stored ^ use.left ^ use.reverse
-
-
-def _int(node: ir.Node, name: str, default: int = 0) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """Shape of a constant floating-point value, else None."""
-    if value is None or not is_constant(value):
-        return None
-    source = root(value)[0]
-    dtype = value.dtype or source.dtype
-    if dtype is None or not dtype.is_floating_point():
-        return None
-    return static_shape(value)
-
-
-def _matmul(node: ir.Node) -> Layer | str | None:
-    a, b = node.inputs
-    shape = _shape(b)
-    if shape is not None and a is not None and b is not None:
-        if len(shape) != 2:
-            return None if len(shape) < 2 else "the weight is a stack of matrices, not one"
-        if not is_constant(a):
-            return Layer("linear", shape[0], shape[1], (Use(node),))
-        return None
-    shape = _shape(a)
-    if shape is not None and len(shape) == 2 and a is not None and b is not None:
-        if b.shape is None or len(b.shape) < 2:
-            return None
-        return Layer("linear", shape[1], shape[0], (Use(node, at=1, left=True),))
-    return None
-
-
-def _gemm(node: ir.Node) -> Layer | str | None:
-    a, b = node.inputs[:2]
-    shape = _shape(b)
-    if shape is None or len(shape) != 2 or a is None or b is None or is_constant(a):
-        return None
-    rows, columns = reversed(shape) if _int(node, "transB") else shape
-    return Layer("linear", rows, columns, (Use(node),))
-
-
-def _conv(node: ir.Node) -> Layer | str | None:
-    x, w = node.inputs[:2]
-    shape = _shape(w)
-    if shape is None or x is None or w is None or len(shape) < 3:
-        return None
-    if _int(node, "group", 1) != 1:
-        return "grouped convolution: its matrix is block diagonal, two factors would not be cheaper"
-    rows = int(np.prod(shape[1:]))
-    return Layer("conv", rows, shape[0], (Use(node),), kernel=tuple(shape[2:]))
-
-
-def _gather(node: ir.Node) -> Layer | str | None:
-    w, ids = node.inputs
-    shape = _shape(w)
-    if shape is None or len(shape) != 2 or ids is None or w is None or _int(node, "axis"):
-        return None
-    if is_constant(ids):
-        return None
-    return Layer("linear", shape[0], shape[1], (Use(node, at=1),))
-
-
-def _recurrent(node: ir.Node) -> Layer | str | None:
-    x, w = node.inputs[:2]
-    shape = _shape(w)
-    if shape is None or len(shape) != 3 or x is None or w is None:
-        return None
-    return Layer("recurrent", shape[2], shape[0] * shape[1], (Use(node),))
-
-
-_READERS: dict[str, Callable[[ir.Node], Layer | str | None]] = {
-    "Conv": _conv,
-    "GRU": _recurrent,
-    "Gather": _gather,
-    "Gemm": _gemm,
-    "LSTM": _recurrent,
-    "MatMul": _matmul,
-}
+    return root(use.weight)[1] ^ (use.op.out_axis < use.op.in_axis)
 
 
 def geometry(use: Use, kernel: tuple[int, ...], shapes: Shapes) -> Geometry:

@@ -12,14 +12,13 @@ it was seen.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.layers import Layer, Use
-from graphopt.passes.svd.weights import Array
+from graphopt.passes.svd.layers import Array, Layer, Use
 
+from graphopt.calibration import moments
 from graphopt.execution.observe import observe
 from graphopt.samples import Feeds
 
@@ -36,47 +35,47 @@ FLOOR = 1e-6
 ENOUGH = 4
 
 
-@dataclasses.dataclass
 class Moments:
     """Sums over rows x [K] of one layer, less the mean of the first rows (against cancellation).
 
     Attributes:
-        outputs: `second` is of the outputs x M [N, N], else of the inputs [K, K].
-        count: rows seen.
-        total: sum of the rows [K].
+        outputs: the second moments kept are those of the outputs x M [N, N], not of x [K, K].
         power: sum of squares over all rows and columns.
-        second: sum of outer products.
-        origin: what is subtracted from every row [K].
         place: shape of the first array seen.
     """
 
-    outputs: bool
-    count: int
-    total: Array
-    power: float
-    second: Array
-    place: tuple[int, ...] = ()
-    origin: Array | None = None
+    def __init__(self, layer: Layer) -> None:
+        self.outputs = _keeps_outputs(layer)
+        self.power = 0.0
+        self.place: tuple[int, ...] = ()
+        self._sums = moments.Moments.zero(1, _size(layer))
+        self._total = np.zeros(layer.rows)
+        self._origin: Array | None = None
 
-    def add(self, rows: Array, matrix: Array | None) -> None:
-        """Take rows [n, K] in; `matrix` is M where the outputs' moments are kept."""
-        if self.origin is None:
-            self.origin = rows.mean(0)
-        rows = rows - self.origin
-        self.count += len(rows)
-        self.total += rows.sum(0, dtype=np.float64)
+    @property
+    def count(self) -> int:
+        """Rows seen."""
+        return self._sums.rows
+
+    def add(self, rows: Array, layer: Layer) -> None:
+        """Take rows [n, K] in."""
+        if self._origin is None:
+            self._origin = rows.mean(0)
+        rows = rows - self._origin
+        self._total += rows.sum(0, dtype=np.float64)
         self.power += float(np.square(rows, dtype=np.float64).sum())
-        seen = rows if matrix is None else rows @ matrix.astype(rows.dtype, copy=False)
-        self.second += seen.T @ seen
+        if self.outputs:
+            rows = rows @ layer.matrix().astype(rows.dtype, copy=False)
+        self._sums.add(rows[None])
 
     @property
     def mean(self) -> Array:
         """Mean of the inputs [K]."""
-        return self._drift + (0.0 if self.origin is None else self.origin)
+        return self._drift + (0.0 if self._origin is None else self._origin)
 
     @property
     def _drift(self) -> Array:
-        return self.total / max(self.count, 1)
+        return self._total / max(self.count, 1)
 
     def covariance(self, matrix: Array, gram: Array | None = None) -> Array:
         """Shrunk covariance, of the inputs or of the outputs.
@@ -87,11 +86,11 @@ class Moments:
         """
         drift = self._drift
         mean = drift if not self.outputs else drift @ matrix.astype(np.float64)
-        raw = self.second / max(self.count, 1) - np.outer(mean, mean)
+        raw = self._sums.second[0] - np.outer(mean, mean)
         raw = (raw + raw.T) / 2
         rho = _shrinkage(raw, self.count)
         variance = max(self.power / max(self.count, 1) - float(drift @ drift), 0.0)
-        variance /= len(self.total)
+        variance /= len(self._total)
         if self.outputs:
             assert gram is not None
             raw *= 1 - rho
@@ -99,7 +98,7 @@ class Moments:
         else:
             raw *= 1 - rho
             raw[np.diag_indices_from(raw)] += rho * max(variance, 1e-30)
-        return raw
+        return np.asarray(raw)
 
 
 def _shrinkage(covariance: Array, count: int) -> float:
@@ -159,107 +158,35 @@ def _observed(
     same: dict[tuple[str, ...], Moments] = {}
     feeds: list[tuple[Layer, Use, Moments]] = []
     for layer in group:
-        size, outputs = _size(layer), _keeps_outputs(layer)
         sums[layer] = {}
         for use in layer.uses:
             if use.lookup:
                 continue
-            key = _what(layer, use, outputs)
+            key = _what(layer, use)
             if key not in same:
-                zero = np.zeros((size, size))
-                same[key] = Moments(outputs, 0, np.zeros(layer.rows), 0.0, zero)
+                same[key] = Moments(layer)
                 feeds.append((layer, use, same[key]))
             sums[layer][use] = same[key]
     names = {u.x.name or "" for _, u, _ in feeds}
     for seen in observe(model, sorted(names), samples):
-        for layer, use, moments in feeds:
+        for layer, use, found in feeds:
             x = seen[use.x.name or ""]
-            moments.place = moments.place or x.shape
-            rows = _rows(layer, use, x, rng)
+            found.place = found.place or x.shape
+            rows = moments.rows_of(use.op, x, ROWS, rng)
             if rows.size and np.isfinite(rows).all():
-                moments.add(rows, layer.matrix() if moments.outputs else None)
+                found.add(rows, layer)
     while sums:
         layer, uses = sums.popitem()
         if all(m.count > 0 for m in uses.values()):
             yield layer, uses
 
 
-def _what(layer: Layer, use: Use, outputs: bool) -> tuple[str, ...]:
+def _what(layer: Layer, use: Use) -> tuple[str, ...]:
     """What moments are of: uses that multiply the same rows share them."""
-    own = use.node.name or "" if outputs else ""
+    own = use.node.name or "" if _keeps_outputs(layer) else ""
     form = [str(use.left)] + [
         f"{name}={a.value}"
         for name, a in sorted(use.node.attributes.items())
         if layer.kind == "conv" or name == "transA"
     ]
     return (own, use.x.name or "", layer.kind, str(layer.kernel), *form)
-
-
-def _rows(layer: Layer, use: Use, x: Array, rng: np.random.Generator) -> Array:
-    """Rows [n, K] of what a use multiplies, at most `ROWS`, drawn evenly."""
-    if layer.kind == "conv":
-        return patches(use.node, x, layer.kernel, rng)
-    if use.left:
-        x = np.moveaxis(x, -2, -1)
-    if use.node.op_type == "Gemm" and _flag(use.node, "transA"):
-        x = x.T
-    flat = x.reshape(-1, x.shape[-1])
-    if len(flat) > ROWS:
-        flat = flat[np.sort(rng.choice(len(flat), ROWS, replace=False))]
-    return flat if flat.dtype == np.float64 else flat.astype(np.float32, copy=False)
-
-
-def _flag(node: ir.Node, name: str) -> bool:
-    attribute = node.attributes.get(name)
-    return attribute is not None and bool(attribute.as_int())
-
-
-def patches(node: ir.Node, x: Array, kernel: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Patches [n, I kh kw] that a convolution multiplies, at most `ROWS` positions."""
-    rank = len(kernel)
-    strides, dilations, pads = window(node, x.shape[2:], kernel)
-    width = [(0, 0), (0, 0)] + [(pads[a], pads[a + rank]) for a in range(rank)]
-    padded = np.pad(x, width) if any(pads) else x
-    counts = [
-        (padded.shape[2 + a] - dilations[a] * (kernel[a] - 1) - 1) // strides[a] + 1
-        for a in range(rank)
-    ]
-    places = len(x) * int(np.prod(counts))
-    chosen = np.arange(places)
-    if places > ROWS:
-        chosen = np.sort(rng.choice(places, ROWS, replace=False))
-    where = np.unravel_index(chosen, (len(x), *counts))
-    index: list[Array] = [where[0].reshape(-1, *[1] * (rank + 1))]
-    index.append(np.arange(x.shape[1]).reshape(1, -1, *[1] * rank))
-    for a in range(rank):
-        offset = (np.arange(kernel[a]) * dilations[a]).reshape(-1, *[1] * (rank - 1 - a))
-        start = (where[1 + a] * strides[a]).reshape(-1, *[1] * (rank + 1))
-        index.append(start + offset)
-    taken: Array = padded[tuple(index)].reshape(len(chosen), -1)
-    return taken if taken.dtype == np.float64 else taken.astype(np.float32, copy=False)
-
-
-def window(
-    node: ir.Node, sizes: Sequence[int], kernel: tuple[int, ...]
-) -> tuple[list[int], list[int], list[int]]:
-    """Strides, dilations and pads (starts, then ends) of a convolution on this input size."""
-    rank = len(kernel)
-
-    def ints(name: str, default: int, count: int = rank) -> list[int]:
-        attribute = node.attributes.get(name)
-        return [default] * count if attribute is None else list(attribute.as_ints())
-
-    strides, dilations = ints("strides", 1), ints("dilations", 1)
-    auto = node.attributes.get("auto_pad")
-    mode = "NOTSET" if auto is None else auto.as_string()
-    if not mode.startswith("SAME"):
-        return strides, dilations, ints("pads", 0, 2 * rank) if mode == "NOTSET" else [0] * 2 * rank
-    starts, ends = [], []
-    for a in range(rank):
-        span = dilations[a] * (kernel[a] - 1) + 1
-        out = -(-sizes[a] // strides[a])
-        need = max((out - 1) * strides[a] + span - sizes[a], 0)
-        less, more = need // 2, need - need // 2
-        starts.append(less if mode == "SAME_UPPER" else more)
-        ends.append(more if mode == "SAME_UPPER" else less)
-    return strides, dilations, starts + ends

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.svd.factorize import drop
-from graphopt.passes.svd.layers import Layer, Use
+from graphopt.passes.svd.layers import Array, Layer, Use
 from graphopt.passes.svd.spectrum import symmetric
-from graphopt.passes.svd.weights import Array, as_array, is_constant
 
 from graphopt.execution.observe import observe
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names
+from graphopt.graph.constants import constant_array, is_constant
 from graphopt.samples import Feeds
 
 __all__ = ["Stream", "bases", "narrow", "streams"]
@@ -69,12 +69,11 @@ def streams(layers: Sequence[Layer]) -> list[Stream]:
 def _foldable(layer: Layer) -> bool:
     use = layer.uses[0]
     plain = layer.kind == "conv" or use.node.op_type in ("MatMul", "Gemm")
-    bias = use.node.inputs[2] if len(use.node.inputs) > 2 and layer.kind != "recurrent" else None
-    array = as_array(bias) if bias is not None else np.zeros(layer.columns)
+    bias = use.op.bias
+    array = constant_array(bias) if bias is not None else np.zeros(layer.columns)
     if array is None or array.shape[-1:] != (layer.columns,):
         return False
-    turned = "transA" in use.node.attributes and bool(use.node.attributes["transA"].as_int())
-    return len(layer.uses) == 1 and plain and not (layer.shared or use.left or turned)
+    return len(layer.uses) == 1 and plain and not (layer.shared or use.left or use.op.turned)
 
 
 def _follow(
@@ -107,7 +106,7 @@ def _follow(
             sound = False
         for use in value.uses():
             reader = readers.get(use.node)
-            if reader is not None and reader.uses[0].at == use.idx:
+            if reader is not None and reader.uses[0].op.data == use.idx:
                 sound &= reader.kind == first.kind and reader.channels == first.columns
                 read[reader] = None
             elif not _carries(use.node, first.columns, axis, queue, added):
@@ -134,7 +133,7 @@ def _carries(
         for k, value in enumerate(inputs):
             if not is_constant(value):
                 continue
-            array = as_array(value)
+            array = constant_array(value)
             if array is None or not _per_channel(array, width, axis):
                 return False
             added[node, k] = None
@@ -210,7 +209,7 @@ def narrow(model: ir.Model, stream: Stream, basis: Array, why: str, names: Names
         matrix = np.einsum("nr,npo->rpo", basis, split).reshape(-1, columns)
         _store(model, layer.uses[0], _shaped(layer, matrix), names)
     for node, k in stream.constants:
-        array = as_array(node.inputs[k])
+        array = constant_array(node.inputs[k])
         assert array is not None
         moved = np.moveaxis(array, -3, -1) if stream.axis == 1 else array
         moved = moved.astype(np.float64) @ basis
@@ -234,11 +233,11 @@ def _shaped(layer: Layer, matrix: Array) -> Array:
 
 def _store(model: ir.Model, use: Use, array: Array, names: Names) -> None:
     dtype = (use.weight.dtype or ir.DataType.FLOAT).numpy()
-    _put(model, use.node, 1 - use.at, array.astype(dtype), names)
+    _put(model, use.node, use.op.at, array.astype(dtype), names)
 
 
 def _bias(model: ir.Model, node: ir.Node, basis: Array, names: Names) -> None:
-    array = as_array(node.inputs[2])
+    array = constant_array(node.inputs[2])
     assert array is not None
     _put(model, node, 2, (array.astype(np.float64) @ basis).astype(array.dtype), names)
 

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from graphopt.passes.svd.layers import Layer, Use
+from graphopt.passes.svd.layers import Array, Layer, Use
 from graphopt.passes.svd.moments import Moments
 from graphopt.passes.svd.schemes import candidates, channel_shapes, factors
 from graphopt.passes.svd.spectrum import Spectrum, decompose, gram, root
 from graphopt.passes.svd.stages import Candidate, Cost, Problem, Stage, cost_of, original
-from graphopt.passes.svd.weights import Array
 
 __all__ = ["Curve", "Finished", "curve_of", "finish", "problem_of", "saves", "useful_ranks"]
 

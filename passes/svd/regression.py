@@ -8,9 +8,9 @@ M̂ = F Q V Vᵀ. Without samples C = I.
 from __future__ import annotations
 
 import numpy as np
+from graphopt.passes.svd.layers import Array
 from graphopt.passes.svd.spectrum import one_thread, orthonormal, product, root, symmetric
 from graphopt.passes.svd.stages import Problem
-from graphopt.passes.svd.weights import Array
 
 __all__ = ["Seen", "spanned"]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from graphopt.passes.svd.layers import Layer
+from graphopt.passes.svd.layers import Array, Layer
 from graphopt.passes.svd.spatial import AXES, spatial_candidates, spatial_factors
 from graphopt.passes.svd.spectrum import product
 from graphopt.passes.svd.stages import (
@@ -33,7 +33,6 @@ from graphopt.passes.svd.stages import (
     split,
 )
 from graphopt.passes.svd.tucker import tucker_candidates, tucker_factors
-from graphopt.passes.svd.weights import Array
 
 __all__ = ["candidates", "channel_shapes", "factors"]
 

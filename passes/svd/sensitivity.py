@@ -15,11 +15,12 @@ from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.svd.layers import Layer, Use
+from graphopt.passes.svd.layers import Array, Layer, Use
 from graphopt.passes.svd.spectrum import Spectrum
-from graphopt.passes.svd.weights import Array, as_array
 
+from graphopt.calibration.sensitivity import movement
 from graphopt.execution.runtime import run_each
+from graphopt.graph.constants import constant_array
 from graphopt.samples import Feeds
 
 __all__ = ["sensitivities"]
@@ -43,7 +44,7 @@ def sensitivities(
     plain: dict[str, Array] = {}
     for layer in spectra:
         for use in layer.uses:
-            node, array = nodes.get(use.node.name), as_array(use.weight)
+            node, array = nodes.get(use.node.name), constant_array(use.weight)
             if node is None or array is None or use.node.graph is not model.graph:
                 continue
             name = f"graphopt:{len(plain)}"
@@ -71,7 +72,7 @@ def sensitivities(
     moved: dict[Layer, float] = {}
     for k, outputs in enumerate(results):
         layer, error = lost[k // len(runs)]
-        far = _distance(reference[k % len(runs)], outputs) / max(error, 1e-12) / len(runs)
+        far = movement([reference[k % len(runs)]], [outputs]) / max(error, 1e-12) / len(runs)
         moved[layer] = moved.get(layer, 0.0) + far
     return {layer: far**0.5 for layer, far in moved.items()}
 
@@ -85,14 +86,3 @@ def _truncated(layer: Layer, spectrum: Spectrum) -> tuple[Array, float]:
     basis = spectrum.basis(matrix, rank)
     changed = (matrix.astype(np.float64) @ basis) @ basis.T
     return changed.astype(matrix.dtype), float(errors[rank])
-
-
-def _distance(reference: Mapping[str, Array], got: Mapping[str, Array]) -> float:
-    """Mean over outputs of the relative squared L2 difference."""
-    far = [
-        float(np.sum(np.square(a.astype(np.float64) - got[name])))
-        / max(float(np.sum(np.square(a.astype(np.float64)))), 1e-300)
-        for name, a in reference.items()
-        if a.dtype.kind == "f"
-    ]
-    return sum(far) / max(len(far), 1)

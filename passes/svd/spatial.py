@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from graphopt.passes.svd.layers import Layer
+from graphopt.passes.svd.layers import Array, Layer
 from graphopt.passes.svd.regression import Seen, spanned
 from graphopt.passes.svd.stages import (
     Candidate,
@@ -21,7 +21,6 @@ from graphopt.passes.svd.stages import (
     cost_of,
     ranks_up_to,
 )
-from graphopt.passes.svd.weights import Array
 
 __all__ = ["AXES", "spatial_candidates", "spatial_factors"]
 

@@ -25,7 +25,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from graphopt.passes.svd.weights import Array
+from graphopt.passes.svd.layers import Array
 
 __all__ = [
     "LARGE",

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from graphopt.passes.svd.layers import Geometry, Layer
+from graphopt.passes.svd.layers import Array, Geometry, Layer
 from graphopt.passes.svd.spectrum import Spectrum
-from graphopt.passes.svd.weights import Array
 
 __all__ = [
     "Candidate",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatch
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -32,6 +31,7 @@ from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.graph import provenance
 from graphopt.graph.building import Names
+from graphopt.layers import by_layer, names_of
 from graphopt.pass_ import Pass
 from graphopt.samples import Samples, bind_shapes
 
@@ -55,7 +55,9 @@ class Svd(Pass):
         of: what `ratio` and cheapness count, "macs" or "params".
         fold: relative error at which an activation may be narrowed to the directions it spans, by
             folding their basis into the layers on both sides (needs samples); 0 turns that off.
-        exclude: names of nodes to leave alone; `*` and `?` match as in file names.
+        layers: (pattern, how far) pairs (`graphopt.layers`): layers of which a node's name matches
+            get the rank (1 or more) or the error (below 1) given, or with 0 stay as they are; the
+            first match counts.
     """
 
     energy: float | None = None
@@ -64,7 +66,7 @@ class Svd(Pass):
     rank: int | None = None
     of: Literal["macs", "params"] = "macs"
     fold: float = 0.01
-    exclude: tuple[str, ...] = ()
+    layers: tuple[tuple[str, float], ...] = ()
 
     lossy: ClassVar[bool] = True
 
@@ -78,6 +80,9 @@ class Svd(Pass):
                 raise UsageError(f"svd({name}=...) must be between 0 and 1, not {value}")
         if self.rank is not None and self.rank < 1:
             raise UsageError(f"svd(rank=...) must be at least 1, not {self.rank}")
+        for pattern, far in self.layers:
+            if far < 0 or (far > 1 and far != int(far)):
+                raise UsageError(f"svd: layers: '{pattern}' takes a rank or an error, not {far}")
         if self.of not in ("macs", "params"):
             raise UsageError(f'svd(of=...) is "macs" or "params", not {self.of!r}')
 
@@ -88,10 +93,13 @@ class Svd(Pass):
             ctx.note(f"{self} has run on this model before and has nothing to add.")
             return 0
         folded = self._fold(model, ctx)
-        layers = [la for la in find(model, ctx, self) if not self._excluded(la)]
+        layers, given = self._layers(model, ctx)
         if samples_of(ctx) is None:
             ctx.note("svd: no samples given, so weights were approximated, not outputs.")
-        chosen = self._for_all(layers, ctx) if self.ratio is not None else self._each(layers, ctx)
+        if self.ratio is None:
+            chosen = self._each(layers, given, ctx)
+        else:
+            chosen = self._for_all(layers, given, ctx)
         names = Names(model)
         edits = folded
         for made in chosen:
@@ -115,8 +123,12 @@ class Svd(Pass):
             ctx.invalidate(self.preserves)
         return edits
 
-    def _excluded(self, layer: Layer) -> bool:
-        return any(fnmatch(u.node.name or "", p) for u in layer.uses for p in self.exclude)
+    def _layers(self, model: ir.Model, ctx: Context) -> tuple[list[Layer], dict[Layer, float]]:
+        """The layers to factor, and how far for those that `layers` names."""
+        found = find(model, ctx, self)
+        names = {la: [n for u in la.uses for n in names_of(u.node)] for la in found}
+        given = by_layer(self.layers, names, "svd")
+        return [la for la in found if given.get(la) != 0], given
 
     def _fold(self, model: ir.Model, ctx: Context) -> int:
         """Narrow what streams can be; returns how many were."""
@@ -124,8 +136,8 @@ class Svd(Pass):
         if samples is None or not self.fold:
             return 0
         silent = Context(model, shapes=ctx.shapes)
-        layers = [la for la in find(model, silent, self) if not self._excluded(la)]
-        layers = [la for la in layers if la.node.graph is model.graph]
+        every, given = self._layers(model, silent)
+        layers = [la for la in every if la.node.graph is model.graph and la not in given]
         names = Names(model)
         edits = 0
         multiple = ctx.target.channel_multiple
@@ -151,11 +163,13 @@ class Svd(Pass):
             return self.error**2
         return 1 - (self.energy if self.energy is not None else 0.99)
 
-    def _each(self, layers: Sequence[Layer], ctx: Context) -> list[Finished]:
-        wanted = None if self.rank is not None else 1 - self._allowed()
+    def _each(
+        self, layers: Sequence[Layer], given: Mapping[Layer, float], ctx: Context
+    ) -> list[Finished]:
+        wanted = None if self.rank is not None or given else 1 - self._allowed()
         chosen = []
         for curve, problem in self._curves(layers, ctx, wanted):
-            candidate = self._pick(curve, ctx)
+            candidate = self._pick(curve, given.get(curve.layer), ctx)
             if candidate is None:
                 continue
             made = finish(problem, curve, candidate)
@@ -164,18 +178,22 @@ class Svd(Pass):
         order = {layer: i for i, layer in enumerate(layers)}
         return sorted(chosen, key=lambda made: order[made.layer])
 
-    def _pick(self, curve: Curve, ctx: Context) -> Candidate | None:
+    def _pick(self, curve: Curve, far: float | None, ctx: Context) -> Candidate | None:
+        """The candidate of a layer: at the rank or within the error `far`, else as for all."""
         layer = curve.layer
-        if self.rank is not None:
-            rank = -(-self.rank // ctx.target.channel_multiple) * ctx.target.channel_multiple
+        wanted, allowed = self.rank, self._allowed()
+        if far is not None:
+            wanted, allowed = (int(far), 0.0) if far >= 1 else (None, far**2)
+        if wanted is not None:
+            rank = -(-wanted // ctx.target.channel_multiple) * ctx.target.channel_multiple
             pair = (c for c in curve.candidates if c.scheme == "channel" and c.ranks == (rank,))
             found = next(pair, None)
             if found is None:
                 ctx.refuse(self, layer.node, f"at rank {rank} its factors would not be cheaper")
             return found
-        found = cheapest(curve.candidates, self._allowed(), self.of)
+        found = cheapest(curve.candidates, allowed, self.of)
         if found is None:
-            ctx.refuse(self, layer.node, why_not(curve, self._allowed(), self.of))
+            ctx.refuse(self, layer.node, why_not(curve, allowed, self.of))
         return found
 
     def _measured(self, curve: Curve, made: Finished, ctx: Context) -> bool:
@@ -203,7 +221,9 @@ class Svd(Pass):
 
     # --- the whole model --------------------------------------------------------------------
 
-    def _for_all(self, layers: Sequence[Layer], ctx: Context) -> list[Finished]:
+    def _for_all(
+        self, layers: Sequence[Layer], given: Mapping[Layer, float], ctx: Context
+    ) -> list[Finished]:
         assert self.ratio is not None
         curves = {c.layer: c for c, _ in self._curves(layers, ctx, None)}
         curves = {la: curves[la] for la in layers if la in curves}
@@ -216,9 +236,13 @@ class Svd(Pass):
         whole = whole_model(ctx)
         save = self.ratio * (whole.macs if self.of == "macs" else whole.params)
         able = {la: c.candidates for la, c in curves.items()}
+        fixed = {la: self._pick(curves[la], far, ctx) for la, far in given.items() if la in curves}
         done: dict[Layer, Finished] = {}
         while True:
-            choice = allot(able, originals, weights, save, self.of)
+            chosen = {la: c for la, c in fixed.items() if c in able[la]}
+            rest = {la: c for la, c in able.items() if la not in fixed}
+            spent = sum(originals[la].of(self.of) - c.cost.of(self.of) for la, c in chosen.items())
+            choice = {**chosen, **allot(rest, originals, weights, save - spent, self.of)}
             done = {la: d for la, d in done.items() if choice.get(la) is d.candidate}
             new = {la: c for la, c in choice.items() if la not in done}
             if not new:

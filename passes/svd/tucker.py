@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from graphopt.passes.svd.layers import Layer
+from graphopt.passes.svd.layers import Array, Layer
 from graphopt.passes.svd.regression import Seen, spanned
 from graphopt.passes.svd.stages import (
     Candidate,
@@ -22,7 +22,6 @@ from graphopt.passes.svd.stages import (
     cost_of,
     ranks_up_to,
 )
-from graphopt.passes.svd.weights import Array
 
 __all__ = ["tucker_candidates", "tucker_factors"]
 

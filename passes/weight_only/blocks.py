@@ -11,7 +11,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from graphopt.passes.int8.rounding import Order, compensated, errors
+
+from graphopt.calibration.rounding import Order, compensated, errors
 
 __all__ = ["Blocks", "in_blocks", "order_of"]
 

@@ -25,7 +25,7 @@ from graphopt.analyses.dims.instance import free_size
 from graphopt.analyses.dims.system import ONE, UNKNOWN, Array, System
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.graph.attributes import default_attribute
+from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 
 __all__ = ["Axes", "Count", "Operation", "Pin", "Remap", "Role", "Sizes", "Tensor", "Unsupported"]
@@ -251,11 +251,8 @@ class Operation:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value, or the operator's default, or `default`."""
-        have = self.node.attributes.get(name)
-        if have is not None:
-            return have.value
-        known = default_attribute(self.node.domain, self.node.op_type, name)
-        return default if known is None else known
+        standard = self.node.domain in ("", "ai.onnx")
+        return attribute(self.node, name, default, opset=self.opset() if standard else None)
 
     def opset(self) -> int:
         """Version of the default domain."""
@@ -327,9 +324,9 @@ class Operation:
 
     def freeze_all(self, reason: str) -> None:
         """Everything this node touches must stay as it is, what its subgraphs return too."""
-        for attribute in self.node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                graph = attribute.as_graph()
+        for held in self.node.attributes.values():
+            if held.type == ir.AttributeType.GRAPH:
+                graph = held.as_graph()
                 for inner in (*graph.inputs, *graph.outputs):
                     self.freeze((self.axes.of(inner) or ((), ()))[0], reason)
         for output, values in ((False, self.node.inputs), (True, self.node.outputs)):

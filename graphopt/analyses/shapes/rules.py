@@ -1,26 +1,20 @@
-"""What shape functions share: reading attributes, broadcasting, counting elements."""
+"""What shape functions share: broadcasting, counting elements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Fact, Shapes
 from graphopt.analyses.shapes.symbolic import Dim, capped
+from graphopt.graph.attributes import attribute
 
-__all__ = ["Facts", "attribute", "axes_of", "broadcast", "matrix_product", "product"]
+__all__ = ["Facts", "axes_of", "broadcast", "matrix_product", "product"]
 
 Facts = Sequence[Fact]
-
-
-def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
-    """The value of an attribute, or `default`."""
-    have = node.attributes.get(name)
-    return default if have is None else have.value
 
 
 def broadcast(shapes: Shapes, *operands: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:

@@ -8,16 +8,17 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.affine.operators import (
     Affine,
-    Linear,
     affine_of,
-    attribute,
-    linear_of,
+    held_linear,
+    output_rank,
     rounded,
 )
-from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
+from graphopt.passes.fuse.weights import Array, per_channel
 
 from graphopt import Context, Rule
+from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.constants import array_of, constant_shape, shared
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["ScaleShiftAfter", "new_bias"]
@@ -53,15 +54,16 @@ class ScaleShiftAfter(Rule):
     ) -> bool | str | dict[str, Any] | None:
         """Constants along the channel axis alone, a weight of its own, no overflow."""
         facts = ctx.get(shapes)
-        lin, f = linear_of(linear, facts), affine_of(match.root, facts, linear.outputs[0])
+        lin, f = held_linear(linear, facts), affine_of(match.root, facts, linear.outputs[0])
         if lin is None or f is None:
             return False
+        rank = output_rank(lin, facts)
         is_matmul = linear.op_type == "MatMul"
         if is_matmul and f.shifts and f.node.op_type != "BatchNormalization":
             return False
-        if is_matmul and f.shifts and lin.rank != 2:
+        if is_matmul and f.shifts and rank != 2:
             return "the batch normalization's channels are not the product's last axis"
-        if not f.fits(lin.rank, lin.out_axis, lin.out_channels):
+        if not f.fits(rank, lin.y_axis, lin.out_channels):
             return f"the constant does not run along the {lin.out_channels} output channels"
         if f.scales and shared(lin.weight):
             return f"the weight {lin.weight.name} is used elsewhere too"
@@ -79,7 +81,7 @@ class ScaleShiftAfter(Rule):
         weight = lin.weight if w is None else op.constant(w, lin.weight.name)
         node = lin.node
         if node.op_type == "MatMul":
-            operands = (weight, lin.data) if lin.left else (lin.data, weight)
+            operands = (weight, lin.x) if lin.left else (lin.x, weight)
             product: ir.Value = op.MatMul(*operands)
             if b is None:
                 return product
@@ -94,7 +96,7 @@ class ScaleShiftAfter(Rule):
         elif "beta" in node.attributes:
             attributes["beta"] = node.attributes["beta"]
         out: ir.Value = op.node(
-            node.op_type, [lin.data, weight, *([bias] if bias is not None else [])], attributes
+            node.op_type, [lin.x, weight, *([bias] if bias is not None else [])], attributes
         ).outputs[0]
         return out
 
@@ -113,7 +115,7 @@ def folded(lin: Linear, f: Affine, s: Array, t: Array) -> tuple[Array | None, Ar
     w: Array | None = None
     like = None
     if f.scales:
-        like = array(lin.weight)
+        like = array_of(lin.weight)
         w = rounded(lin.scale_outputs(like.astype(np.float64), s), like)
         if w is None:
             return None
@@ -125,8 +127,7 @@ def folded(lin: Linear, f: Affine, s: Array, t: Array) -> tuple[Array | None, Ar
 
 def new_bias(lin: Linear, s: Array, t: Array) -> Array | None:
     """s * b + t of shape (out_channels,), in the bias' type; None if it overflows."""
-    beta = float(attribute(lin.node, "beta")) if lin.node.op_type == "Gemm" else 1.0
-    old = np.zeros(1) if lin.bias is None else array(lin.bias).astype(np.float64).reshape(-1) * beta
+    old = np.zeros(1) if lin.bias is None else array_of(lin.bias).astype(np.float64).reshape(-1)
     assert lin.weight.dtype is not None
     like = np.zeros(0, lin.weight.dtype.numpy())
-    return rounded(np.array(np.broadcast_to(s * old + t, (lin.out_channels,))), like)
+    return rounded(np.array(np.broadcast_to(s * (old * lin.beta) + t, (lin.out_channels,))), like)

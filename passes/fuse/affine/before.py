@@ -9,17 +9,19 @@ import onnx_ir as ir
 from graphopt.passes.fuse.affine.after import new_bias
 from graphopt.passes.fuse.affine.operators import (
     Affine,
-    Linear,
     affine_of,
-    attribute,
-    linear_of,
+    held_linear,
+    output_rank,
     rounded,
 )
-from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
+from graphopt.passes.fuse.weights import Array, per_channel
 
 from graphopt import Context, Rule
+from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape, shared
 
 __all__ = ["ScaleBefore", "ShiftBefore"]
 
@@ -27,17 +29,16 @@ __all__ = ["ScaleBefore", "ShiftBefore"]
 def _check(
     affine: ir.Node, linear: ir.Node, facts: Shapes, shift: bool
 ) -> str | bool | dict[str, Any]:
-    lin = linear_of(linear, facts)
-    if lin is None or affine.outputs[0] is not lin.data:
+    lin = held_linear(linear, facts)
+    if lin is None or affine.outputs[0] is not lin.x:
         return False
     f = affine_of(affine, facts)
     if f is None or f.shifts is not shift:
         return False
-    rank = facts.rank(lin.data)
-    rank = lin.rank if linear.op_type in ("Conv", "ConvTranspose", "Gemm") else rank
-    if linear.op_type == "Gemm" and attribute(linear, "transA"):
+    rank = facts.rank(lin.x) if linear.op_type == "MatMul" else output_rank(lin, facts)
+    if lin.turned:
         return "the operand is transposed"
-    if not f.fits(rank, lin.in_axis, lin.in_channels):
+    if not f.fits(rank, lin.x_axis, lin.in_channels):
         return f"the constant does not run along the {lin.in_channels} input channels"
     if _widens(f, facts):
         return "the constant may broadcast what it meets"
@@ -53,7 +54,7 @@ def _check(
     s, t = f.scale_shift()
     if not (np.isfinite(s).all() and np.isfinite(t).all()):
         return "the constant is not finite"
-    like = array(lin.weight)
+    like = array_of(lin.weight)
     wide = like.astype(np.float64)
     w = rounded(lin.scale_inputs(wide, s), like) if f.scales else None
     if f.scales and w is None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import linear_of, rounded
-from graphopt.passes.fuse.weights import Array, array, constant_shape, per_channel, shared
+from graphopt.passes.fuse.affine.operators import held_linear, output_rank, rounded
+from graphopt.passes.fuse.weights import Array, per_channel
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.constants import array_of, constant_shape, shared
 
 __all__ = ["ScaleAfterBias"]
 
@@ -29,20 +30,21 @@ class ScaleAfterBias(Rule):
         self, linear: ir.Node, b: ir.Value, s: ir.Value, ctx: Context
     ) -> bool | str | dict[str, Any]:
         """Constants along the columns, a weight of its own, no overflow."""
-        lin = linear_of(linear, ctx.get(shapes))
+        facts = ctx.get(shapes)
+        lin = held_linear(linear, facts)
         given, biased = constant_shape(s), constant_shape(b)
         if lin is None or lin.left or given is None or biased is None:
             return False
         for shape in (given, biased):
-            if per_channel(shape, lin.rank, -1, lin.out_channels) is None:
+            if per_channel(shape, output_rank(lin, facts), -1, lin.out_channels) is None:
                 return f"the constant does not run along the {lin.out_channels} output channels"
         if shared(lin.weight):
             return f"the weight {lin.weight.name} is used elsewhere too"
-        scale = array(s).astype(np.float64).reshape(-1)
+        scale = array_of(s).astype(np.float64).reshape(-1)
         scale = scale[0] if scale.size == 1 else scale
         if not np.isfinite(scale).all():
             return "the constant is not finite"
-        old, shift = array(lin.weight), array(b)
+        old, shift = array_of(lin.weight), array_of(b)
         weight = rounded(old.astype(np.float64) * scale, old)
         bias = rounded(shift.astype(np.float64).reshape(-1) * scale, shift)
         if weight is None or bias is None:

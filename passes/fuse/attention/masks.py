@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.layout.slices import place_after
-from graphopt.passes.fuse.weights import Array, array, constant_shape
+from graphopt.passes.fuse.weights import Array
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import array_of, constant_shape, constant_value
 
 __all__ = ["HUGE", "Mask", "Term", "judge", "mask_operand", "nudged", "only_masks", "soften"]
 
@@ -119,7 +119,7 @@ def _constant(value: ir.Value) -> Mask:
     shape = constant_shape(value)
     if shape is None or int(np.prod(shape)) > LARGEST:
         return UNKNOWN
-    a = array(value)
+    a = array_of(value)
     if a.dtype.kind != "f":
         return UNKNOWN
     if np.isnan(a).any() or (a == np.inf).any():
@@ -175,7 +175,7 @@ def soften(value: ir.Value, op: Any) -> None:
         if constant_value(old) is None:
             soften(old, op)
         elif _constant(old).lowest:
-            node.replace_input_with(index, op.constant(nudged(array(old)), old.name))
+            node.replace_input_with(index, op.constant(nudged(array_of(old)), old.name))
 
 
 def only_masks(value: ir.Value) -> bool:
@@ -239,7 +239,7 @@ def _summand(op: Any, term: Term, dtype: ir.DataType, softly: bool) -> ir.Value:
         out: ir.Value = op.Where(term.condition, *chosen)
         return out
     if softly and constant_value(term.value) is not None:
-        made: ir.Value = op.constant(nudged(array(term.value)), term.value.name)
+        made: ir.Value = op.constant(nudged(array_of(term.value)), term.value.name)
         return made
     if softly:
         soften(term.value, op)
@@ -256,7 +256,7 @@ def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
             shape = use.node.inputs[1] if use.node.op_type == "Expand" else None
             if shape is None or not shape.is_initializer() or use.node.graph is not op.at.graph:
                 continue
-            if constant_value(shape) is not None and array(shape).tolist() == [1, 1, rows, 1]:
+            if constant_value(shape) is not None and array_of(shape).tolist() == [1, 1, rows, 1]:
                 place_after(use.node, mask)
                 return use.node.outputs[0]
         wide: ir.Value = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))

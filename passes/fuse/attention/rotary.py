@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.attention.rotary_tables import HalfTable, batch_source, half_table
 from graphopt.passes.fuse.availability import reachable, standard
 from graphopt.passes.fuse.layout.views import is_view
-from graphopt.passes.fuse.weights import Array, array, constant_shape
+from graphopt.passes.fuse.weights import Array
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape
 
 __all__ = ["Rotary", "taken"]
 
@@ -112,7 +113,7 @@ def _tables(
         early = wide == (1, dims[1], 1, dims[3]) and wide != (1, 1, dims[2], dims[3])
         if wide != (1, 1, dims[2], dims[3]) and not early:
             return "the tables do not run along positions and channels alone"
-        table = array(value).reshape(-1, wide[3])
+        table = array_of(value).reshape(-1, wide[3])
         half = wide[3] // 2
         a, b = (table[:, 0::2], table[:, 1::2]) if pairs else (table[:, :half], table[:, half:])
         if not np.array_equal(a, b):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.attention.heads import packed_steps
 from graphopt.passes.fuse.attention.rotary import taken
 from graphopt.passes.fuse.layout.axes import Steps
@@ -15,6 +14,7 @@ from graphopt.passes.fuse.layout.views import apply_steps, reshape_target
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["PackRotary", "PartialRotary"]

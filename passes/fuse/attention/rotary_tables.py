@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.layout.slices import place_after
 from graphopt.passes.fuse.layout.views import is_view
-from graphopt.passes.fuse.weights import array, constant_shape, number
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_shape, number
 
 __all__ = ["HalfTable", "batch_source", "half_table"]
 
@@ -117,7 +117,7 @@ def _base(value: ir.Value, facts: Shapes) -> ir.Value | None:
         return node.inputs[0] if twice and last else None
     if shape is None or len(shape) < 2 or shape[-1] % 2 or int(np.prod(shape)) > 1 << 24:
         return None
-    table = array(value)
+    table = array_of(value)
     half = shape[-1] // 2
     return value if np.array_equal(table[..., :half], table[..., half:]) else None
 
@@ -145,7 +145,7 @@ def _half(op: Any, value: ir.Value) -> ir.Value:
     """The first half of a constant along its last axis."""
     half = _known(value, "graphopt.half", op)
     if half is None:
-        table = array(value)
+        table = array_of(value)
         first = np.ascontiguousarray(table[..., : table.shape[-1] // 2])
         half = op.constant(first, f"{value.name}_half")
         value.meta["graphopt.half"] = half

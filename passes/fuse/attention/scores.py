@@ -12,11 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.attention.masks import HUGE, Term
 from graphopt.passes.fuse.layout.views import is_view
-from graphopt.passes.fuse.weights import constant_shape, number
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import constant_shape, constant_value, number
 
 __all__ = ["Scores", "find_scores", "find_softmax", "heads_of", "unscaled"]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.attention.masks import HUGE, Mask, Term, mask_operand, only_masks
 from graphopt.passes.fuse.attention.scores import (
     Scores,
@@ -25,13 +24,14 @@ from graphopt.passes.fuse.attention.scores import (
 )
 from graphopt.passes.fuse.availability import has, reachable, standard
 from graphopt.passes.fuse.layout.views import reshape_target
-from graphopt.passes.fuse.weights import FLOATS, array, number
+from graphopt.passes.fuse.weights import FLOATS
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.graph.constants import constant_value
+from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import array_of, constant_value, number
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["ScaledDotProduct"]
@@ -266,7 +266,7 @@ def _standard_plan(
         is_bool = term.keeps and neg_inf and not term.merged and full is not None
         return dataclasses.replace(plan, direct=is_bool)
     if constant_value(term.value) is not None:
-        a = array(term.value)
+        a = array_of(term.value)
         if _is_causal(a, grid):
             return dataclasses.replace(base, terms=(), causal=True, widen=False)
         return plan if a.any() else dataclasses.replace(base, terms=(), widen=False)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.norms import reduced_axes
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
+from graphopt.graph.attributes import attribute
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["ConcatChain", "ReduceChain", "SliceChain"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.norms import reduced_axes
 
 from graphopt.analyses.shapes.facts import Shapes
+from graphopt.graph.attributes import attribute
 
 __all__ = ["Perm", "Restated", "drops_axes", "operands", "restated"]
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.layout.operators import Perm, drops_axes, operands, restated
 from graphopt.passes.fuse.layout.slices import place_after
-from graphopt.passes.fuse.weights import array, constant_shape
 
 from graphopt import Context
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph import provenance
+from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import array_of, constant_shape
 from graphopt.graph.traverse import all_nodes
 
 __all__ = ["meet_transposes"]
@@ -191,7 +191,7 @@ class _Region:
             assert source is not None
             return source
         if shape is not None and int(np.prod(shape)) != 1:
-            wide = array(value).reshape((1,) * (len(self.perm) - len(shape)) + shape)
+            wide = array_of(value).reshape((1,) * (len(self.perm) - len(shape)) + shape)
             return op.constant(np.ascontiguousarray(wide.transpose(self.back)), f"{value.name}_t")
         if self._free(value):
             return value

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import attribute
 from graphopt.passes.fuse.layout.axes import Layout, Steps
 
 from graphopt import Context, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.graph.attributes import attribute
 from graphopt.rewriting.patterns import Match
 
 __all__ = ["VIEWS", "ShortenViews", "apply_steps", "reshape_target", "view_step"]

@@ -6,7 +6,7 @@ from graphopt.passes.prune.gradients import gradient_scores
 
 from graphopt import Context
 from graphopt.analyses.dims import dimensions
-from graphopt.calibration.sensitivity import sensitivity
+from graphopt.calibration.fisher import fisher
 from graphopt.errors import SamplesError, UsageError
 from graphopt.execution.gradients import backward
 from graphopt.execution.runtime import run
@@ -112,7 +112,7 @@ def test_sensitivity_is_the_divergence_that_errors_add():
     in 24 or 30 dimensions (about 10 %).
     """
     model = network()
-    found = sensitivity(Context(model, samples=samples()))
+    found = fisher(Context(model, samples=samples()))
     assert set(found) == {n.name for n in model.graph if n.op_type != "Tanh"}
     first, last = (found[n.name] for n in model.graph if n.op_type != "Tanh")
     assert first.activation == 0  # a model input: nothing before it can be in error
@@ -140,15 +140,28 @@ def test_outputs_that_are_no_scores_are_compared_by_squares():
     x = RNG.standard_normal((400, 3, 4)).astype(np.float32)
     model = parse_model("y = MatMul(x, w)", inputs={"x": ("batch", 3, 4)}, constants={"w": w})
     ctx = Context(model, samples=Samples([{"x": x}]))
-    (found,) = sensitivity(ctx).values()
+    (found,) = fisher(ctx).values()
     mean_square = float((x**2).sum(axis=(1, 2)).mean() / 4)  # of one feature, over 3 positions
     want = (w**2).sum() * mean_square / (2 * x[:4].dot(w).var())
     assert found.weight == pytest.approx(want, rel=0.2)
 
 
+def test_a_weight_read_transposed_is_as_sensitive():
+    w = RNG.standard_normal((4, 6)).astype(np.float32)
+    given = Samples([{"x": RNG.standard_normal((40, 3, 4)).astype(np.float32)}])
+    inputs = {"x": ("batch", 3, 4)}
+    found = []
+    for text, held in (("y = MatMul(x, w)", w), ("t = Transpose(w)  y = MatMul(x, t)", w.T)):
+        model = parse_model(text, inputs=inputs, constants={"w": np.ascontiguousarray(held)})
+        (one,) = fisher(Context(model, samples=given)).values()
+        found.append(one.weight)
+    assert found[0] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 def test_what_is_missing_is_said():
     with pytest.raises(UsageError, match="needs samples"):
-        sensitivity(Context(network()))
+        fisher(Context(network()))
     label = np.full(len(X), 5)
     with pytest.raises(SamplesError, match="classes up to 5"):
         next(backward(network(), samples(label=label), loss="own"))

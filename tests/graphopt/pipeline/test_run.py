@@ -6,7 +6,8 @@ import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from graphopt import Budget, Limit, Pass, Rewrite, Rule, optimize
-from graphopt.errors import PassError, UsageError
+from graphopt.cache import default_folder
+from graphopt.errors import MissingExtra, PassError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.graph import provenance
 from graphopt.graph.constants import constant_value
@@ -320,3 +321,40 @@ def test_debug_recomputes_what_a_pass_claims_to_preserve():
     quick(tower(), [Asks(), Liar()])
     with pytest.raises(PassError, match="claims to preserve some_analysis"):
         quick(tower(), [Asks(), Liar()], debug=True)
+
+
+@dataclass(frozen=True)
+class Picky(Raises):
+    """Would fail, if it ever ran."""
+
+    needs = frozenset({"samples"})
+
+
+@dataclass(frozen=True)
+class Elsewhere(Raises):
+    """Needs a package that is not there."""
+
+    needs = frozenset({"no_such_package"})
+
+
+def test_a_pass_without_what_it_needs_is_refused_before_anything_runs():
+    with pytest.raises(UsageError, match="Picky needs samples: give --samples"):
+        optimize(tower(1), [Noise(), Picky()], measure=False)
+    with pytest.raises(MissingExtra, match=r"Elsewhere needs the 'no_such_package' extra"):
+        optimize(tower(1), [Noise(), Elsewhere()], measure=False)
+
+
+@pytest.mark.parametrize("given", ["off", "here", None])
+def test_the_cache_is_where_the_user_says(given, tmp_path):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Looks(Pass):
+        def run(self, model, ctx):
+            seen.append(ctx.cache and ctx.cache.folder)
+            return 0
+
+    folder = tmp_path if given == "here" else given
+    optimize(tower(1), [Looks()], measure=False, cache=folder)
+    assert seen == [{"off": None, "here": tmp_path, None: default_folder()}[given]]
+    assert not default_folder().exists()

@@ -137,13 +137,13 @@ def test_an_output_that_is_also_read_keeps_its_name():
     assert all(o.dtype == ir.DataType.FLOAT for o in model.graph.outputs)
 
 
-def test_excluded_nodes_stay_float():
+def test_layers_that_are_to_stay_float():
     half(
         "y = MatMul(x, w)",
         {"x": X},
         {"w": W},
-        options={"exclude": ("MatMul*",)},
-        because="excluded",
+        options={"layers": (("Mat*", "float"),)},
+        because="layers= says so",
     )
 
 

@@ -180,11 +180,11 @@ def test_infinite_scores_do_not_spoil_the_range():
     assert np.linalg.norm(got - expected) < TOLERANCE * np.linalg.norm(expected)
 
 
-def test_excluded_by_pattern():
+def test_a_layer_that_is_to_stay_float():
     check(
-        Int8(exclude=("Conv_*",)),
+        Int8(layers=(("Conv_*", "float"),)),
         "y = Conv(x, w)",
-        because="excluded by 'Conv_*'",
+        because="layers= says so",
         inputs={"x": (1, 4, 5, 5)},
         constants={"w": normal(4, 4, 1, 1)},
         samples=Given({"x": normal(1, 4, 5, 5)}),

@@ -64,7 +64,7 @@ def test_a_budget_no_integer_meets_leaves_the_model_float():
 
 def test_a_replay_measures_nothing(monkeypatch):
     _, _, ctx = quantize(Budget(max_error=0.05))
-    monkeypatch.setattr(precision, "sensitivities", None)
+    monkeypatch.setattr(precision, "unit_sensitivities", None)
     _, kept, again = quantize(Budget(max_error=0.05), facts=ctx.facts)
     assert kept <= 0.05
     assert again.refusals == ctx.refusals

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphopt.passes.prune.linear import Linear, linear
+from graphopt.passes.prune.linear import Refittable, refittable
 
 from graphopt.execution.runtime import run
 from graphopt.testing import parse_model
@@ -54,6 +54,12 @@ CASES = {
     "gemm scalar bias": ("y = Gemm <transB=1> (x, w, b)", (5, 4), (6, 4), 1),
     "matmul": ("y = MatMul (x, w)", (2, 3, 4), (4, 6), 0),
     "matmul with bias": ("a = MatMul (x, w)  y = Add (a, b)", (2, 3, 4), (4, 6), 6),
+    "fused matmul": (
+        "y = com.microsoft.FusedMatMul <alpha=0.5, transB=1> (x, w)",
+        (2, 3, 4),
+        (6, 4),
+        0,
+    ),
     "matmul by a transposed weight": (
         "t = Transpose <perm=[1, 0]> (w)  y = MatMul (x, t)",
         (2, 3, 4),
@@ -73,7 +79,7 @@ def build(case):
     if "Batch" in text:
         constants |= {"m": normal(*w, seed=4), "v": normal(*w, seed=5) ** 2 + 0.5}
     model = parse_model(text, inputs={"x": x}, constants=constants)
-    op = next(o for o in map(linear, model.graph) if isinstance(o, Linear))
+    op = next(o for o in map(refittable, model.graph) if isinstance(o, Refittable))
     return model, op, {"x": normal(*x, seed=3)}
 
 
@@ -113,6 +119,9 @@ def test_a_bias_can_be_added():
         ("y = MatMul (x, w)", (2, 3, 4), (2, 4, 6), "batched"),
         ("y = Gemm <transA=1> (x, w)", (4, 5), (4, 6), "transposed"),
         ('y = ConvTranspose <auto_pad="SAME_UPPER"> (x, w)', (1, 4, 5), (4, 6, 3), "padding"),
+        ("y = MatMul (w, x)", (4, 3), (6, 4), "on the left"),
+        ("y = com.microsoft.FusedMatMul <transA=1> (x, w)", (4, 5), (4, 6), "transposed"),
+        ("y = Conv (x, x)", (4, 4, 3), None, "computed"),
         ("y = Mul (x, w)", (2, 3), (2, 3), ""),
         ("y = MatMul (x, x)", (3, 3), None, ""),
     ],
@@ -120,7 +129,7 @@ def test_a_bias_can_be_added():
 def test_leaves_alone(text, x, w, reason):
     constants = {"w": normal(*w, seed=1)} if w else {}
     model = parse_model(text, inputs={"x": x}, constants=constants)
-    found = linear(next(iter(model.graph)))
+    found = refittable(next(iter(model.graph)))
     assert isinstance(found, str)
     assert reason in found
 
@@ -129,8 +138,8 @@ def test_a_bias_used_by_others_is_not_changed_for_them():
     text = "a = MatMul (x, w)  b = Add (a, s)  y = Mul (b, s)"
     constants = {"w": normal(4, 6, seed=1), "s": normal(6, seed=2)}
     model = parse_model(text, inputs={"x": (2, 4)}, constants=constants)
-    op = linear(next(iter(model.graph)))
-    assert isinstance(op, Linear)
+    op = refittable(next(iter(model.graph)))
+    assert isinstance(op, Refittable)
     assert isinstance(model, ir.Model)
     op.store(model, op.matrix(), np.zeros(6))
     assert [v.name for v in next(n for n in model.graph if n.op_type == "Mul").inputs] == ["b", "s"]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from graphopt.passes.svd import Svd, spectrum
-from graphopt.passes.svd import speed as faster
 
 from graphopt.backend import Timing
 from graphopt.context import Context
+from graphopt.execution.runtime import run
 from graphopt.target import Target
 from graphopt.testing import parse_model
 
@@ -44,15 +44,13 @@ def test_a_flat_spectrum_is_given_up_before_all_of_it_is_computed(monkeypatch):
 
 
 class Stopwatch:
-    """A backend whose pairs always take this much longer than the layer."""
+    """Pairs always take this much longer than the layer."""
 
     def __init__(self, ratio):
         self.ratio, self.calls = ratio, 0
 
-    def lower(self, model, target, path):
-        return path
-
-    def measure(self, a, b, feeds, target, seconds):
+    def __call__(self, a, b, feeds, seconds):
+        assert run(a, feeds)["a"].shape == run(b, feeds)["a"].shape
         self.calls += 1
         return Timing(1.0, self.ratio, self.ratio, (self.ratio, self.ratio), 0.0, 9)
 
@@ -67,12 +65,11 @@ def two_layers():
 
 @pytest.mark.parametrize(("ratio", "edits"), [(0.5, 2), (1.5, 0), (1.0, 0)])
 @pytest.mark.parametrize("one", [Svd(energy=0.999), Svd(ratio=0.5)])
-def test_layers_whose_factors_measure_no_faster_are_left_alone(ratio, edits, one, monkeypatch):
+def test_layers_whose_factors_measure_no_faster_are_left_alone(ratio, edits, one):
     watch = Stopwatch(ratio)
-    monkeypatch.setattr(faster, "backend_of", lambda target: watch)
-    target = Target("t", backend="t", measured=True)
+    target = Target("t")
     model = two_layers()
-    ctx = Context(model, target=target, pass_name="svd")
+    ctx = Context(model, target=target, pass_name="svd", timer=watch)
     found = one.run(model, ctx)
     assert (found > 0) == (edits > 0)
     assert watch.calls >= 1
@@ -81,16 +78,14 @@ def test_layers_whose_factors_measure_no_faster_are_left_alone(ratio, edits, one
     else:
         assert watch.calls == 1  # equal layers at one rank are timed once
     again = two_layers()
-    replay = Context(again, target=target, pass_name="svd")
-    replay.facts["svd"] = ctx.facts["svd"]
+    replay = Context(again, target=target, pass_name="svd", timer=watch, facts=ctx.facts)
     calls = watch.calls
     assert one.run(again, replay) == found
     assert watch.calls == calls
 
 
-def test_nothing_is_timed_where_the_target_cannot_be_measured(monkeypatch):
-    watch = Stopwatch(2.0)
-    monkeypatch.setattr(faster, "backend_of", lambda target: watch)
+def test_where_nothing_can_be_timed_nothing_is_recorded():
     model = two_layers()
-    assert Svd(energy=0.999).run(model, Context(model, target=Target("t"))) == 2
-    assert watch.calls == 0
+    ctx = Context(model, target=Target("t"))
+    assert Svd(energy=0.999).run(model, ctx) == 2
+    assert ctx.facts == {}

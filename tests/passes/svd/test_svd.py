@@ -1,5 +1,7 @@
 """Svd: exactness of the factors, what is matched and what is left alone, and its choices."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -135,6 +137,19 @@ def test_a_tied_embedding_and_head_share_one_pair():
     assert sizes == [16 * 4, 60 * 4]
 
 
+def test_a_weight_computed_from_constants_is_factored():
+    text = "v = Mul(w, g)  y = MatMul(x, v)"
+    constants = {"w": weight(24, 32, rank=2), "g": np.full((1, 32), 0.5, np.float32)}
+    model = check(EXACT, before=text, inputs={"x": (5, 24)}, constants=constants)
+    assert operators(model) == ["MatMul", "MatMul"]
+
+
+def test_a_quantized_weight_stays_quantized():
+    text = "v = DequantizeLinear(q, s)  y = MatMul(x, v)"
+    constants = {"q": np.ones((24, 32), np.int8), "s": np.array(0.1, np.float32)}
+    check(EXACT, before=text, inputs={"x": (5, 24)}, constants=constants, unchanged=True)
+
+
 def test_layers_that_share_a_weight_share_the_factors():
     text = "a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, w)"
     model = check(
@@ -172,10 +187,16 @@ def test_a_weight_other_nodes_read_is_left_alone():
     check(EXACT, before=text, inputs={"x": (5, 24)}, constants={"w": w}, because="other nodes")
 
 
-def test_exclude_names_nodes():
-    w = weight(24, 32, rank=2)
-    model = parse_model("y = MatMul(x, w)", inputs={"x": (5, 24)}, constants={"w": w})
-    assert factor(model, Svd(energy=0.9, exclude=("MatMul_*",)))[0] == 0
+@pytest.mark.parametrize("one", [Svd(energy=0.9), Svd(ratio=0.5), Svd(rank=1)])
+@pytest.mark.parametrize(("far", "rank"), [(0, None), (8, 8), (0.9, 1)])
+def test_layers_says_how_far_single_layers_go(one, far, rank):
+    constants = {"u": weight(24, 32, rank=4), "v": weight(32, 24, rank=2)}
+    text = "a = MatMul(x, u)  b = Relu(a)  y = MatMul(b, v)"
+    model = parse_model(text, inputs={"x": (5, 24)}, constants=constants)
+    one = dataclasses.replace(one, layers=(("MatMul_0", far), ("Mat*2", 3)))
+    assert factor(model, one)[0] == 1 + (rank is not None)
+    products = [n.inputs[1].const_value.shape for n in model.graph if n.op_type == "MatMul"]
+    assert [shape[1] for shape in products] == ([32] if rank is None else [rank, 32]) + [3, 24]
 
 
 def test_denied_edits_are_not_made():

@@ -68,6 +68,9 @@ def test_half_precision_stays_half():
     ("text", "why"),
     [
         ("y = MatMul(x, w) \n z = Identity(w)", "read elsewhere"),
+        ("t = Transpose(v) \n y = MatMul(x, t) \n z = Neg(v)", "read elsewhere"),
+        ("t = Transpose(v) \n y = MatMul(x, t) \n z = MatMul(x, t)", "read elsewhere"),
+        ("y = MatMul(w, x3)", ""),
         ("y = Gemm<alpha = 0.5>(x, w)", ""),
         ("y = MatMul(x, x2)", ""),
         ("y = MatMul(c, w)", ""),
@@ -75,8 +78,8 @@ def test_half_precision_stays_half():
     ],
 )
 def test_what_cannot_be_read_in_blocks_stays(text, why):
-    inputs = {"x": X, "x2": W} if "x2" in text else {"x": X}
-    constants = {"w": W, "c": X, "zero": np.array([0])}
+    inputs = {"x": X, "x2": W, "x3": W.T}
+    constants = {"w": W, "v": W.T.copy(), "c": X, "zero": np.array([0])}
     model = parse_model(text, inputs=inputs, constants=constants)
     ctx = Context(model, target=HAS)
     assert WeightOnly().run(model, ctx) == 0

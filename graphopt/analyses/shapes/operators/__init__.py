@@ -18,12 +18,12 @@ from graphopt.analyses.shapes.operators import control as shape_bodies
 from graphopt.analyses.shapes.operators import layout as shape_moving
 from graphopt.analyses.shapes.rules import (
     Facts,
-    attribute,
     axes_of,
     broadcast,
     matrix_product,
     product,
 )
+from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 from graphopt.graph.evaluation import deterministic, quick
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Fact, Shapes
-from graphopt.analyses.shapes.rules import attribute, broadcast, matrix_product
+from graphopt.analyses.shapes.rules import broadcast, matrix_product
 from graphopt.analyses.shapes.symbolic import Dim, floordiv
+from graphopt.graph.attributes import attribute
 
 __all__ = ["OPERATORS"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Fact, Shapes
-from graphopt.analyses.shapes.rules import Facts, attribute
+from graphopt.analyses.shapes.rules import Facts
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.attributes import attribute
 
 __all__ = ["OPERATORS"]
 

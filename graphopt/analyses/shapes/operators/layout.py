@@ -7,8 +7,9 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes import values as shape_data
 from graphopt.analyses.shapes.facts import DATA_LIMIT, Fact, Shapes
-from graphopt.analyses.shapes.rules import Facts, attribute, axes_of, broadcast, product
+from graphopt.analyses.shapes.rules import Facts, axes_of, broadcast, product
 from graphopt.analyses.shapes.symbolic import Dim, Expr, floordiv, maximum, nonnegative
+from graphopt.graph.attributes import attribute
 
 __all__ = ["OPERATORS"]
 

@@ -394,6 +394,13 @@ def test_unknown_operators_are_barriers():
     assert "operator my.domain:Strange is not known" in {f.reason for f in dims.frozen}
 
 
+@pytest.mark.parametrize(("opset", "free"), [(11, False), (13, True)])
+def test_softmax_before_opset_13_looks_along_all_axes_from_1(opset, free):
+    built = model("a = Conv(x, w0)  b = Softmax(a)  y = Conv(b, w1)", IMAGE, opset,
+                  w0=(6, 3, 1, 1), w1=(2, 6, 1, 1))  # fmt: skip
+    assert bool(Context(built).get(dimensions).prunable) is free
+
+
 def test_softmax_and_topk_freeze_what_they_look_along():
     built = model("a = MatMul(x, w0)  b = Softmax(a)  y = MatMul(b, w1)", TOKENS, w0=(12, 6),
                   w1=(6, 2))  # fmt: skip

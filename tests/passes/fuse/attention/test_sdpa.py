@@ -64,6 +64,14 @@ def test_without_a_mask():
     assert not [n for n in model.graph if n.op_type in ("MatMul", "Softmax", "Mul")]
 
 
+@pytest.mark.parametrize(("axis", "kept"), [("", True), ("<axis=-1>", False)])
+def test_softmax_before_opset_13_is_not_along_the_last_axis_by_default(axis, kept):
+    body = f"a = MatMul(q, kt)  b = Mul(a, s)  p = Softmax {axis} (b)  " + PLAIN
+    target = dataclasses.replace(ONLY_RUNTIME, opset=11)
+    model = run(body, opset=11, target=target)
+    assert ("Softmax" in [n.op_type for n in model.graph]) is kept
+
+
 @pytest.mark.parametrize(
     "body",
     [
