@@ -21,7 +21,7 @@ from graphopt.backends.ort import OrtBackend
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.errors import UsageError
 from graphopt.formats import save
-from graphopt.io.replacing import replace_files
+from graphopt.replacing import replace_files
 from graphopt.target import Target
 
 __all__ = ["CAPABILITIES", "GpuBackend", "fixed_shapes", "precisions"]

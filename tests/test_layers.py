@@ -55,8 +55,9 @@ FLOORS = (
     {"calibration", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
-    {"budget", "cache", "deploy", "execution", "io", "samples"},
-    {"graph", "knapsack", "layers", "plugins", "reporting", "target", "user_code"},
+    {"budget", "cache", "execution", "io", "samples"},
+    {"deploy", "graph", "knapsack", "layers", "plugins", "reporting", "target", "user_code"},
+    {"replacing"},
     {"errors"},
 )
 

@@ -49,7 +49,7 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
         )
     if plot:
         from graphopt.cli.plot import latency_svg
-        from graphopt.io.replacing import replace_files
+        from graphopt.replacing import replace_files
 
         replace_files([(Path(plot), [latency_svg(found.rows).encode()])])
     if as_json:

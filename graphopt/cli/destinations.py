@@ -69,7 +69,7 @@ class Destinations:
         return path
 
     def _check(self, path: Path, option: str, ours: Callable[[Path], bool]) -> None:
-        from graphopt.io.replacing import check_replaceable
+        from graphopt.replacing import check_replaceable
 
         check_replaceable(path)
         if _identity(path) in self._read:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import InputError, UsageError
-from graphopt.io.replacing import check_replaceable, replace_files
+from graphopt.replacing import check_replaceable, replace_files
 
 __all__ = [
     "Manifest",

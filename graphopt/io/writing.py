@@ -19,9 +19,9 @@ from graphopt.errors import ModelError, UsageError
 from graphopt.graph.collector import resting_collector
 from graphopt.io import wire
 from graphopt.io.reading import graphs_of, read_model, source_of
-from graphopt.io.replacing import check_replaceable, replace_files
 from graphopt.io.skeleton import TOKEN, Skeleton, locate, skeleton_of
 from graphopt.io.tensors import MappedTensor, chunks, share_key
+from graphopt.replacing import check_replaceable, replace_files, was_interrupted
 
 __all__ = ["check_data", "check_writable", "size_of", "weights_beside", "write_model"]
 
@@ -47,7 +47,7 @@ def write_model(model: ir.Model | Skeleton, target: Path, *, external: bool | No
 
 def check_data(target: Path, data: Path) -> None:
     """Raise UsageError if a file at `data` is not the external data of a model at `target`."""
-    if not data.exists():
+    if not data.exists() or was_interrupted(target):
         return
     with contextlib.suppress(ModelError):
         source = source_of(read_model(target))

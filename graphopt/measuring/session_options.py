@@ -23,9 +23,9 @@ from graphopt.deploy.processors import processors
 from graphopt.deploy.runtime import CPU
 from graphopt.errors import InputError, ModelError
 from graphopt.formats import load
-from graphopt.io.replacing import alone_in
 from graphopt.measuring.statistics import compare_times, verdict
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
+from graphopt.replacing import alone_in
 from graphopt.samples import bind_shapes, stand_ins
 
 __all__ = ["Tuned", "options", "tune"]

@@ -21,10 +21,10 @@ from graphopt.deploy.manifest import (
 from graphopt.errors import BudgetMissed, GraphOptError
 from graphopt.formats import save
 from graphopt.graph.provenance import strip
-from graphopt.io.replacing import alone_in
 from graphopt.io.writing import weights_beside
 from graphopt.measuring.session_options import tune
 from graphopt.pipeline.recipe import Recipe
+from graphopt.replacing import alone_in
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
 from graphopt.target import Target

@@ -13,7 +13,7 @@ import pytest
 
 from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest, write_manifest
 from graphopt.errors import ModelError
-from graphopt.io.replacing import replace_files
+from graphopt.replacing import replace_files
 
 RUN = ("optimize", "model.onnx", "-p", "clean", "--no-measure", "--samples", "calib.npz")
 EVAL = "def score(predict):\n    return 1.0\n"
@@ -168,7 +168,7 @@ def test_a_plot_and_the_demo_are_guarded_too(folder, graphopt):
 
 
 def test_a_report_that_cannot_be_written_hides_no_model(folder, graphopt, monkeypatch):
-    from graphopt.io import replacing
+    from graphopt import replacing
 
     def full(handle, chunk):
         if bytes(chunk[:1]) == b"{" and b"steps" in bytes(chunk):
@@ -207,7 +207,7 @@ def test_concurrent_manifests_are_whole(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from graphopt.io.replacing import replace_files
+from graphopt.replacing import replace_files
 text = sys.argv[1].encode() * 1000
 for _ in range(100):
     replace_files([(Path("a"), [text]), (Path("b"), [text])])

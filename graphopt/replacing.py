@@ -25,7 +25,7 @@ try:
 except ImportError:  # not a POSIX system: stray files stay until removed by hand
     fcntl = None
 
-__all__ = ["alone_in", "check_replaceable", "replace_files"]
+__all__ = ["alone_in", "check_replaceable", "replace_files", "was_interrupted"]
 
 Chunk = bytes | memoryview
 _GATHER = 1 << 16
@@ -158,6 +158,11 @@ def _stray(path: Path) -> Iterator[Path]:
         middle = entry.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
         if len(middle) == 8 and all(c in "0123456789abcdef" for c in middle):
             yield entry
+
+
+def was_interrupted(path: Path) -> bool:
+    """Whether a save to `path` was killed: what lies beside it may be without it."""
+    return any(True for _ in _stray(path))
 
 
 def _sweep(path: Path) -> None:
