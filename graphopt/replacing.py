@@ -86,19 +86,21 @@ def replace_files(contents: Sequence[tuple[Path, Iterable[Chunk]]]) -> None:
     contents = [(Path(os.path.realpath(path)), chunks) for path, chunks in contents]
     for path, _ in contents:
         check_replaceable(path)
-        _sweep(path)
     staged: list[tuple[Path, Path]] = []
     handles: list[int] = []
     try:
-        for path, chunks in contents:
-            try:
+        try:
+            for path, _ in contents:
                 handles.append(_create(path, staged))
-                _write(handles[-1], chunks)
-                os.fsync(handles[-1])
-            except OSError as error:
-                raise ModelError(
-                    f"{path} cannot be written: {error.strerror or error}; nothing was changed"
-                ) from error
+            for path, _ in contents:  # not before: `was_interrupted` tells by what lies aside
+                _sweep(path)
+            for handle, (path, chunks) in zip(handles, contents, strict=True):
+                _write(handle, chunks)
+                os.fsync(handle)
+        except OSError as error:
+            raise ModelError(
+                f"{path} cannot be written: {error.strerror or error}; nothing was changed"
+            ) from error
         main = contents[-1][0]
         try:
             with alone_in(main.parent):
