@@ -94,7 +94,7 @@ def replace_files(contents: Sequence[tuple[Path, Iterable[Chunk]]]) -> None:
                 handles.append(_create(path, staged))
             for path, _ in contents:  # not before: `was_interrupted` tells by what lies aside
                 _sweep(path)
-            for handle, (path, chunks) in zip(handles, contents, strict=True):
+            for handle, (path, chunks) in zip(handles, contents, strict=True):  # noqa: B007
                 _write(handle, chunks)
                 os.fsync(handle)
         except OSError as error:
