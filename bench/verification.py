@@ -25,7 +25,7 @@ GRAPHOPT = "from graphopt.cli import main; import sys; sys.exit(main(sys.argv[1:
 OPTIMIZE = ["optimize", "IN", "-p", "clean,fold,fuse", "--no-measure", "-o", "OUT"]
 TOOLS: dict[str, list[str]] = {
     "graphopt": [GRAPHOPT, *OPTIMIZE],
-    "graphopt, graph alone": [GRAPHOPT, *OPTIMIZE, "--verify", "graph"],
+    "graphopt (graph alone)": [GRAPHOPT, *OPTIMIZE, "--verify", "graph"],
     "onnxsim": [
         "import onnx, onnxsim, sys; m, ok = onnxsim.simplify(onnx.load(sys.argv[1])); assert ok; "
         "onnx.save(m, sys.argv[2])",

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from graphopt.reporting.records import Report as Report
     from graphopt.reporting.records import Step as Step
     from graphopt.rewriting.cutting import cut as cut
-    from graphopt.rewriting.rules import Rewrite as Rewrite
+    from graphopt.rewriting.driver import Rewrite as Rewrite
+    from graphopt.rewriting.rules import Bind as Bind
+    from graphopt.rewriting.rules import Refused as Refused
+    from graphopt.rewriting.rules import Replacement as Replacement
     from graphopt.rewriting.rules import Rule as Rule
+    from graphopt.rewriting.rules import Walker as Walker
     from graphopt.samples import Samples as Samples
     from graphopt.spec import parse as parse
     from graphopt.target import Int8Scheme as Int8Scheme
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Analysis": "context",
     "Backend": "backend",
+    "Bind": "rewriting.rules",
     "Budget": "budget",
     "Context": "context",
     "GraphOptError": "errors",
@@ -53,11 +58,14 @@ _WHERE = {
     "Pass": "pass_",
     "Result": "pipeline.result",
     "Report": "reporting.records",
-    "Rewrite": "rewriting.rules",
+    "Refused": "rewriting.rules",
+    "Replacement": "rewriting.rules",
+    "Rewrite": "rewriting.driver",
     "Rule": "rewriting.rules",
     "Samples": "samples",
     "Step": "reporting.records",
     "Target": "target",
+    "Walker": "rewriting.rules",
     "load": "formats",
     "cut": "rewriting.cutting",
     "dimensions": "analyses.dims",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Literal
@@ -12,6 +13,9 @@ from graphopt.reporting.records import Figures
 from graphopt.user_code import load_attribute
 
 __all__ = ["Budget", "Limit"]
+
+#: Share of decisions that one lossy step may change where no limit says otherwise.
+MAX_DISAGREEMENT = 0.01
 
 _UNITS: dict[str, dict[str, float]] = {
     "size": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
@@ -53,6 +57,9 @@ class Budget:
 
     Attributes:
         max_error: worst output's relative L2 difference against the source model.
+        max_disagreement: share of decisions that each lossy step may change on the samples
+            (`graphopt.verification.agreement`). None: 0.01, unless `max_error` or `max_drop` judge
+            lossy steps; inf: any, so that nothing judges them.
         max_drop: how far the metric of `evaluate` may fall, in its own units.
         max_size: bytes of the written model, external data included.
         max_latency: milliseconds per run, measured on the target.
@@ -62,6 +69,7 @@ class Budget:
     """
 
     max_error: float | None = None
+    max_disagreement: float | None = None
     max_drop: float | None = None
     max_size: Limit | None = None
     max_latency: Limit | None = None
@@ -72,7 +80,7 @@ class Budget:
             raise UsageError(
                 "--max-drop limits a metric; say how it is computed with --eval FILE.py:f"
             )
-        for name in ("max_error", "max_drop"):
+        for name in ("max_error", "max_disagreement", "max_drop"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number >= 0, not {value}")
@@ -94,14 +102,29 @@ class Budget:
     def limited(self) -> bool:
         """Whether any limit is set."""
         return any(
-            x is not None for x in (self.max_error, self.max_drop, self.max_size, self.max_latency)
+            x is not None
+            for x in (
+                self.max_error,
+                self.max_disagreement,
+                self.max_drop,
+                self.max_size,
+                self.max_latency,
+            )
         )
+
+    @property
+    def guard(self) -> float | None:
+        """The share of decisions that a lossy step may change; None where nothing guards them."""
+        if self.max_disagreement is not None:
+            return self.max_disagreement if math.isfinite(self.max_disagreement) else None
+        return MAX_DISAGREEMENT if self.max_error is None and self.max_drop is None else None
 
     def limits(self) -> dict[str, float | str | None]:
         """The limits as given, for the report."""
         size, latency = self.max_size, self.max_latency
         return {
             "max_error": self.max_error,
+            "max_disagreement": self.max_disagreement,
             "max_drop": self.max_drop,
             "max_size": None if size is None else str(size),
             "max_latency": None if latency is None else str(latency),

@@ -69,6 +69,8 @@ class Context:
         timer: times two models on the target, for `faster`; None where nothing is to be timed.
         cache: what was timed before on this machine is taken from it; None keeps nothing.
         source: the model as it came into the run, not to be changed; None outside a pipeline.
+        disagreement: how far from saying what the source says a model is on the samples, in units
+            of what is allowed (above 1 the step is undone); None where no guard judges.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
@@ -93,9 +95,11 @@ class Context:
         timer: Timer | None = None,
         cache: Cache | None = None,
         source: ir.Model | None = None,
+        disagreement: Callable[[ir.Model], float] | None = None,
     ) -> None:
         self.model = model
         self.source = source
+        self.disagreement = disagreement
         self.target = target
         self.samples = samples
         self.budget = budget

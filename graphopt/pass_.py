@@ -43,6 +43,10 @@ class Pass(InPlacePass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Transform `model` in place; return the number of edits made (0: untouched)."""
 
+    def weaker(self) -> Pass | None:
+        """The same with half its strength, tried where the outputs would say something else."""
+        return None
+
     def call(self, model: ir.Model) -> PassResult:
         """Run outside a pipeline, with a default context (the `onnx_ir` pass protocol)."""
         return PassResult(model, modified=self.run(model, Context(model)) > 0)

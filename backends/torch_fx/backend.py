@@ -16,6 +16,7 @@ from graphopt.deploy.processors import processors
 from graphopt.errors import MissingExtra
 from graphopt.measuring.statistics import time_pair
 from graphopt.target import Target
+from graphopt.tracing.torch_side import array_of
 
 __all__ = ["BACKEND", "TorchFx"]
 
@@ -92,14 +93,15 @@ def run_module(module: Any, feeds: Arrays, threads: int = 0) -> dict[str, np.nda
     `threads` is torch's number for the whole process; 0 leaves it.
     """
     import torch
+    from graphopt.backends.torch_fx.types import tensor_of
 
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     with torch.no_grad():
-        given = [torch.from_numpy(np.array(feeds[n])) for n in module.meta["graphopt.inputs"]]
+        given = [tensor_of(ir.tensor(feeds[n])) for n in module.meta["graphopt.inputs"]]
         results = module(*given)
     names = module.meta["graphopt.outputs"]
-    return {n: r.numpy().copy() for n, r in zip(names, results, strict=True)}
+    return {n: array_of(r) for n, r in zip(names, results, strict=True)}
 
 
 BACKEND = TorchFx()

@@ -137,9 +137,9 @@ def _compare(model: ir.Model, written: Path, feeds: Arrays) -> None:
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Any:
-    import torch
+    from graphopt.backends.torch_fx.types import tensor_of
 
-    return torch.from_numpy(np.array(array))
+    return tensor_of(ir.tensor(array))
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

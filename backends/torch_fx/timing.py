@@ -7,8 +7,9 @@ import time
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
+import onnx_ir as ir
 import torch
+from graphopt.backends.torch_fx.types import tensor_of
 from torch import fx
 
 from graphopt.backend import Arrays
@@ -37,7 +38,7 @@ class _Timed(fx.Interpreter):  # type: ignore[misc]
 def node_times(module: fx.GraphModule, feeds: Arrays) -> dict[str, float]:
     """Milliseconds per node of the module, median over five runs after a first."""
     timed = _Timed(module)
-    given = [torch.from_numpy(np.array(feeds[n])) for n in module.meta["graphopt.inputs"]]
+    given = [tensor_of(ir.tensor(feeds[n])) for n in module.meta["graphopt.inputs"]]
     with torch.no_grad():
         for _ in range(RUNS + 1):
             timed.run(*given)

@@ -270,7 +270,7 @@ def _conv(node: ir.Node) -> Linear | str:
 
 def _gather(node: ir.Node) -> Linear | str:
     shape = _shape(node.inputs[0])
-    if shape is None or len(shape) != 2 or constant_value(node.inputs[1]) is not None:
+    if shape is None or len(shape) != 2:
         return ""
     if attribute(node, "axis") != 0:
         return "it does not look up rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,14 @@ from graphopt.errors import GraphOptError, UsageError
     "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
 )
 @click.option(
-    "--max-error", type=float, help="Worst output's relative L2 difference to the source."
+    "--max-error",
+    metavar="X|none",
+    help="Worst output's relative L2 difference to the source; none: nothing judges lossy steps.",
+)
+@click.option(
+    "--max-disagreement",
+    metavar="X|none",
+    help="Share of decisions on the samples a lossy step may change; default 0.01.",
 )
 @click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
 @click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
@@ -50,6 +58,9 @@ from graphopt.errors import GraphOptError, UsageError
     "--keep-best", is_flag=True, help="Write the closest model when the budget is missed."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds all that is random.")
+@click.option(
+    "--max-opset", type=int, metavar="N", help="Raise the model's opset to N at most, if at all."
+)
 @shape_option
 @click.option(
     "--verify",
@@ -171,6 +182,7 @@ def _run(options: dict[str, Any]) -> int:
                 debug=options["debug"],
                 progress=shown,
                 source_path=source,
+                max_opset=options["max_opset"],
             )
             report = result.report
             if result.met or options["keep_best"]:
@@ -193,8 +205,13 @@ def _budget(options: dict[str, Any]) -> Any:
     from graphopt.budget import Budget, Limit
 
     size, latency = options["max_size"], options["max_latency"]
+    error = _limit("--max-error", options["max_error"])
+    disagreement = _limit("--max-disagreement", options["max_disagreement"])
+    if error == math.inf:
+        error, disagreement = None, math.inf if disagreement is None else disagreement
     budget = Budget(
-        max_error=options["max_error"],
+        max_error=error,
+        max_disagreement=disagreement,
         max_drop=options["max_drop"],
         max_size=Limit.parse(size, "size") if size else None,
         max_latency=Limit.parse(latency, "latency") if latency else None,
@@ -202,6 +219,16 @@ def _budget(options: dict[str, Any]) -> Any:
     )
     budget.evaluation  # noqa: B018  a function that is not there is told before anything runs
     return budget
+
+
+def _limit(option: str, given: str | float | None) -> float | None:
+    """A number, or infinity for none. Raises UsageError for anything else."""
+    if given is None:
+        return None
+    try:
+        return math.inf if str(given).lower() == "none" else float(given)
+    except ValueError:
+        raise UsageError(f"{option} takes a number or none, not {given!r}") from None
 
 
 def _suffix(named: str | None, emit: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,12 +20,14 @@ import onnx_ir as ir
 
 from graphopt.deploy.runtime import open_cpu, session_options
 from graphopt.errors import ModelError
+from graphopt.execution.guard import fatal_division, guarded, serve
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
 
 __all__ = ["open_session", "opened", "run", "run_each", "runtime_errors"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+_Predict = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 
 def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any:
@@ -63,49 +66,60 @@ def run(
 
 
 @contextlib.contextmanager
-def opened(
-    model: ir.Model | Skeleton, *, optimize: bool = True
-) -> Iterator[Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]]:
+def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Predict]:
     """A function that runs the model; with the runtime's own optimizations it is as users run it.
 
     Large weights stay where they are, or in a file that the runtime maps: the graph says that they
     lie in an external file. As it is, the runtime takes the values given by `add_initializer`
     instead, but insists that the file exists: a hole without blocks stands there. Its own graph
     optimizations read the file, so with `optimize` it is really written. The runtime maps it when
-    it opens, after which the name can go.
+    it opens, after which the name can go. So it is with a model that may kill the runtime, which
+    runs in a process of its own.
 
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
-    proto, large = skeleton_of(model).runnable
+    skeleton = skeleton_of(model)
+    division = fatal_division(skeleton.model)
+    in_file = optimize or bool(division)
+    proto, large = skeleton.runnable
     config = {"session.disable_prepacking": "1"}
     options = session_options(optimize=optimize, config=config)
     # the runtime does not copy these values: they live as long as the session
-    kept = [(one.name, _ort_value(one.tensor)) for one in large if not optimize]
+    kept = [(one.name, _ort_value(one.tensor)) for one in large if not in_file]
     for name, value in kept:
         options.add_initializer(name, value)
+    guards = contextlib.ExitStack()
     try:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, runtime_errors():
             path = Path(folder, "model.onnx")
             path.write_bytes(proto.SerializeToString())
             with open(path.with_name("weights"), "wb") as file:
-                for one in large if optimize else ():
+                for one in large if in_file else ():
                     file.seek(one.offset)
                     file.writelines(chunks(one.tensor))
                 file.truncate(large[-1].offset + large[-1].tensor.nbytes if large else 0)
-            session = open_cpu(path, options)
+            if division:
+                guard = guards.enter_context(guarded(path, optimize, division))
+            else:
+                session = open_cpu(path, options)
     except OSError as error:
         raise ModelError(
             f"the model cannot be run: temporary files cannot be written ({error.strerror}); "
             "TMPDIR names another folder for them"
         ) from error
+    with guards:
+        yield guard.run if division else _predictor(session)
+
+
+def _predictor(session: Any) -> _Predict:
     names = [o.name for o in session.get_outputs()]
 
     def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         with runtime_errors():
             return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
-    yield predict
+    return predict
 
 
 @contextlib.contextmanager
@@ -140,3 +154,11 @@ def _first_line(error: BaseException) -> str:
     text = next((s for s in str(error).splitlines() if s.strip()), type(error).__name__)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return re.sub(r"\S*/onnxruntime/\S+ ", "", text)
+
+
+if __name__ == "__main__":  # the process of a guarded model
+    serve(
+        lambda path, optimize: _predictor(open_session(path, optimize=optimize)),
+        sys.stdin.buffer,
+        sys.stdout.buffer,
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -92,6 +92,19 @@ class Names:
         return name
 
 
+class _Make(Protocol):
+    """Adds a node; returns its output, or all of them where `outputs_` is not 1."""
+
+    @overload
+    def __call__(
+        self, *inputs: ir.Value | None, domain_: str = "", outputs_: int, **attributes: Any
+    ) -> Any: ...
+    @overload
+    def __call__(
+        self, *inputs: ir.Value | None, domain_: str = "", **attributes: Any
+    ) -> ir.Value: ...
+
+
 class Builder:
     """The `op` handed to `Rule.rewrite`: `op.Name(*inputs, **attributes)` adds a node.
 
@@ -106,9 +119,11 @@ class Builder:
         self.nodes: list[ir.Node] = []
         self._names = names if names is not None else Names(model)
 
-    def constant(self, array: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.Value:
+    def constant(
+        self, array: np.ndarray[Any, Any] | ir.TensorProtocol, name: str | None
+    ) -> ir.Value:
         """A new initializer of the main graph holding `array`, named `name` if that is free."""
-        fresh = self._names.fresh(name)
+        fresh = self._names.fresh(name or "constant")
         held = ir.Tensor(array, name=fresh) if isinstance(array, np.ndarray) else array
         tensor = spill(held)
         value = ir.Value(
@@ -122,7 +137,7 @@ class Builder:
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
-        attributes: dict[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
         *,
         domain: str = "",
         outputs: int = 1,
@@ -148,6 +163,12 @@ class Builder:
         self.nodes.append(node)
         return node
 
+    def again(self, node: ir.Node, inputs: Sequence[ir.Value | None], **changed: Any) -> ir.Value:
+        """A node of `node`'s operator and attributes, but those `changed` (None: left out)."""
+        kept = {k: a for k, a in node.attributes.items() if k not in changed}
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        return self.node(node.op_type, inputs, kept | changed, domain=domain).outputs[0]
+
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
         """Let `new` stand wherever `old` stood: its users, its name, its type, its outputs."""
         if new is old:
@@ -168,13 +189,13 @@ class Builder:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name = name
 
-    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+    def __getattr__(self, op_type: str) -> _Make:
         if op_type.startswith("_"):
             raise AttributeError(op_type)
 
         def make(
             *inputs: ir.Value | None, domain_: str = "", outputs_: int = 1, **attributes: Any
-        ) -> ir.Value | tuple[ir.Value, ...]:
+        ) -> Any:
             node = self.node(op_type, inputs, attributes, domain=domain_, outputs=outputs_)
             return node.outputs[0] if outputs_ == 1 else tuple(node.outputs)
 

@@ -53,7 +53,8 @@ def quick(node: ir.Node, inputs: Inputs) -> list[Array] | None:
     with np.errstate(all="ignore"):
         try:
             result = function({a.name: a.value for a in node.attributes.values()}, *inputs)
-        except (ValueError, IndexError):  # shapes that do not fit: the model fails here itself
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError):
+            # shapes that do not fit, sizes that no memory holds: the model fails here itself
             return None
     if result is None:
         return None
@@ -67,7 +68,7 @@ def evaluate(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Arra
     made = quick(node, inputs)
     if made is not None:
         return made
-    if not _plain(inputs):
+    if not _plain(inputs) or _kills(node, inputs):
         return None
     return _by_runtime(node, inputs, opsets)
 
@@ -75,6 +76,14 @@ def evaluate(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Arra
 def _plain(inputs: Inputs) -> bool:
     """Whether NumPy itself has these element types (it lacks bfloat16, float8, int4 and text)."""
     return all(x is None or (x.dtype.kind in "fiub" and x.dtype.num < USER_TYPES) for x in inputs)
+
+
+def _kills(node: ir.Node, inputs: Inputs) -> bool:
+    """Whether the runtime's process would die: the smallest integer divided by -1."""
+    x, y = (*inputs, None, None)[:2]
+    if node.op_type != "Div" or x is None or y is None or x.dtype.kind != "i":
+        return False
+    return bool((y == -1).any() and (x == np.iinfo(x.dtype).min).any())
 
 
 def _by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Array] | None:
@@ -261,8 +270,8 @@ def _split(a: Attributes, x: Array, sizes: Array | None = None) -> tuple[Array, 
 
 def _divide(a: Attributes, x: Array, y: Array) -> Array | None:
     if x.dtype.kind in "iu":
-        if not y.all():
-            return None
+        if not y.all() or (x.dtype.kind == "i" and (x == np.iinfo(x.dtype).min).any()):
+            return None  # its magnitude is no number of this type
         q = np.abs(x) // np.abs(y)
         return np.where((x < 0) == (y < 0), q, -q).astype(x.dtype)
     return np.asarray(np.true_divide(x, y), x.dtype)

@@ -7,6 +7,7 @@ a cut has its source's name under `"of"`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -23,12 +24,21 @@ Array = np.ndarray[Any, Any]
 
 def kept_indices(model: ir.Model) -> dict[str, dict[int, Array]]:
     """Per tensor and axis, the indices of the source model's tensor that are left, sorted."""
-    data = json.loads(model.metadata_props.get(KEPT, "{}"))
+    data = _record(model)
     ranges = [_indices(text) for text in data.get("ranges", ())]
     return {
         name: {int(axis): ranges[k] for axis, k in axes.items() if axis != "of"}
         for name, axes in data.get("tensors", {}).items()
     }
+
+
+def _record(model: ir.Model) -> dict[str, Any]:
+    """What the model says was kept; nothing where other hands have damaged it."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(model.metadata_props.get(KEPT, "{}"))
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 class Kept:
@@ -37,7 +47,7 @@ class Kept:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.tensors = kept_indices(model)
-        data = json.loads(model.metadata_props.get(KEPT, "{}"))
+        data = _record(model)
         self.of = {n: a["of"] for n, a in data.get("tensors", {}).items() if "of" in a}
 
     def note(self, source: str, name: str, masks: Sequence[Array | None]) -> None:

@@ -13,11 +13,13 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.io.signatures import STANDARD, check_calls, check_signatures, title_of
 
 __all__ = ["OLDEST_OPSET", "check_structure", "check_tensor", "check_versions"]
 
 OLDEST_OPSET = 7
-_STANDARD = ("", "ai.onnx")
+#: Bytes that a sparse tensor may stand for.
+LARGEST = 8 << 30
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 #: Typed data field by data type, and how many of its entries one element takes.
@@ -46,7 +48,7 @@ def check_versions(proto: onnx.ModelProto) -> None:
         )
     imports: dict[str, int] = {}
     for entry in proto.opset_import:
-        domain = "" if entry.domain in _STANDARD else entry.domain
+        domain = "" if entry.domain in STANDARD else entry.domain
         if imports.setdefault(domain, entry.version) != entry.version:
             raise ModelError(
                 f"domain '{domain or 'ai.onnx'}' is imported twice, "
@@ -54,7 +56,7 @@ def check_versions(proto: onnx.ModelProto) -> None:
             )
     version = imports.get("")
     if version is None:
-        if any(n.domain in _STANDARD for n in proto.graph.node):
+        if any(n.domain in STANDARD for n in proto.graph.node):
             raise ModelError("it says no opset version (opset_import of the ai.onnx domain)")
         return
     newest = onnx.defs.onnx_opset_version()
@@ -77,10 +79,14 @@ def check_structure(proto: onnx.ModelProto) -> list[str]:
         Notes on what was wrong but can be set right: graphs whose nodes are out of order.
     """
     notes: list[str] = []
+    _check_text(proto.doc_string, proto.producer_name, proto.producer_version, proto.domain)
     free = _check_graph(proto.graph, "graph", notes)
     for name, where in free.items():
         raise ModelError(f"{where} reads '{name}', which nothing defines")
+    check_signatures(proto)
+    check_calls(proto)
     for function in proto.functions:
+        _check_text(function.name, function.domain)
         where = f"function {function.domain}:{function.name}"
         inner = _check_nodes(function.node, dict.fromkeys(function.input, "input"), where, notes)
         for name, reader in inner.items():
@@ -137,9 +143,7 @@ def _check_graph(graph: onnx.GraphProto, where: str, notes: list[str]) -> dict[s
             _define(defined, tensor.name, "initializer", where)
         inputs.discard(tensor.name)
     for sparse in graph.sparse_initializer:
-        what = f"{where}: sparse initializer '{sparse.values.name}'"
-        check_tensor(sparse.values, what)
-        check_tensor(sparse.indices, what)
+        _check_sparse(sparse, f"{where}: sparse initializer '{sparse.values.name}'")
         if sparse.values.name not in inputs:
             _define(defined, sparse.values.name, "sparse initializer", where)
     free = _check_nodes(graph.node, defined, where, notes)
@@ -156,12 +160,13 @@ def _check_nodes(
     for k, node in enumerate(listed):
         for name in node.output:
             if name:
-                _define(defined, name, _title(node), where)
+                _define(defined, name, title_of(node), where)
                 maker[name] = k
     free: dict[str, str] = {}
     needs: list[list[int]] = []
     ordered = True
     for k, node in enumerate(listed):
+        _check_text(node.op_type, node.domain, node.name, node.doc_string, *node.input)
         if not node.op_type:
             raise ModelError(f"{where}: node '{node.name}' has no operator")
         before: list[int] = []
@@ -175,7 +180,7 @@ def _check_nodes(
     if not ordered:
         cycle = _cycle(needs)
         if cycle:
-            names = " -> ".join(_title(listed[k]) for k in cycle)
+            names = " -> ".join(title_of(listed[k]) for k in cycle)
             raise ModelError(f"{where} has a cycle: {names}")
         notes.append(f"The nodes of the {where} were out of order and have been sorted.")
     return free
@@ -183,7 +188,7 @@ def _check_nodes(
 
 def _reads(node: onnx.NodeProto, where: str, notes: list[str]) -> Iterator[tuple[str, str]]:
     """Names a node reads, its subgraphs' outside reads included, each with the reader."""
-    title = _title(node)
+    title = title_of(node)
     for name in node.input:
         if name:
             yield name, title
@@ -201,21 +206,43 @@ def _reads(node: onnx.NodeProto, where: str, notes: list[str]) -> Iterator[tuple
                 yield from _check_graph(graph, inside, notes).items()
 
 
+def _check_sparse(sparse: onnx.SparseTensorProto, what: str) -> None:
+    """Values and indices match, and the indices lie in the tensor."""
+    check_tensor(sparse.values, what)
+    check_tensor(sparse.indices, what)
+    dims = list(sparse.dims)
+    size = math.prod(dims) * ir.DataType(sparse.values.data_type).bitwidth / 8
+    if min(dims, default=0) < 0 or size > LARGEST:
+        raise ModelError(f"{what} has the impossible shape {dims}")
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    limits = dims if indices.ndim == 2 else [math.prod(dims)]
+    if (
+        indices.dtype != "int64"
+        or indices.shape[:1] != (math.prod(sparse.values.dims),)
+        or (indices.ndim == 2 and indices.shape[1] != len(dims))
+        or ((indices < 0) | (indices >= limits)).any()
+    ):
+        raise ModelError(f"{what} has indices that do not fit its shape {dims}")
+
+
 def _check_outputs(names: Iterable[str], defined: set[str], where: str) -> None:
     for name in names:
         if name not in defined:
             raise ModelError(f"{where}: output '{name}' is made by no node in it")
 
 
+def _check_text(*names: str | bytes) -> None:
+    """Names are text: protobuf hands out what is not UTF-8 as bytes. Raises ModelError."""
+    for name in names:
+        if isinstance(name, bytes):
+            raise ModelError(f"a name in it is not UTF-8: {name[:60]!r}")
+
+
 def _define(defined: dict[str, str], name: str, by: str, where: str) -> None:
+    _check_text(name)
     if name in defined:
         raise ModelError(f"{where}: '{name}' is defined twice, by {defined[name]} and by {by}")
     defined[name] = by
-
-
-def _title(node: onnx.NodeProto) -> str:
-    label = node.name or next((o for o in node.output if o), "")
-    return f"{node.op_type} '{label}'"
 
 
 def _cycle(needs: list[list[int]]) -> list[int]:

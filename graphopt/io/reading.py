@@ -18,6 +18,7 @@ from graphopt.errors import ModelError
 from graphopt.graph.collector import resting_collector
 from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
+from graphopt.io.mending import mend, take_maps
 from graphopt.io.tensors import MappedFile, MappedTensor, SparseTensor
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "examples_of",
     "graphs_of",
     "read_model",
+    "set_aside",
     "source_of",
 ]
 
@@ -38,6 +40,8 @@ THRESHOLD = 1024
 SOURCE = "graphopt.source"
 #: Where a traced model's example inputs (a tuple of dicts of arrays) and notes lie, likewise.
 EXAMPLES, NOTES = "graphopt.examples", "graphopt.notes"
+#: Where types of inputs and outputs lie that `onnx_ir` lacks (maps), by name, likewise.
+_TYPES = "graphopt.types"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,12 @@ def examples_of(model: ir.Model) -> tuple[dict[str, np.ndarray[Any, Any]], ...]:
     return found
 
 
+def set_aside(model: ir.Model) -> dict[str, onnx.TypeProto]:
+    """Types of inputs and outputs that `onnx_ir` cannot represent, by name."""
+    found: dict[str, onnx.TypeProto] = model.graph.meta.get(_TYPES, {})
+    return found
+
+
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph, those of functions, and every subgraph of them."""
     for graph in (model.graph, *(f.graph for f in model.functions.values())):
@@ -101,15 +111,21 @@ def _read(path: Path) -> ir.Model:
         proto = onnx.ModelProto.FromString(skeleton)
     except wire.Truncated as error:
         raise ModelError(_looks_like(file) or f"the file is cut off: {error}") from error
+    except wire.TooDeep as error:
+        raise ModelError(str(error)) from error
     except (wire.Malformed, DecodeError) as error:
         raise ModelError(_looks_like(file) or "this is not an ONNX model") from error
     if not proto.HasField("graph"):
         raise ModelError(_looks_like(file) or "it holds no graph: this is not an ONNX model")
     check_versions(proto)
-    notes = check_structure(proto)
+    notes = mend(proto)
+    unordered = check_structure(proto)
+    notes += unordered
     sparse: list[onnx.SparseTensorProto] = []
     _take_sparse(proto.graph, token, sparse)
+    types = take_maps(proto)
     model = _build(proto)
+    model.graph.meta[_TYPES] = types
     opened: dict[Path, MappedFile] = {}
 
     def attach(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
@@ -124,7 +140,7 @@ def _read(path: Path) -> ir.Model:
 
     for graph in graphs_of(model):
         _attach(graph, attach)
-    if notes:
+    if unordered:
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             graph.sort()
     files = frozenset({file.identity, *(f.identity for f in opened.values())})
@@ -272,6 +288,8 @@ def _inside(location: str, model: Path, what: str) -> Path:
     """
     path = model.parent / location
     named = os.path.normpath(location)
+    if "\0" in location:
+        raise ModelError(f"{what} lies at {location!r}, which is no name of a file")
     if not location or os.path.isabs(location) or named.split(os.sep)[0] == os.pardir:
         raise ModelError(
             f"{what} lies at '{location}', outside the model's folder: refused, since a model "

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.graph.collector import resting_collector
-from graphopt.io.reading import THRESHOLD, graphs_of
+from graphopt.io.reading import THRESHOLD, graphs_of, set_aside
 from graphopt.io.tensors import SparseTensor, chunks
 
 __all__ = ["TOKEN", "Held", "Placed", "Skeleton", "locate", "skeleton_of"]
@@ -121,6 +121,10 @@ def skeleton_of(model: ir.Model | Skeleton) -> Skeleton:
         for graph in graphs_of(model):
             _hollow(graph, graph is model.graph, held, sparse, stack)
         proto = ir.to_proto(model)
+    types = set_aside(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name in types:
+            value.type.CopyFrom(types[value.name])
     _finish(proto.graph, sparse)
     for function in proto.functions:
         _finish_inner(function.node, sparse)

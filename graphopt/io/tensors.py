@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,18 @@ class MappedFile:
         path: where it was opened.
         identity: device and inode, which tell the same file under another name.
         view: its bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open(path, "rb") as file:
+        # a pipe without a writer would be waited for: it opens at once and is refused
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
             self.identity = (status.st_dev, status.st_ino)
             size = status.st_size
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
@@ -140,6 +148,9 @@ def share_key(tensor: ir.TensorProtocol) -> object:
 
 
 def _bytes_of(tensor: ir.TensorProtocol) -> memoryview:
+    if tensor.dtype == ir.DataType.STRING:  # lengths before them tell ["ab"] from ["a", "b"]
+        texts = [bytes(t) for t in tensor.string_data()]  # type: ignore[attr-defined]
+        return memoryview(b"".join(len(t).to_bytes(8, "little") + t for t in texts))
     if isinstance(tensor, MappedTensor):
         return tensor.view
     if isinstance(tensor, ir.LazyTensor):

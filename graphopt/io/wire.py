@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Hole", "Malformed", "Span", "Truncated", "fill", "strip", "varint"]
+__all__ = ["Hole", "Malformed", "Span", "TooDeep", "Truncated", "fill", "strip", "varint"]
 
 #: For each message kind: the fields that may hold tensors, and the kind they are.
 _NESTED: dict[str, dict[int, str]] = {
@@ -28,6 +28,8 @@ _NESTED: dict[str, dict[int, str]] = {
 }
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _RAW_DATA, _DOUBLE_DATA = 1, 2, 4, 9, 10
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+#: Messages within messages that protobuf reads; a graph in a node of a graph is three of them.
+_DEEPEST = 100
 #: Packed arrays that are raw little-endian numbers: field -> the data type they hold.
 _PACKED = {_FLOAT_DATA: 1, _DOUBLE_DATA: 11}
 
@@ -38,6 +40,10 @@ class Malformed(ValueError):
 
 class Truncated(Malformed):
     """A field reaches past the end of its message."""
+
+
+class TooDeep(Malformed):
+    """Messages nest deeper than protobuf reads."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def strip(
     `location(i)`, where `i` is its index in the list of spans.
 
     Raises:
-        Malformed: `data` is not a protobuf message (`Truncated`: it ends early).
+        Malformed: `data` is not a protobuf message (`Truncated`: it ends early, `TooDeep`).
     """
     spans: list[Span] = []
 
@@ -134,8 +140,11 @@ def _rebuild(
     kind: str,
     wants: Callable[[int, int], bool],
     leaf: Callable[[int, int], list[Piece]],
+    depth: int = 1,
 ) -> list[Piece]:
     """The message at [start, end) with `leaf` applied to each tensor whose range `wants`."""
+    if depth > _DEEPEST:
+        raise TooDeep(f"graphs nest deeper than the {_DEEPEST} messages that protobuf reads")
     nested = _NESTED[kind]
     pieces: list[Piece] = []
     copied = start
@@ -146,7 +155,7 @@ def _rebuild(
         if inner == "tensor":
             body = leaf(first, last)
         else:
-            body = _rebuild(data, first, last, inner, wants, leaf)
+            body = _rebuild(data, first, last, inner, wants, leaf, depth + 1)
         size = sum(p.length if isinstance(p, Hole) else len(p) for p in body)
         pieces.append(data[copied:begin])
         pieces.append(memoryview(varint(number << 3 | 2) + varint(size)))

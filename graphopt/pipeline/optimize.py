@@ -40,6 +40,7 @@ def optimize(
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
+    max_opset: int | None = None,
 ) -> Result:
     """Run `passes` over `model` and keep what is right, within budget and not slower.
 
@@ -61,6 +62,7 @@ def optimize(
         debug: recompute every analysis that a pass claims to preserve, and compare.
         progress: called with (text, steps done, steps in all).
         source_path: where a `model` given as an object came from, for the report.
+        max_opset: no pass raises the model's opset beyond this.
 
     Raises:
         UsageError: a spec, option or target that does not exist, samples that a pass needs.
@@ -88,6 +90,7 @@ def optimize(
         debug=debug,
         progress=progress,
         source_path=source_path,
+        max_opset=max_opset,
     )
     if everywhere:
         return run_everywhere(setting, passes, progress=progress)

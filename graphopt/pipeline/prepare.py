@@ -19,8 +19,10 @@ from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.weights import warnings_of
 from graphopt.pipeline.state import State
+from graphopt.rewriting.opset import limit_opset
 from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
 from graphopt.target import Target
+from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
 
@@ -41,6 +43,8 @@ class Setting:
         feeds: one run's inputs, for timing.
         budget, seed, shapes, measure_seconds, debug: as in `graphopt.optimize`.
         judge: the source's outputs on the probe inputs; None if outputs are not compared.
+        unable: why no runtime here runs the source; "" if one does.
+        guard: judges lossy steps on real samples where no budget does; None without them.
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
@@ -57,6 +61,8 @@ class Setting:
     shapes: Mapping[str, tuple[int, ...]]
     measure_seconds: float
     judge: Judge | None
+    unable: str
+    guard: Guard | None
     full_check: bool
     debug: bool
     digest: str
@@ -83,6 +89,7 @@ def prepare(
     debug: bool = False,
     progress: Progress | None = None,
     source_path: str | Path | None = None,
+    max_opset: int | None = None,
 ) -> Setting:
     """Check, run and count `model` once; `run` then takes passes over it as often as asked.
 
@@ -94,6 +101,7 @@ def prepare(
     else:
         path = Path(source_path) if source_path else None
     target = find_target(target) if isinstance(target, str) else target
+    budget = budget or Budget()
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     bound, chosen = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()}, like=first)
@@ -104,26 +112,33 @@ def prepare(
             "taken from its data"
         )
     drawn = stand_ins(model, seed=seed, shapes=bound)
-    source = State(named(model), bound, path)
-    judge = None
+    model = named(model)
+    if max_opset is not None:
+        model = model.clone()
+        limit_opset(model, max_opset)
+    source = State(model, bound, path)
+    judge: Judge | None = None
+    unable = ""
     if verify == "outputs":
         if progress is not None:
             progress("running the source model", 0, 0)
         judge = Judge(source.skeleton, _probe(source, given or drawn, notes))
         if judge.unable:
             notes.append(f"outputs were not compared: {judge.unable}")
-            judge = None
+            unable, judge = judge.unable, None
     return Setting(
         source=source,
         target=target if measure else dataclasses.replace(target, measured=False),
         samples=given or drawn,
         given=given is not None,
         feeds=next(iter(drawn)),
-        budget=budget or Budget(),
+        budget=budget,
         seed=seed,
         shapes=bound,
         measure_seconds=measure_seconds,
         judge=judge,
+        unable=unable,
+        guard=_guard(source, judge, budget) if given is not None else None,
         full_check=_holds(source),
         debug=debug,
         digest=digest(source.model),
@@ -162,6 +177,12 @@ def _probe(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
             break
         runs.append(feeds)
     return runs
+
+
+def _guard(source: State, judge: Judge | None, budget: Budget) -> Guard | None:
+    if judge is None or budget.guard is None:
+        return None
+    return Guard(source.model, judge.source, judge.probe, budget.guard)
 
 
 def _holds(source: State) -> bool:

@@ -20,11 +20,15 @@ __all__ = ["Decision", "Recipe", "read"]
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """One step: its spec, whether it stayed, edits denied, and what the pass decided by timing."""
+    """One step: its spec, whether it stayed, edits denied, and what the pass decided by timing.
+
+    `ran` is the weaker form of the pass that was run in its place, or "".
+    """
 
     spec: str
     kept: bool
     denied: tuple[tuple[str, str], ...] = ()
+    ran: str = ""
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -57,6 +61,7 @@ class Recipe:
                     d["spec"],
                     d.get("kept", True),
                     tuple((r, n) for r, n in d.get("denied", ())),
+                    d.get("ran", ""),
                     d.get("facts", {}),
                 )
                 for d in data.pop("steps")

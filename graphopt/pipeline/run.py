@@ -15,7 +15,7 @@ from graphopt.context import Context, Edit, Progress
 from graphopt.errors import InputError, UsageError
 from graphopt.graph import provenance
 from graphopt.measuring.gauge import Gauge, objection, remark
-from graphopt.pass_ import check_needs, format_pass
+from graphopt.pass_ import Pass, check_needs, format_pass
 from graphopt.pipeline import recipe
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
@@ -58,6 +58,18 @@ def run(
         return one(passes)
 
 
+def _raised(before: ir.Model, after: ir.Model) -> list[str]:
+    """What a step raised: the opset and the IR version."""
+    pairs = {
+        "opset": (before.graph.opset_imports.get("", 0), after.graph.opset_imports.get("", 0)),
+        "IR version": (before.ir_version, after.ir_version),
+    }
+    raised = [f"{what} {a} became {b}" for what, (a, b) in pairs.items() if a and b > a]
+    if not raised:
+        return []
+    return [f"{', '.join(raised)}: its operators need that (--max-opset keeps it lower)"]
+
+
 def _silent(text: str, done: int, total: int) -> None:
     """Tells nobody how far a run is."""
 
@@ -75,6 +87,7 @@ class _Run:
         self.work: ir.Model | None = None
         self.context: Context | None = None
         self.decisions: list[recipe.Decision] = []
+        self.lossy = 0  # steps that may have used the guard's limits
 
     def __call__(self, passes: Sequence[Any]) -> Result:
         specs = [recipe.portable(format_pass(p)) for p in passes]
@@ -108,19 +121,39 @@ class _Run:
         work = self._working()
         before = self.state
         decided = self.replay.steps[k] if self.replay else None
-        trial = try_pass(
-            one,
-            work,
-            self.setting,
-            before,
-            self.outputs,
-            self.evaluated,
-            denied=[Edit(r, n) for r, n in decided.denied] if decided else (),
-            facts=decided.facts if decided else None,
-            previous=self.context,
-            search=decided is None,
-            progress=self.progress,
-        )
+        if decided is not None and decided.ran:
+            (one,) = parse(decided.ran)
+        lossy = bool(getattr(one, "lossy", False))
+
+        def attempt(form: Any, model: ir.Model, known: Context | None) -> Trial:
+            return try_pass(
+                form,
+                model,
+                self.setting,
+                before,
+                self.outputs,
+                self.evaluated,
+                denied=[Edit(r, n) for r, n in decided.denied] if decided else (),
+                facts=decided.facts if decided else None,
+                previous=known,
+                search=decided is None,
+                lossy=self.lossy + 1,
+                progress=self.progress,
+            )
+
+        trial = attempt(one, work, self.context)
+        ran = decided.ran if decided is not None else ""
+        while decided is None and trial.verdict.disagrees and isinstance(one, Pass):
+            weaker = one.weaker()
+            if weaker is None:
+                break
+            one, stronger = weaker, trial
+            trial = attempt(one, before.model.clone(), None)
+            if not trial.edits:  # too weak to do anything: what it would have cost is the answer
+                trial = stronger
+                break
+            ran = recipe.portable(format_pass(one))
+            trial.ctx.note(f"run as {ran}: with more, {stronger.verdict.reason}")
         timing = None
         reason = trial.verdict.reason or self.setting.budget.over_drop(
             self.setting.source.figures().metric, trial.verdict.metric
@@ -134,10 +167,14 @@ class _Run:
             self.context = trial.ctx
             if trial.edits:
                 self.state, self.outputs, self.work = trial.state, trial.verdict.outputs, None
+                self.lossy += lossy
+                trial.ctx.notes += _raised(before.model, self.state.model)
         else:
             self.context = self.work = None
         denied = tuple((e.rule, e.node) for e in trial.denied) if not reason else ()
-        self.decisions.append(recipe.Decision(spec, not reason, denied, trial.ctx.facts))
+        self.decisions.append(
+            recipe.Decision(spec, not reason, denied, "" if reason else ran, trial.ctx.facts)
+        )
         step = self._describe(spec, trial, reason, timing)
         return dataclasses.replace(step, seconds=time.perf_counter() - began)
 
@@ -176,6 +213,7 @@ class _Run:
             error_vs_source=verdict.vs_source,
             error_vs_previous=verdict.vs_previous,
             metric=verdict.metric,
+            agreement=verdict.agreement,
             undone=tuple(
                 Undone(e.rule, e.node, "changed the outputs") for e in trial.denied if searched
             ),
@@ -246,7 +284,8 @@ class _Run:
             seed=setting.seed,
             source=setting.digest,
             samples=setting.samples.digest() if setting.given else None,
-            validated=setting.given or setting.budget.limited,
+            validated=(setting.given and setting.judge is not None)
+            or setting.budget.evaluate is not None,
             versions=recipe.versions(),
             steps=tuple(self.decisions),
         )

@@ -10,7 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.context import Context, Edit, Progress
-from graphopt.errors import GraphOptError, InputError, PassError
+from graphopt.errors import GraphOptError, InputError, ModelError, PassError
+from graphopt.execution.runtime import run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_nodes
 from graphopt.measuring.parts import timer_of
@@ -18,7 +19,8 @@ from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
-from graphopt.reporting.records import OutputError
+from graphopt.reporting.records import Agreement, OutputError
+from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph, fingerprint
 from graphopt.verification.outputs import Comparison, Outputs, compare_outputs
 
@@ -35,6 +37,12 @@ class Verdict:
     vs_source: dict[str, OutputError] | None = None
     vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
+    agreement: dict[str, Agreement] | None = None
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the guard has refused it."""
+        return any(one.over > 1 for one in (self.agreement or {}).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,7 @@ def try_pass(
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
+    lossy: int = 1,
     progress: Progress,
 ) -> Trial:
     """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
@@ -75,6 +84,7 @@ def try_pass(
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
+        lossy: how many lossy steps there are with this one; each may use the guard's limits.
         progress: told what goes on.
     """
 
@@ -84,11 +94,11 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        ctx, edits = run_pass(one, work, setting, allow, decided, known, progress)
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, lossy, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
-        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric))
+        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric, lossy))
 
     first = attempt(model, lambda e: e not in denied, facts, previous)
     if not (search and first.verdict.broken):
@@ -111,12 +121,14 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
+    lossy: int,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
 
     Raises:
         PassError: the pass raised something of its own, which becomes `__cause__`.
+        ModelError: it did, on a source that no runtime here runs.
     """
     name = short_name(one)
     ctx = Context(
@@ -134,6 +146,7 @@ def run_pass(
         timer=timer_of(setting.target),
         cache=setting.cache,
         source=setting.source.model,
+        disagreement=_disagreement(setting.guard, lossy),
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -141,17 +154,26 @@ def run_pass(
     preserved = {a: r for a, r in ctx.cached().items() if a in preserves}
     before, known = fingerprint(model), set(all_nodes(model.graph))
     idle = set(_unused(model))
+    told = {v.name: (v.doc_string, dict(v.metadata_props)) for v in model.graph.outputs}
     try:
         edits = _run(one, ctx, name)
     except (GraphOptError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
+        if setting.unable:
+            raise ModelError(
+                f"{setting.unable}; pass {name} cannot work on it ({error})"
+            ) from error
         raise PassError(
             f"pass {name} raised {type(error).__name__}: {error}. Nothing was written; leave it "
             "out of -p, or see the traceback with --debug"
         ) from error
     if edits == 0 and fingerprint(ctx.model) != before:
         edits = 1
+    for value in ctx.model.graph.outputs:  # a rewrite may have made it anew
+        doc, props = told.get(value.name, (None, {}))
+        value.doc_string = value.doc_string or doc
+        value.metadata_props.update({**props, **value.metadata_props})
     if edits:
         for node in all_nodes(ctx.model.graph):
             if node not in known and provenance.BY not in node.metadata_props:
@@ -170,6 +192,7 @@ def verify(
     setting: Setting,
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
+    lossy: int = 1,
 ) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
     try:
@@ -194,8 +217,25 @@ def verify(
         if judge.equal(previous):
             return verdict
         return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
+    agreement = setting.guard.judge(outputs, lossy) if setting.guard else None
+    verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
-    return dataclasses.replace(verdict, metric=metric(state), reason=reason)
+    if not reason and verdict.disagrees:
+        name, worst = max((agreement or {}).items(), key=lambda item: item[1].over)
+        reason = f"{name} says something else: {worst}"
+    return dataclasses.replace(verdict, reason=reason)
+
+
+def _disagreement(guard: Guard | None, lossy: int) -> Callable[[ir.Model], float] | None:
+    """How far over the guard's limits a model is, as passes ask for it."""
+    if guard is None:
+        return None
+
+    def over(model: ir.Model) -> float:
+        found = guard.judge(run_each(model, guard.probe), lossy)
+        return max((one.over for one in found.values()), default=0.0)
+
+    return over
 
 
 def short_name(one: Any) -> str:

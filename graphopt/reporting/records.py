@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
-__all__ = ["Figures", "OutputError", "Report", "Status", "Step", "Undone"]
+__all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone"]
 
 SCHEMA = 1
 Status = Literal["kept", "unchanged", "undone", "refused"]
@@ -54,6 +55,40 @@ class OutputError:
 
 
 @dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far an output still says what the source says (`graphopt.verification.agreement`).
+
+    Attributes:
+        kind: what is compared: "decisions", "scores", "sequences", "chances", "embedding" or
+            "values".
+        n: cases that were compared: decisions, or runs of what is not decided.
+        disagreements: how many differ; None of what is not decided.
+        figure: their share; 1 - cosine of embeddings; error over spread of values.
+        limit: the largest figure that agrees.
+    """
+
+    kind: str
+    n: int
+    disagreements: int | None
+    figure: float
+    limit: float
+
+    @property
+    def over(self) -> float:
+        """The figure over its limit: above 1 the output says something else."""
+        return self.figure / self.limit if self.limit else math.inf if self.figure else 0.0
+
+    def __str__(self) -> str:
+        if self.disagreements is None:
+            what = "1 - cosine" if self.kind == "embedding" else "error over spread"
+            return f"{what} {self.figure:.2g} (at most {self.limit:.2g})"
+        return (
+            f"{self.disagreements} of {self.n} {self.kind} differ ({self.figure:.1%}, "
+            f"at most {self.limit:.1%})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Undone:
     """An edit that was taken back."""
 
@@ -84,6 +119,7 @@ class Step:
     error_vs_source: dict[str, OutputError] | None = None
     error_vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
+    agreement: dict[str, Agreement] | None = None
     undone: tuple[Undone, ...] = ()
     notes: tuple[str, ...] = ()
 

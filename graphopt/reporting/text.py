@@ -14,8 +14,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.reporting.confidence import upper_bound
 from graphopt.reporting.escaping import printable
-from graphopt.reporting.records import Figures, Report, Step
+from graphopt.reporting.records import Agreement, Figures, Report, Step
 
 __all__ = [
     "count",
@@ -29,7 +30,7 @@ __all__ = [
     "table",
 ]
 
-_STYLE = {"kept": "green", "unchanged": "dim", "undone": "yellow", "refused": "yellow"}
+_STYLE = {"kept": "green", "unchanged": "dim", "undone": "red", "refused": "yellow"}
 _FOLDED = 20  # characters of a line of a folded name
 
 
@@ -147,6 +148,19 @@ def report_table(report: Report) -> Table:
     return made
 
 
+def agreed(step: Step) -> list[tuple[str, Agreement]]:
+    """What each output agrees in, the worst first."""
+    found = (step.agreement or {}).items()
+    return sorted(found, key=lambda item: -item[1].over)
+
+
+def bound(found: Agreement) -> str:
+    """What the samples allow to say of all inputs, 95 times in 100."""
+    if found.disagreements is None or not found.n:
+        return ""
+    return f"; with 95 % confidence at most {upper_bound(found.disagreements, found.n):.2g} do"
+
+
 def _worst(step: Step) -> str:
     if not step.error_vs_source:
         return "-"
@@ -169,6 +183,8 @@ def print_report(console: Console, report: Report) -> None:
     print_table(console, report_table(report), keys=2)
     for step in report.steps:
         said = [step.reason] if step.reason else []
+        if step.status == "kept":
+            said += [f"{name}: {found}{bound(found)}" for name, found in agreed(step)]
         said += [f"undone at {u.node} ({u.rule}): {u.reason}" for u in step.undone]
         said += step.notes
         if said:

@@ -18,7 +18,10 @@ from graphopt.errors import ModelError
 from graphopt.graph.building import Names
 from graphopt.io.skeleton import skeleton_of
 
-__all__ = ["raise_opset"]
+__all__ = ["limit_opset", "raise_opset"]
+
+#: Where the highest opset that a model may be raised to lies in `model.graph.meta`.
+_LIMIT = "graphopt.max_opset"
 
 #: Operators with subgraphs that changed only in the types they take, since these versions.
 _CONTROL = {"If": 1, "Loop": 1, "Scan": 9, "SequenceMap": 17}
@@ -32,6 +35,11 @@ _SMALL = 64
 _FAILURES = (RuntimeError, ValueError, IndexError)
 
 
+def limit_opset(model: ir.Model, version: int) -> None:
+    """Let `raise_opset` refuse to convert the model, or a clone of it, beyond `version`."""
+    model.graph.meta[_LIMIT] = version
+
+
 def raise_opset(model: ir.Model, version: int) -> bool:
     """Convert `model` to opset `version` of the default domain; False if it is there already.
 
@@ -42,6 +50,9 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     newest = onnx.defs.onnx_opset_version()
     if version > newest:
         raise ModelError(f"opset {version} is unknown: the installed onnx knows up to {newest}")
+    limit = model.graph.meta.get(_LIMIT, newest)
+    if limit < version and model.graph.opset_imports.get("", version) < version:
+        raise ModelError(f"it may be raised to {limit} at most")
     roots = [model.graph, *(f.graph for f in model.functions.values())]
     older = [r for r in roots if r.opset_imports.get("", version) < version]
     plan: list[tuple[ir.Node, onnx.GraphProto]] = []

@@ -26,8 +26,10 @@ from types import EllipsisType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
+from graphopt.errors import UsageError, nearest
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 
@@ -37,6 +39,7 @@ __all__ = [
     "NodePattern",
     "Output",
     "Var",
+    "check_operator",
     "compile_pattern",
     "match_at",
     "possible",
@@ -119,6 +122,7 @@ class _Operators:
             outputs_: int = 1,
             **attributes: Any,
         ) -> Output | tuple[Output, ...]:
+            check_operator(op_type, domain_)
             open_ended = bool(inputs) and isinstance(inputs[-1], EllipsisType)
             closed = inputs[:-1] if open_ended else inputs
             args = tuple(None if i is None else _as_pattern(i) for i in closed)
@@ -127,6 +131,13 @@ class _Operators:
             return made[0] if outputs_ == 1 else made
 
         return make
+
+
+def check_operator(op_type: str, domain: str = "") -> None:
+    """Raise UsageError for a standard operator that there is not; other domains may have any."""
+    if domain == "" and not onnx.defs.has(op_type):
+        names = {s.name for s in onnx.defs.get_all_schemas() if not s.domain}
+        raise UsageError(f"there is no ONNX operator '{op_type}'{nearest(op_type, names)}")
 
 
 def _as_pattern(x: Any) -> Pattern:
@@ -152,24 +163,17 @@ def compile_pattern(function: Callable[..., Any]) -> tuple[NodePattern, ...]:
     return tuple(roots)
 
 
-def possible(pattern: NodePattern, node: ir.Node) -> bool:
-    """False where the producers of `node`'s inputs show at once that it cannot match."""
+def possible(pattern: NodePattern, made_by: tuple[str, ...]) -> bool:
+    """False where the operators that make a node's inputs show at once that it cannot match."""
     makers = _makers(pattern)
-    if makers is None:
+    if makers is None or len(made_by) < len(makers):
         return True
-    inputs = node.inputs
-    if len(inputs) < len(makers):
-        return True
-    have = []
-    for value in inputs[: len(makers)]:
-        producer = None if value is None else value.producer()
-        have.append("Constant" if producer is None else producer.op_type)
-    if all(m is None or h in m for m, h in zip(makers, have, strict=True)):
+    if all(m is None or h in m for m, h in zip(makers, made_by, strict=False)):
         return True
     if len(makers) != 2 or pattern.op_type not in COMMUTATIVE:
         return False
-    (a, b), (x, y) = makers, have
-    return (a is None or y in a) and (b is None or x in b)
+    a, b = makers
+    return (a is None or made_by[1] in a) and (b is None or made_by[0] in b)
 
 
 @cache

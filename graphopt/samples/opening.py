@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import SamplesError, UsageError
+from graphopt.samples.archives import read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
 from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
 
@@ -100,7 +99,7 @@ def _from_path(text: str, inputs: list[Input], preprocess: str | None) -> Items:
     if not path.is_file():
         raise SamplesError(f"samples {text}: no such file or folder")
     if path.suffix == ".npz":
-        return lambda: iter([_read_npz(path, inputs)])
+        return lambda: read_npz(path, inputs)
     if path.suffix == ".npy":
         return lambda: iter([_read_npy(path)])
     if path.suffix.lower() in SUFFIXES:
@@ -131,7 +130,7 @@ def _from_folder(folder: Path, inputs: list[Input], preprocess: str | None) -> I
 
     archives, arrays, images = files(".npz"), files(".npy"), files(*SUFFIXES)
     if archives:
-        return lambda: (_read_npz(p, inputs) for p in archives)
+        return lambda: (item for p in archives for item in read_npz(p, inputs))
     if arrays:
         stems = {p.stem: p for p in arrays}
         if all(i.name in stems for i in inputs):
@@ -157,45 +156,14 @@ def _from_images(
 
 def _read_npy(path: Path) -> Array:
     try:
+        _check_regular(path)
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SamplesError(f"samples {path}: {str(error).splitlines()[0]}") from error
     return array
 
 
-def _read_npz(path: Path, inputs: list[Input]) -> dict[str, Array]:
-    """The arrays the model may need; those stored without compression are mapped, not read."""
-    wanted = {n for i in inputs for n in (i.name, f"in:{i.name}", "arr_0")}
-    found: dict[str, Array] = {}
-    try:
-        with np.load(path, allow_pickle=False) as data, zipfile.ZipFile(path) as archive:
-            names = list(data.files)
-            for name in names:
-                if name in wanted:
-                    mapped = _mapped_member(path, archive, f"{name}.npy")
-                    found[name] = data[name] if mapped is None else mapped
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SamplesError(f"samples {path}: {str(error).splitlines()[0]}") from error
-    others = itertools.islice((n for n in names if n not in found), 20)
-    return found or {n: np.zeros(0) for n in others}
-
-
-def _mapped_member(path: Path, archive: zipfile.ZipFile, member: str) -> Array | None:
-    """An array of an .npz mapped where it lies, or None if it is compressed or not plain."""
-    try:
-        info = archive.getinfo(member)
-    except KeyError:
-        return None
-    if info.compress_type != zipfile.ZIP_STORED:
-        return None
-    with open(path, "rb") as file:
-        file.seek(info.header_offset + 26)
-        sizes = np.frombuffer(file.read(4), "<u2")
-        file.seek(int(sizes.sum()), 1)
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            return None
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject or fortran or 0 in shape:
-            return None
-        return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape)
+def _check_regular(path: Path) -> None:
+    """Raise OSError for a pipe or a device, which would be waited for."""
+    if not path.is_file():
+        raise OSError("not a regular file")

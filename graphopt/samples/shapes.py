@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphopt.errors import ModelError, UsageError
+from graphopt.errors import InputError, UsageError
 from graphopt.io.reading import examples_of
 from graphopt.samples.meaning import meaning_of
 from graphopt.samples.stream import Feeds, Input, inputs_of
@@ -178,7 +178,7 @@ def _runs(model: ir.Model, shapes: Shapes) -> bool:
     try:
         for _ in run_each(model, iter(synthetic(model, shapes=shapes, runs=1))):
             pass
-    except ModelError:
+    except InputError:
         return False
     return True
 

@@ -86,16 +86,16 @@ class Input:
 
 
 def inputs_of(model: ir.Model) -> list[Input]:
-    """The inputs that must be given: those without an initializer."""
+    """The inputs that must be given: tensors without an initializer.
+
+    Sequences, optionals and maps are left out: a model that needs one is not run.
+    """
     found = []
     for value in model.graph.inputs:
         if value.name is None or value.name in model.graph.initializers:
             continue
         if not isinstance(value.type, ir.TensorType):
-            raise SamplesError(
-                f"input '{value.name}' is {value.type or 'of unknown type'}, not a tensor: "
-                "graphopt cannot make or read samples for it"
-            )
+            continue
         dims = None
         if value.shape is not None:
             dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)

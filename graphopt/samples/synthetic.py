@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.errors import SamplesError
 from graphopt.samples.meaning import Meaning, meaning_of
 from graphopt.samples.stream import Feeds, Input, Samples, inputs_of
 
@@ -15,6 +17,8 @@ __all__ = ["synthetic"]
 
 Array = np.ndarray[Any, Any]
 RUNS = 2
+#: Bytes of one input that are drawn at most.
+LARGEST = 8 << 30
 
 
 class _Drawn:
@@ -68,13 +72,20 @@ def synthetic(
         runs: how many runs.
 
     Raises:
-        SamplesError: an input is not a tensor.
+        SamplesError: an input is larger than any memory.
     """
     values = {v.name: v for v in model.graph.inputs}
     plan = [
         (one, meaning_of(values[one.name], model), tuple(shapes[one.name]))
         for one in inputs_of(model)
     ]
+    for one, _, shape in plan:
+        size = math.prod(shape) * one.dtype.itemsize
+        if size > LARGEST:
+            raise SamplesError(
+                f"input '{one.name}' takes {one}, {size / 1e9:,.0f} GB: too large to draw; give "
+                "--samples, or smaller sizes with --shape where axes are dynamic"
+            )
     return Samples(_Drawn(plan, seed, runs), f"synthetic, seed {seed}", synthetic=True)
 
 

@@ -59,6 +59,8 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any) -> Captured:
     args, kwargs = _arguments(module, example_inputs)
     given, marks = split(dynamic_shapes) if dynamic_shapes is not None else (None, None)
     named = _by_name(module, args, kwargs)
+    if isinstance(given, Mapping):  # inputs that are not named are static
+        given = {**dict.fromkeys(named), **given}
     wanted = wanted_axes(
         marks, args if isinstance(marks, (tuple, list)) else named, leaves((args, kwargs))
     )

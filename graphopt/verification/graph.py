@@ -38,11 +38,36 @@ def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
             proto.graph.input.append(
                 onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape)
             )
+    _show_unshaped(proto)
     try:
         onnx.checker.check_model(proto, full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ModelError(lines[0] if lines else "the ONNX checker refuses it") from error
+
+
+def _show_unshaped(proto: onnx.ModelProto) -> None:
+    """Let the checker see inputs and outputs without a declared shape, which it insists on.
+
+    Inputs become results of an operator that nothing is known of; outputs need not be listed.
+    """
+    inputs = [v for v in proto.graph.input if not _shaped(v)]
+    outputs = [v for v in proto.graph.output if _shaped(v)]
+    if inputs:
+        kept = [v for v in proto.graph.input if _shaped(v)]
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+        domain = "graphopt.unshaped"
+        given = onnx.helper.make_node("Given", [], [v.name for v in inputs], domain=domain)
+        proto.graph.node.insert(0, given)
+        proto.opset_import.add(domain=domain, version=1)
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+
+
+def _shaped(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    return kind is not None and (kind != "tensor_type" or value.type.tensor_type.HasField("shape"))
 
 
 def fingerprint(model: ir.Model) -> int:

@@ -1,4 +1,4 @@
-"""Control flow decided before the model runs: If with a constant condition, short loops."""
+"""Control flow simplification: If with a constant condition, loop unrolling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pass: every theme beside this file, until none finds anything."""
+"""Clean: dead code, duplicates, no-ops and decided control flow removed, until none is left."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from graphopt.passes.clean.functions import inline_functions
 from graphopt import Context, Pass
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.collector import resting_collector
-from graphopt.rewriting.rules import rewrite
+from graphopt.rewriting.driver import AnyRule, apply_rules
 
 __all__ = ["LEFTOVERS", "RULES", "Clean", "tidy"]
 
 Theme = Callable[[ir.Model, Context], int]
 
-RULES = (*noops.RULES, *casts.RULES, *operands.RULES, *arithmetic.RULES, *sequences.RULES)
+RULES: tuple[AnyRule, ...] = (
+    *noops.RULES,
+    *casts.RULES,
+    *operands.RULES,
+    *arithmetic.RULES,
+    *sequences.RULES,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +62,9 @@ def tidy(model: ir.Model, ctx: Context, themes: Sequence[Theme] | None = None) -
     return edits
 
 
-def apply_rules(model: ir.Model, ctx: Context) -> int:
+def simplify(model: ir.Model, ctx: Context) -> int:
     """The rules of every theme that has some."""
-    return rewrite(model, ctx, RULES)
+    return apply_rules(model, ctx, RULES)
 
 
 #: Each runs until it finds nothing more by itself.
@@ -68,7 +74,7 @@ THEMES: tuple[Theme, ...] = (
     resolve_branches,
     unroll_loops,
     merge_initializers,
-    apply_rules,
+    simplify,
     merge_nodes,
 )
 #: What a pass that writes new nodes and constants leaves behind.

@@ -1,4 +1,4 @@
-"""Constants become initializers, and initializers that only look like inputs become constants."""
+"""Constant nodes become initializers, and initializers listed as inputs become constants."""
 
 from __future__ import annotations
 

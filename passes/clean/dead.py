@@ -1,4 +1,4 @@
-"""Dead code: nodes, optional outputs, initializers and functions that nothing uses."""
+"""Dead code elimination: nodes, optional outputs, initializers and functions that nothing uses."""
 
 from __future__ import annotations
 

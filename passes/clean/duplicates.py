@@ -1,4 +1,4 @@
-"""Duplicates: equal nodes computed once, equal initializers stored once."""
+"""Common subexpression elimination: equal nodes computed once, equal initializers stored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local functions inlined where they are called."""
+"""Function inlining: local functions replaced by their bodies where they are called."""
 
 from __future__ import annotations
 

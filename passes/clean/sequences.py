@@ -1,4 +1,4 @@
-"""Sequences that are taken apart as soon as they are made."""
+"""Sequence elimination: sequences that are taken apart as soon as they are made."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import constant_value
-from graphopt.rewriting.patterns import Match
+from graphopt.rewriting.rules import Verdict
 
 __all__ = ["RULES"]
-
-
-def _index(value: ir.Value | None) -> int | None:
-    tensor = constant_value(value)
-    return None if tensor is None or tensor.size != 1 else int(tensor.numpy().ravel()[0])
 
 
 class ElementOfParts(Rule):
@@ -29,31 +25,23 @@ class ElementOfParts(Rule):
     shared = True
 
     def pattern(self, op: Any, x: Any, i: Any) -> Any:
-        """Match an element of a split value."""
-        return op.SequenceAt(op.SplitToSequence(x, ...), i)
+        return op.SequenceAt(op.SplitToSequence(x, ..., as_="split"), i)
 
-    def check(self, ctx: Context, match: Match, x: ir.Value, i: ir.Value) -> bool | str | None:
-        """Sizes and position are constants, the rank is kept."""
+    def check(self, ctx: Context, split: ir.Node, i: ir.Value) -> Verdict:
         if ctx.get(shapes).opsets.get("", 0) < 13:
-            return "Split takes its sizes as an input from opset 13 on"
-        sizes = _sizes(ctx, match.nodes[1])
-        position = _index(i)
+            return Refused("Split takes its sizes as an input from opset 13 on")
+        sizes, position = _sizes(ctx, split), _index(i)
         if sizes is None or position is None:
-            return "the parts or the position are not constant"
-        return -len(sizes) <= position < len(sizes)
+            return Refused("the parts or the position are not constant")
+        in_range = -len(sizes) <= position < len(sizes)
+        return Bind(sizes=sizes, position=position) if in_range else None
 
-    def rewrite(self, op: Any, ctx: Context, match: Match, x: ir.Value, i: ir.Value) -> ir.Value:
-        """One Split with as many outputs as the sequence has elements."""
-        split = match.nodes[1]
-        sizes = _sizes(ctx, split)
-        position = _index(i)
-        assert sizes is not None
-        assert position is not None
-        axis = _axis(split)
+    def rewrite(
+        self, op: Builder, split: ir.Node, x: ir.Value, sizes: list[int], position: int
+    ) -> ir.Value:
         given = op.constant(np.array(sizes, np.int64), f"{split.name or 'split'}_sizes")
-        parts = op.Split(x, given, axis=axis, outputs_=len(sizes))
-        result: ir.Value = parts if len(sizes) == 1 else parts[position]
-        return result
+        parts = op.node("Split", [x, given], {"axis": _axis(split)}, outputs=len(sizes))
+        return parts.outputs[position]
 
 
 class ElementOfUnbound(Rule):
@@ -62,13 +50,48 @@ class ElementOfUnbound(Rule):
     shared = True
 
     def pattern(self, op: Any, x: Any, i: Any) -> Any:
-        """Match an element of a value taken apart along an axis that goes."""
-        return op.SequenceAt(op.SplitToSequence(x, keepdims=0), i)
+        return op.SequenceAt(op.SplitToSequence(x, keepdims=0, as_="split"), i)
 
-    def rewrite(self, op: Any, match: Match, x: ir.Value, i: ir.Value) -> ir.Value:
-        """The slice at that position."""
-        result: ir.Value = op.Gather(x, i, axis=_axis(match.nodes[1]))
-        return result
+    def rewrite(self, op: Builder, split: ir.Node, x: ir.Value, i: ir.Value) -> ir.Value:
+        return op.Gather(x, i, axis=_axis(split))
+
+
+class ElementOfList(Rule):
+    """SequenceAt(SequenceConstruct(a, b, ...), i) -> the i-th of a, b, ..."""
+
+    shared = True
+
+    def pattern(self, op: Any, i: Any) -> Any:
+        return op.SequenceAt(op.SequenceConstruct(..., as_="made"), i)
+
+    def check(self, made: ir.Node, i: ir.Value) -> Bind | None:
+        position = _index(i, len(made.inputs))
+        return None if position is None else Bind(element=made.inputs[position])
+
+    def rewrite(self, op: Builder, element: ir.Value) -> ir.Value:
+        return element
+
+
+class JoinedList(Rule):
+    """ConcatFromSequence(SequenceConstruct(a, b, ...), axis) -> Concat(a, b, ..., axis)"""
+
+    shared = True
+
+    def pattern(self, op: Any) -> Any:
+        made = op.SequenceConstruct(..., as_="made")
+        return op.ConcatFromSequence(made, new_axis=0, as_="joined")
+
+    def rewrite(self, op: Builder, made: ir.Node, joined: ir.Node) -> ir.Value:
+        return op.Concat(*made.inputs, axis=joined.attributes["axis"].value)
+
+
+def _index(value: ir.Value | None, count: int | None = None) -> int | None:
+    """A constant position; None if it is not constant, or not one of `count`."""
+    tensor = constant_value(value)
+    if tensor is None or tensor.size != 1:
+        return None
+    position = int(tensor.numpy().ravel()[0])
+    return position if count is None or -count <= position < count else None
 
 
 def _axis(node: ir.Node) -> int:
@@ -99,43 +122,4 @@ def _sizes(ctx: Context, split: ir.Node) -> list[int] | None:
     return [min(step, size - k) for k in range(0, size, step)]
 
 
-class ElementOfList(Rule):
-    """SequenceAt(SequenceConstruct(a, b, ...), i) -> the i-th of a, b, ..."""
-
-    shared = True
-
-    def pattern(self, op: Any, i: Any) -> Any:
-        """Match an element of a list written out."""
-        return op.SequenceAt(op.SequenceConstruct(...), i)
-
-    def check(self, match: Match, i: ir.Value) -> bool | str | None:
-        """The position is constant and in range."""
-        position, count = _index(i), len(match.nodes[1].inputs)
-        return position is not None and -count <= position < count
-
-    def rewrite(self, op: Any, match: Match, i: ir.Value) -> ir.Value:
-        """The element itself."""
-        position = _index(i)
-        assert position is not None
-        element = match.nodes[1].inputs[position]
-        assert element is not None
-        return element
-
-
-class JoinedList(Rule):
-    """ConcatFromSequence(SequenceConstruct(a, b, ...)) -> Concat(a, b, ...)"""
-
-    shared = True
-
-    def pattern(self, op: Any) -> Any:
-        """Match a list joined along an axis it has."""
-        return op.ConcatFromSequence(op.SequenceConstruct(...), new_axis=0)
-
-    def rewrite(self, op: Any, match: Match) -> ir.Value:
-        """Joined at once."""
-        axis = match.root.attributes["axis"].value
-        result: ir.Value = op.Concat(*match.nodes[1].inputs, axis=axis)
-        return result
-
-
-RULES: tuple[type[Rule], ...] = (ElementOfParts, ElementOfUnbound, ElementOfList, JoinedList)
+RULES = (ElementOfParts, ElementOfUnbound, ElementOfList, JoinedList)

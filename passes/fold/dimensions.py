@@ -1,22 +1,24 @@
-"""Shapes that are partly known: targets of Reshape and Expand, and sizes computed in many steps."""
+"""Symbolic shape folding: targets of Reshape and Expand, and sizes computed in many steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Replacement, Rule, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Fact, Shapes
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import constant_value
+from graphopt.rewriting.driver import apply_rules
 from graphopt.rewriting.patterns import Match
-from graphopt.rewriting.rules import rewrite
+from graphopt.rewriting.rules import Verdict
 
 __all__ = ["fold_dimensions"]
 
@@ -25,21 +27,16 @@ class ReshapeTarget(Rule):
     """Reshape(x, computed) -> Reshape(x, [constants, 0 where x's own size stays, one -1])"""
 
     def pattern(self, op: Any, x: Any, shape: Any) -> Any:
-        """Match any Reshape."""
         return op.Reshape(x, shape)
 
-    def check(self, ctx: Context, match: Match, x: ir.Value, shape: ir.Value) -> bool | str | None:
-        """The target is computed, and can be written down."""
+    def check(self, ctx: Context, match: Match, x: ir.Value, shape: ir.Value) -> Verdict:
         if constant_value(shape) is not None:
-            return False
-        if _reshape_target(ctx.get(shapes), x, match.root) is None:
-            return "the shape depends on the input in more than one place"
-        return None
-
-    def rewrite(self, op: Any, ctx: Context, match: Match, x: ir.Value, shape: ir.Value) -> Any:
-        """The same shape, written down."""
+            return None
         target = _reshape_target(ctx.get(shapes), x, match.root)
-        assert target is not None
+        why_not = "the shape depends on the input in more than one place"
+        return Bind(target=target) if target is not None else Refused(why_not)
+
+    def rewrite(self, op: Builder, x: ir.Value, shape: ir.Value, target: list[int]) -> ir.Value:
         return op.Reshape(x, op.constant(np.array(target, np.int64), f"{shape.name}_folded"))
 
 
@@ -71,21 +68,15 @@ class ExpandTarget(Rule):
     """Expand(x, computed) -> Expand(x, [constants, 1 where x has that size already])"""
 
     def pattern(self, op: Any, x: Any, shape: Any) -> Any:
-        """Match any Expand."""
         return op.Expand(x, shape)
 
-    def check(self, ctx: Context, match: Match, x: ir.Value, shape: ir.Value) -> bool | str | None:
-        """The target is computed, and can be written down."""
+    def check(self, ctx: Context, match: Match, x: ir.Value, shape: ir.Value) -> Verdict:
         if constant_value(shape) is not None:
-            return False
-        if _expand_target(ctx.get(shapes), x, match.root) is None:
-            return "the shape depends on the input"
-        return None
-
-    def rewrite(self, op: Any, ctx: Context, match: Match, x: ir.Value, shape: ir.Value) -> Any:
-        """The same shape, written down."""
+            return None
         target = _expand_target(ctx.get(shapes), x, match.root)
-        assert target is not None
+        return Refused("the shape depends on the input") if target is None else Bind(target=target)
+
+    def rewrite(self, op: Builder, x: ir.Value, shape: ir.Value, target: list[int]) -> ir.Value:
         return op.Expand(x, op.constant(np.array(target, np.int64), f"{shape.name}_folded"))
 
 
@@ -105,29 +96,27 @@ def _expand_target(facts: Shapes, x: ir.Value, node: ir.Node) -> list[int] | Non
     return target
 
 
-class JoinedSizes(Rule):
+class JoinedSizes(Walker):
     """Concat(..., Shape(x, a, b), Shape(x, b, c), ...) -> Concat(..., Shape(x, a, c), ...)"""
 
-    def pattern(self, op: Any) -> Any:
-        """Match any Concat."""
-        return op.Concat(...)
+    roots = ("Concat",)
 
-    def check(self, match: Match) -> bool | str | None:
-        """Two neighbours read neighbouring sizes of one value."""
-        return any(_adjoin(a, b) for a, b in pairwise(match.root.inputs))
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        joins = any(_together(a, b) for a, b in pairwise(node.inputs))
+        return Replacement(partial(_joined, node.inputs)) if joins else None
 
-    def rewrite(self, op: Any, match: Match) -> Any:
-        """Read them together."""
-        parts: list[ir.Value | None] = []
-        for value in match.root.inputs:
-            if parts and _adjoin(parts[-1], value):
-                first, last = _part(parts[-1]), _part(value)
-                assert first is not None
-                assert last is not None
-                parts[-1] = op.Shape(first[0], start=first[1], end=last[2])
-            else:
-                parts.append(value)
-        return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
+
+def _joined(inputs: Sequence[ir.Value | None], op: Builder) -> ir.Value:
+    parts = [inputs[0]]
+    for value in inputs[1:]:
+        both = _together(parts[-1], value)
+        if both is None:
+            parts.append(value)
+        else:
+            x, start, end = both
+            parts[-1] = op.Shape(x, start=start, end=end)
+    whole = parts[0]
+    return op.Concat(*parts, axis=0) if len(parts) > 1 or whole is None else whole
 
 
 def _part(value: ir.Value | None) -> tuple[ir.Value, int, int] | None:
@@ -139,17 +128,20 @@ def _part(value: ir.Value | None) -> tuple[ir.Value, int, int] | None:
     return (node.inputs[0], *ends) if len(ends) == 2 and min(ends) >= 0 else None
 
 
-def _adjoin(a: ir.Value | None, b: ir.Value | None) -> bool:
+def _together(a: ir.Value | None, b: ir.Value | None) -> tuple[ir.Value, int, int] | None:
+    """(x, a, c) where the one is Shape(x, a, b) and the other Shape(x, b, c)."""
     first, second = _part(a), _part(b)
-    return bool(first and second and first[0] is second[0] and first[2] == second[1])
+    if first is None or second is None or first[0] is not second[0] or first[2] != second[1]:
+        return None
+    return first[0], first[1], second[2]
 
 
 def fold_dimensions(model: ir.Model, ctx: Context) -> int:
     """Write known targets down, then compute every remaining size once and in few steps."""
-    edits = rewrite(model, ctx, (ReshapeTarget, ExpandTarget))
+    edits = apply_rules(model, ctx, (ReshapeTarget, ExpandTarget))
     edits += _share_sizes(model, ctx)
     edits += _read_sizes_directly(model, ctx)
-    edits += rewrite(model, ctx, (JoinedSizes,))
+    edits += apply_rules(model, ctx, (JoinedSizes,))
     return edits
 
 

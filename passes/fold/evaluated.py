@@ -1,4 +1,4 @@
-"""Evaluated: the values of a model that are the same on every run, and what storing them costs."""
+"""Constant evaluation: the values that are the same on every run, and what storing them costs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Array = np.ndarray[Any, Any]
 
 #: Moved weights larger than this are not held in memory: they are computed where they are read.
 HELD = 1 << 20
+_TEXT = ir.DataType.STRING
 #: Nothing is computed from, or into, more bytes or elements than this.
 LARGEST = 1 << 26
 #: Bytes by which a folded value may be larger than the constants it replaces.
@@ -88,7 +89,8 @@ class Evaluated:
     def _by_shape(self, node: ir.Node) -> bool:
         """A value whose elements follow from static shapes."""
         known = [self._shapes.fact(o) for o in node.outputs]
-        if not known or any(f.concrete is None or f.dtype is None for f in known):
+        stored = [f.concrete is not None and f.dtype not in (None, _TEXT) for f in known]
+        if not known or not all(stored):
             return False
         for value, fact in zip(node.outputs, known, strict=True):
             array = fact.concrete
@@ -104,7 +106,7 @@ class Evaluated:
         """Describe a large result of moving elements, to be computed when it is read."""
         fact = self._shapes.fact(node.outputs[0])
         dims = self._shapes.static(node.outputs[0])
-        if len(node.outputs) != 1 or dims is None or fact.dtype is None:
+        if len(node.outputs) != 1 or dims is None or fact.dtype in (None, _TEXT):
             return False
         made = Constant(fact.dtype, dims, leaves, _moved(node, inputs))
         if made.nbytes <= HELD or node.op_type not in MOVES:

@@ -1,4 +1,4 @@
-"""The pass: evaluate what is constant, then keep each result that does not make the file grow.
+"""Constant folding: what is constant is evaluated, and stored where the file does not grow.
 
 Two walks. Forwards, every node whose inputs are constant is evaluated (a large result is only
 described: it is computed when it is read). Backwards, from the values that other nodes read, each

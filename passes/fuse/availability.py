@@ -1,10 +1,13 @@
-"""Which operator a rule may write: the target's word, and the opset a fusion would need."""
+"""Operator availability: what the target has, and the opset that a fusion would need."""
 
 from __future__ import annotations
 
-from graphopt import Context
+from typing import Any
 
-__all__ = ["STUCK", "WANTED", "has", "reachable", "standard"]
+from graphopt import Bind, Context, Refused
+from graphopt.rewriting.rules import Verdict
+
+__all__ = ["STUCK", "WANTED", "available", "has", "reachable", "standard"]
 
 #: In `ctx.scratch`: the lowest default-domain opset that a fusion waits for.
 WANTED = "fuse.opset"
@@ -41,3 +44,13 @@ def standard(ctx: Context, name: str, since: int) -> bool:
         return True
     ctx.scratch[WANTED] = max(since, ctx.scratch.get(WANTED, 0))
     return False
+
+
+def available(ctx: Context, name: str, since: int, **bound: Any) -> Verdict:
+    """The last word of a `check` before it writes a standard operator: `Bind(**bound)` if it may.
+
+    No match where the opset has to be raised first (see `standard`).
+    """
+    if not reachable(ctx, name, since):
+        return Refused(f"the target has no {name} at this opset")
+    return Bind(**bound) if standard(ctx, name, since) else None

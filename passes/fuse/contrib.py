@@ -1,7 +1,8 @@
-"""Operators beyond the standard, where the target has them: one pass over memory instead of two."""
+"""Contrib operator fusion: FusedConv, FusedGemm, FusedMatMul, BiasGelu, SkipLayerNormalization."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import onnx_ir as ir
 from graphopt.passes.fuse.availability import has
 from graphopt.passes.fuse.weights import FLOATS
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Replacement, Rule, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import constant_shape, constant_value, number
 from graphopt.rewriting.patterns import Match
 
@@ -53,63 +55,44 @@ _ACTIVATIONS = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
 
 
 def _activated(op: Any, x: Any) -> Any:
-    return op.any(*(getattr(op, name)(x) for name in _ACTIVATIONS), op.Clip(x, ...))
+    return op.any(
+        *(getattr(op, name)(x, as_="act") for name in _ACTIVATIONS), op.Clip(x, ..., as_="act")
+    )
 
 
 class ConvActivation(Rule):
     """act(Conv(x, W, b)) -> FusedConv(x, W, b, activation=act)"""
 
     def pattern(self, op: Any, x: Any, w: Any) -> Any:
-        """An activation of a convolution."""
         return _activated(op, op.Conv(x, w, ..., as_="conv"))
 
-    def check(self, ctx: Context, match: Match, x: ir.Value) -> bool | dict[str, Any]:
-        """Floats, and constant parameters."""
-        if not has(ctx, "com.microsoft:FusedConv"):
-            return False
-        parameters = _activation_parameters(match.root)
-        if parameters is None or ctx.get(shapes).dtype(x) != ir.DataType.FLOAT:
-            return False
-        return {"parameters": parameters}
+    def check(self, ctx: Context, act: ir.Node, x: ir.Value) -> Bind | None:
+        parameters = _activation_parameters(act)
+        fits = parameters is not None and _has_for_floats(ctx, "FusedConv", x)
+        return Bind(parameters=parameters or None) if fits else None
 
-    def rewrite(self, op: Any, match: Match, conv: ir.Node, parameters: list[float]) -> ir.Value:
-        """FusedConv."""
-        attributes: dict[str, Any] = {**conv.attributes, "activation": match.root.op_type}
-        if parameters:
-            attributes["activation_params"] = parameters
-        out: ir.Value = op.node("FusedConv", list(conv.inputs), attributes, domain=DOMAIN).outputs[
-            0
-        ]
-        return out
+    def rewrite(self, op: Builder, act: ir.Node, conv: ir.Node, parameters: Any) -> ir.Value:
+        said = {"activation": act.op_type, "activation_params": parameters}
+        return op.FusedConv(*conv.inputs, **conv.attributes, **said, domain_=DOMAIN)
 
 
 class GemmActivation(Rule):
-    """act(Gemm(a, b, c)) -> FusedGemm(a, b, c, activation=act)"""
+    """act(Gemm(a, b, c)) -> FusedGemm(a, b, c, activation=act), Clip not among the activations"""
 
     def pattern(self, op: Any, a: Any, b: Any) -> Any:
-        """An activation of a Gemm."""
         return _activated(op, op.Gemm(a, b, ..., as_="gemm"))
 
-    def check(self, ctx: Context, match: Match, a: ir.Value) -> bool:
-        """Floats; Clip is not among its activations."""
-        return (
-            has(ctx, "com.microsoft:FusedGemm")
-            and match.root.op_type != "Clip"
-            and ctx.get(shapes).dtype(a) == ir.DataType.FLOAT
-        )
+    def check(self, ctx: Context, act: ir.Node, a: ir.Value) -> Bind | None:
+        return Bind() if act.op_type != "Clip" and _has_for_floats(ctx, "FusedGemm", a) else None
 
-    def rewrite(self, op: Any, match: Match, gemm: ir.Node) -> ir.Value:
-        """FusedGemm."""
-        root = match.root
-        attributes: dict[str, Any] = {**gemm.attributes, "activation": root.op_type}
-        for name in ("alpha", "beta"):
-            value = attribute(root, name)
-            if value is not None:
-                attributes[f"activation_{name}"] = float(value)
-        out: ir.Value = op.node("FusedGemm", list(gemm.inputs), attributes, domain=DOMAIN).outputs[
-            0
-        ]
-        return out
+    def rewrite(self, op: Builder, act: ir.Node, gemm: ir.Node) -> ir.Value:
+        own = {f"activation_{k}": attribute(act, k) for k in ("alpha", "beta")}
+        said = {"activation": act.op_type, **own}
+        return op.FusedGemm(*gemm.inputs, **gemm.attributes, **said, domain_=DOMAIN)
+
+
+def _has_for_floats(ctx: Context, name: str, x: ir.Value) -> bool:
+    return has(ctx, f"{DOMAIN}:{name}") and ctx.get(shapes).dtype(x) == ir.DataType.FLOAT
 
 
 class TransposedMatMul(Rule):
@@ -121,61 +104,114 @@ class TransposedMatMul(Rule):
     shared = True
 
     def pattern(self, op: Any, a: Any, b: Any) -> Any:
-        """A product with a transposed operand."""
         return op.any(
             op.MatMul(op.Transpose(a, ..., as_="turned"), b),
             op.MatMul(a, op.Transpose(b, ..., as_="turned")),
         )
 
-    def check(self, ctx: Context, match: Match, turned: ir.Node) -> bool:
-        """The last two axes are swapped, for this product alone."""
-        facts = ctx.get(shapes)
+    def check(self, ctx: Context, match: Match, turned: ir.Node) -> Bind | None:
+        facts, out = ctx.get(shapes), turned.outputs[0]
         if not has(ctx, "com.microsoft:FusedMatMul"):
-            return False
-        out = turned.outputs[0]
+            return None
         if len(out.uses()) != 1 or out.is_graph_output() or facts.dtype(out) != ir.DataType.FLOAT:
-            return False
+            return None
         if turned.inputs[0] is None or constant_value(turned.inputs[0]) is not None:
-            return False
-        rank = facts.rank(out)
-        ranks = [facts.rank(v) for v in match.root.inputs if v is not None]
-        if rank is None or rank < 2 or None in ranks or min(r for r in ranks if r) < 2:
-            return False
-        want = [*range(rank - 2), rank - 1, rank - 2]
-        perm = attribute(turned, "perm")
-        return list(perm if perm is not None else range(rank)[::-1]) == want
+            return None
+        if any((facts.rank(v) or 0) < 2 for v in match.root.inputs if v is not None):
+            return None
+        return Bind() if _swaps_last(turned, facts.rank(out) or 0) else None
 
-    def rewrite(self, op: Any, match: Match, turned: ir.Node) -> ir.Value:
-        """FusedMatMul."""
-        inputs = list(match.root.inputs)
-        which = 0 if inputs[0] is turned.outputs[0] else 1
-        inputs[which] = turned.inputs[0]
-        out: ir.Value = op.FusedMatMul(*inputs, domain_=DOMAIN, **{("transA", "transB")[which]: 1})
-        return out
+    def rewrite(self, op: Builder, match: Match, turned: ir.Node) -> ir.Value:
+        out = turned.outputs[0]
+        name = "transA" if match.root.inputs[0] is out else "transB"
+        inputs = [turned.inputs[0] if v is out else v for v in match.root.inputs]
+        return op.node("FusedMatMul", inputs, {name: 1}, domain=DOMAIN).outputs[0]
+
+
+def _swaps_last(transpose: ir.Node, rank: int) -> bool:
+    perm = attribute(transpose, "perm") or range(rank)[::-1]
+    return list(perm) == [*range(rank - 2), rank - 1, rank - 2]
 
 
 class BiasGelu(Rule):
     """Gelu(x + b) -> BiasGelu(x, b), b along the last axis"""
 
     def pattern(self, op: Any, x: Any, b: Any) -> Any:
-        """The exact Gelu of a sum with a vector."""
         added = op.Add(x, b)
         return op.any(op.Gelu(added, approximate="none"), op.Gelu(added, domain_=DOMAIN))
 
-    def check(self, ctx: Context, x: ir.Value, b: ir.Value) -> bool:
-        """A constant vector as long as the last axis."""
-        if not has(ctx, "com.microsoft:BiasGelu"):
-            return False
-        dims = ctx.get(shapes).shape(x)
-        return dims is not None and len(dims) > 1 and constant_shape(b) == dims[-1:]
+    def check(self, ctx: Context, x: ir.Value, b: ir.Value) -> Bind | None:
+        dims = ctx.get(shapes).shape(x) or ()
+        fits = len(dims) > 1 and constant_shape(b) == dims[-1:]
+        return Bind() if fits and has(ctx, "com.microsoft:BiasGelu") else None
 
-    def rewrite(self, op: Any, x: ir.Value, b: ir.Value) -> ir.Value:
-        """BiasGelu."""
-        out: ir.Value = op.BiasGelu(x, b, domain_=DOMAIN)
-        return out
+    def rewrite(self, op: Builder, x: ir.Value, b: ir.Value) -> ir.Value:
+        return op.BiasGelu(x, b, domain_=DOMAIN)
 
 
-def _skip_check(
+class SkipLayerNorm(Walker):
+    """LayerNormalization(a + b [+ c]) -> SkipLayerNormalization(a, b, scale, bias[, c])
+
+    The sum is a further output of the operator, for whatever else reads it.
+    """
+
+    shared = True
+    roots = ("LayerNormalization",)
+    operator = "SkipLayerNormalization"
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        total = None if node.inputs[0] is None else node.inputs[0].producer()
+        if total is None or total.op_type != "Add" or total.graph is not node.graph:
+            return None
+        a, b = total.inputs
+        if a is None or b is None or not _skips(ctx, self.operator, node, total, a, b):
+            return None
+        for x, skip in ((a, b), (b, a)):
+            biased = _bias_of(ctx, x, total)
+            if biased is not None:
+                data, c, add = biased
+                build = partial(self._fused, node, total, data, skip, c)
+                return Replacement(build, (total, add))
+        return Replacement(partial(self._fused, node, total, a, b, None), (total,))
+
+    def _fused(
+        self,
+        norm: ir.Node,
+        total: ir.Node,
+        x: ir.Value,
+        skip: ir.Value,
+        c: ir.Value | None,
+        op: Builder,
+    ) -> ir.Value:
+        weights = list(norm.inputs[1:])
+        if norm.op_type == "LayerNormalization" and c is not None and len(weights) == 1:
+            weights.append(None)
+        others = [u for u in total.outputs[0].uses() if u.node is not norm]
+        node = op.node(
+            self.operator,
+            [x, skip, *weights, *([c] if c is not None else [])],
+            {"epsilon": float(attribute(norm, "epsilon"))},
+            domain=DOMAIN,
+            outputs=4 if others else 1,
+        )
+        if others:
+            # they may come before the normalization: stand where the sum stood
+            graph = total.graph
+            assert isinstance(graph, ir.Graph)
+            graph.remove(node)
+            graph.insert_before(total, node)
+            _move_uses(total.outputs[0], node.outputs[3], others)
+        return node.outputs[0]
+
+
+class SkipRMSNorm(SkipLayerNorm):
+    """RMSNormalization(a + b [+ c]) -> SkipSimplifiedLayerNormalization(a, b, scale[, c])"""
+
+    roots = ("RMSNormalization",)
+    operator = "SkipSimplifiedLayerNormalization"
+
+
+def _skips(
     ctx: Context, name: str, norm: ir.Node, total: ir.Node, a: ir.Value, b: ir.Value
 ) -> bool:
     """Two values of one shape, of rank 3, normalized over the last axis."""
@@ -187,7 +223,7 @@ def _skip_check(
         return False
     if attribute(norm, "axis") not in (-1, 2) or constant_shape(norm.inputs[1]) != dims[2:]:
         return False
-    return total.outputs[0].is_graph_output() is False
+    return not total.outputs[0].is_graph_output()
 
 
 def _bias_of(
@@ -206,68 +242,7 @@ def _bias_of(
     return None
 
 
-class SkipLayerNorm(Rule):
-    """LayerNormalization(a + b [+ c]) -> SkipLayerNormalization(a, b, scale, bias[, c])
-
-    The sum is a further output of the operator, for whatever else reads it.
-    """
-
-    shared = True
-    operator = "SkipLayerNormalization"
-    norm = "LayerNormalization"
-
-    def pattern(self, op: Any, a: Any, b: Any) -> Any:
-        """The normalization of a sum."""
-        total = op.Add(a, b, as_="total")
-        return getattr(op, self.norm)(total, ..., as_="norm")
-
-    def check(
-        self, ctx: Context, norm: ir.Node, total: ir.Node, a: ir.Value, b: ir.Value
-    ) -> bool | dict[str, Any]:
-        """Shapes, and where the bias of the layer before is."""
-        if not _skip_check(ctx, self.operator, norm, total, a, b):
-            return False
-        for x, skip in ((a, b), (b, a)):
-            found = _bias_of(ctx, x, total)
-            if found is not None:
-                return {"x": found[0], "skip": skip, "c": found[1], "nodes": [found[2]]}
-        return {"x": a, "skip": b, "c": None}
-
-    def rewrite(
-        self, op: Any, norm: ir.Node, total: ir.Node, x: ir.Value, skip: ir.Value, c: Any
-    ) -> ir.Value:
-        """The fused operator; the sum's other readers get its last output."""
-        weights = list(norm.inputs[1:])
-        if self.norm == "LayerNormalization" and c is not None and len(weights) == 1:
-            weights.append(None)
-        epsilon = attribute(norm, "epsilon")
-        others = [u for u in total.outputs[0].uses() if u.node is not norm]
-        node = op.node(
-            self.operator,
-            [x, skip, *weights, *([c] if c is not None else [])],
-            {"epsilon": float(epsilon)},
-            domain=DOMAIN,
-            outputs=4 if others else 1,
-        )
-        if others:
-            # they may come before the normalization: stand where the sum stood
-            graph = total.graph
-            assert isinstance(graph, ir.Graph)
-            graph.remove(node)
-            graph.insert_before(total, node)
-            _move_uses(total.outputs[0], node.outputs[3], others)
-        out: ir.Value = node.outputs[0]
-        return out
-
-
 def _move_uses(old: ir.Value, new: ir.Value, uses: list[Any]) -> None:
     new.type, new.shape = old.type, old.shape
     for use in uses:
         use.node.replace_input_with(use.idx, new)
-
-
-class SkipRMSNorm(SkipLayerNorm):
-    """RMSNormalization(a + b [+ c]) -> SkipSimplifiedLayerNormalization(a, b, scale[, c])"""
-
-    operator = "SkipSimplifiedLayerNormalization"
-    norm = "RMSNormalization"

@@ -1,4 +1,4 @@
-"""The pass: every rule of the themes beside this file, applied until none matches."""
+"""Operator fusion: every rule of the themes beside this file, applied until none matches."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
 from graphopt.passes.fuse.slow_forms import MeanOverRows, SumBeforeNorm
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 
-from graphopt import Context, Pass, Rule
+from graphopt import Context, Pass
 from graphopt.analyses.shapes.analysis import renew, shapes
 from graphopt.errors import ModelError
 from graphopt.graph.collector import resting_collector
+from graphopt.rewriting.driver import AnyRule, apply_rules
 from graphopt.rewriting.opset import raise_opset
-from graphopt.rewriting.rules import rewrite
 
 __all__ = ["Fuse"]
 
@@ -59,7 +59,7 @@ class Fuse(Pass):
     """Fuse operators into fewer ones that compute the same."""
 
     #: What is written out: it has to be recognized before a rule below moves a constant of it.
-    written: ClassVar[tuple[type[Rule], ...]] = (
+    written: ClassVar[tuple[AnyRule, ...]] = (
         ErfGelu,
         TanhGelu,
         SigmoidGate,
@@ -76,7 +76,7 @@ class Fuse(Pass):
         Rotary,
         PartialRotary,
     )
-    rules: ClassVar[tuple[type[Rule], ...]] = (
+    rules: ClassVar[tuple[AnyRule, ...]] = (
         *written,
         RepeatedHeads,
         PackRotary,
@@ -97,7 +97,7 @@ class Fuse(Pass):
         ShortenViews,
     )
     #: What only some targets have goes last: the rules above look for the standard operators.
-    last: ClassVar[tuple[type[Rule], ...]] = (
+    last: ClassVar[tuple[AnyRule, ...]] = (
         BiasGelu,
         SkipLayerNorm,
         SkipRMSNorm,
@@ -131,15 +131,15 @@ class Fuse(Pass):
             made += tidy(model, ctx, LEFTOVERS)
         return made and made + self._apply(self.rules, model, ctx)
 
-    def _apply(self, rules: tuple[type[Rule], ...], model: ir.Model, ctx: Context) -> int:
+    def _apply(self, rules: tuple[AnyRule, ...], model: ir.Model, ctx: Context) -> int:
         """Apply rules until none matches; where one needs a newer opset, raise it and go on."""
         refused = len(ctx.refusals)
-        edits = rewrite(model, ctx, rules)
+        edits = apply_rules(model, ctx, rules)
         wanted = ctx.scratch.pop(WANTED, None)
         if wanted is not None:
             edits += self._raise(model, ctx, wanted)
             del ctx.refusals[refused:]
-            edits += rewrite(model, ctx, rules)
+            edits += apply_rules(model, ctx, rules)
         return edits
 
     def _raise(self, model: ir.Model, ctx: Context, version: int) -> int:

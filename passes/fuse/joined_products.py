@@ -1,4 +1,4 @@
-"""Products that share an operand become one, where the target runs one wide product faster."""
+"""QKV and gate/up fusion: products that share an operand become one, where that is faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalizations written out become one operator, and take the scale and shift after them."""
+"""Normalization fusion: Layer, RMS and Instance normalization, with the scale and shift after."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.affine.operators import affine_of, rounded
-from graphopt.passes.fuse.availability import reachable, standard
+from graphopt.passes.fuse.affine.operators import Affine, affine_of, rounded
+from graphopt.passes.fuse.availability import available
 from graphopt.passes.fuse.weights import FLOATS, Array
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape, number
 from graphopt.rewriting.patterns import Match
+from graphopt.rewriting.rules import Verdict
 
 __all__ = ["InstanceNorm", "LayerNorm", "NormScaleShift", "RMSNorm", "reduced_axes"]
 
@@ -32,30 +34,27 @@ def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     return tuple(sorted(int(a) % rank for a in given))
 
 
-def _last_axes(
-    means: Sequence[ir.Node], x: ir.Value, epsilon: ir.Value, ctx: Context
-) -> dict[str, Any] | str | bool:
-    """The first normalized axis, the normalized sizes and epsilon."""
+def _over_last_axes(
+    ctx: Context, name: str, since: int, match: Match, x: ir.Value, epsilon: ir.Value
+) -> Verdict:
+    """Whether the operator `name` can be written: binds the first axis, its scale of 1, epsilon."""
+    means = [n for n in match.nodes if n.op_type == "ReduceMean"]
     facts = ctx.get(shapes)
-    dims, eps = facts.shape(x), number(epsilon)
-    if dims is None or eps is None or facts.dtype(x) not in FLOATS:
-        return False
+    dims, eps, dtype = facts.shape(x), number(epsilon), facts.dtype(x)
+    if dims is None or eps is None or dtype not in FLOATS:
+        return None
     rank = len(dims)
     axes = {reduced_axes(m, rank) for m in means}
     if any(not attribute(m, "keepdims") for m in means) or len(axes) != 1:
-        return "the means are over different axes, or drop them"
+        return Refused("the means are over different axes, or drop them")
     (over,) = axes
     if not over or over != tuple(range(rank - len(over), rank)):
-        return "the normalized axes are not the last ones"
-    sizes = dims[rank - len(over) :]
-    if not all(isinstance(d, int) for d in sizes):
-        return "the size of the normalized axes is not known"
-    return {"axis": -len(over), "sizes": sizes, "epsilon_value": eps, "dtype": facts.dtype(x)}
-
-
-def _ones(op: Any, sizes: tuple[int, ...], dtype: ir.DataType, name: str) -> ir.Value:
-    value: ir.Value = op.constant(np.ones(sizes, dtype.numpy()), name)
-    return value
+        return Refused("the normalized axes are not the last ones")
+    sizes = [d for d in dims[rank - len(over) :] if isinstance(d, int)]
+    if len(sizes) != len(over):
+        return Refused("the size of the normalized axes is not known")
+    ones = np.ones(sizes, dtype.numpy())
+    return available(ctx, name, since, axis=-len(over), ones=ones, eps=eps)
 
 
 def _over_root(op: Any, x: Any, variance: Any) -> Any:
@@ -85,7 +84,6 @@ class InstanceNorm(Rule):
     """
 
     def pattern(self, op: Any, x: Any, epsilon: Any) -> Any:
-        """As LayerNorm is written."""
         return _centred_over_root(op, x, epsilon)
 
     def check(
@@ -96,31 +94,26 @@ class InstanceNorm(Rule):
         epsilon: ir.Value,
         mean: ir.Node,
         variance: ir.Node,
-    ) -> dict[str, Any] | bool:
-        """Both means over the spatial axes, a known number of channels."""
+    ) -> Bind | None:
         facts = ctx.get(shapes)
         dims, eps, dtype = facts.shape(x), number(epsilon), facts.dtype(x)
         if dims is None or len(dims) < 4 or eps is None or dtype not in FLOATS:
-            return False
+            return None
         axes = {reduced_axes(m, len(dims)) for m in (mean, variance)}
         if axes != {tuple(range(2, len(dims)))} or not isinstance(dims[1], int):
-            return False
+            return None
         if not all(attribute(m, "keepdims") for m in (mean, variance)):
-            return False
+            return None
         for use in match.root.outputs[0].uses():
             given = [constant_shape(v) for v in use.node.inputs]
             if any(s and s[-1] != 1 for s in given):
-                return False
-        return {"channels": dims[1], "epsilon_value": eps, "dtype": dtype}
+                return None
+        return Bind(ones=np.ones(dims[1], dtype.numpy()), eps=eps)
 
-    def rewrite(
-        self, op: Any, x: ir.Value, channels: int, epsilon_value: float, dtype: ir.DataType
-    ) -> ir.Value:
-        """InstanceNormalization with scale 1 and bias 0."""
-        scale = _ones(op, (channels,), dtype, "instance_norm_scale")
-        bias = op.constant(np.zeros(channels, dtype.numpy()), "instance_norm_bias")
-        out: ir.Value = op.InstanceNormalization(x, scale, bias, epsilon=epsilon_value)
-        return out
+    def rewrite(self, op: Builder, x: ir.Value, ones: Array, eps: float) -> ir.Value:
+        scale = op.constant(ones, "instance_norm_scale")
+        bias = op.constant(np.zeros_like(ones), "instance_norm_bias")
+        return op.InstanceNormalization(x, scale, bias, epsilon=eps)
 
 
 class LayerNorm(Rule):
@@ -130,33 +123,14 @@ class LayerNorm(Rule):
     """
 
     def pattern(self, op: Any, x: Any, epsilon: Any) -> Any:
-        """One mean, subtracted once or twice."""
         return _centred_over_root(op, x, epsilon)
 
-    def check(
-        self, ctx: Context, x: ir.Value, epsilon: ir.Value, mean: ir.Node, variance: ir.Node
-    ) -> dict[str, Any] | str | bool:
-        """Both means over the same last axes, of known size."""
-        found = _last_axes((mean, variance), x, epsilon, ctx)
-        if not isinstance(found, dict):
-            return found
-        if not reachable(ctx, "LayerNormalization", 17):
-            return "the target has no LayerNormalization at this opset"
-        return found if standard(ctx, "LayerNormalization", 17) else False
+    def check(self, ctx: Context, match: Match, x: ir.Value, epsilon: ir.Value) -> Verdict:
+        return _over_last_axes(ctx, "LayerNormalization", 17, match, x, epsilon)
 
-    def rewrite(
-        self,
-        op: Any,
-        x: ir.Value,
-        axis: int,
-        sizes: tuple[int, ...],
-        epsilon_value: float,
-        dtype: ir.DataType,
-    ) -> ir.Value:
-        """LayerNormalization with scale 1."""
-        scale = _ones(op, sizes, dtype, "layer_norm_scale")
-        out: ir.Value = op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon_value)
-        return out
+    def rewrite(self, op: Builder, x: ir.Value, axis: int, ones: Array, eps: float) -> ir.Value:
+        scale = op.constant(ones, "layer_norm_scale")
+        return op.LayerNormalization(x, scale, axis=axis, epsilon=eps)
 
 
 class RMSNorm(Rule):
@@ -166,34 +140,14 @@ class RMSNorm(Rule):
     """
 
     def pattern(self, op: Any, x: Any, epsilon: Any) -> Any:
-        """The root of the mean square divides."""
         square = op.any(op.Pow(x, 2.0), op.Mul(x, x))
-        return _over_root(op, x, op.Add(op.ReduceMean(square, ..., as_="mean"), epsilon))
+        return _over_root(op, x, op.Add(op.ReduceMean(square, ...), epsilon))
 
-    def check(
-        self, ctx: Context, x: ir.Value, epsilon: ir.Value, mean: ir.Node
-    ) -> dict[str, Any] | str | bool:
-        """The mean over last axes of known size."""
-        found = _last_axes((mean,), x, epsilon, ctx)
-        if not isinstance(found, dict):
-            return found
-        if not reachable(ctx, "RMSNormalization", 23):
-            return "the target has no RMSNormalization at this opset"
-        return found if standard(ctx, "RMSNormalization", 23) else False
+    def check(self, ctx: Context, match: Match, x: ir.Value, epsilon: ir.Value) -> Verdict:
+        return _over_last_axes(ctx, "RMSNormalization", 23, match, x, epsilon)
 
-    def rewrite(
-        self,
-        op: Any,
-        x: ir.Value,
-        axis: int,
-        sizes: tuple[int, ...],
-        epsilon_value: float,
-        dtype: ir.DataType,
-    ) -> ir.Value:
-        """RMSNormalization with scale 1."""
-        scale = _ones(op, sizes, dtype, "rms_norm_scale")
-        out: ir.Value = op.RMSNormalization(x, scale, axis=axis, epsilon=epsilon_value)
-        return out
+    def rewrite(self, op: Builder, x: ir.Value, axis: int, ones: Array, eps: float) -> ir.Value:
+        return op.RMSNormalization(x, op.constant(ones, "rms_norm_scale"), axis=axis, epsilon=eps)
 
 
 class NormScaleShift(Rule):
@@ -204,7 +158,6 @@ class NormScaleShift(Rule):
     """
 
     def pattern(self, op: Any, c: Any) -> Any:
-        """One of the affine operators on one of the normalizations."""
         norm = op.any(
             op.LayerNormalization(..., as_="norm"),
             op.RMSNormalization(..., as_="norm"),
@@ -215,52 +168,27 @@ class NormScaleShift(Rule):
             op.Mul(norm, c), op.Div(norm, c), op.Add(norm, c), op.Sub(norm, c), op.Sub(c, norm)
         )
 
-    def check(self, norm: ir.Node, match: Match, ctx: Context) -> dict[str, Any] | str | bool:
-        """Constants of the normalization's own shape, and no overflow."""
+    def check(self, norm: ir.Node, match: Match, ctx: Context) -> Verdict:
         facts = ctx.get(shapes)
-        f = affine_of(match.root, facts, norm.outputs[0])
-        dims = facts.shape(norm.outputs[0])
+        f, dims = affine_of(match.root, facts, norm.outputs[0]), facts.shape(norm.outputs[0])
         shape = constant_shape(norm.inputs[1])
         if f is None or dims is None or shape is None:
-            return False
+            return None
         if any(o.uses() or o.is_graph_output() for o in norm.outputs[1:]):
-            return "another output of the normalization is used"
-        last = norm.op_type in ("LayerNormalization", "RMSNormalization")
+            return Refused("another output of the normalization is used")
         if f.shifts and norm.op_type == "RMSNormalization":
-            return "an RMS normalization has no bias"
-        old_bias = norm.inputs[2] if len(norm.inputs) > 2 else None
-        if old_bias is not None and constant_shape(old_bias) != shape:
-            return "the normalization's bias is no constant"
-        (c,) = f.constants
-        given = constant_shape(c)
-        if given is None:
-            return False
-        rank = len(dims)
-        wide = (1,) * (rank - len(given)) + given
-        own = (1,) * (rank - len(shape)) + shape
-        if not last:
-            own = (1, *shape, *(1,) * (rank - 2))
-        if len(given) > rank or any(g not in (1, o) for g, o in zip(wide, own, strict=True)):
-            return "the constant does not run along the normalized axes"
-        value = array_of(c).astype(np.float64).reshape(wide)
-        s, t = f.scale_shift(np.broadcast_to(value, own).reshape(shape))
-        scale, shift = np.broadcast_to(s, shape), np.broadcast_to(t, shape)
-        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-            return "the constant is not finite"
-        old = array_of(norm.inputs[1])
-        new_scale = rounded(old.astype(np.float64) * scale, old) if f.scales else None
-        if f.scales and new_scale is None:
-            return "the folded scale would overflow"
-        new_bias = None
-        if old_bias is not None or f.shifts:
-            b = np.zeros(shape) if old_bias is None else array_of(old_bias).astype(np.float64)
-            new_bias = rounded(b * scale + shift, old)
-            if new_bias is None:
-                return "the folded bias would overflow"
-        return {"scale": new_scale, "bias": new_bias}
+            return Refused("an RMS normalization has no bias")
+        bias = norm.inputs[2] if len(norm.inputs) > 2 else None
+        if bias is not None and constant_shape(bias) != shape:
+            return Refused("the normalization's bias is no constant")
+        constant = _along(norm, f.constants[0], len(dims), shape)
+        if constant is None:
+            return Refused("the constant does not run along the normalized axes")
+        return _scaled_and_shifted(f, constant, norm.inputs[1], bias)
 
-    def rewrite(self, op: Any, norm: ir.Node, scale: Array | None, bias: Array | None) -> ir.Value:
-        """The normalization with new constants."""
+    def rewrite(
+        self, op: Builder, norm: ir.Node, scale: Array | None, bias: Array | None
+    ) -> ir.Value:
         inputs = list(norm.inputs)
         assert inputs[1] is not None
         if scale is not None:
@@ -269,5 +197,38 @@ class NormScaleShift(Rule):
             old = inputs[2] if len(inputs) > 2 else None
             name = old.name if old is not None else f"{norm.name}_bias"
             inputs[2:3] = [op.constant(bias, name)]
-        out: ir.Value = op.node(norm.op_type, inputs, dict(norm.attributes)).outputs[0]
-        return out
+        return op.again(norm, inputs)
+
+
+def _along(norm: ir.Node, c: ir.Value, rank: int, shape: tuple[int, ...]) -> Array | None:
+    """`c` in float64, of the shape of the scale; None if it varies along other axes."""
+    given = constant_shape(c)
+    assert given is not None
+    if norm.op_type in ("LayerNormalization", "RMSNormalization"):
+        own = (1,) * (rank - len(shape)) + shape
+    else:
+        own = (1, *shape, *(1,) * (rank - 2))
+    wide = (1,) * (rank - len(given)) + given
+    if len(given) > rank or any(g not in (1, o) for g, o in zip(wide, own, strict=True)):
+        return None
+    return np.broadcast_to(array_of(c).astype(np.float64).reshape(wide), own).reshape(shape)
+
+
+def _scaled_and_shifted(
+    f: Affine, constant: Array, scale: ir.Value | None, bias: ir.Value | None
+) -> Bind | Refused:
+    """The new scale and bias, of `constant`'s shape; None: as it was."""
+    s, t = (np.broadcast_to(v, constant.shape) for v in f.scale_shift(constant))
+    if not (np.isfinite(s).all() and np.isfinite(t).all()):
+        return Refused("the constant is not finite")
+    old = array_of(scale)
+    new_scale = rounded(old.astype(np.float64) * s, old) if f.scales else None
+    if f.scales and new_scale is None:
+        return Refused("the folded scale would overflow")
+    new_bias = None
+    if bias is not None or f.shifts:
+        b = np.zeros(constant.shape) if bias is None else array_of(bias).astype(np.float64)
+        new_bias = rounded(b * s + t, old)
+        if new_bias is None:
+            return Refused("the folded bias would overflow")
+    return Bind(scale=new_scale, bias=new_bias)

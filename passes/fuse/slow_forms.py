@@ -1,16 +1,17 @@
-"""Slow kernels avoided: operators written in the form that the target's runtime computes fast."""
+"""Slow kernel avoidance: operators written in the form that the target's runtime computes fast."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import Context, Rule
+from graphopt import Context, Replacement, Walker
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape, constant_value
-from graphopt.rewriting.patterns import Match
 
 __all__ = ["MeanOverRows", "SumBeforeNorm"]
 
@@ -24,7 +25,7 @@ FUSED = {
 }
 
 
-class SumBeforeNorm(Rule):
+class SumBeforeNorm(Walker):
     """a + b before a norm -> Sum(a, b)
 
     The same numbers; the runtime's own fusion looks for Add. Only where the target says that the
@@ -33,60 +34,45 @@ class SumBeforeNorm(Rule):
 
     shared = True
 
-    def pattern(self, op: Any, a: Any, b: Any) -> Any:
-        """Any sum."""
-        return op.Add(a, b)
+    roots = ("Add",)
 
-    def check(self, ctx: Context, a: ir.Value, b: ir.Value, match: Match) -> bool:
-        """Two activations, or one and a table of positions, read by a norm."""
-        value = match.root.outputs[0]
-        return (
-            any(FUSED.get(use.node.op_type) in ctx.target.slow for use in value.uses())
-            and ctx.get(shapes).dtype(value) == ir.DataType.FLOAT
-            and not any(_row(v) for v in (a, b))
-        )
-
-    def rewrite(self, op: Any, a: ir.Value, b: ir.Value) -> ir.Value:
-        """The same sum under the other name."""
-        out: ir.Value = op.Sum(a, b)
-        return out
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        value = node.outputs[0]
+        normed = any(FUSED.get(use.node.op_type) in ctx.target.slow for use in value.uses())
+        single = normed and ctx.get(shapes).dtype(value) == ir.DataType.FLOAT
+        fused = single and not any(_row(v) for v in node.inputs)
+        return Replacement(lambda op: op.Sum(*node.inputs)) if fused else None
 
 
-def _row(value: ir.Value) -> bool:
+def _row(value: ir.Value | None) -> bool:
     """Whether it is a bias: a constant of one row, with which the runtime fuses nothing."""
     tensor = constant_value(value)
     return tensor is not None and all(n == 1 for n in tuple(tensor.shape.numpy())[:-1])
 
 
-class MeanOverRows(Rule):
+class MeanOverRows(Walker):
     """ReduceMean(x[1, n, c], axis 1) -> ReduceMean(x[n, c], axis 0)
 
     The same sums. ONNX Runtime spreads the first form over its leading axis, of which there is
     one index: 14 times the time of the second (128 rows of 1024). Only where the target says so.
     """
 
-    def pattern(self, op: Any, x: Any, axes: Any) -> Any:
-        """A mean with its axes as an input (opset 18 on)."""
-        return op.ReduceMean(x, axes, as_="mean")
+    roots = ("ReduceMean",)
 
-    def check(self, x: ir.Value, axes: ir.Value, match: Match, ctx: Context) -> Any:
-        """One axis, after leading ones, before the last."""
-        if MEAN not in ctx.target.slow or constant_shape(axes) != (1,):
-            return False
-        dims = ctx.get(shapes).static(x)
-        axis = int(array_of(axes)[0])
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        x, axes = (*node.inputs, None)[:2]  # the axes are an input from opset 18 on
+        if MEAN not in ctx.target.slow or x is None or constant_shape(axes) != (1,):
+            return None
+        dims, axis = ctx.get(shapes).static(x), int(array_of(axes)[0])
         if dims is None or len(dims) != 3 or axis not in (1, -2) or dims[0] != 1 or dims[1] < 2:
-            return False
-        return {"dims": dims, "keep": bool(match.root.attributes.get_int("keepdims", 1))}
+            return None
+        keep = bool(attribute(node, "keepdims"))
+        return Replacement(partial(_mean_over_rows, x, dims[1], dims[2], keep))
 
-    def rewrite(self, op: Any, x: ir.Value, dims: tuple[int, ...], keep: bool) -> ir.Value:
-        """The leading axis is dropped first, and comes back as the reduced one."""
-        _, n, c = dims
-        rows = op.Reshape(x, op.constant(np.array([n, c], np.int64), "rows"))
-        mean: ir.Value = op.ReduceMean(
-            rows, op.constant(np.array([0], np.int64), "axis"), keepdims=1
-        )
-        if not keep:
-            return mean
-        out: ir.Value = op.Reshape(mean, op.constant(np.array([1, 1, c], np.int64), "mean_shape"))
-        return out
+
+def _mean_over_rows(x: ir.Value, rows: int, columns: int, keep: bool, op: Builder) -> ir.Value:
+    flat = op.Reshape(x, op.constant(np.array([rows, columns], np.int64), "rows"))
+    row = op.ReduceMean(flat, op.constant(np.array([0], np.int64), "axis"), keepdims=1)
+    if not keep:
+        return row
+    return op.Reshape(row, op.constant(np.array([1, 1, columns], np.int64), "mean_shape"))

@@ -1,4 +1,4 @@
-"""Softmax and LogSoftmax written out become one operator."""
+"""Softmax fusion: Softmax and LogSoftmax written out."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import Any
 import onnx_ir as ir
 from graphopt.passes.fuse.norms import reduced_axes
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
+from graphopt.rewriting.rules import Verdict
 
 __all__ = ["LogSoftmaxWritten", "SoftmaxWritten"]
 
 
-def _axis(ctx: Context, x: ir.Value, *reductions: ir.Node) -> dict[str, Any] | bool | str:
+def _axis(ctx: Context, x: ir.Value, *reductions: ir.Node) -> Verdict:
+    """The one axis that both reduce, and keep."""
     rank = ctx.get(shapes).rank(x)
     if rank is None or any(not attribute(r, "keepdims") for r in reductions):
-        return False
+        return None
     axes = {reduced_axes(r, rank) for r in reductions}
     if len(axes) != 1:
-        return "the maximum and the sum are over different axes"
+        return Refused("the maximum and the sum are over different axes")
     (over,) = axes
     if over is None or len(over) != 1:
-        return "Softmax is over one axis"
-    return {"axis": over[0] - rank}
+        return Refused("Softmax is over one axis")
+    return Bind(axis=over[0] - rank)
 
 
 class SoftmaxWritten(Rule):
@@ -34,18 +37,14 @@ class SoftmaxWritten(Rule):
     """
 
     def pattern(self, op: Any, x: Any) -> Any:
-        """The quotient of one exponential and its sum."""
         e = op.Exp(op.Sub(x, op.ReduceMax(x, ..., as_="top")), as_="e")
         return op.Div(e, op.ReduceSum(e, ..., as_="total"))
 
-    def check(self, ctx: Context, x: ir.Value, top: ir.Node, total: ir.Node) -> Any:
-        """One axis, kept."""
+    def check(self, ctx: Context, x: ir.Value, top: ir.Node, total: ir.Node) -> Verdict:
         return _axis(ctx, x, top, total)
 
-    def rewrite(self, op: Any, x: ir.Value, axis: int) -> ir.Value:
-        """Softmax."""
-        out: ir.Value = op.Softmax(x, axis=axis)
-        return out
+    def rewrite(self, op: Builder, x: ir.Value, axis: int) -> ir.Value:
+        return op.Softmax(x, axis=axis)
 
 
 class LogSoftmaxWritten(Rule):
@@ -55,7 +54,6 @@ class LogSoftmaxWritten(Rule):
     """
 
     def pattern(self, op: Any, x: Any) -> Any:
-        """The difference to the logarithm of the sum."""
         centred = op.Sub(x, op.ReduceMax(x, ..., as_="top"))
         total = op.any(
             op.Log(op.ReduceSum(op.Exp(centred), ..., as_="total")),
@@ -63,11 +61,8 @@ class LogSoftmaxWritten(Rule):
         )
         return op.Sub(centred, total)
 
-    def check(self, ctx: Context, x: ir.Value, top: ir.Node, total: ir.Node) -> Any:
-        """One axis, kept."""
+    def check(self, ctx: Context, x: ir.Value, top: ir.Node, total: ir.Node) -> Verdict:
         return _axis(ctx, x, top, total)
 
-    def rewrite(self, op: Any, x: ir.Value, axis: int) -> ir.Value:
-        """LogSoftmax."""
-        out: ir.Value = op.LogSoftmax(x, axis=axis)
-        return out
+    def rewrite(self, op: Builder, x: ir.Value, axis: int) -> ir.Value:
+        return op.LogSoftmax(x, axis=axis)

@@ -1,4 +1,4 @@
-"""Constant operands: what a rule may know of them before it loads them.
+"""Constant operands: shapes, scalars and per-channel constants, known before they are loaded.
 
 A rule decides by shapes alone (`graph.constants.constant_shape`), and loads an array only when
 nothing else can refuse: weights that no rule touches stay on disk.

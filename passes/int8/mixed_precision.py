@@ -1,4 +1,4 @@
-"""Mixed precision: which nodes must stay float so that the budget is met, found by measuring.
+"""Mixed precision: which nodes stay float so that budget and guard are met, found by measuring.
 
 Each unit (what reads one activation) is made integer alone, and how far that moves the outputs is
 measured (`graphopt.calibration.sensitivity`). Units go back to float in the order of movement
@@ -55,7 +55,7 @@ def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
 def _limited(ctx: Context) -> bool:
     budget = ctx.budget
     limited = budget is not None and not (budget.max_error is None and budget.max_drop is None)
-    return limited and ctx.samples is not None
+    return (limited or ctx.disagreement is not None) and ctx.samples is not None
 
 
 class _Search:
@@ -94,7 +94,10 @@ class _Search:
             f"{worst[0]} is the most sensitive to int8: alone it moves the outputs by "
             f"{math.sqrt(moved[worst]):.2g}."
         )
-        self.ctx.note(f"{high} of {len(ranked)} int8 units went back to float for the budget.")
+        self.ctx.note(
+            f"{high} of {len(ranked)} int8 units went back to float, so that "
+            "the outputs still say what they have to."
+        )
         return denied(ranked[:high])
 
     def _ranked(self, moved: Mapping[Unit, float]) -> list[Unit]:
@@ -118,8 +121,11 @@ class _Search:
 
     def accepts(self, made: ir.Model) -> bool:
         """Whether the integer model `made` is within the budget."""
+        if self.ctx.disagreement is not None and self.ctx.disagreement(made) > 1:
+            return False
         budget = self.ctx.budget
-        assert budget is not None
+        if budget is None:
+            return True
         if budget.max_error is not None:
             found = compare_outputs(self.expected, run_each(made, self.probe))
             if found.worst > budget.max_error:

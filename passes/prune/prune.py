@@ -33,6 +33,10 @@ __all__ = ["Prune"]
 Array = np.ndarray[Any, Any]
 
 
+#: A ratio below this is not tried where a larger one cost too much.
+LEAST = 0.03
+
+
 @dataclasses.dataclass(frozen=True)
 class Prune(Pass):
     """Remove the units that matter least from every tensor that carries them.
@@ -78,6 +82,11 @@ class Prune(Pass):
         for pattern, share in self.layers:
             if not 0 <= share < 1:
                 raise ValueError(f"layers: '{pattern}' loses a share in [0, 1), not {share}")
+
+    def weaker(self) -> Prune | None:
+        """Half the ratio, as long as that is worth a cut."""
+        half = round(self.ratio / 2, 3)
+        return dataclasses.replace(self, ratio=half) if half >= LEAST else None
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Choose, cut, refit; the number of dimensions cut and operators refitted."""

@@ -38,6 +38,10 @@ from graphopt.samples import Samples, bind_shapes
 __all__ = ["Svd"]
 
 
+#: A ratio below this, or an error of a tenth of it, is not tried where more cost too much.
+LEAST = 0.03
+
+
 @dataclasses.dataclass(frozen=True)
 class Svd(Pass):
     """Low-rank factorization: x M -> (x A) B, and its forms for convolutions and recurrent layers.
@@ -85,6 +89,19 @@ class Svd(Pass):
                 raise UsageError(f"svd: layers: '{pattern}' takes a rank or an error, not {far}")
         if self.of not in ("macs", "params"):
             raise UsageError(f'svd(of=...) is "macs" or "params", not {self.of!r}')
+
+    def weaker(self) -> Svd | None:
+        """Half the error or ratio; of energy, half of what is lost. A rank stays what it is."""
+        if self.rank is not None:
+            return None
+        if self.ratio is not None:
+            half = round(self.ratio / 2, 3)
+            return dataclasses.replace(self, ratio=half) if half >= LEAST else None
+        if self.error is not None:
+            half = round(self.error / 2, 4)
+            return dataclasses.replace(self, error=half) if half >= LEAST / 10 else None
+        lost = (1 - (0.99 if self.energy is None else self.energy)) / 4
+        return dataclasses.replace(self, energy=1 - lost) if lost >= 1e-4 else None
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Factor what pays; returns the number of layers factored."""

@@ -94,7 +94,10 @@ def _from_proto(kind: onnx.TypeProto | None, names: dict[str, Dim], shapes: Shap
     if kind is None or kind.WhichOneof("value") is None:
         return UNKNOWN
     if kind.WhichOneof("value") != "tensor_type":
-        return Fact(type=ir.serde.deserialize_type_proto_for_type(kind))
+        try:
+            return Fact(type=ir.serde.deserialize_type_proto_for_type(kind))
+        except ir.serde.SerdeError:  # maps, which onnx_ir lacks
+            return UNKNOWN
     tensor = kind.tensor_type
     dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):

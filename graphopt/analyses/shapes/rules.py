@@ -12,7 +12,10 @@ from graphopt.analyses.shapes.facts import Fact, Shapes
 from graphopt.analyses.shapes.symbolic import Dim, capped
 from graphopt.graph.attributes import attribute
 
-__all__ = ["Facts", "axes_of", "broadcast", "matrix_product", "product"]
+__all__ = ["Facts", "axes_of", "broadcast", "matrix_product", "product", "unknown_sizes"]
+
+#: Axes a tensor can have: NumPy's limit.
+MOST_AXES = 64
 
 Facts = Sequence[Fact]
 
@@ -50,6 +53,13 @@ def matrix_product(
     rows = a[-2:-1] if len(a) > 1 else ()
     columns = b[-1:] if len(b) > 1 else ()
     return (*batch, *rows, *columns)
+
+
+def unknown_sizes(shapes: Shapes, rank: object) -> tuple[Dim, ...] | None:
+    """A shape of which the rank alone is known; None if that is no number a tensor could have."""
+    if not isinstance(rank, int) or rank > MOST_AXES:
+        return None
+    return tuple(shapes.fresh() for _ in range(rank))
 
 
 def product(dims: Sequence[Dim]) -> Dim:

@@ -1,4 +1,4 @@
-"""A scale and shift after a linear operator goes into its weight and bias."""
+"""Affine folding: batch normalization, scale and shift after a linear operator, into its weight."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from graphopt.passes.fuse.affine.operators import (
 )
 from graphopt.passes.fuse.weights import Array, per_channel
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape, shared
 from graphopt.rewriting.patterns import Match
+from graphopt.rewriting.rules import Verdict
 
 __all__ = ["ScaleShiftAfter", "new_bias"]
 
@@ -32,7 +34,6 @@ class ScaleShiftAfter(Rule):
     """
 
     def pattern(self, op: Any, x: Any, w: Any, c: Any) -> Any:
-        """One of the affine operators on one of the linear ones."""
         linear = op.any(
             op.Conv(x, w, ..., as_="linear"),
             op.ConvTranspose(x, w, ..., as_="linear"),
@@ -49,56 +50,38 @@ class ScaleShiftAfter(Rule):
             op.BatchNormalization(linear, ...),
         )
 
-    def check(
-        self, linear: ir.Node, match: Match, ctx: Context
-    ) -> bool | str | dict[str, Any] | None:
-        """Constants along the channel axis alone, a weight of its own, no overflow."""
+    def check(self, linear: ir.Node, match: Match, ctx: Context) -> Verdict:
         facts = ctx.get(shapes)
         lin, f = held_linear(linear, facts), affine_of(match.root, facts, linear.outputs[0])
         if lin is None or f is None:
-            return False
+            return None
         rank = output_rank(lin, facts)
         is_matmul = linear.op_type == "MatMul"
         if is_matmul and f.shifts and f.node.op_type != "BatchNormalization":
-            return False
+            return None
         if is_matmul and f.shifts and rank != 2:
-            return "the batch normalization's channels are not the product's last axis"
+            return Refused("the batch normalization's channels are not the product's last axis")
         if not f.fits(rank, lin.y_axis, lin.out_channels):
-            return f"the constant does not run along the {lin.out_channels} output channels"
+            along = f"the {lin.out_channels} output channels"
+            return Refused(f"the constant does not run along {along}")
         if f.scales and shared(lin.weight):
-            return f"the weight {lin.weight.name} is used elsewhere too"
+            return Refused(f"the weight {lin.weight.name} is used elsewhere too")
         if not is_matmul and not _bias_fits(lin):
-            return "the bias is no constant along the output channels"
-        s, t = f.scale_shift()
-        arrays = folded(lin, f, s, t)
+            return Refused("the bias is no constant along the output channels")
+        arrays = folded(lin, f, *f.scale_shift())
         if arrays is None:
-            return "the folded weight would overflow or the constant is not finite"
-        return {"lin": lin, "arrays": arrays}
+            return Refused("the folded weight would overflow or the constant is not finite")
+        return Bind(lin=lin, w=arrays[0], b=arrays[1])
 
-    def rewrite(self, op: Any, lin: Linear, arrays: tuple[Array | None, Array | None]) -> ir.Value:
-        """The linear operator again, with the new constants."""
-        w, b = arrays
+    def rewrite(self, op: Builder, lin: Linear, w: Array | None, b: Array | None) -> ir.Value:
         weight = lin.weight if w is None else op.constant(w, lin.weight.name)
-        node = lin.node
-        if node.op_type == "MatMul":
-            operands = (weight, lin.x) if lin.left else (lin.x, weight)
-            product: ir.Value = op.MatMul(*operands)
-            if b is None:
-                return product
-            added: ir.Value = op.Add(product, op.constant(b, f"{lin.weight.name}_bias"))
-            return added
-        attributes = {k: a for k, a in node.attributes.items() if k != "beta"}
-        bias = lin.bias
+        name = f"{lin.weight.name}_bias" if lin.bias is None else lin.bias.name
+        if lin.node.op_type == "MatMul":
+            product = op.MatMul(*((weight, lin.x) if lin.left else (lin.x, weight)))
+            return product if b is None else op.Add(product, op.constant(b, name))
         if b is not None:
-            bias = op.constant(
-                b, lin.bias.name if lin.bias is not None else f"{lin.weight.name}_bias"
-            )
-        elif "beta" in node.attributes:
-            attributes["beta"] = node.attributes["beta"]
-        out: ir.Value = op.node(
-            node.op_type, [lin.x, weight, *([bias] if bias is not None else [])], attributes
-        ).outputs[0]
-        return out
+            return op.again(lin.node, [lin.x, weight, op.constant(b, name)], beta=None)
+        return op.again(lin.node, [v for v in (lin.x, weight, lin.bias) if v is not None])
 
 
 def _bias_fits(lin: Linear) -> bool:
@@ -128,6 +111,5 @@ def folded(lin: Linear, f: Affine, s: Array, t: Array) -> tuple[Array | None, Ar
 def new_bias(lin: Linear, s: Array, t: Array) -> Array | None:
     """s * b + t of shape (out_channels,), in the bias' type; None if it overflows."""
     old = np.zeros(1) if lin.bias is None else array_of(lin.bias).astype(np.float64).reshape(-1)
-    assert lin.weight.dtype is not None
-    like = np.zeros(0, lin.weight.dtype.numpy())
+    like = array_of(lin.weight)[:0]
     return rounded(np.array(np.broadcast_to(s * (old * lin.beta) + t, (lin.out_channels,))), like)

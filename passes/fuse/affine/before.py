@@ -1,4 +1,4 @@
-"""A scale or shift before a linear operator goes into its weight and bias."""
+"""Affine folding: a scale or shift before a linear operator, into its weight and bias."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from graphopt.passes.fuse.affine.operators import (
 )
 from graphopt.passes.fuse.weights import Array, per_channel
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape, shared
+from graphopt.rewriting.rules import Verdict
 
 __all__ = ["ScaleBefore", "ShiftBefore"]
 
 
-def _check(
-    affine: ir.Node, linear: ir.Node, facts: Shapes, shift: bool
-) -> str | bool | dict[str, Any]:
+def _check(affine: ir.Node, linear: ir.Node, facts: Shapes, shift: bool) -> Verdict:
     lin = held_linear(linear, facts)
     if lin is None or affine.outputs[0] is not lin.x:
-        return False
+        return None
     f = affine_of(affine, facts)
     if f is None or f.shifts is not shift:
-        return False
+        return None
     rank = facts.rank(lin.x) if linear.op_type == "MatMul" else output_rank(lin, facts)
     if lin.turned:
-        return "the operand is transposed"
+        return Refused("the operand is transposed")
     if not f.fits(rank, lin.x_axis, lin.in_channels):
-        return f"the constant does not run along the {lin.in_channels} input channels"
+        return Refused(f"the constant does not run along the {lin.in_channels} input channels")
     if _widens(f, facts):
-        return "the constant may broadcast what it meets"
+        return Refused("the constant may broadcast what it meets")
     if f.scales and shared(lin.weight):
-        return f"the weight {lin.weight.name} is used elsewhere too"
+        return Refused(f"the weight {lin.weight.name} is used elsewhere too")
     if shift:
         if _pads(linear):
-            return "padding would add zeros where the shift is missing"
+            return Refused("padding would add zeros where the shift is missing")
         if lin.bias is not None:
             shape = constant_shape(lin.bias)
             if shape is None or per_channel(shape, 2, -1, lin.out_channels) is None:
-                return "the bias is no constant along the output channels"
+                return Refused("the bias is no constant along the output channels")
     s, t = f.scale_shift()
     if not (np.isfinite(s).all() and np.isfinite(t).all()):
-        return "the constant is not finite"
+        return Refused("the constant is not finite")
     like = array_of(lin.weight)
     wide = like.astype(np.float64)
     w = rounded(lin.scale_inputs(wide, s), like) if f.scales else None
     if f.scales and w is None:
-        return "the folded weight would overflow"
+        return Refused("the folded weight would overflow")
     b = new_bias(lin, np.ones(()), lin.shift_inputs(wide, t)) if shift else None
     if shift and b is None:
-        return "the folded bias would overflow"
-    return {"lin": lin, "x": f.input, "w": w, "b": b}
+        return Refused("the folded bias would overflow")
+    return Bind(lin=lin, x=f.input, weight=w, bias=b)
 
 
 def _widens(f: Affine, facts: Shapes) -> bool:
@@ -91,7 +91,6 @@ class ScaleBefore(Rule):
     """
 
     def pattern(self, op: Any, a: Any, c: Any, w: Any) -> Any:
-        """A linear operator on a product with a constant."""
         scaled = op.any(
             op.Mul(a, c, as_="affine"), op.Div(a, c, as_="affine"), op.Neg(a, as_="affine")
         )
@@ -103,17 +102,13 @@ class ScaleBefore(Rule):
             op.MatMul(w, scaled, as_="linear"),
         )
 
-    def check(self, affine: ir.Node, linear: ir.Node, ctx: Context) -> str | bool | dict[str, Any]:
-        """Constants along the input channels alone, a weight of its own, no overflow."""
+    def check(self, affine: ir.Node, linear: ir.Node, ctx: Context) -> Verdict:
         return _check(affine, linear, ctx.get(shapes), shift=False)
 
-    def rewrite(self, op: Any, lin: Linear, x: ir.Value, w: Array) -> ir.Value:
-        """The linear operator on the unscaled operand."""
-        weight = op.constant(w, lin.weight.name)
-        operands = [weight, x] if lin.left else [x, weight]
-        operands += [lin.bias] if lin.bias is not None else []
-        out: ir.Value = op.node(lin.node.op_type, operands, dict(lin.node.attributes)).outputs[0]
-        return out
+    def rewrite(self, op: Builder, lin: Linear, x: ir.Value, weight: Array) -> ir.Value:
+        w = op.constant(weight, lin.weight.name)
+        operands = (w, x) if lin.left else (x, w, lin.bias)
+        return op.again(lin.node, [v for v in operands if v is not None])
 
 
 class ShiftBefore(Rule):
@@ -123,7 +118,6 @@ class ShiftBefore(Rule):
     """
 
     def pattern(self, op: Any, a: Any, c: Any, w: Any) -> Any:
-        """Conv or Gemm on a sum with a constant, or on a batch normalization."""
         shifted = op.any(
             op.Add(a, c, as_="affine"),
             op.Sub(a, c, as_="affine"),
@@ -134,14 +128,12 @@ class ShiftBefore(Rule):
             op.Conv(shifted, w, ..., as_="linear"), op.Gemm(shifted, w, ..., as_="linear")
         )
 
-    def check(self, affine: ir.Node, linear: ir.Node, ctx: Context) -> str | bool | dict[str, Any]:
-        """As for `ScaleBefore`, and no padding."""
+    def check(self, affine: ir.Node, linear: ir.Node, ctx: Context) -> Verdict:
         return _check(affine, linear, ctx.get(shapes), shift=True)
 
-    def rewrite(self, op: Any, lin: Linear, x: ir.Value, w: Array | None, b: Array) -> ir.Value:
-        """The linear operator on the unshifted operand, with a new bias."""
-        weight = lin.weight if w is None else op.constant(w, lin.weight.name)
-        bias = op.constant(b, lin.bias.name if lin.bias is not None else f"{lin.weight.name}_bias")
-        attributes = {k: a for k, a in lin.node.attributes.items() if k != "beta"}
-        out: ir.Value = op.node(lin.node.op_type, [x, weight, bias], attributes).outputs[0]
-        return out
+    def rewrite(
+        self, op: Builder, lin: Linear, x: ir.Value, weight: Array | None, bias: Array
+    ) -> ir.Value:
+        name = f"{lin.weight.name}_bias" if lin.bias is None else lin.bias.name
+        w = lin.weight if weight is None else op.constant(weight, lin.weight.name)
+        return op.again(lin.node, [x, w, op.constant(bias, name)], beta=None)

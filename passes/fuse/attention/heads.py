@@ -1,66 +1,67 @@
-"""Heads around Attention: repeated key heads are shared, and packed operands stay packed."""
+"""Grouped-query and packed attention: repeated key heads are shared, operands stay packed."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 from graphopt.passes.fuse.layout.axes import Layout, Steps
 from graphopt.passes.fuse.layout.views import apply_steps, is_view, view_step, writable
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Replacement, Rule, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.building import Builder
 from graphopt.rewriting.patterns import Match
 
-__all__ = ["PackHeads", "RepeatedHeads", "packed_steps"]
+__all__ = ["PackHeads", "RepeatedHeads", "packed"]
 
 
-class RepeatedHeads(Rule):
+class RepeatedHeads(Walker):
     """Attention(Q, repeat(K, n), repeat(V, n)) -> Attention(Q, K, V)
 
     where repeat writes every head n times in a row, [b, h, t, d] -> [b, h n, t, d], as in
     grouped-query attention (Ainslie et al., arXiv:2305.13245); Attention itself shares the heads.
     """
 
-    def pattern(self, op: Any, q: Any, k: Any, v: Any) -> Any:
-        """Any Attention; where the heads are repeated is found by their axes."""
-        return op.Attention(q, k, v, ...)
+    roots = ("Attention",)
 
-    def check(self, ctx: Context, match: Match, k: ir.Value, v: ir.Value) -> bool | dict[str, Any]:
-        """Both repeat alike, inside the axis of heads."""
-        if "q_num_heads" in match.root.attributes:
-            return False
-        facts = ctx.get(shapes)
-        found = [_unrepeated(x, facts) for x in (k, v)]
-        if any(f is None for f in found) or len({f[3] for f in found if f is not None}) != 1:
-            return False
-        return {"found": found}
-
-    def rewrite(
-        self,
-        op: Any,
-        match: Match,
-        q: ir.Value,
-        found: list[tuple[ir.Value, Steps, tuple[Dim, ...], Dim]],
-    ) -> ir.Value:
-        """Attention on the heads as they are."""
-        root = match.root
-        narrow = [apply_steps(op, x, steps, dims) for x, steps, dims, _ in found]
-        out: ir.Value = op.node(
-            "Attention", [q, *narrow, *root.inputs[3:]], dict(root.attributes)
-        ).outputs[0]
-        return out
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        if "q_num_heads" in node.attributes:
+            return None
+        q, k, v, *others = node.inputs
+        keys, values = (_unrepeated(x, ctx.get(shapes)) for x in (k, v))
+        if keys is None or values is None or keys.times != values.times:
+            return None
+        return Replacement(
+            lambda op: op.again(node, [q, keys.write(op), values.write(op), *others])
+        )
 
 
-def _unrepeated(x: ir.Value, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim, ...], Dim] | None:
-    """The value x, [b, h n, t, d], repeats n times: source, steps to [b, h, t, d], its shape, n."""
+class _Source(NamedTuple):
+    """A value written as `steps` on `value`, of shape `dims`.
+
+    `times`: how often each head is repeated; `gain`: how many view operators fewer there are.
+    """
+
+    value: ir.Value
+    steps: Steps
+    dims: tuple[Dim, ...]
+    times: Dim = 1
+    gain: int = 0
+
+    def write(self, op: Builder) -> ir.Value:
+        return apply_steps(op, self.value, self.steps, self.dims)
+
+
+def _unrepeated(x: ir.Value | None, facts: Shapes) -> _Source | None:
+    """What the value x, [b, h n, t, d], repeats n times, as [b, h, t, d]."""
     links: list[ir.Node] = []
     at = x
     while True:
-        node = at.producer()
-        if node is None or node.inputs[0] is None:
+        node = None if at is None else at.producer()
+        if at is None or node is None or node.inputs[0] is None:
             return None
         if node.op_type == "Expand":
             break
@@ -81,20 +82,20 @@ def _unrepeated(x: ir.Value, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim,
     if len(layout.dims) != 4 or layout.drop(wide[0]) != (1, 0):
         return None
     steps = layout.steps()
-    return (source, steps, narrow, dims[wide[0]]) if writable(steps, narrow) else None
+    return _Source(source, steps, narrow, dims[wide[0]]) if writable(steps, narrow) else None
 
 
-def packed_steps(x: ir.Value, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim, ...], int] | None:
-    """How to get [b, s, h d] for the value x, [b, h, s, d]: source, steps, its shape, gain.
+def packed(x: ir.Value, facts: Shapes) -> _Source | None:
+    """How to get [b, s, h d] for the value x, [b, h, s, d].
 
-    The gain is how many view operators fewer there are when x itself is not needed any more.
+    The gain counts view operators when x itself is not needed any more.
     """
     dims = facts.shape(x)
     if dims is None or len(dims) != 4:
         return None
     b, h, s, d = dims
     links: list[ir.Node] = []
-    best: tuple[ir.Value, Steps, tuple[Dim, ...], int] | None = None
+    best: _Source | None = None
     at = x
     while True:
         source = facts.shape(at)
@@ -106,8 +107,8 @@ def packed_steps(x: ir.Value, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim
                 if layout.reshape((b, s, h * d)):
                     steps = layout.steps()
                     gain = len(links) - len(steps)
-                    if writable(steps, source) and (best is None or gain > best[3]):
-                        best = (at, steps, source, gain)
+                    if writable(steps, source) and (best is None or gain > best.gain):
+                        best = _Source(at, steps, source, gain=gain)
         node = at.producer()
         if node is None or not is_view(node) or node.inputs[0] is None:
             return best
@@ -125,7 +126,6 @@ class PackHeads(Rule):
     """
 
     def pattern(self, op: Any, q: Any, k: Any, v: Any) -> Any:
-        """The transposed result of an Attention on four axes."""
         return op.Transpose(op.Attention(q, k, v, ..., as_="attention"), perm=[0, 2, 1, 3])
 
     def check(
@@ -136,46 +136,36 @@ class PackHeads(Rule):
         q: ir.Value,
         k: ir.Value,
         v: ir.Value,
-    ) -> bool | dict[str, Any]:
-        """Fewer view operators in all, and a known number of heads."""
-        facts = ctx.get(shapes)
+    ) -> Bind | None:
+        facts, result = ctx.get(shapes), match.root.outputs[0]
         if "q_num_heads" in attention.attributes or len(attention.outputs) != 1:
-            return False
+            return None
         if _unrepeated(k, facts) is not None and _unrepeated(v, facts) is not None:
-            return False  # RepeatedHeads comes first
-        packed = [packed_steps(x, facts) for x in (q, k, v)]
-        dims, kv, out = facts.shape(q), facts.shape(k), facts.shape(match.root.outputs[0])
-        if any(p is None for p in packed) or dims is None or kv is None or out is None:
-            return False
+            return None  # RepeatedHeads comes first
+        sources = [s for s in (packed(x, facts) for x in (q, k, v)) if s is not None]
+        dims, kv, out = facts.shape(q), facts.shape(k), facts.shape(result)
+        if len(sources) < 3 or dims is None or kv is None or out is None:
+            return None
         if not isinstance(dims[1], int) or not isinstance(kv[1], int):
-            return False
-        result = match.root.outputs[0]
+            return None
         users = result.consumers()
         merges = len(users) == 1 and not result.is_graph_output() and is_view(users[0])
-        gain = sum(p[3] for p in packed if p is not None) + int(merges)
         b, s, h, e = out
         apart: Steps = [("Reshape", out)]
-        if gain <= 0 or not writable(apart, (b, s, h * e)):
-            return False
-        return {
-            "packed": packed,
-            "heads": (dims[1], kv[1]),
-            "apart": apart,
-            "flat": (b, s, h * e),
-        }
+        if sum(x.gain for x in sources) + merges <= 0 or not writable(apart, (b, s, h * e)):
+            return None
+        heads = {"q_num_heads": dims[1], "kv_num_heads": kv[1]}
+        return Bind(sources=sources, heads=heads, apart=apart, flat=(b, s, h * e))
 
     def rewrite(
         self,
-        op: Any,
+        op: Builder,
         attention: ir.Node,
-        packed: list[tuple[ir.Value, Steps, tuple[Dim, ...], int]],
-        heads: tuple[int, int],
+        sources: list[_Source],
+        heads: dict[str, int],
         apart: Steps,
         flat: tuple[Dim, ...],
     ) -> ir.Value:
-        """Attention on packed operands."""
-        operands = [apply_steps(op, x, steps, dims) for x, steps, dims, _ in packed]
-        attributes: dict[str, Any] = dict(attention.attributes)
-        attributes |= {"q_num_heads": heads[0], "kv_num_heads": heads[1]}
-        out = op.node("Attention", [*operands, *attention.inputs[3:]], attributes).outputs[0]
+        operands = [x.write(op) for x in sources]
+        out = op.again(attention, [*operands, *attention.inputs[3:]], **heads)
         return apply_steps(op, out, apart, flat)

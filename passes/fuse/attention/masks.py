@@ -1,4 +1,4 @@
-"""What an attention mask does to a row it masks fully, and how to keep that.
+"""Attention masks: what one does to a row it masks fully, and how to keep that.
 
     softmax, additive -Inf           the row is NaN (an exporter's guard makes it 0)
     softmax, additive lowest float   every score is absorbed: the row is uniform
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +21,7 @@ from graphopt.passes.fuse.weights import Array
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape, constant_value
 
 __all__ = ["HUGE", "Mask", "Term", "judge", "mask_operand", "nudged", "only_masks", "soften"]
@@ -164,7 +164,7 @@ def _product(node: ir.Node, facts: Shapes) -> Mask:
     return UNKNOWN
 
 
-def soften(value: ir.Value, op: Any) -> None:
+def soften(value: ir.Value, op: Builder) -> None:
     """Replace the lowest float by the one above it in the constants `value` is made of."""
     node = value.producer()
     if node is None:
@@ -205,7 +205,7 @@ def _adds_to_scores(node: ir.Node, index: int) -> bool:
 
 
 def mask_operand(
-    op: Any,
+    op: Builder,
     terms: Sequence[tuple[Term, Shape]],
     q: ir.Value,
     grid: Shape,
@@ -231,22 +231,20 @@ def mask_operand(
     return _widened(op, mask, q, grid[2]) if mask is not None and widen else mask
 
 
-def _summand(op: Any, term: Term, dtype: ir.DataType, softly: bool) -> ir.Value:
+def _summand(op: Builder, term: Term, dtype: ir.DataType, softly: bool) -> ir.Value:
     if term.value is None:
         fill = op.constant(nudged(np.array(term.fill, dtype.numpy())), "masked")
         zero = op.constant(np.array(0.0, dtype.numpy()), "kept")
         chosen = (zero, fill) if term.keeps else (fill, zero)
-        out: ir.Value = op.Where(term.condition, *chosen)
-        return out
+        return op.Where(term.condition, *chosen)
     if softly and constant_value(term.value) is not None:
-        made: ir.Value = op.constant(nudged(array_of(term.value)), term.value.name)
-        return made
+        return op.constant(nudged(array_of(term.value)), term.value.name)
     if softly:
         soften(term.value, op)
     return term.value
 
 
-def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
+def _widened(op: Builder, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
     """The mask with a row for every query: implementations of Attention do not broadcast there.
 
     It stands right after the mask, so that every layer that needs the same one finds it.
@@ -259,7 +257,7 @@ def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
             if constant_value(shape) is not None and array_of(shape).tolist() == [1, 1, rows, 1]:
                 place_after(use.node, mask)
                 return use.node.outputs[0]
-        wide: ir.Value = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))
+        wide = op.Expand(mask, op.constant(np.array([1, 1, rows, 1]), "mask_shape"))
         node = wide.producer()
         assert node is not None
         if constant_value(mask) is None:
@@ -267,5 +265,4 @@ def _widened(op: Any, mask: ir.Value, q: ir.Value, rows: Dim) -> ir.Value:
         return wide
     one = op.constant(np.array([1]), "one")
     target = op.Concat(one, one, op.Shape(q, start=2, end=3), one, axis=0)
-    out: ir.Value = op.Expand(mask, target)
-    return out
+    return op.Expand(mask, target)

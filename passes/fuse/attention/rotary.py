@@ -1,22 +1,26 @@
-"""Rotary position embeddings written out become RotaryEmbedding (opset 23)."""
+"""Rotary position embedding (RoPE) fusion: written out, it becomes RotaryEmbedding (opset 23)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.fuse.attention.rotary_tables import HalfTable, batch_source, half_table
-from graphopt.passes.fuse.availability import reachable, standard
+from graphopt.passes.fuse.attention.rotary_tables import batch_source, half_table
+from graphopt.passes.fuse.availability import available, reachable
 from graphopt.passes.fuse.layout.views import is_view
 from graphopt.passes.fuse.weights import Array
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Refused, Replacement, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape
+from graphopt.rewriting.rules import Found
 
 __all__ = ["Rotary", "taken"]
 
@@ -101,143 +105,136 @@ def _rotation(rotated: ir.Value, x: ir.Value, facts: Shapes) -> str:
 
 def _tables(
     cos: ir.Value, sin: ir.Value, dims: Shape, pairs: bool
-) -> tuple[list[Array], bool] | str:
+) -> tuple[list[Array], bool] | Refused:
     """Half tables [s, d / 2], and whether positions are the second axis; or why there are none."""
     tables: list[Array] = []
     early = False
     for value in (cos, sin):
         shape = constant_shape(value)
         if shape is None or int(np.prod(shape)) > LARGEST:
-            return "the tables of cosines and sines are not constant"
+            return Refused("the tables of cosines and sines are not constant")
         wide = (1,) * (4 - len(shape)) + shape
         early = wide == (1, dims[1], 1, dims[3]) and wide != (1, 1, dims[2], dims[3])
         if wide != (1, 1, dims[2], dims[3]) and not early:
-            return "the tables do not run along positions and channels alone"
+            return Refused("the tables do not run along positions and channels alone")
         table = array_of(value).reshape(-1, wide[3])
         half = wide[3] // 2
         a, b = (table[:, 0::2], table[:, 1::2]) if pairs else (table[:, :half], table[:, half:])
         if not np.array_equal(a, b):
-            return "the halves of the tables differ"
+            return Refused("the halves of the tables differ")
         tables.append(np.ascontiguousarray(a))
     return tables, early
 
 
-class Rotary(Rule):
+class Rotary(Walker):
     """x * cos + rotate(x) * sin -> RotaryEmbedding(x, cos', sin', positions)
 
     with rotate(x1, x2) = (-x2, x1) of the halves, or of every pair, of the channels of
     x: [b, h, s, d] or [b, s, h, d], and constant tables cos and sin whose two halves are equal
-    (Su et al., arXiv:2104.09864); cos' and sin' are the half tables.
+    (Su et al., arXiv:2104.09864); cos' and sin' are the half tables. Tables that are computed while
+    the model runs go without positions (see `rotary_tables`).
     """
 
     shared = True
 
-    def pattern(self, op: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        """A sum of two products; which is which is found by what they read."""
-        return op.Add(op.Mul(a, b, as_="one"), op.Mul(c, d, as_="other"))
+    roots = ("Add",)
 
-    def check(self, ctx: Context, one: ir.Node, other: ir.Node) -> bool | str | dict[str, Any]:
-        """One product is of x, the other of x rotated; tables with equal halves."""
+    def find(self, node: ir.Node, ctx: Context) -> Found:
         facts = ctx.get(shapes)
-        found = self._parts(one, other, facts) or self._parts(other, one, facts)
+        one, other = (None if v is None else v.producer() for v in node.inputs)
+        if one is None or other is None:
+            return None
+        found = _parts(one, other, facts) or _parts(other, one, facts)
         if found is None:
-            return False
-        x, cos, sin, kind = found
+            return None
+        x, cos, sin, pairs = found
         dims = facts.shape(x)
         assert dims is not None
-        tables = _tables(cos, sin, dims, kind == "pairs")
-        if isinstance(tables, str):
-            computed = kind == "halves" and self._computed(ctx, one, (cos, sin), dims)
-            if not computed:
+        tables = _tables(cos, sin, dims, pairs)
+        if isinstance(tables, Refused):
+            build = None if pairs else _by_computed(ctx, node, x, (cos, sin), dims)
+            if build is None:
                 return tables
-            computed["x"] = x
-            return computed if standard(ctx, "RotaryEmbedding", 23) else False
-        if not isinstance(dims[0], int):
-            return "the batch size is not known"
-        if tables[1] and not all(isinstance(d, int) for d in dims):
-            return "the sizes are not known"
-        if not reachable(ctx, "RotaryEmbedding", 23):
-            return "the target has no RotaryEmbedding at this opset"
-        if not standard(ctx, "RotaryEmbedding", 23):
-            return False
-        names = (cos.name, sin.name)
-        return {"x": x, "tables": tables, "dims": dims, "names": names, "kind": kind}
+        else:
+            if not isinstance(dims[0], int):
+                return Refused("the batch size is not known")
+            if tables[1] and not all(isinstance(d, int) for d in dims):
+                return Refused("the sizes are not known")
+            build = partial(_by_constants, x, tables, dims, (cos.name, sin.name), pairs)
+        verdict = available(ctx, "RotaryEmbedding", 23)
+        return Replacement(build, (one, other)) if isinstance(verdict, Bind) else verdict
 
-    @staticmethod
-    def _computed(
-        ctx: Context, node: ir.Node, tables: tuple[ir.Value, ir.Value], dims: Shape
-    ) -> dict[str, Any] | None:
-        """Half tables that are computed while the model runs."""
-        facts = ctx.get(shapes)
-        if node.graph is not ctx.model.graph or not reachable(ctx, "RotaryEmbedding", 23):
-            return None
-        for heads in (1, 2):
-            found = [half_table(t, heads, facts) for t in tables]
-            made = [t for t in found if t is not None]
-            rows = (dims[3 - heads], int(str(dims[3])) // 2)
-            if len(made) < 2 or not isinstance(dims[heads], int):
+
+def _parts(
+    straight: ir.Node, turned: ir.Node, facts: Shapes
+) -> tuple[ir.Value, ir.Value, ir.Value, bool] | None:
+    """x, cos, sin, and whether pairs are rotated, of the products of x and of x rotated."""
+    if any(n.op_type != "Mul" or len(n.outputs[0].uses()) != 1 for n in (straight, turned)):
+        return None
+    for x, cos in (straight.inputs, straight.inputs[::-1]):
+        for rotated, sin in (turned.inputs, turned.inputs[::-1]):
+            if x is None or cos is None or rotated is None or sin is None:
                 continue
-            if all(t.dims[-2:] == rows and t.dims[:-2] in ((), (1,), (dims[0],)) for t in made):
-                source = batch_source(dims[0], ctx.model, facts)
-                if source is None and not isinstance(dims[0], int):
-                    return None
-                x = {"halves": made, "source": source, "early": heads == 2, "dims": dims}
-                return {**x, "tables": None, "names": None, "kind": "halves"}
+            kind = _rotation(rotated, x, facts)
+            if kind:
+                return x, cos, sin, kind == "pairs"
+    return None
+
+
+def _by_constants(
+    x: ir.Value,
+    tables: tuple[list[Array], bool],
+    dims: tuple[Any, ...],
+    names: tuple[str | None, str | None],
+    pairs: bool,
+    op: Builder,
+) -> ir.Value:
+    """RotaryEmbedding with constant half tables, one row a position."""
+    (cos, sin), early = tables
+    b, h, s, d = dims
+    positions = np.tile(np.arange(cos.shape[0], dtype=np.int64), (b, 1))
+    if early:
+        x = op.Reshape(x, op.constant(np.array([b, h, s * d]), "shape"))
+    out = op.RotaryEmbedding(
+        x,
+        op.constant(cos, names[0]),
+        op.constant(sin, names[1]),
+        op.constant(positions, "positions"),
+        interleaved=1 if pairs else None,
+        num_heads=s if early else None,
+    )
+    return op.Reshape(out, op.constant(np.array(dims), "shape")) if early else out
+
+
+def _by_computed(
+    ctx: Context, node: ir.Node, x: ir.Value, tables: tuple[ir.Value, ir.Value], dims: Shape
+) -> Callable[[Builder], ir.Value] | None:
+    """RotaryEmbedding with half tables that are computed while the model runs."""
+    facts = ctx.get(shapes)
+    if node.graph is not ctx.model.graph or not reachable(ctx, "RotaryEmbedding", 23):
         return None
-
-    @staticmethod
-    def _parts(
-        straight: ir.Node, turned: ir.Node, facts: Shapes
-    ) -> tuple[ir.Value, ir.Value, ir.Value, str] | None:
-        if any(len(n.outputs[0].uses()) != 1 for n in (straight, turned)):
-            return None
-        for x, cos in (straight.inputs, straight.inputs[::-1]):
-            for rotated, sin in (turned.inputs, turned.inputs[::-1]):
-                if x is None or cos is None or rotated is None or sin is None:
-                    continue
-                kind = _rotation(rotated, x, facts)
-                if kind:
-                    return x, cos, sin, kind
-        return None
-
-    def rewrite(
-        self,
-        op: Any,
-        x: ir.Value,
-        tables: tuple[list[Array], bool] | None,
-        dims: tuple[int, int, int, int],
-        names: tuple[str, str],
-        kind: str,
-        halves: list[HalfTable] | None = None,
-        source: tuple[ir.Value, int] | None = None,
-        early: bool = False,
-    ) -> ir.Value:
-        """RotaryEmbedding with half tables, one row a position."""
-        if halves is not None:
-            return _rotated(op, x, [t.write(op, dims[0], source) for t in halves], dims, early)
-        assert tables is not None
-        (cos, sin), early = tables
-        b, h, s, d = dims
-        positions = np.tile(np.arange(cos.shape[0], dtype=np.int64), (b, 1))
-        if early:
-            x = op.Reshape(x, op.constant(np.array([b, h, s * d]), "shape"))
-        out: ir.Value = op.RotaryEmbedding(
-            x,
-            op.constant(cos, names[0]),
-            op.constant(sin, names[1]),
-            op.constant(positions, "positions"),
-            interleaved=1 if kind == "pairs" else None,
-            num_heads=s if early else None,
-        )
-        return op.Reshape(out, op.constant(np.array(dims), "shape")) if early else out
+    for heads in (1, 2):
+        found = [half_table(t, heads, facts) for t in tables]
+        made = [t for t in found if t is not None]
+        rows = (dims[3 - heads], int(str(dims[3])) // 2)
+        if len(made) < 2 or not isinstance(dims[heads], int):
+            continue
+        if all(t.dims[-2:] == rows and t.dims[:-2] in ((), (1,), (dims[0],)) for t in made):
+            source = batch_source(dims[0], ctx.model, facts)
+            if source is None and not isinstance(dims[0], int):
+                return None
+            return lambda op: _rotated(
+                op, x, [t.write(op, dims[0], source) for t in made], dims, early=heads == 2
+            )
+    return None
 
 
-def _rotated(op: Any, x: ir.Value, tables: list[ir.Value], dims: Shape, early: bool) -> ir.Value:
+def _rotated(
+    op: Builder, x: ir.Value, tables: list[ir.Value], dims: Shape, early: bool
+) -> ir.Value:
     """RotaryEmbedding with tables [b, s, d / 2] of x: [b, h, s, d], or `early` [b, s, h, d]."""
     if not early:
-        out: ir.Value = op.RotaryEmbedding(x, *tables)
-        return out
+        return op.RotaryEmbedding(x, *tables)
     packed = op.Reshape(x, op.constant(np.array([0, 0, -1]), "shape"))
     turned = op.RotaryEmbedding(packed, *tables, num_heads=dims[2])
-    back: ir.Value = op.Reshape(turned, op.constant(np.array([0, 0, dims[2], dims[3]]), "shape"))
-    return back
+    return op.Reshape(turned, op.constant(np.array([0, 0, dims[2], dims[3]]), "shape"))

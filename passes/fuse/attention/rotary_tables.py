@@ -1,4 +1,4 @@
-"""Tables of cosines and sines that are computed while the model runs.
+"""Rotary embedding caches: tables of cosines and sines that are computed while the model runs.
 
     freqs = positions x inverse frequencies          [b or 1, s, d / 2]
     cos   = Cos(Concat(freqs, freqs)) * scaling      [b or 1, s, d]
@@ -11,7 +11,6 @@ for all layers: nodes go right after what they read, and one that is there alrea
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +20,7 @@ from graphopt.passes.fuse.layout.views import is_view
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_shape, number
 
 __all__ = ["HalfTable", "batch_source", "half_table"]
@@ -43,7 +43,7 @@ class HalfTable:
     steps: tuple[ir.Node, ...]
     dims: tuple[Dim, ...]
 
-    def write(self, op: Any, b: Dim, source: tuple[ir.Value, int] | None) -> ir.Value:
+    def write(self, op: Builder, b: Dim, source: tuple[ir.Value, int] | None) -> ir.Value:
         """The half table as [b, s, d / 2]; `source` is an input and its axis of size `b`."""
         value = self.base
         if constant_shape(value) is not None:
@@ -131,7 +131,7 @@ def batch_source(b: Dim, model: ir.Model, facts: Shapes) -> tuple[ir.Value, int]
     return None
 
 
-def _known(value: ir.Value, key: str, op: Any) -> ir.Value | None:
+def _known(value: ir.Value, key: str, op: Builder) -> ir.Value | None:
     """What was made of `value` in this model before."""
     known: ir.Value | None = value.meta.get(key)
     if known is None:
@@ -141,7 +141,7 @@ def _known(value: ir.Value, key: str, op: Any) -> ir.Value | None:
     return known if graph is op.model.graph else None
 
 
-def _half(op: Any, value: ir.Value) -> ir.Value:
+def _half(op: Builder, value: ir.Value) -> ir.Value:
     """The first half of a constant along its last axis."""
     half = _known(value, "graphopt.half", op)
     if half is None:
@@ -152,7 +152,7 @@ def _half(op: Any, value: ir.Value) -> ir.Value:
     return half
 
 
-def _again(op: Any, step: ir.Node, source: ir.Value) -> ir.Value:
+def _again(op: Builder, step: ir.Node, source: ir.Value) -> ir.Value:
     """`step` on the half `source`, right after the one value it reads that is no constant."""
     inputs = list(step.inputs)
     inputs[_place(step)] = source
@@ -170,8 +170,7 @@ def _again(op: Any, step: ir.Node, source: ir.Value) -> ir.Value:
     else:
         node = op.node(step.op_type, inputs, dict(step.attributes))
     place_after(node, read)
-    out: ir.Value = node.outputs[0]
-    return out
+    return node.outputs[0]
 
 
 def _place(step: ir.Node) -> int:
@@ -180,7 +179,7 @@ def _place(step: ir.Node) -> int:
 
 
 def _for_each_row(
-    op: Any, value: ir.Value, b: Dim, source: tuple[ir.Value, int] | None
+    op: Builder, value: ir.Value, b: Dim, source: tuple[ir.Value, int] | None
 ) -> ir.Value:
     """The table once for every row of the batch."""
     key = f"graphopt.rows {b}"
@@ -200,6 +199,5 @@ def _for_each_row(
         target = joined.outputs[0]
     node = op.node("Expand", [value, target])
     place_after(node, value if value.producer() is not None else target)
-    made: ir.Value = node.outputs[0]
-    value.meta[key] = made
-    return made
+    value.meta[key] = node.outputs[0]
+    return node.outputs[0]

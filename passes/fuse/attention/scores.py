@@ -1,4 +1,4 @@
-"""From a softmax up to the product of query and key: scale, soft cap, masks, and merged heads.
+"""Attention scores: from a softmax up to the product of query and key, by scale, cap and masks.
 
 The walk takes the operators in whatever order they come. Scores may have the axes [b, h, s, t] or,
 as batched products want them, [b h, s, t], and change between the two on the way.

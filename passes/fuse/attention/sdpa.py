@@ -1,4 +1,4 @@
-"""Scaled dot product attention written out becomes Attention (opset 23) or MultiHeadAttention.
+"""Attention fusion: scaled dot products written out become Attention or MultiHeadAttention.
 
     softmax(s Q K^T + mask) V        Q: [b, h, s, d]  K: [b, h, t, d]  V: [b, h, t, e]
 
@@ -10,6 +10,7 @@ rotation to `rotary`.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,14 @@ from graphopt.passes.fuse.availability import has, reachable, standard
 from graphopt.passes.fuse.layout.views import reshape_target
 from graphopt.passes.fuse.weights import FLOATS
 
-from graphopt import Context, Rule
+from graphopt import Context, Refused, Replacement, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder
 from graphopt.graph.constants import array_of, constant_value, number
-from graphopt.rewriting.patterns import Match
+from graphopt.rewriting.rules import Found
 
 __all__ = ["ScaledDotProduct"]
 
@@ -66,107 +68,100 @@ class _Plan:
     widen: bool = False
 
 
-class ScaledDotProduct(Rule):
+class ScaledDotProduct(Walker):
     """softmax(cap(s Q K^T) + mask) V -> Attention(Q, K, V, mask, scale=s, softcap=c)
 
     with the row of a fully masked query kept as it was (see `masks`), or a refusal.
     """
 
-    def pattern(self, op: Any, p: Any, v: Any) -> Any:
-        """The second product."""
-        return op.MatMul(p, v)
+    roots = ("MatMul",)
 
-    def check(self, p: ir.Value, v: ir.Value, match: Match, ctx: Context) -> Any:
-        """Find the parts; judge the mask."""
+    def find(self, node: ir.Node, ctx: Context) -> Found:
         facts = ctx.get(shapes)
-        found, guarded = find_softmax(p, match.root, facts)
+        p, v = node.inputs
+        if p is None or v is None:
+            return None
+        found, guarded = find_softmax(p, node, facts)
         if found is None:
-            return False
+            return None
         softmax = found[-1]
         rank = facts.rank(softmax.outputs[0])
         if rank is None or attribute(softmax, "axis") not in (-1, rank - 1):
-            return False
+            return None
         scores = find_scores(softmax, facts)
         if scores.product is None:
-            return scores.reason
+            return Refused(scores.reason)
         q, k = scores.product.inputs[0], scores.product.inputs[1]
-        if q is None or k is None or facts.dtype(q) not in FLOATS[:3]:
-            return False
+        dtype = None if q is None else facts.dtype(q)
+        if q is None or k is None or dtype not in FLOATS[:3]:
+            return None
         sizes = _sizes(scores, (q, k, v), facts)
-        if isinstance(sizes, str):
+        if isinstance(sizes, Refused):
             return sizes
         plan = _plan(ctx, facts, scores, guarded, sizes)
-        if isinstance(plan, str):
+        if isinstance(plan, Refused):
             return plan
         if plan.operator == "Attention" and not standard(ctx, "Attention", 23):
-            return False
+            return None
         if plan.terms and not standard(ctx, "Shape", MASKED):
-            return False
+            return None
         q, sq, more_q = unscaled(q)
         k, sk, more_k = unscaled(k)
-        return {
-            "nodes": [*found, *scores.nodes, scores.product, *more_q, *more_k],
-            "operands": (q, k, v),
-            "by_head": scores.by_head,
-            "scale": scores.scale * (scores.cap or 1.0) * sq * sk,
-            "cap": scores.cap,
-            "plan": plan,
-            "out": facts.shape(match.root.outputs[0]),
-            "dtype": facts.dtype(q),
-        }
+        scale = scores.scale * (scores.cap or 1.0) * sq * sk
+        out = facts.shape(node.outputs[0]) or ()
+        build = partial(_write, plan, (q, k, v), scores, scale, out, dtype)
+        return Replacement(build, (*found, *scores.nodes, scores.product, *more_q, *more_k))
 
-    def rewrite(
-        self,
-        op: Any,
-        operands: tuple[ir.Value, ir.Value, ir.Value],
-        by_head: list[ir.Value],
-        scale: float,
-        cap: float,
-        plan: _Plan,
-        out: Shape,
-        dtype: ir.DataType,
-    ) -> ir.Value:
-        """The fused operator; the key is transposed back, merged heads are parted."""
-        (b, h, s, d), (_, _, t, _), (_, _, _, e) = plan.dims
-        given = ((b, h, s, d), (b, h, d, t), (b, h, t, e))
-        q, k, v = (
-            _reshaped(op, x, dims, (b * h, *dims[2:])) if merged else x
-            for x, dims, merged in zip(operands, given, plan.merged, strict=True)
-        )
-        for factor in by_head:
-            q = op.Mul(q, factor)
-        k = op.Transpose(k, perm=[0, 1, 3, 2])
-        mask = mask_operand(
-            op,
-            plan.terms,
+
+def _write(
+    plan: _Plan,
+    operands: tuple[ir.Value, ir.Value, ir.Value],
+    scores: Scores,
+    scale: float,
+    out: Shape,
+    dtype: ir.DataType,
+    op: Builder,
+) -> ir.Value:
+    """The fused operator; the key is transposed back, merged heads are parted."""
+    (b, h, s, d), (_, _, t, _), (_, _, _, e) = plan.dims
+    given = ((b, h, s, d), (b, h, d, t), (b, h, t, e))
+    q, k, v = (
+        _reshaped(op, x, dims, (b * h, *dims[2:])) if merged else x
+        for x, dims, merged in zip(operands, given, plan.merged, strict=True)
+    )
+    for factor in scores.by_head:
+        q = op.Mul(q, factor)
+    k = op.Transpose(k, perm=[0, 1, 3, 2])
+    mask = mask_operand(
+        op,
+        plan.terms,
+        q,
+        (b, h, s, t),
+        dtype=dtype,
+        softly=plan.soften,
+        widen=plan.widen,
+        direct=plan.direct,
+    )
+    if plan.operator == "Attention":
+        result = op.Attention(
             q,
-            (b, h, s, t),
-            dtype=dtype,
-            softly=plan.soften,
-            widen=plan.widen,
-            direct=plan.direct,
+            k,
+            v,
+            *([mask] if mask is not None else []),
+            scale=scale,
+            softcap=scores.cap or None,
+            is_causal=1 if plan.causal else None,
         )
-        result: ir.Value
-        if plan.operator == "Attention":
-            result = op.Attention(
-                q,
-                k,
-                v,
-                *([mask] if mask is not None else []),
-                scale=scale,
-                softcap=cap or None,
-                is_causal=1 if plan.causal else None,
-            )
-        else:
-            rank = 4 if plan.widen or any(t.merged for t, _ in plan.terms) else 0
-            rank = rank or max((len(dims) for _, dims in plan.terms), default=4)
-            result = _multi_head(op, (q, k, v), mask, rank, scale, h)
-        return _reshaped(op, result, out, (b, h, s, e)) if len(out) == 3 else result
+    else:
+        rank = 4 if plan.widen or any(t.merged for t, _ in plan.terms) else 0
+        rank = rank or max((len(dims) for _, dims in plan.terms), default=4)
+        result = _multi_head(op, (q, k, v), mask, rank, scale, h)
+    return _reshaped(op, result, out, (b, h, s, e)) if len(out) == 3 else result
 
 
 def _sizes(
     scores: Scores, operands: tuple[ir.Value, ir.Value, ir.Value], facts: Shapes
-) -> tuple[tuple[Shape, Shape, Shape], tuple[bool, bool, bool]] | str:
+) -> tuple[tuple[Shape, Shape, Shape], tuple[bool, bool, bool]] | Refused:
     """[b, h, s, d], [b, h, t, d], [b, h, t, e] and which operands have b and h merged."""
     given = [facts.shape(x) for x in operands]
     heads = scores.heads
@@ -175,23 +170,23 @@ def _sizes(
     dims: list[Shape] = []
     for d in given:
         if d is None or len(d) not in (3, 4):
-            return "an operand does not have the axes batch, head, position and channel"
+            return Refused("an operand does not have the axes batch, head, position and channel")
         if len(d) == 3:
             b, h = heads or (d[0], 1)
             if d[0] != b * h:
-                return "an operand's first axis is not batch and heads"
+                return Refused("an operand's first axis is not batch and heads")
             d = (b, h, *d[1:])
         dims.append(d)
     q, kt, v = dims
     shared = kt[1] == 1 and all(d is not None and len(d) == 4 for d in given)
     if q[0] != kt[0] or kt[:2] != v[:2] or (q[1] != kt[1] and not shared):
-        return "query, key and value differ in batch or heads"
+        return Refused("query, key and value differ in batch or heads")
     if q[3] != kt[2] or kt[3] != v[2]:
-        return "the lengths of query, key and value are not known to agree"
+        return Refused("the lengths of query, key and value are not known to agree")
     merged = tuple(d is not None and len(d) == 3 for d in given)
     for d, was in zip(dims, merged, strict=True):
         if was and reshape_target(d, (d[0] * d[1], *d[2:])) is None:
-            return "the sizes that part batch and heads are not known"
+            return Refused("the sizes that part batch and heads are not known")
     return (q, (*kt[:2], kt[3], kt[2]), v), (merged[0], merged[1], merged[2])
 
 
@@ -201,7 +196,7 @@ def _plan(
     scores: Scores,
     guarded: bool,
     sizes: tuple[tuple[Shape, Shape, Shape], tuple[bool, bool, bool]],
-) -> _Plan | str:
+) -> _Plan | Refused:
     """The operator to write and its mask, or the reason for none."""
     q, k, _ = sizes[0]
     grid = (*q[:3], k[2])
@@ -209,12 +204,12 @@ def _plan(
     contrib = has(ctx, "com.microsoft:MultiHeadAttention")
     contrib = contrib and isinstance(q[1], int) and q[1] == k[1] and not scores.cap
     if not (exact or contrib):
-        return "the target has no fused attention at this opset"
+        return Refused("the target has no fused attention at this opset")
     wide = [_wide(t, facts, grid) for t in scores.terms]
     if any(w is None or any(x not in (1, y) for x, y in zip(w, grid, strict=True)) for w in wide):
-        return "the mask does not broadcast to batch, heads and positions"
+        return Refused("the mask does not broadcast to batch, heads and positions")
     if wide and not any(w is not None and w[3] == grid[3] for w in wide):
-        return "the mask does not give every key a value"
+        return Refused("the mask does not give every key a value")
     rows = bool(wide) and grid[2] != 1 and all(w is not None and w[2] == 1 for w in wide)
     shaped = tuple((t, facts.shape(t.tensor) or ()) for t in scores.terms)
     base = _Plan("Attention", *sizes, terms=shaped, widen=rows)
@@ -222,10 +217,10 @@ def _plan(
     judged = [t.judge(facts, dtype or ir.DataType.FLOAT) for t in scores.terms]
     if exact:
         plan = _standard_plan(base, judged, guarded, facts, grid)
-        if not isinstance(plan, str) or not contrib:
+        if not isinstance(plan, Refused) or not contrib:
             return plan
     if guarded and not all(j.known and not j.neg_inf for j in judged):
-        return "MultiHeadAttention makes a fully masked row NaN, the guard made it 0"
+        return Refused("MultiHeadAttention makes a fully masked row NaN, the guard made it 0")
     return dataclasses.replace(base, operator="MultiHeadAttention")
 
 
@@ -243,20 +238,20 @@ def _wide(term: Term, facts: Shapes, grid: Shape) -> Shape | None:
 
 def _standard_plan(
     base: _Plan, judged: list[Mask], guarded: bool, facts: Shapes, grid: Shape
-) -> _Plan | str:
+) -> _Plan | Refused:
     if not all(j.known for j in judged):
-        return "the mask may hold anything: a fully masked row is 0 in Attention"
+        return Refused("the mask may hold anything: a fully masked row is 0 in Attention")
     if sum(bool(j.neg_inf or j.lowest) for j in judged) > 1:
-        return "the sum of two masks may hold -Inf"
+        return Refused("the sum of two masks may hold -Inf")
     neg_inf = any(j.neg_inf for j in judged)
     if neg_inf and not guarded:
-        return "a fully masked row is NaN here and 0 in Attention"
+        return Refused("a fully masked row is NaN here and 0 in Attention")
     lowest = any(j.lowest_rows for j in judged)
     if neg_inf and lowest:
-        return "masked positions hold both -Inf and the lowest float"
+        return Refused("masked positions hold both -Inf and the lowest float")
     values = [t.value for t, _ in base.terms if t.value is not None]
     if lowest and not all(constant_value(m) is not None or only_masks(m) for m in values):
-        return "the mask is read elsewhere too"
+        return Refused("the mask is read elsewhere too")
     plan = dataclasses.replace(base, soften=lowest)
     if len(base.terms) != 1:
         return plan
@@ -291,15 +286,14 @@ def _is_causal(a: Any, grid: Shape) -> bool:
     return bool((a[..., seen] == 0).all() and (a[..., ~seen] <= max(HUGE, -6e4)).all())
 
 
-def _reshaped(op: Any, x: ir.Value, dims: Shape, source: Shape) -> ir.Value:
+def _reshaped(op: Builder, x: ir.Value, dims: Shape, source: Shape) -> ir.Value:
     target = reshape_target(dims, source)
     assert target is not None
-    out: ir.Value = op.Reshape(x, op.constant(np.array(target, np.int64), "shape"))
-    return out
+    return op.Reshape(x, op.constant(np.array(target, np.int64), "shape"))
 
 
 def _multi_head(
-    op: Any,
+    op: Builder,
     operands: tuple[ir.Value, ir.Value, ir.Value],
     mask: ir.Value | None,
     rank: int,
@@ -320,5 +314,4 @@ def _multi_head(
         *packed, *tail, num_heads=heads, scale=scale, domain_="com.microsoft"
     )
     apart = op.Reshape(out, op.constant(np.array([0, 0, heads, -1]), "shape"))
-    result: ir.Value = op.Transpose(apart, perm=[0, 2, 1, 3])
-    return result
+    return op.Transpose(apart, perm=[0, 2, 1, 3])

@@ -1,4 +1,4 @@
-"""Axes as products of factors: what a chain of Reshape and Transpose does to a tensor.
+"""Layout algebra: axes as products of factors, what a chain of Reshape and Transpose does to them.
 
 Every axis of the source is a list of factors, outermost first; Transpose permutes axes, Reshape
 cuts the sequence of all factors anew, splitting a factor where it must (12 into 3 * 4). At the end

@@ -1,4 +1,4 @@
-"""Chains of one operator become one: Concat, Slice, reductions."""
+"""Operator merging: chains of Concat, of Slice and of one reduction become one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.norms import reduced_axes
 
-from graphopt import Context, Rule
+from graphopt import Bind, Context, Replacement, Rule, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.attributes import attribute
-from graphopt.rewriting.patterns import Match
+from graphopt.graph.building import Builder
 
 __all__ = ["ConcatChain", "ReduceChain", "SliceChain"]
 
@@ -21,41 +21,30 @@ def _alone(value: ir.Value | None) -> bool:
     return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
-class ConcatChain(Rule):
+class ConcatChain(Walker):
     """Concat(a, Concat(b, c), d) -> Concat(a, b, c, d)
 
     along the same axis, where nothing else reads the inner one: else it would be written twice.
     """
 
-    def pattern(self, op: Any) -> Any:
-        """Any Concat."""
-        return op.Concat(...)
+    roots = ("Concat",)
 
-    def check(self, ctx: Context, match: Match) -> bool | dict[str, Any]:
-        """One operand at least is a Concat along the same axis."""
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
         facts = ctx.get(shapes)
-        root = match.root
+        axis = _axis(node, facts)
         parts: list[ir.Value | None] = []
         inner: list[ir.Node] = []
-        for value in root.inputs:
-            node = None if value is None else value.producer()
-            if (
-                node is not None
-                and node.op_type == "Concat"
-                and node.graph is root.graph
-                and _alone(value)
-                and _axis(node, facts) == _axis(root, facts) is not None
-            ):
-                parts += node.inputs
-                inner.append(node)
+        for value in node.inputs:
+            maker = None if value is None else value.producer()
+            joins = maker is not None and maker.op_type == "Concat" and maker.graph is node.graph
+            if maker is not None and joins and _alone(value) and _axis(maker, facts) == axis:
+                parts += maker.inputs
+                inner.append(maker)
             else:
                 parts.append(value)
-        return {"parts": parts, "nodes": inner} if inner else False
-
-    def rewrite(self, op: Any, match: Match, parts: list[ir.Value | None]) -> ir.Value:
-        """Joined at once."""
-        out: ir.Value = op.Concat(*parts, axis=match.root.attributes["axis"].value)
-        return out
+        if axis is None or not inner:
+            return None
+        return Replacement(lambda op: op.again(node, parts), tuple(inner))
 
 
 def _axis(node: ir.Node, facts: Shapes) -> int | None:
@@ -77,42 +66,32 @@ class ReduceChain(Rule):
     """
 
     def pattern(self, op: Any, x: Any) -> Any:
-        """The same reduction twice."""
-        names = [f"Reduce{name}" for name in _REDUCTIONS]
-        return op.any(*(getattr(op, n)(getattr(op, n)(x, ..., as_="inner"), ...) for n in names))
+        reductions = [getattr(op, f"Reduce{name}") for name in _REDUCTIONS]
+        return op.any(*(r(r(x, ..., as_="inner"), ..., as_="outer") for r in reductions))
 
-    def check(
-        self, ctx: Context, match: Match, inner: ir.Node, x: ir.Value
-    ) -> bool | dict[str, Any]:
-        """Constant axes, told apart by their places in x."""
-        rank = ctx.get(shapes).rank(x)
-        keep = attribute(match.root, "keepdims")
+    def check(self, ctx: Context, outer: ir.Node, inner: ir.Node, x: ir.Value) -> Bind | None:
+        rank, keep = ctx.get(shapes).rank(x), attribute(outer, "keepdims")
         if rank is None or keep != attribute(inner, "keepdims"):
-            return False
+            return None
         first = reduced_axes(inner, rank)
         if first is None:
-            return False
-        left = [k for k in range(rank) if k not in first]
-        second = reduced_axes(match.root, rank if keep else len(left))
+            return None
+        left = [k for k in range(rank) if keep or k not in first]
+        second = reduced_axes(outer, len(left))
         if second is None:
-            return False
-        both = {*first, *(second if keep else (left[k] for k in second))}
-        return {"axes": sorted(both)} if both else False
+            return None
+        both = {*first, *(left[k] for k in second)}
+        return Bind(axes=sorted(both)) if both else None
 
     def rewrite(
-        self, op: Any, match: Match, ctx: Context, inner: ir.Node, x: ir.Value, axes: list[int]
+        self, op: Builder, outer: ir.Node, ctx: Context, x: ir.Value, axes: list[int]
     ) -> ir.Value:
-        """Reduced at once, axes where this opset has them."""
-        root = match.root
-        since = 13 if root.op_type == "ReduceSum" else 18
-        keep = {"keepdims": attribute(root, "keepdims")}
-        out: ir.Value
+        since = 13 if outer.op_type == "ReduceSum" else 18
+        kept: dict[str, Any] = {"keepdims": attribute(outer, "keepdims")}
         if ctx.model.graph.opset_imports.get("", 1) < since:
-            out = op.node(root.op_type, [x], {**keep, "axes": axes}).outputs[0]
-        else:
-            given = op.constant(np.array(axes, np.int64), "axes")
-            out = op.node(root.op_type, [x, given], keep).outputs[0]
-        return out
+            return op.node(outer.op_type, [x], {**kept, "axes": axes}).outputs[0]
+        given = op.constant(np.array(axes, np.int64), "axes")
+        return op.node(outer.op_type, [x, given], kept).outputs[0]
 
 
 #: axis -> (begin, end, step), all numbers, 0 <= begin <= end.
@@ -123,43 +102,28 @@ class SliceChain(Rule):
     """Slice(Slice(x, A), B) -> Slice(x, A then B), steps forward along axes of known size"""
 
     def pattern(self, op: Any, x: Any) -> Any:
-        """A Slice of a Slice."""
-        return op.Slice(op.Slice(x, ..., as_="inner"), ...)
+        return op.Slice(op.Slice(x, ..., as_="inner"), ..., as_="outer")
 
-    def check(
-        self, ctx: Context, match: Match, inner: ir.Node, x: ir.Value
-    ) -> bool | dict[str, Any]:
-        """Constant bounds."""
+    def check(self, ctx: Context, outer: ir.Node, inner: ir.Node) -> Bind | None:
         facts = ctx.get(shapes)
         if facts.opsets.get("", 1) < 10:
-            return False
-        first = _cut(inner, facts)
-        second = _cut(match.root, facts)
+            return None
+        first, second = _cut(inner, facts), _cut(outer, facts)
         if first is None or second is None:
-            return False
+            return None
         both = dict(first)
         for axis, (low, high, step) in second.items():
             base, _, stride = first.get(axis, (0, 0, 1))
-            if high <= low:
-                both[axis] = (0, 0, 1)
-            else:
-                last = base + (high - 1) * stride
-                both[axis] = (base + low * stride, last + 1, stride * step)
-        return {"cut": both}
+            last = base + (high - 1) * stride
+            empty = high <= low
+            both[axis] = (0, 0, 1) if empty else (base + low * stride, last + 1, stride * step)
+        return Bind(cut=both)
 
-    def rewrite(self, op: Any, x: ir.Value, cut: _Cut) -> ir.Value:
-        """Cut at once."""
+    def rewrite(self, op: Builder, x: ir.Value, cut: _Cut) -> ir.Value:
         axes = sorted(cut)
-        columns = [[cut[a][k] for a in axes] for k in range(3)]
-        starts, ends, steps = (np.array(c, np.int64) for c in columns)
-        out: ir.Value = op.Slice(
-            x,
-            op.constant(starts, "starts"),
-            op.constant(ends, "ends"),
-            op.constant(np.array(axes, np.int64), "axes"),
-            op.constant(steps, "steps"),
-        )
-        return out
+        starts, ends, steps = ([cut[a][k] for a in axes] for k in range(3))
+        given = {"starts": starts, "ends": ends, "axes": axes, "steps": steps}
+        return op.Slice(x, *(op.constant(np.array(v, np.int64), k) for k, v in given.items()))
 
 
 def _cut(node: ir.Node, facts: Shapes) -> _Cut | None:

@@ -1,4 +1,4 @@
-"""What an operator must be told when its operands come with their axes in another order.
+"""Layout propagation: what an operator must be told when its operands have other axis orders.
 
 With y = Transpose(x, perm), axis j of y is axis perm[j] of x. An operator on y computes the same
 on x, as a node with the attributes and constants that `restated` gives.

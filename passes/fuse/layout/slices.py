@@ -1,16 +1,16 @@
-"""Slices that part a value between them become one Split."""
+"""Slice to Split: slices that part a value between them become one Split."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import Context, Rule
+from graphopt import Context, Replacement, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
-from graphopt.rewriting.patterns import Match
+from graphopt.graph.building import Builder
 
 __all__ = ["SlicesToSplit", "place_after"]
 
@@ -29,62 +29,56 @@ def place_after(node: ir.Node, value: ir.Value) -> None:
         graph.insert_before(graph[0], node)
 
 
-class SlicesToSplit(Rule):
+class SlicesToSplit(Walker):
     """Slice(x, 0:a), Slice(x, a:b), ..., Slice(x, z:) -> Split(x, [a, b - a, ...])
 
     along one axis of known size, each part once and nothing left out.
     """
 
     shared = True
+    roots = ("Slice",)
 
-    def pattern(self, op: Any, x: Any) -> Any:
-        """One of the slices."""
-        return op.Slice(x, ...)
-
-    def check(self, ctx: Context, match: Match, x: ir.Value) -> bool | dict[str, Any]:
-        """The other slices of the same value make it whole."""
-        facts = ctx.get(shapes)
-        mine = _part(match.root, facts)
-        if mine is None or facts.opsets.get("", 1) < 13:  # Split's sizes were an attribute before
-            return False
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        facts, x = ctx.get(shapes), node.inputs[0]
+        mine = _part(node, facts)
+        if x is None or mine is None:
+            return None
+        if facts.opsets.get("", 1) < 13:  # Split's sizes were an attribute before
+            return None
         parts: dict[int, tuple[int, ir.Node]] = {}
         for use in x.uses():
-            node = use.node
-            if node.op_type != "Slice" or use.idx != 0 or node.graph is not match.root.graph:
+            other = use.node
+            if other.op_type != "Slice" or use.idx != 0 or other.graph is not node.graph:
                 continue
-            part = _part(node, facts)
+            part = _part(other, facts)
             if part is None or part[0] != mine[0]:
                 continue
-            if part[1] in parts or node.outputs[0].is_graph_output():
-                return False
-            parts[part[1]] = (part[2], node)
-        at, order = 0, []
+            if part[1] in parts or other.outputs[0].is_graph_output():
+                return None
+            parts[part[1]] = (part[2], other)
+        at, order, sizes = 0, [], []
         while at in parts:
-            at, node = parts[at]
-            order.append(node)
+            end, other = parts[at]
+            order.append(other)
+            sizes.append(end - at)
+            at = end
         dims = facts.shape(x)
         if dims is None or at != dims[mine[0]] or len(order) < 2 or len(order) != len(parts):
-            return False
-        return {"axis": mine[0], "order": order, "nodes": order}
+            return None
+        return Replacement(partial(_split, x, mine[0], order, sizes, node), tuple(order))
 
-    def rewrite(
-        self, op: Any, match: Match, x: ir.Value, axis: int, order: list[ir.Node], ctx: Context
-    ) -> ir.Value:
-        """One Split; the other slices' readers read it too."""
-        facts = ctx.get(shapes)
-        sizes = [int(str(facts.shape(n.outputs[0])[axis])) for n in order]  # type: ignore[index]
-        node = op.node(
-            "Split",
-            [x, op.constant(np.array(sizes, np.int64), "split")],
-            {"axis": axis},
-            outputs=len(order),
-        )
-        place_after(node, x)
-        for old, new in zip(order, node.outputs, strict=True):
-            if old is not match.root:
-                op.take_over(old.outputs[0], new)
-        result: ir.Value = node.outputs[order.index(match.root)]
-        return result
+
+def _split(
+    x: ir.Value, axis: int, slices: list[ir.Node], sizes: list[int], root: ir.Node, op: Builder
+) -> ir.Value:
+    """One Split; the readers of the slices but `root` read it too."""
+    given = op.constant(np.array(sizes, np.int64), "split")
+    node = op.node("Split", [x, given], {"axis": axis}, outputs=len(slices))
+    place_after(node, x)
+    for old, new in zip(slices, node.outputs, strict=True):
+        if old is not root:
+            op.take_over(old.outputs[0], new)
+    return node.outputs[slices.index(root)]
 
 
 def _part(node: ir.Node, facts: Shapes) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""Transposes pushed through operators that do not care, until they meet and cancel.
+"""Transpose elimination: pushed through operators that do not care, until two meet and cancel.
 
 A region is a set of nodes that compute the same in either layout (see `layouts`). Computed on what
 is before its Transposes, it needs none of them; a value that leaves it needs the Transpose, unless

@@ -1,19 +1,17 @@
-"""Chains of Reshape, Transpose, Squeeze, Unsqueeze and Flatten become as short as they can be."""
+"""Reshape and Transpose elimination: chains of views become as short as they can be."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fuse.layout.axes import Layout, Steps
 
-from graphopt import Context, Rule
+from graphopt import Context, Replacement, Walker
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
-from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.attributes import attribute
-from graphopt.rewriting.patterns import Match
+from graphopt.graph.building import Builder
 
 __all__ = ["VIEWS", "ShortenViews", "apply_steps", "reshape_target", "view_step"]
 
@@ -65,7 +63,7 @@ def writable(steps: Steps, source: tuple[Dim, ...]) -> bool:
     return True
 
 
-def apply_steps(op: Any, x: ir.Value, steps: Steps, source: tuple[Dim, ...]) -> ir.Value:
+def apply_steps(op: Builder, x: ir.Value, steps: Steps, source: tuple[Dim, ...]) -> ir.Value:
     """Write `steps` on `x`, whose shape is `source`."""
     at = source
     for kind, what in steps:
@@ -79,11 +77,7 @@ def apply_steps(op: Any, x: ir.Value, steps: Steps, source: tuple[Dim, ...]) -> 
     return x
 
 
-def _cost(steps: Steps) -> tuple[int, int]:
-    return len(steps), sum(kind == "Transpose" for kind, _ in steps)
-
-
-class ShortenViews(Rule):
+class ShortenViews(Walker):
     """A chain of Reshape, Transpose, Squeeze, Unsqueeze and Flatten -> the shortest that does it
 
     which is at most Reshape, Transpose, Reshape; see `axes`. A link that other nodes read too is
@@ -91,60 +85,54 @@ class ShortenViews(Rule):
     """
 
     shared = True
+    roots = VIEWS
 
-    def pattern(self, op: Any, x: Any) -> Any:
-        """The last link: its users are no links of it alone."""
-        return op.any(*(getattr(op, name)(x, ...) for name in VIEWS))
-
-    def check(self, ctx: Context, match: Match) -> bool | dict[str, Any]:
-        """Fewer operators, or as many with fewer that move memory."""
-        root = match.root
-        out = root.outputs[0]
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        out = node.outputs[0]
         if len(out.uses()) == 1 and not out.is_graph_output() and is_view(out.consumers()[0]):
-            return False
-        facts = ctx.get(shapes)
-        links: list[ir.Node] = []
-        best: tuple[int, int, ir.Value, Steps] | None = None
-        node: ir.Node | None = root
-        removed = (0, 0)
-        alone = True
-        while node is not None and is_view(node) and len(links) < LONGEST:
-            if node.graph is not root.graph:
-                break
-            links.append(node)
-            value = node.outputs[0]
-            alone = alone and (
-                node is root or (len(value.uses()) == 1 and not value.is_graph_output())
-            )
-            if alone:
-                removed = (removed[0] + 1, removed[1] + (node.op_type == "Transpose"))
-            source = node.inputs[0]
-            if source is None:
-                break
-            steps = self._steps(links, source, facts)
-            if steps is not None:
-                cost = _cost(steps)
-                gain = (removed[0] - cost[0], removed[1] - cost[1])
-                if gain > (0, 0) and (best is None or gain > best[:2]):
-                    best = (*gain, source, steps)
-            node = source.producer()
+            return None  # the last link of a chain finds it
+        best = _shortest(node, ctx.get(shapes))
         if best is None:
-            return False
-        return {"source": best[2], "steps": best[3], "dims": facts.shape(best[2])}
+            return None
+        source, steps, dims = best
+        return Replacement(lambda op: apply_steps(op, source, steps, dims))
 
-    @staticmethod
-    def _steps(links: list[ir.Node], source: ir.Value, facts: Shapes) -> Steps | None:
+
+def _shortest(root: ir.Node, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim, ...]] | None:
+    """Where to start from, the steps from there and its shape: fewer operators in all.
+
+    As many with fewer that move memory are better too.
+    """
+    links: list[ir.Node] = []
+    best = None
+    most = removed = (0, 0)
+    alone = True
+    node: ir.Node | None = root
+    while node is not None and is_view(node) and len(links) < LONGEST:
+        source, value = node.inputs[0], node.outputs[0]
+        if node.graph is not root.graph:
+            break
+        links.append(node)
+        alone &= node is root or (len(value.uses()) == 1 and not value.is_graph_output())
+        if alone:
+            removed = (removed[0] + 1, removed[1] + (node.op_type == "Transpose"))
+        if source is None:
+            break
         dims = facts.shape(source)
-        if dims is None:
-            return None
-        layout = Layout(dims)
-        if not all(view_step(layout, link, facts) for link in reversed(links)):
-            return None
-        steps = layout.steps()
-        return steps if writable(steps, dims) else None
+        steps = None if dims is None else _steps(links, dims, facts)
+        if dims is not None and steps is not None:
+            moving = sum(kind == "Transpose" for kind, _ in steps)
+            gain = (removed[0] - len(steps), removed[1] - moving)
+            if gain > most:
+                most, best = gain, (source, steps, dims)
+        node = source.producer()
+    return best
 
-    def rewrite(
-        self, op: Any, source: ir.Value, steps: Steps, dims: tuple[int | Expr, ...]
-    ) -> ir.Value:
-        """The shortest chain."""
-        return apply_steps(op, source, steps, dims)
+
+def _steps(links: list[ir.Node], dims: tuple[Dim, ...], facts: Shapes) -> Steps | None:
+    """The fewest steps that do what `links` (the last one first) do to a value of shape `dims`."""
+    layout = Layout(dims)
+    if not all(view_step(layout, link, facts) for link in reversed(links)):
+        return None
+    steps = layout.steps()
+    return steps if writable(steps, dims) else None

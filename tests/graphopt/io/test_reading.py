@@ -325,14 +325,6 @@ def test_training_info_is_refused(tmp_path):
     fails(write(tmp_path, proto), "training_info")
 
 
-def test_map_type_is_refused(tmp_path):
-    proto = linear()
-    value = proto.graph.output.add(name="h")
-    value.type.map_type.key_type = TensorProto.INT64
-    value.type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
-    fails(write(tmp_path, proto), "Map")
-
-
 def test_sparse_initializer_is_seen_dense(tmp_path):
     model = graphopt.load(write(tmp_path, sparse()))
     tensor = model.graph.initializers["w"].const_value

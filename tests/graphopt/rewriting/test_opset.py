@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
-from graphopt.rewriting.opset import raise_opset
+from graphopt.rewriting.opset import limit_opset, raise_opset
+from graphopt.testing import parse_model
 
 F = np.float32
 
@@ -167,3 +168,26 @@ def test_weights_stay_mapped(tmp_path):
     tensor = mapped.graph.initializers["w"].const_value
     assert raise_opset(mapped, 21)
     assert mapped.graph.initializers["w"].const_value is tensor
+
+
+def test_a_limit_holds_for_every_pass_and_is_said():
+    scores = parse_model(
+        "q = MatMul(x, wq)\nk = MatMul(x, wk)\nt = Transpose<perm=[0, 2, 1]>(k)\n"
+        "s = MatMul(q, t)\nd = Div(s, c)\np = Softmax<axis=-1>(d)\ny = MatMul(p, x)",
+        inputs={"x": (2, 3, 8)},
+        constants={
+            "wq": np.ones((8, 8), np.float32),
+            "wk": np.eye(8, dtype=np.float32),
+            "c": np.array(2.8, np.float32),
+        },
+        opset=17,
+    )
+    free = graphopt.optimize(scores, "fuse", target="onnx", measure=False)
+    held = graphopt.optimize(scores, "fuse", target="onnx", measure=False, max_opset=17)
+    assert held.model.graph.opset_imports[""] == 17
+    reached = free.model.graph.opset_imports[""]
+    said = any(f"opset 17 became {reached}" in n for n in free.report.steps[0].notes)
+    assert said == (reached > 17)
+    limit_opset(scores, 18)
+    with pytest.raises(ModelError, match="18 at most"):
+        raise_opset(scores, 19)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.errors import SamplesError, UsageError
-from graphopt.samples import Samples, open_samples
+from graphopt.samples import Samples, archives, open_samples
+from graphopt.samples.stream import inputs_of
 
 Dims = tuple[int | str | None, ...]
 
@@ -261,10 +265,10 @@ def test_a_function_that_raises(tmp_path):
     fails(f"{tmp_path}/data.py:feeds", IMAGE, "not a function")
 
 
-def test_inputs_that_are_no_tensors():
+def test_inputs_that_are_no_tensors_are_not_asked_for():
     value = ir.Value(name="s", type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT)))
     graph = ir.Graph([value], [], nodes=[], opset_imports={"": 20})
-    fails({"s": array(1)}, ir.Model(graph, ir_version=10), "'s'", "not a tensor")
+    assert inputs_of(ir.Model(graph, ir_version=10)) == []
 
 
 # --- images ---------------------------------------------------------------------------------
@@ -322,3 +326,38 @@ def test_images_that_cannot_be(photos):
     fails(photos, IMAGE, "2.png", "not a readable image")
     fails(photos, TOKENS, "one input")
     fails(photos, taking(x=("FLOAT", (1, 3))), "not a batch of images")
+
+
+# --- archives -------------------------------------------------------------------------------
+
+
+def test_compressed_archives_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "PART", 4 * 3 * 8 * 8 * 100)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 3, 8, 8)).astype(np.float32)
+    np.savez_compressed(tmp_path / "big.npz", x=x)
+    np.savez(tmp_path / "plain.npz", x=x)
+    model = taking(x=("FLOAT", ("n", 3, 8, 8)))
+    items = list(archives.read_npz(tmp_path / "big.npz", inputs_of(model)))
+    assert [len(i["x"]) for i in items] == [96] * 5 + [20]
+    got = [f["x"] for f in open_samples(tmp_path / "big.npz", model)]
+    want = [f["x"] for f in open_samples(tmp_path / "plain.npz", model)]
+    assert [len(g) for g in got] == [len(w) for w in want]
+    assert all(np.array_equal(g, w) for g, w in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_headers_that_claim_more_than_there_is(tmp_path, compression):
+    header = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 3, 8, 8)}
+    np.lib.format.write_array_header_1_0(header, described)
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w", compression) as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(64))
+    fails(tmp_path / "lie.npz", IMAGE, "lie.npz", "claims")
+
+
+@pytest.mark.parametrize("name", ["pipe.npz", "pipe.npy"])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    fails(tmp_path / name, IMAGE, name)
+    fails(tmp_path, IMAGE, "not a regular file")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from graphopt.passes.int8 import Int8
-from graphopt.passes.int8.rounding import Order, compensated, errors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graphopt.calibration.rounding import Order, compensated, errors
 from graphopt.context import Context
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples

@@ -33,7 +33,23 @@ Operator = Callable[[ir.Node, Facts, Shapes], "list[Fact] | None"]
 
 
 def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
-    """Facts of a node's outputs; unknown where nothing is sure."""
+    """Facts of a node's outputs; unknown where nothing is sure.
+
+    An operator may stand where it never runs with what it cannot take (a permutation out of range,
+    a step of 0, sizes of 2^70): nothing is known of what it makes, and a runtime that does run it
+    says what is wrong.
+    """
+    try:
+        return _infer(node, inputs, shapes)
+    except _MISFITS:
+        return []
+
+
+#: What NumPy, Python and `onnx_ir` raise on arguments that do not fit each other.
+_MISFITS = (ArithmeticError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError)
+
+
+def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain == "":
         function = OPERATORS.get(node.op_type)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes import values as shape_data
 from graphopt.analyses.shapes.facts import DATA_LIMIT, Fact, Shapes
-from graphopt.analyses.shapes.rules import Facts, axes_of, broadcast, product
+from graphopt.analyses.shapes.rules import Facts, axes_of, broadcast, product, unknown_sizes
 from graphopt.analyses.shapes.symbolic import Dim, Expr, floordiv, maximum, nonnegative
 from graphopt.graph.attributes import attribute
 
@@ -59,10 +59,7 @@ def _unsqueeze(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
 def _reshape(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
     x, target = ins[0], ins[1].data
     if target is None:
-        rank = ins[1].dims[0] if ins[1].dims else None
-        if isinstance(rank, int):
-            return [Fact(x.dtype, tuple(shapes.fresh() for _ in range(rank)))]
-        return [Fact(x.dtype)]
+        return [Fact(x.dtype, unknown_sizes(shapes, ins[1].dims[0] if ins[1].dims else None))]
     keep_zero = attribute(node, "allowzero", 0) == 1
     dims: list[Dim | None] = []
     for k, d in enumerate(target.ravel().tolist()):
@@ -116,10 +113,7 @@ def _constant_of_shape(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
     dtype = ir.DataType.FLOAT if tensor is None else tensor.dtype
     target = ins[0].data
     if target is None:
-        rank = ins[0].dims[0] if ins[0].dims else None
-        if isinstance(rank, int):
-            return [Fact(dtype, tuple(shapes.fresh() for _ in range(rank)))]
-        return [Fact(dtype)]
+        return [Fact(dtype, unknown_sizes(shapes, ins[0].dims[0] if ins[0].dims else None))]
     dims = tuple(d if nonnegative(d) else shapes.fresh() for d in target.tolist())
     fill = Fact(dtype, (), value.reshape(()))
     return [Fact(dtype, dims, shape_data.expand(fill, dims))]

@@ -1,0 +1,132 @@
+"""What is set right in a model while it is read: equal node names, sizes below zero, maps.
+
+Other tools take such files, and runtimes do not: two nodes of one graph may not share a name, and
+exporters write -1 for an axis whose size they do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+__all__ = ["mend", "take_maps"]
+
+
+def mend(proto: onnx.ModelProto) -> list[str]:
+    """Set right what can be, in place; a sentence on each kind of change."""
+    renamed: list[str] = []
+    unknown: list[str] = []
+    for values, nodes in _graphs(proto):
+        for value in values:
+            if _forget_negative(value.type):
+                unknown.append(value.name)
+        renamed += _tell_apart(nodes)
+    notes = []
+    if renamed:
+        notes.append(
+            f"{_count(renamed, 'node')} had the name of another and got names of their own: "
+            f"{_listed(renamed)}."
+        )
+    if unknown:
+        notes.append(
+            f"{_count(unknown, 'value')} declared sizes below zero, which were read as unknown: "
+            f"{_listed(unknown)}."
+        )
+    return notes
+
+
+def take_maps(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Take out declared types with maps in them, which `onnx_ir` lacks; those of the main graph."""
+    taken: dict[str, onnx.TypeProto] = {}
+    for values, _ in _graphs(proto):
+        for value in values:
+            if _holds_map(value.type):
+                kind = taken.setdefault(value.name, onnx.TypeProto())
+                kind.CopyFrom(value.type)
+                value.ClearField("type")
+    return {v.name: taken[v.name] for v in _ends(proto.graph) if v.name in taken}
+
+
+def _ends(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    return [*graph.input, *graph.output]
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    held = kind.WhichOneof("value")
+    if held in ("sequence_type", "optional_type"):
+        inner: onnx.TypeProto = getattr(kind, held).elem_type
+        return _holds_map(inner)
+    return bool(held == "map_type")
+
+
+_Scope = tuple[list[onnx.ValueInfoProto], Iterable[onnx.NodeProto]]
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[_Scope]:
+    """Declared values and nodes of every graph and function."""
+    yield from _inside(proto.graph)
+    for function in proto.functions:
+        yield list(function.value_info), function.node
+        yield from _below(function.node)
+
+
+def _inside(graph: onnx.GraphProto) -> Iterator[_Scope]:
+    yield [*_ends(graph), *graph.value_info], graph.node
+    yield from _below(graph.node)
+
+
+def _below(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Scope]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _inside(attribute.g)
+            for graph in attribute.graphs:
+                yield from _inside(graph)
+
+
+def _forget_negative(kind: onnx.TypeProto) -> bool:
+    """Make sizes below zero unknown, in sequences and optionals too; whether there were any."""
+    held = kind.WhichOneof("value")
+    if held in ("sequence_type", "optional_type"):
+        inner: onnx.TypeProto = getattr(kind, held).elem_type
+        return _forget_negative(inner)
+    if held not in ("tensor_type", "sparse_tensor_type"):
+        return False
+    found = [d for d in getattr(kind, held).shape.dim if d.dim_value < 0]
+    for dim in found:
+        dim.ClearField("dim_value")
+    return bool(found)
+
+
+def _tell_apart(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Give nodes of one graph that share a name, but the first, new ones; those they had."""
+    listed = list(nodes)
+    for node in listed:
+        for field in ("name", "doc_string"):  # no UTF-8: protobuf hands it out as bytes
+            text: str | bytes = getattr(node, field)
+            if isinstance(text, bytes):
+                setattr(node, field, text.decode(errors="backslashreplace"))
+    taken = {n.name for n in listed}
+    seen: set[str] = set()
+    renamed = []
+    for node in listed:
+        if node.name in seen and node.name:
+            renamed.append(node.name)
+            k = 1
+            while f"{node.name}_{k}" in taken:
+                k += 1
+            node.name = f"{node.name}_{k}"
+            taken.add(node.name)
+        seen.add(node.name)
+    return renamed
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"1 {what}" if len(names) == 1 else f"{len(names)} {what}s"
+
+
+def _listed(names: list[str]) -> str:
+    first = list(dict.fromkeys(names))
+    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+    return ", ".join(f"'{n}'" for n in first[:3]) + more

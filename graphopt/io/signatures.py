@@ -1,0 +1,114 @@
+"""Operator signatures: inputs, outputs and attributes as the ONNX standard has them; calls.
+
+A node that lacks what its operator needs is refused before anything looks at it, and so are
+functions that call themselves or stand for more nodes than a runtime could ever inline.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import onnx
+
+from graphopt.errors import ModelError
+
+__all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
+
+#: Names of the domain of standard operators.
+STANDARD = ("", "ai.onnx")
+#: Nodes that functions may become where they are called.
+_MOST = 1_000_000
+_Key = tuple[str, str, str]
+
+
+def title_of(node: onnx.NodeProto) -> str:
+    """Operator and name of a node, as messages show it; its first output's if it has none."""
+    label = node.name or next((o for o in node.output if o), "")
+    return f"{node.op_type} '{label}'"
+
+
+def check_signatures(proto: onnx.ModelProto) -> None:
+    """Standard operators have the inputs, outputs and attributes they need. Raises ModelError."""
+    local = {(f.domain, f.name) for f in proto.functions}
+    _check_signatures(proto.graph.node, _standard(proto.opset_import), local)
+    for function in proto.functions:
+        _check_signatures(function.node, _standard(function.opset_import), local)
+
+
+def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    return next((e.version for e in imports if e.domain in STANDARD), 0)
+
+
+def _check_signatures(
+    nodes: Iterable[onnx.NodeProto], version: int, local: set[tuple[str, str]]
+) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _check_signatures(graph.node, version, local)
+        schema = None
+        if node.domain in STANDARD and (node.domain, node.op_type) not in local:
+            schema = _schema(node.op_type, version)
+        if schema is None:
+            continue
+        for have, low, high, what in (
+            (len(node.input), schema.min_input, schema.max_input, "inputs"),
+            (len(node.output), schema.min_output, schema.max_output, "outputs"),
+        ):
+            if not low <= have <= high:
+                wanted = low if low == high or have < low else high
+                limit = "" if low == high else "at least " if have < low else "at most "
+                raise ModelError(
+                    f"{title_of(node)} has {have} {what}, the operator has {limit}{wanted}"
+                )
+        single = onnx.defs.OpSchema.FormalParameterOption.Single
+        for k, (name, parameter) in enumerate(zip(node.input, schema.inputs, strict=False)):
+            if not name and parameter.option == single:
+                raise ModelError(f"{title_of(node)} lacks its input {k} ({parameter.name})")
+        given = {a.name: a for a in node.attribute}
+        for name, wanted in schema.attributes.items():
+            if name not in given:
+                if wanted.required:
+                    raise ModelError(f"{title_of(node)} lacks the attribute '{name}'")
+                continue
+            kind = given[name].type
+            if kind and kind != wanted.type.value and not given[name].ref_attr_name:
+                raise ModelError(f"{title_of(node)}, attribute '{name}': not {wanted.type.name}")
+
+
+@cache
+def _schema(op_type: str, version: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def check_calls(proto: onnx.ModelProto) -> None:
+    """Functions end, and do not stand for too many nodes. Raises ModelError."""
+    calls = {(f.domain, f.name, f.overload): Counter(_called(f.node)) for f in proto.functions}
+    main = ("", "", "")
+    calls[main] = Counter(_called(proto.graph.node))
+    size: dict[_Key, int] = {}
+    try:
+        for key in graphlib.TopologicalSorter(calls).static_order():
+            body: Counter[_Key] = calls.get(key, Counter())
+            size[key] = sum(n * max(size.get(c, 1), 1) for c, n in body.items()) if body else 1
+            if size[key] > _MOST:
+                raise ModelError(
+                    f"its functions stand for more than {_MOST:,} nodes where they are called"
+                )
+    except graphlib.CycleError as error:
+        names = " -> ".join(name for _, name, _ in error.args[1])
+        raise ModelError(f"its functions call themselves: {names}") from error
+
+
+def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Key]:
+    for node in nodes:
+        yield node.domain, node.op_type, node.overload
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _called(graph.node)

@@ -1,0 +1,245 @@
+"""Task agreement: whether a lossy model still says the same, each output judged by what it is.
+
+    decisions    integers, booleans, text           equal, element by element
+    scores       one class of several in each row    the same top class; of a sequence of such rows
+                                                     also the same sequence, repeats collapsed
+    chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
+    embedding    rows of unit length                 the angle between the two
+    values       anything else                       error of each channel relative to its spread
+
+An error of the whole tensor says little: a column of scores beside pixel coordinates is lost in it.
+Outputs that may be scores or features (rows of no known meaning) agree if either reading does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.budget import MAX_DISAGREEMENT
+from graphopt.reporting.records import Agreement
+
+__all__ = ["Guard", "Kind", "kind_of"]
+
+Array = np.ndarray[Any, Any]
+Outputs = Mapping[str, Any]
+Kind = Literal["decisions", "scores", "chances", "embedding", "values", "features"]
+
+#: What one lossy step may change of what is not decided, where decisions may change by 1 %:
+#: 1 - cosine of embeddings, error over spread of values.
+MAX_TURN, MAX_ERROR = 0.01, 0.1
+#: Features whose top class is believed must be this close in angle too.
+_TURNED = 0.05
+#: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
+_ALIKE = 30
+_THRESHOLDS = (0.3, 0.5, 0.7)
+#: Operators that hand values on as they are.
+_MOVES = frozenset(
+    {"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+_BY_OPERATOR: dict[str, Kind] = {
+    "HardSigmoid": "chances",
+    "LogSoftmax": "scores",
+    "Sigmoid": "chances",
+    "Softmax": "scores",
+}
+
+
+def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
+    """What an output is, from the operator that makes it and from what it says on samples."""
+    if arrays[0].dtype.kind != "f":
+        return "decisions"
+    node = value.producer()
+    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    known = _BY_OPERATOR.get(node.op_type) if node is not None else None
+    rows = np.concatenate([_rows(a)[:256] for a in arrays if a.size][:16] or [np.zeros((0, 1))])
+    several = len({a.shape[-1:] for a in arrays}) == 1 and rows.shape[1] >= 2
+    if known == "chances" or (known == "scores" and several and _one(rows)):
+        return known
+    if not several or not np.isfinite(rows).all() or not len(rows):
+        return "values"
+    if _one(rows):
+        return "scores"
+    if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2) and rows.min() < 0:
+        return "embedding"
+    scales = rows.std(axis=0)
+    alike = scales.max() <= _ALIKE * scales.min()
+    return "features" if arrays[0].ndim in (2, 3) and alike else "values"
+
+
+class Guard:
+    """The source's outputs on samples, and how far from them a lossy model may be.
+
+    Args:
+        model: the source.
+        expected: its outputs, one mapping a run.
+        probe: the runs' inputs.
+        limit: share of decisions that may change.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        expected: Sequence[Outputs],
+        probe: Sequence[Mapping[str, Array]],
+        limit: float = MAX_DISAGREEMENT,
+    ) -> None:
+        self.expected, self.probe, self.limit = expected, probe, limit
+        self.kinds: dict[str, Kind] = {}
+        for value in model.graph.outputs:
+            arrays = [run[value.name] for run in expected if value.name and value.name in run]
+            if arrays and all(isinstance(a, np.ndarray) for a in arrays):
+                self.kinds[value.name or ""] = kind_of(value, arrays)
+
+    def judge(self, got: Iterable[Outputs], steps: int = 1) -> dict[str, Agreement]:
+        """How far each output agrees, on all runs; `steps` lossy ones may use the limit each."""
+        made = list(got)
+        return {
+            name: _JUDGES[kind](
+                [run[name] for run in self.expected],
+                [run[name] for run in made],
+                self.limit * steps,
+                steps,
+            )
+            for name, kind in self.kinds.items()
+        }
+
+
+def _rows(a: Array) -> Array:
+    """As rows of the last axis, in float64."""
+    return a.reshape(-1, a.shape[-1] if a.ndim else 1).astype(np.float64)
+
+
+def _one(rows: Array) -> bool:
+    """Whether each row is a distribution, or its logarithm."""
+    if rows.min(initial=0) >= -1e-6:
+        return bool(np.allclose(rows.sum(axis=1), 1, atol=1e-2))
+    if rows.max(initial=0) > 1e-6:
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.allclose(np.exp(rows).sum(axis=1), 1, atol=1e-2))
+
+
+def _decided(kind: str, pairs: Iterable[tuple[Any, Any]], limit: float) -> Agreement:
+    """Agreement of decisions: the share of elements that differ."""
+    n = wrong = 0
+    for a, b in pairs:
+        n += int(np.size(a))
+        wrong += int(np.size(a)) if np.shape(a) != np.shape(b) else int((a != b).sum())
+    return Agreement(kind, n, wrong, wrong / n if n else 0.0, limit)
+
+
+def _decisions(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    return _decided("decisions", zip(want, got, strict=True), limit)
+
+
+def _chances(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    at = [
+        _decided("chances", ((a > t, b > t) for a, b in zip(want, got, strict=True)), limit)
+        for t in _THRESHOLDS
+    ]
+    return max(at, key=lambda one: one.figure)
+
+
+def _scores(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    tops = [(a.argmax(-1), b.argmax(-1)) for a, b in zip(want, got, strict=True)]
+    single = _decided("scores", tops, limit)
+    lines = [
+        (x, y)
+        for a, b in tops
+        if a.ndim == 2 and a.shape == b.shape and a.shape[1] > 1
+        for x, y in zip(a, b, strict=True)
+    ]
+    if not lines:
+        return single
+    wrong = sum(not np.array_equal(_collapsed(x), _collapsed(y)) for x, y in lines)
+    whole = Agreement("sequences", len(lines), wrong, wrong / len(lines), limit)
+    return max(single, whole, key=lambda one: one.figure)
+
+
+def _collapsed(labels: Array) -> Array:
+    """A sequence without repeats, as connectionist temporal classification reads it."""
+    return labels[np.r_[True, labels[1:] != labels[:-1]]] if labels.size else labels
+
+
+def _embedding(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    return Agreement("embedding", len(want), None, _turn(want, got), MAX_TURN * steps)
+
+
+def _turn(want: list[Any], got: list[Any]) -> float:
+    """1 - the cosine between rows, the mean over all."""
+    turns = []
+    for a, b in zip(want, got, strict=True):
+        x, y = _rows(a), _rows(b)
+        lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        cosine = np.divide((x * y).sum(axis=1), lengths, out=np.ones(len(x)), where=lengths > 0)
+        turns.append(1 - cosine)
+    return float(np.concatenate(turns).mean()) if turns else 0.0
+
+
+def _values(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    return Agreement("values", len(want), None, _spread_error(want, got), MAX_ERROR * steps)
+
+
+def _spread_error(want: list[Any], got: list[Any]) -> float:
+    """RMS error of each channel over its standard deviation, the mean over channels.
+
+    Channels are the axis whose parts differ most in scale; one that never varies counts by the
+    spread of all.
+    """
+    axis = _channels(want)
+
+    def flat(arrays: list[Any]) -> Array:
+        parts = [np.moveaxis(np.atleast_1d(a), axis, -1) for a in arrays]
+        return np.concatenate([p.reshape(-1, p.shape[-1]).astype(np.float64) for p in parts])
+
+    x, y = flat(want), flat(got)
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
+    error = np.sqrt(((x - y) ** 2).mean(axis=0))
+    spread, whole = x.std(axis=0), float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0
+    spread = np.where(spread > 1e-3 * whole, spread, whole)
+    return float(np.minimum(error / spread, 1e6).mean()) if error.size else 0.0
+
+
+def _channels(arrays: list[Any]) -> int:
+    """The axis along which scales differ most, of those with one size in all runs."""
+    first = np.atleast_1d(arrays[0])
+    best, chosen = 0.0, first.ndim - 1
+    for axis in range(first.ndim):
+        sizes = {np.atleast_1d(a).shape[axis] for a in arrays}
+        if len(sizes) > 1 or not 2 <= first.shape[axis] <= 4096:
+            continue
+        others = tuple(k for k in range(first.ndim) if k != axis)
+        power = np.log(np.abs(first.astype(np.float64)).mean(axis=others) + 1e-12)
+        if float(power.std()) > best + 1e-9:
+            best, chosen = float(power.std()), axis
+    return chosen
+
+
+def _features(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    """As values, or as scores whose rows have not turned far: the better of the two."""
+    values = _values(want, got, limit, steps)
+    if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
+        return values
+    scores, turn = _scores(want, got, limit, steps), _turn(want, got)
+    if values.over <= 1 or max(scores.over, turn / _TURNED) >= values.over:
+        return values
+    if turn / _TURNED > scores.over:
+        return Agreement("embedding", len(want), None, turn, _TURNED)
+    return dataclasses.replace(scores, kind="scores")
+
+
+_JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, int], Agreement]] = {
+    "decisions": _decisions,
+    "scores": _scores,
+    "chances": _chances,
+    "embedding": _embedding,
+    "values": _values,
+    "features": _features,
+}

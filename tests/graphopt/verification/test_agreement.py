@@ -1,0 +1,183 @@
+"""The guard: each output judged by what it is."""
+
+import numpy as np
+import pytest
+from graphopt.passes.prune import Prune
+
+from graphopt import Budget, Pass, Samples, optimize
+from graphopt.budget import MAX_DISAGREEMENT
+from graphopt.reporting.confidence import upper_bound
+from graphopt.testing import parse_model
+from graphopt.verification.agreement import Guard, kind_of
+
+RNG = np.random.default_rng(0)
+
+
+def output(text, shape=(4, 8), constants=None):
+    return parse_model(text, inputs={"x": shape}, constants=constants or {}).graph.outputs[0]
+
+
+def softmax(a):
+    e = np.exp(a - a.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+ROWS = RNG.normal(size=(64, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "array", "kind"),
+    [
+        ("y = ArgMax(x)", RNG.integers(0, 8, (64, 1)), "decisions"),
+        ("y = Softmax(x)", softmax(ROWS), "scores"),
+        ("s = LogSoftmax(x)  y = Identity(s)", np.log(softmax(ROWS)), "scores"),
+        ("y = Relu(x)", softmax(ROWS), "scores"),
+        ("y = Sigmoid(x)", 1 / (1 + np.exp(-ROWS)), "chances"),
+        ("y = Relu(x)", ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True), "embedding"),
+        ("y = Relu(x)", ROWS, "features"),
+        ("y = Relu(x)", ROWS[:, :1], "values"),
+        ("y = Relu(x)", ROWS.reshape(4, 4, 4, 8), "values"),
+    ],
+)
+def test_an_output_is_what_makes_it_and_what_it_says(text, array, kind):
+    assert kind_of(output(text), [array]) == kind
+
+
+def judged(text, want, got, **options):
+    model = parse_model(text, inputs={"x": (4, 8)})
+    name = model.graph.outputs[0].name
+    guard = Guard(model, [{name: a} for a in want], [{}] * len(want), **options)
+    return guard.judge([{name: a} for a in got])[name]
+
+
+def test_scores_agree_where_the_top_class_does():
+    changed = softmax(ROWS).copy()
+    changed[3] = np.roll(changed[3], 1)
+    found = judged("y = Softmax(x)", [softmax(ROWS)], [changed])
+    assert (found.kind, found.n, found.disagreements) == ("scores", 64, 1)
+    assert found.figure == 1 / 64
+    assert found.over == pytest.approx(1 / 64 / MAX_DISAGREEMENT)
+    soft = judged("y = Softmax(x)", [softmax(ROWS)], [softmax(3 * ROWS)])
+    assert soft.disagreements == 0
+
+
+def test_a_sequence_is_wrong_as_a_whole():
+    """One of 20 steps of one of two lines: 2.5 % of the steps, half of the lines."""
+    want = softmax(9.0 * np.eye(5)[np.arange(40).reshape(2, 20) % 5])
+    got = want.copy()
+    got[0, 7] = np.roll(got[0, 7], 2)
+    found = judged("y = Softmax(x)", [want], [got])
+    assert (found.kind, found.n, found.disagreements) == ("sequences", 2, 1)
+
+
+def test_scores_beside_coordinates_count():
+    """A column of scores zeroed beside pixels: the whole tensor moves by less than 0.1 %."""
+    want = np.concatenate([RNG.uniform(0, 640, (1, 300, 4)), RNG.uniform(0, 1, (1, 300, 1))], -1)
+    got = want.copy()
+    got[..., 4] = 0
+    assert np.linalg.norm(want - got) < 1e-3 * np.linalg.norm(want) * 3
+    assert judged("y = Relu(x)", [want], [got]).over > 1
+    near = want + RNG.normal(size=want.shape) * want.std(axis=1) * 0.02
+    assert judged("y = Relu(x)", [want], [near]).over < 1
+
+
+def test_embeddings_are_compared_by_angle():
+    rows = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)
+    near = rows + 0.05 * RNG.normal(size=rows.shape) / 8**0.5
+    far = rows + 0.5 * RNG.normal(size=rows.shape) / 8**0.5
+    assert judged("y = Relu(x)", [rows], [near]).over < 1
+    assert judged("y = Relu(x)", [rows], [far]).over > 1
+
+
+def test_features_agree_as_scores_or_as_values():
+    peaked = (ROWS * 5).astype(np.float32)
+    same_top = peaked * (1 + 0.15 * RNG.normal(size=(64, 1)))
+    assert judged("y = Relu(x)", [peaked], [same_top]).over <= 1
+    assert judged("y = Relu(x)", [peaked], [np.roll(peaked, 1, 0)]).over > 1
+
+
+def test_integers_and_text_differ_or_not():
+    a = np.arange(10)
+    assert judged("y = ArgMax(x)", [a], [a + 1]).figure == 1
+    text = np.array(["a", "b"], object)
+    assert judged("y = ArgMax(x)", [text], [np.array(["a", "c"], object)]).figure == 0.5
+    assert judged("y = ArgMax(x)", [a], [a[:4]]).figure == 1  # another shape
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "bound"), [(0, 59, 0.0495), (0, 299, 0.00997), (3, 100, 0.0757), (5, 5, 1.0)]
+)
+def test_the_bound_is_that_of_clopper_and_pearson(k, n, bound):
+    """1 - 0.05^(1/n) where none differs; published tables for the others."""
+    assert upper_bound(k, n) == pytest.approx(bound, rel=2e-3)
+    if k == 0:
+        assert upper_bound(k, n) == pytest.approx(1 - 0.05 ** (1 / n))
+
+
+# --- in the pipeline ------------------------------------------------------------------------
+
+
+def classifier():
+    """Of 64 hidden units half count for little."""
+    rng = np.random.default_rng(1)
+    counts = np.repeat(np.float32([[1], [1e-3]]), 32, axis=0)
+    return parse_model(
+        "h = MatMul(x, w)  r = Relu(h)  l = MatMul(r, v)  y = Softmax(l)",
+        inputs={"x": ("batch", 16)},
+        constants={
+            "w": rng.normal(size=(16, 64)).astype(np.float32),
+            "v": rng.normal(size=(64, 10)).astype(np.float32) * counts,
+        },
+    )
+
+
+class Blunt(Pass):
+    """Turns the classes round: every decision is another."""
+
+    lossy = True
+
+    def run(self, model, ctx):
+        weight = model.graph.initializers["v"]
+        if not ctx.edit(self, "v"):
+            return 0
+        import onnx_ir as ir
+
+        weight.const_value = ir.tensor(np.roll(weight.const_value.numpy(), 1, 1), name="v")
+        return 1
+
+
+SAMPLES = Samples([{"x": RNG.normal(size=(200, 16)).astype(np.float32)}])
+
+
+def test_a_lossy_step_that_says_something_else_is_undone_and_told():
+    result = optimize(classifier(), [Blunt()], samples=SAMPLES, measure=False)
+    (step,) = result.report.steps
+    assert step.status == "undone"
+    assert "200 of 200 scores differ (100.0%, at most 1.0%)" in step.reason
+    assert result.report.validated
+
+
+def test_without_samples_or_with_limits_of_its_own_nothing_guards():
+    assert optimize(classifier(), [Blunt()], measure=False).report.steps[0].status == "kept"
+    lifted = Budget(max_disagreement=float("inf"))
+    kept = optimize(classifier(), [Blunt()], samples=SAMPLES, measure=False, budget=lifted)
+    assert kept.report.steps[0].status == "kept"
+    wide = Budget(max_error=10)
+    assert (
+        optimize(classifier(), [Blunt()], samples=SAMPLES, measure=False, budget=wide)
+        .report.steps[0]
+        .agreement
+        is None
+    )
+
+
+def test_prune_is_run_weaker_until_the_outputs_agree_and_replays():
+    strong = Prune(ratio=0.7, scope="inner")
+    result = optimize(classifier(), [strong], samples=SAMPLES, measure=False)
+    (step,) = result.report.steps
+    assert step.status == "kept"
+    assert any(note.startswith("run as prune(ratio=") for note in step.notes)
+    assert step.agreement["y"].over <= 1
+    again = optimize(classifier(), [strong], samples=SAMPLES, measure=False, replay=result.recipe)
+    assert again.recipe == result.recipe
+    assert again.report.after.params == result.report.after.params
