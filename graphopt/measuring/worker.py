@@ -11,7 +11,6 @@ kills the parent, and imports nothing from the working folder.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -29,13 +28,13 @@ from typing import Any
 import numpy as np
 
 from graphopt.backend import Arrays, Session, find_target
+from graphopt.children import child_command
 from graphopt.deploy.manifest import Manifest, manifest_from
 from graphopt.deploy.sessions import open_manifest
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.measuring.footprint import Weight, weigh
 from graphopt.measuring.statistics import Array
 from graphopt.target import Target
-from graphopt.user_code import import_path
 
 __all__ = ["Served", "all_served", "alternate", "keep_feeds", "serve", "served"]
 
@@ -105,11 +104,7 @@ def served(
     """
     how = json.dumps(dataclasses.asdict(manifest)) if manifest is not None else ""
     arguments = [str(path), target.name, str(target.threads), str(feeds_file), how]
-    code = (
-        f"import sys; sys.path[:] = {import_path()!r}; "
-        f"from graphopt.measuring.worker import main; main({os.getpid()}, sys.argv[1:])"
-    )
-    command = [sys.executable, "-E", "-P", "-W", "ignore", "-c", code, *arguments]
+    command = [*child_command("graphopt.measuring.worker", "main"), *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, **pipes) as process:
         try:
@@ -189,21 +184,12 @@ def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[lis
         yield times
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the system kill this process when `parent` ends (Linux), stopped or not."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent and sys.platform != "win32":  # it ended before that
-        os._exit(1)
-
-
-def main(parent: int, arguments: list[str]) -> None:
+def main() -> None:
     """Serve ARTIFACT on TARGET with THREADS, as MANIFEST says, on FEEDS: JSON lines."""
-    die_with_parent(parent)
     # what runtimes print goes where errors go; the lines of this protocol have the pipe alone
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    path, name, threads, file, how = arguments
+    path, name, threads, file, how = sys.argv[1:]
     tempfile.tempdir = str(Path(file).parent)  # the parent removes it, however this process ends
     with np.load(file) as given:
         feeds = {name: given[name] for name in given.files}
