@@ -19,7 +19,9 @@ import onnx_ir as ir
 from graphopt.backends.ort import OrtBackend
 
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
+from graphopt.errors import UsageError
 from graphopt.formats import save
+from graphopt.replacing import replace_files
 from graphopt.target import Target
 
 __all__ = ["CAPABILITIES", "GpuBackend", "fixed_shapes", "precisions"]
@@ -103,13 +105,20 @@ class GpuBackend(OrtBackend):
         return here or DEFAULT, able
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
-        """Write the model, its manifest and the script that runs it; needs no GPU."""
-        save(model, path)
-        write_manifest(path, self.manifest(model, target))
+        """Write the model, its manifest and the script that runs it; needs no GPU.
+
+        Raises UsageError if a file of somebody else's lies where the script goes.
+        """
         found = find_spec("graphopt.backends.standalone")
         assert found is not None
         assert found.origin is not None
-        path.with_suffix(".run.py").write_text(Path(found.origin).read_text())
+        text = Path(found.origin).read_bytes()
+        script = path.with_name(f"{path.name.removesuffix('.onnx')}.run.py")
+        if script.exists() and not script.read_bytes().startswith(text.splitlines()[0]):
+            raise UsageError(f"{script} is not graphopt's: move it, or name another output")
+        save(model, path)
+        write_manifest(path, self.manifest(model, target))
+        replace_files([(script, [text])])
         return path
 
     def how(self, path: Path, target: Target) -> Manifest:

@@ -24,7 +24,8 @@ class Model:
     def __init__(self, path: Path | None = None) -> None:
         script = Path(__file__).resolve()
         path = path or script.with_name(script.name.removesuffix(".run.py") + ".onnx")
-        how = json.loads(path.with_suffix(".session.json").read_text())
+        manifest = path.with_name(path.name.removesuffix(".onnx") + ".session.json")
+        how = json.loads(manifest.read_text())
         options = ort.SessionOptions()
         options.intra_op_num_threads = how.get("threads", 0)
         options.enable_cpu_mem_arena = how.get("arena", True)

@@ -21,7 +21,7 @@ from typing import Any
 from graphopt import __version__
 from graphopt.deploy.processors import processor
 from graphopt.errors import ModelError
-from graphopt.io.replacing import replace_files
+from graphopt.replacing import replace_files
 from graphopt.target import Target
 
 __all__ = ["OFF", "Cache", "default_folder", "open_cache"]

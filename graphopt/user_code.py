@@ -1,10 +1,17 @@
-"""User code by path: a function or class of a Python file, `FILE.py:NAME`."""
+"""User code by path: a function or class of a Python file, `FILE.py:NAME`; the import path.
+
+Code runs where a user names its file, and nowhere else: `import_path` is `sys.path` without the
+working folder, where a `json.py` of a downloaded archive would be imported for Python's own.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import re
 import sys
+import sysconfig
 import types
 from functools import cache
 from pathlib import Path
@@ -12,7 +19,25 @@ from typing import Any
 
 from graphopt.errors import UsageError, nearest
 
-__all__ = ["load_attribute"]
+__all__ = ["import_path", "load_attribute", "names_code"]
+
+
+def import_path() -> list[str]:
+    """`sys.path` without the working folder, unless it was installed there or holds graphopt.
+
+    Python puts it first for `python -m` and `python -c`, and for an empty or relative part of
+    PYTHONPATH; after the standard library come the folders that installed packages named.
+    """
+    own = str(Path(__file__).resolve().parents[1])
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it was deleted
+        here = ""
+    standard = sysconfig.get_path("stdlib")
+    end = sys.path.index(standard) if standard in sys.path else len(sys.path)
+    given = [p for p in sys.path[:end] if os.path.isabs(p) and os.path.realpath(p) != here]
+    kept = [*given, *(p for p in sys.path[end:] if os.path.isabs(p))]
+    return kept if own != here or here not in sys.path else [*kept, own]
 
 
 def load_attribute(path: str, attribute: str, what: str) -> Any:
@@ -22,6 +47,11 @@ def load_attribute(path: str, attribute: str, what: str) -> Any:
         names = [n for n in vars(module) if not n.startswith("_")]
         raise UsageError(f"{path} has no {what} '{attribute}'{nearest(attribute, names)}")
     return getattr(module, attribute)
+
+
+def names_code(text: str) -> bool:
+    """Whether a spec, or another option's value, would have a file's code run."""
+    return ".py:" in text or re.search(r"(^|,)[^,()\"']*:\s*[A-Za-z_]", text) is not None
 
 
 @cache

@@ -56,7 +56,18 @@ FLOORS = (
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
     {"budget", "cache", "execution", "io", "samples"},
-    {"deploy", "graph", "knapsack", "layers", "plugins", "reporting", "target", "user_code"},
+    {
+        "deploy",
+        "graph",
+        "knapsack",
+        "layers",
+        "children",
+        "plugins",
+        "reporting",
+        "target",
+        "user_code",
+    },
+    {"children", "replacing", "user_code"},
     {"errors"},
 )
 

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
-from graphopt.io.replacing import replace_files
+from graphopt.replacing import replace_files
 from graphopt.samples import bind_shapes, stand_ins
 from graphopt.tracing import EXTRA, quiet
 from graphopt.verification.outputs import compare_outputs

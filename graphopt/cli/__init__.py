@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
 from graphopt import __version__
+from graphopt.cli.surroundings import Ended, discard_output, settled
 from graphopt.errors import GraphOptError
+from graphopt.reporting.escaping import printable
 
 __all__ = ["main"]
 
@@ -25,6 +29,16 @@ COMMANDS = {
     "targets": ("targets", "List what --target takes, and what runs on this machine."),
     "demo": ("demo", "Optimize a small trained model that ships with graphopt."),
 }
+
+
+@contextmanager
+def _while_read() -> Iterator[None]:
+    """End quietly where the reader of standard output has read enough, as `| head` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        discard_output()
+        raise click.exceptions.Exit(0) from None
 
 
 class _Lazy(click.Group):
@@ -50,6 +64,16 @@ class _Lazy(click.Group):
             raise click.UsageError(f"no command is called '{args[0]}'.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _while_read():  # `--help` prints here
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _while_read():
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -64,53 +88,60 @@ def cli() -> None:
     graphopt optimize model.onnx -p prune,fuse,int8 -o model.opt.onnx
 
     Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model, samples or file,
-    4 budget missed, 5 a missing extra, 130 interrupted.
+    4 budget missed, 5 a missing extra, 130 interrupted, 143 terminated.
     """
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with the code the contract names."""
-    argv = sys.argv[1:] if args is None else args
+    with settled():
+        sys.exit(_main(sys.argv[1:] if args is None else args))
+
+
+def _main(argv: list[str]) -> int:
+    """Run the command line; the exit code."""
     debug = "--debug" in argv
     try:
         code: Any = cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        _fail("interrupted; nothing was written", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
+        return code if isinstance(code, int) else 0
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
+        number = cause.number if isinstance(cause, Ended) else signal.SIGINT
+        return _fail("interrupted", 128 + number, cause, "nothing was written")
     except click.ClickException as error:
         hint = (
             f" See 'graphopt {_path(error)}--help'." if isinstance(error, click.UsageError) else ""
         )
-        _fail(error.format_message() + hint, 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return _fail(error.format_message() + hint, 2, error)
     except GraphOptError as error:
         if debug:
             raise
-        _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), error.exit_code)
+        return _fail(str(error), error.exit_code, error)
     except OSError as error:
         if debug:
             raise
-        name = f"{error.filename}: " if error.filename else ""
-        _fail(f"{name}{error.strerror or error}", 3)
-    except MemoryError:
-        _fail("out of memory; nothing was written", 1)
+        name = "standard output" if discard_output() else error.filename
+        return _fail(": ".join(str(t) for t in (name, error.strerror or error) if t), 3, error)
+    except MemoryError as error:
+        return _fail("out of memory", 1, error, "nothing was written")
     except Exception as error:
         if debug:
             raise
-        _fail(
-            f"internal error: {type(error).__name__}: {error}. Nothing was written. "
-            "Please report it with the output of the same command and --debug",
+        return _fail(
+            f"internal error: {type(error).__name__}: {error}. Please report it with the output "
+            "of the same command and --debug",
             1,
+            error,
+            "nothing was written",
         )
 
 
-def _fail(message: str, code: int) -> None:
-    click.echo(f"graphopt: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+def _fail(message: str, code: int, error: BaseException | None, untold: str = "") -> int:
+    """Say in one line what happened and what its notes add, or `untold` if there are none."""
+    notes = getattr(error, "__notes__", None) or ([untold] if untold else [])
+    line = " ".join("; ".join([message, *notes]).split())
+    click.echo(f"graphopt: {printable(line)}", err=True)
+    return code
 
 
 def _path(error: click.UsageError) -> str:

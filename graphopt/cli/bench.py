@@ -33,6 +33,10 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
     plot = options["plot"]
     if plot and not plot.endswith(".svg"):
         raise UsageError(f"--plot {plot!r}: the plot is an SVG; name it FILE.svg")
+    if plot:
+        from graphopt.cli.destinations import Destinations, is_plot
+
+        Destinations(models).add(plot, "--plot", is_plot)
     with progress(not as_json) as shown:
         found = benchmark(
             [Path(m) for m in models],
@@ -45,8 +49,9 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
         )
     if plot:
         from graphopt.cli.plot import latency_svg
+        from graphopt.replacing import replace_files
 
-        Path(plot).write_text(latency_svg(found.rows))
+        replace_files([(Path(plot), [latency_svg(found.rows).encode()])])
     if as_json:
         noise = {"fixed" if k is None else str(k): v for k, v in found.noise.items()}
         emit_json({"rows": [dataclasses.asdict(r) for r in found.rows], "noise": noise})
@@ -75,7 +80,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _print(found: Any) -> None:
-    from graphopt.reporting.text import milliseconds, out, size, table
+    from graphopt.reporting.text import milliseconds, out, print_table, size, table
 
     console = out()
     made = table(
@@ -92,12 +97,12 @@ def _print(found: Any) -> None:
             "-" if row.batch is None else str(row.batch),
             *map(milliseconds, (row.median_ms, row.p90_ms, row.p99_ms)),
             f"{row.per_second:.4g}",
-            f"{row.ratio:.3f} ±{(row.ci[1] - row.ci[0]) / 2:.3f}",
+            f"{row.ratio:.3f} +-{(row.ci[1] - row.ci[0]) / 2:.3f}",
             milliseconds(row.load_ms),
             size(row.memory_bytes),
         )
     if made.row_count:
-        console.print(made)
+        print_table(console, made, keys=4)
     for batch, spread in found.noise.items():
         where = "" if batch is None else f" at batch {batch}"
         console.print(f"noise of the first row against itself{where}: {spread:.1%}")

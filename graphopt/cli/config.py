@@ -2,7 +2,8 @@
 
 It holds what `graphopt optimize` takes, by option name: `passes = "prune(ratio=0.3), fuse"`,
 `target = "cpu"`, `max_drop = 0.5`, `[shape] x = [1, 3, 224, 224]`. The command line wins. A file
-beside the model is never read: a pass path in it would run code from a downloaded folder.
+beside the model is never read, and one that nobody named may not name code: the working folder may
+be a downloaded one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import UsageError, nearest
+from graphopt.user_code import names_code
 
 __all__ = ["DEFAULT", "read_config"]
 
@@ -19,7 +21,7 @@ DEFAULT = "graphopt.toml"
 
 
 def read_config(path: str | None, known: set[str]) -> dict[str, Any]:
-    """Options by name. Raises UsageError for an unreadable file or an unknown option.
+    """Options by name. Raises UsageError for an unreadable file, an unknown option, or code.
 
     Args:
         path: what `--config` named; None reads graphopt.toml here if there is one.
@@ -38,4 +40,10 @@ def read_config(path: str | None, known: set[str]) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise UsageError(f"{file}: no option '{key}'{nearest(key, known)}")
+        value = str(options[key])
+        if path is None and (key == "eval" or names_code(value)):
+            raise UsageError(
+                f"{file}: {key} names code ({value}), which runs only if you name the file: add "
+                f"--config {file}"
+            )
     return options

@@ -22,12 +22,16 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
 
     Accuracy is on 450 held-out images; calibration uses 256 training images without labels.
     """
+    from graphopt.cli.destinations import Destinations, is_model
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.pipeline.optimize import optimize
     from graphopt.samples import open_samples
 
     source = DATA / "digits.onnx"
+    files = Destinations([source, DATA / "digits.npz"])
+    if output:
+        files.add(output, "-o", is_model)
     arrays = digits()
     with progress(not as_json) as shown:
         result = optimize(
@@ -46,7 +50,8 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     from graphopt.reporting.text import out, print_report
 
     console = out()
-    console.print("digits.onnx: handwritten digits, 8x8; metric: accuracy on 450 held-out images\n")
+    console.print("digits.onnx: handwritten digits, 8x8; metric: accuracy on 450 held-out images")
+    console.print()
     print_report(console, report)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
-from graphopt.errors import UsageError
+from graphopt.errors import GraphOptError, UsageError
 
 
 @click.command("optimize")
@@ -94,12 +95,24 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     """
     options = _with_config(ctx, given)
     if options["replay"] and not options["passes"]:
-        from graphopt.pipeline.recipe import read
-
-        options["passes"] = ", ".join(step.spec for step in read(options["replay"]).steps)
+        options["passes"] = _passes_of(options["replay"])
     if not options["passes"]:
         raise UsageError("no passes given: add -p, for example -p clean,fold,fuse")
     return _run(options)
+
+
+def _passes_of(path: str) -> str:
+    """The passes of the recipe at `path`. Raises UsageError if it names code."""
+    from graphopt.pipeline.recipe import read
+    from graphopt.user_code import names_code
+
+    passes = ", ".join(step.spec for step in read(path).steps)
+    if names_code(passes):
+        raise UsageError(
+            f"the recipe in {path} names code, which runs only if you name it: add -p '{passes}' "
+            "with your own files"
+        )
+    return passes
 
 
 def _with_config(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
@@ -149,39 +162,42 @@ def _run(options: dict[str, Any]) -> int:
         if options["samples"]
         else None
     )
-    with progress(not options["as_json"]) as shown:
-        result = optimize(
-            model,
-            passes,
-            target=target,
-            samples=samples,
-            budget=budget,
-            seed=options["seed"],
-            shapes=shapes,
-            verify=options["verify"],
-            measure=options["measure"],
-            measure_seconds=options["measure_seconds"],
-            replay=replay,
-            cache=options["cache"],
-            debug=options["debug"],
-            progress=shown,
-            source_path=source,
-            max_opset=options["max_opset"],
-        )
-        report = result.report
-        files: Sequence[Path] = ()
-        if result.met or options["keep_best"]:
-            written = result.write(
-                output, closest=True, strip_provenance=options["strip"], progress=shown
+    written: list[Path] = []
+    files = _destinations(options, passes, model, output)
+    with files.told():
+        with progress(not options["as_json"]) as shown:
+            result = optimize(
+                model,
+                passes,
+                target=target,
+                samples=samples,
+                budget=budget,
+                seed=options["seed"],
+                shapes=shapes,
+                verify=options["verify"],
+                measure=options["measure"],
+                measure_seconds=options["measure_seconds"],
+                replay=replay,
+                cache=options["cache"],
+                debug=options["debug"],
+                progress=shown,
+                source_path=source,
+                max_opset=options["max_opset"],
             )
-            report, files = written.report, written.files
-    data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
-    if options["report_file"]:
-        _write_report(Path(options["report_file"]), data)
-    if options["as_json"]:
-        emit_json(data)
-    else:
-        _print(report, files)
+            report = result.report
+            if result.met or options["keep_best"]:
+                made = result.write(
+                    output, closest=True, strip_provenance=options["strip"], progress=shown
+                )
+                report, written = made.report, list(made.files)
+        data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
+        unwritten = _write_report(options["report_file"], data)
+        if options["as_json"]:
+            emit_json(data)
+        else:
+            _print(report, written)
+        if unwritten is not None:
+            raise unwritten
     return 0 if result.met else 4
 
 
@@ -229,27 +245,51 @@ def _suffix(named: str | None, emit: str | None) -> str:
 
 
 def _output(source: Path, named: str | None, suffix: str) -> Path:
-    """Where to write. Unnamed: beside the model, and only over what graphopt wrote itself."""
-    output = Path(named) if named else source.with_name(f"{source.stem}.opt{suffix}")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"{output} is the input; name another file with -o")
-    if not output.parent.is_dir():
-        raise UsageError(f"{output.parent} is no folder; create it or name another with -o")
-    if not named and output.exists():
-        from graphopt.formats import load
-        from graphopt.graph.provenance import RECIPE
-
-        if RECIPE not in load(output).metadata_props:
-            raise UsageError(f"{output} exists and is not graphopt's; name the output with -o")
-    return output
+    """Where to write; unnamed: beside the model."""
+    return Path(named) if named else source.with_name(f"{source.stem}.opt{suffix}")
 
 
-def _write_report(path: Path, data: dict[str, Any]) -> None:
+def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output: Path) -> Any:
+    """What will be written, checked: UsageError for a file of the user's."""
+    from graphopt.cli.config import DEFAULT
+    from graphopt.cli.destinations import Destinations, is_model, is_report
+    from graphopt.deploy.manifest import check_manifest, manifest_path
+    from graphopt.io.reading import source_of
+    from graphopt.io.writing import check_data
+
+    read = [options[k] for k in ("model", "samples", "evaluate", "replay")]
+    read += [options["config"] or DEFAULT]
+    for one in passes:
+        read.append(getattr(sys.modules.get(type(one).__module__), "__file__", None))
+        read += [v for v in vars(one).values() if isinstance(v, str)]
+    source = source_of(model)
+    files = Destinations(read, source.files if source else ())
+    files.add(output, "-o", is_model)
+    if output.suffix != ".pt2":
+        check_manifest(output)
+        files.add(manifest_path(output), "the manifest of -o", lambda path: True)
+        if source is not None and source.data:
+            data = output.with_name(f"{output.name}.data")
+            check_data(output, data)
+            files.add(data, "the weights of -o", lambda path: True)
+    if options["report_file"]:
+        files.add(options["report_file"], "--report", is_report)
+    return files
+
+
+def _write_report(path: str | None, data: dict[str, Any]) -> GraphOptError | None:
+    """Write the report; why it could not be, for later: the result is written, and shown first."""
     from graphopt.cli.common import finite
-    from graphopt.io.replacing import replace_files
+    from graphopt.replacing import replace_files
 
+    if path is None:
+        return None
     text = json.dumps(finite(data), indent=2) + "\n"
-    replace_files([(path, [text.encode()])])
+    try:
+        replace_files([(Path(path), [text.encode()])])
+    except GraphOptError as error:
+        return error
+    return None
 
 
 def _print(report: Any, files: Sequence[Path]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from graphopt.cli.destinations import PLOT_MARK
 from graphopt.measuring.benchmark import Row
 
 __all__ = ["latency_svg"]
@@ -21,6 +22,7 @@ def latency_svg(rows: Sequence[Row]) -> str:
     targets = list(dict.fromkeys(r.target for r in drawn))
     height = HEAD + len(drawn) * (BAR + GAP) + GAP
     parts = [
+        PLOT_MARK.decode(),
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from graphopt.reporting.escaping import printable
+
 __all__ = ["progress"]
 
 #: Seconds before anything is shown.
@@ -37,7 +39,9 @@ def progress(enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
         if not bar.live.is_started and time.monotonic() - began > PATIENCE:
             bar.start()
         share = f"{done}/{total}" if total else ""
-        bar.update(task, description=text, completed=done, total=total or None, share=share)
+        bar.update(
+            task, description=printable(text), completed=done, total=total or None, share=share
+        )
 
     try:
         yield update

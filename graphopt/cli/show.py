@@ -36,7 +36,7 @@ def command(model: str, nodes: bool, as_json: bool, debug: bool) -> None:
     if as_json:
         emit_json({"recipe": json.loads(recipe.to_text()), "kept": kept, "nodes": provenance})
         return
-    from graphopt.reporting.text import out, table
+    from graphopt.reporting.text import lines, out, table
 
     console = out()
     facts = table("", "")
@@ -53,7 +53,7 @@ def command(model: str, nodes: bool, as_json: bool, debug: bool) -> None:
     for step in recipe.steps:
         notes = [f"denied {rule} at {node}" for rule, node in step.denied]
         notes += [f"{k}: {json.dumps(v)}" for k, v in step.facts.items()]
-        steps.add_row(step.spec, "kept" if step.kept else "undone", "\n".join(notes))
+        steps.add_row(step.spec, "kept" if step.kept else "undone", lines(notes))
     console.print(steps)
     by = Counter(p for n in touched for p in made_by(n))
     total = sum(1 for _ in loaded.graph.all_nodes())

@@ -1,20 +1,33 @@
 """Manifest: a small file beside a lowered model that says how ONNX Runtime should open it.
 
 `model.opt.onnx` has `model.opt.session.json`. `graphopt.session` reads it; docs/deploy.md shows
-how to do the same without graphopt.
+how to do the same without graphopt. A manifest comes with a model from anywhere, so what it may
+name is bounded: packages from a list, and files beside the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
+from graphopt.replacing import check_replaceable, replace_files
 
-__all__ = ["Manifest", "manifest_from", "manifest_path", "read_manifest", "write_manifest"]
+__all__ = [
+    "Manifest",
+    "check_manifest",
+    "is_signed",
+    "manifest_from",
+    "manifest_path",
+    "read_manifest",
+    "sign",
+    "write_manifest",
+]
 
 SCHEMA = 1
 
@@ -40,6 +53,7 @@ class Manifest:
         free_dimensions: sizes of named dynamic dimensions, where they are fixed.
         arena: activations come from a pool that the session keeps.
         pattern: their places in it are planned ahead where shapes repeat.
+        sha256: of the model's file, if that holds no recipe by which graphopt knows it as its own.
     """
 
     target: str
@@ -58,39 +72,131 @@ class Manifest:
     free_dimensions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     arena: bool = True
     pattern: bool = True
+    sha256: str = ""
+
+
+#: Packages that a manifest may name; they are imported.
+PLUGINS, NATIVES = ("", "onnxruntime_ep_openvino"), ("", "openvino")
+#: What options that name files and libraries are called, and the ones that may be given.
+_NAMES_FILES = re.compile("path|file|dir|folder|lib|plugin|extension", re.IGNORECASE)
+_FOLDERS = ("trt_engine_cache_path", "trt_timing_cache_path")
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of `model.opt.onnx` lies: `model.opt.session.json` beside it."""
-    return path.with_suffix(".session.json")
+    """Where the manifest lies: of `m.onnx` `m.session.json`, of `m.bin` `m.bin.session.json`."""
+    return path.with_name(f"{path.name.removesuffix('.onnx')}.session.json")
 
 
 def write_manifest(path: Path, manifest: Manifest) -> Path:
-    """Write the manifest beside the model at `path`; only fields that say something."""
+    """Write the manifest beside the model at `path`; only fields that say something.
+
+    Raises:
+        UsageError: a file there is no manifest, and would be overwritten.
+        ModelError: it cannot be written.
+    """
+    check_manifest(path)
     given, usual = dataclasses.asdict(manifest), dataclasses.asdict(Manifest(""))
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if v != usual[k]}
     fields["provider"] = manifest.provider
+    text = json.dumps({"schema": SCHEMA, **fields}, indent=2, sort_keys=True) + "\n"
+    replace_files([(manifest_path(path), [text.encode()])])
+    return manifest_path(path)
+
+
+def sign(path: Path) -> None:
+    """Have the manifest know the model at `path`, if it has one, for `is_signed`."""
+    manifest = read_manifest(path)
+    if manifest is not None:
+        write_manifest(path, dataclasses.replace(manifest, sha256=_sha256(path)))
+
+
+def is_signed(path: Path) -> bool:
+    """Whether the model at `path` is the one that its manifest was signed for."""
+    try:
+        manifest = read_manifest(path)
+    except InputError:
+        return False
+    return manifest is not None and bool(manifest.sha256) and manifest.sha256 == _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_manifest(path: Path) -> None:
+    """Raise UsageError if what lies where the model at `path` has its manifest is not one."""
     file = manifest_path(path)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps({"schema": SCHEMA, **fields}, indent=2, sort_keys=True) + "\n")
-    return partial.replace(file)
+    if not file.exists():
+        return
+    check_replaceable(file)
+    try:
+        data = json.loads(file.read_bytes())
+        ours = {"schema", "target", "provider"} <= data.keys()
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{file} is no session manifest and would be overwritten: move it, or name another "
+            "output"
+        )
 
 
 def manifest_from(data: Mapping[str, Any]) -> Manifest:
-    """A manifest from its fields as JSON has them. Raises TypeError for a field it has not."""
-    return Manifest(**{**data, "fallbacks": tuple(data.get("fallbacks", ()))})
+    """A manifest from its fields as JSON has them.
+
+    Raises TypeError for a field it has not, or that is of another type.
+    """
+    made = Manifest(**{**data, "fallbacks": tuple(data.get("fallbacks", ()))})
+    usual = Manifest("")
+    for field in dataclasses.fields(Manifest):
+        value, kind = getattr(made, field.name), type(getattr(usual, field.name))
+        if type(value) is not kind:
+            raise TypeError(f"'{field.name}' should be {kind.__name__}, not {value!r}")
+    texts = [made.config, made.device, made.provider_options, made.properties]
+    if not all(
+        isinstance(v, str) for v in (*made.fallbacks, *(v for t in texts for v in t.values()))
+    ):
+        raise TypeError("options should be texts")
+    if not all(type(v) is int for v in made.free_dimensions.values()):
+        raise TypeError("'free_dimensions' should be integers")
+    return made
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest beside the model at `path`, or None if there is none."""
+    """The manifest beside the model at `path`, or None if there is none.
+
+    Raises:
+        InputError: it is not one, or names a package, library or file that it may not name.
+    """
     file = manifest_path(path)
     if not file.is_file():
         return None
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_bytes())
         schema = data.pop("schema")
         if schema == SCHEMA:
-            return manifest_from(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest = manifest_from(data)
+            _check_names(file, manifest)
+            return manifest
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is not a session manifest: {error}") from error
     raise InputError(f"{file} is of schema {schema}; this graphopt reads schema {SCHEMA}")
+
+
+def _check_names(file: Path, manifest: Manifest) -> None:
+    """Raise InputError if the manifest would have code loaded, or files used, from elsewhere."""
+    for name, known in ((manifest.plugin, PLUGINS), (manifest.native, NATIVES)):
+        if name not in known:
+            raise InputError(
+                f"{file} names the package '{name}', and a manifest may name only "
+                f"{PLUGINS[1]} and {NATIVES[1]}; open the model with code of your own"
+            )
+    options = {**manifest.provider_options, **manifest.properties, **manifest.config}
+    for key, value in options.items():
+        inside = not (Path(value).is_absolute() or ".." in Path(value).parts)
+        if _NAMES_FILES.search(key) and not (key in _FOLDERS and inside):
+            raise InputError(
+                f"{file} sets '{key}' to '{value}', and a manifest may name no files but folders "
+                "beside the model for TensorRT's caches; open the model with code of your own"
+            )

@@ -8,6 +8,7 @@ anywhere else, or when the model beside it has changed, the model itself is open
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def prepare(path: str | Path) -> Path:
 
     Raises:
         InputError: no such file.
-        UsageError: the model is not for the CPU provider.
+        UsageError: the model is not for the CPU provider, or another file has that name.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,15 +39,20 @@ def prepare(path: str | Path) -> Path:
     if manifest.provider != CPU:
         raise UsageError(f"only models for the CPU can be prepared, not for '{manifest.target}'")
     file = path.with_suffix(".prepared.onnx")
-    partial = file.with_name(f".{file.stem}.partial.onnx")
+    if file.exists() and manifest.prepared.get("file") != file.name:
+        raise UsageError(f"{file} is not graphopt's: move it")
+    partial = file.with_name(f".{file.stem}.{secrets.token_hex(4)}.onnx")
     config = dict(manifest.config)
     if path.stat().st_size > LARGE:
         weights = "session.optimized_model_external_initializers_file_name"
         config[weights] = f"{file.stem}.weights"
     options = session_options(config=config)
     options.optimized_model_filepath = str(partial)
-    open_cpu(path, options)
-    partial.replace(file)
+    try:
+        open_cpu(path, options)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
     write_manifest(path, dataclasses.replace(manifest, prepared=_facts(path, file)))
     return file
 
@@ -55,7 +61,7 @@ def prepared_for(path: Path, manifest: Manifest) -> Path | None:
     """The prepared form of the model at `path` if it holds here and now, or None."""
     if not manifest.prepared or manifest.provider != CPU or manifest.free_dimensions:
         return None
-    file = path.with_name(str(manifest.prepared.get("file", "")))
+    file = path.with_suffix(".prepared.onnx")
     return file if file.is_file() and manifest.prepared == _facts(path, file) else None
 
 

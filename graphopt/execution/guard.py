@@ -11,7 +11,6 @@ import contextlib
 import pickle
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.children import child_command
 from graphopt.errors import ModelError
 from graphopt.graph.constants import constant_value
 from graphopt.io.reading import graphs_of
@@ -130,7 +130,7 @@ def guarded(path: Path, optimize: bool, division: str) -> Iterator[Guarded]:
     Raises:
         ModelError: the runtime cannot load it, or dies of it.
     """
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "graphopt.execution.runtime"]
+    command = child_command("graphopt.execution.runtime", "serve_guarded")
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, **pipes) as process:
         try:

@@ -156,7 +156,8 @@ def _first_line(error: BaseException) -> str:
     return re.sub(r"\S*/onnxruntime/\S+ ", "", text)
 
 
-if __name__ == "__main__":  # the process of a guarded model
+def serve_guarded() -> None:
+    """The process of a guarded model (`graphopt.execution.guard`)."""
     serve(
         lambda path, optimize: _predictor(open_session(path, optimize=optimize)),
         sys.stdin.buffer,

@@ -18,12 +18,12 @@ import onnx_ir as ir
 from graphopt.errors import ModelError, UsageError
 from graphopt.graph.collector import resting_collector
 from graphopt.io import wire
-from graphopt.io.reading import graphs_of, source_of
-from graphopt.io.replacing import replace_files
+from graphopt.io.reading import graphs_of, read_model, source_of
 from graphopt.io.skeleton import TOKEN, Skeleton, locate, skeleton_of
 from graphopt.io.tensors import MappedTensor, chunks, share_key
+from graphopt.replacing import check_replaceable, replace_files, was_interrupted
 
-__all__ = ["check_writable", "size_of", "weights_beside", "write_model"]
+__all__ = ["check_data", "check_writable", "size_of", "weights_beside", "write_model"]
 
 #: Above this many bytes weights get a file of their own (protobuf ends at 2 GiB).
 _EMBED_LIMIT = 1_900_000_000
@@ -36,11 +36,27 @@ def write_model(model: ir.Model | Skeleton, target: Path, *, external: bool | No
     """Write an ONNX file at `target`, which no link names; see `graphopt.formats.save`."""
     with resting_collector():
         plan = _plan(model, target.name, external)
-    check_writable(model, target, [target.with_name(plan.data_name)] if plan.data else ())
     files: list[tuple[Path, Iterable[bytes | memoryview]]] = [(target, plan.model_bytes())]
+    data = target.with_name(plan.data_name)
+    check_writable(model, target, [data] if plan.data else ())
     if plan.data:
-        files.insert(0, (target.with_name(plan.data_name), plan.data_bytes()))
+        check_data(target, data)
+        files.insert(0, (data, plan.data_bytes()))
     replace_files(files)
+
+
+def check_data(target: Path, data: Path) -> None:
+    """Raise UsageError if a file at `data` is not the external data of a model at `target`."""
+    if not data.exists() or was_interrupted(target):
+        return
+    with contextlib.suppress(ModelError):
+        source = source_of(read_model(target))
+        if source is not None and any(data.samefile(used) for used in source.data):
+            return
+    raise UsageError(
+        f"{data} holds no weights of {target.name} and would be overwritten: remove it, or choose "
+        "another output path"
+    )
 
 
 def size_of(
@@ -148,13 +164,9 @@ def _was_external(model: ir.Model) -> bool:
 
 def check_writable(model: ir.Model | Skeleton, target: Path, beside: Iterable[Path] = ()) -> None:
     """Raise unless `target`, and what is written beside it, is a file that may be replaced."""
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "not a regular file"
-        raise ModelError(f"{target} is {kind}: name the file to write")
-    if not target.parent.is_dir():
-        raise ModelError(f"{target} cannot be written: there is no folder {target.parent}")
     used = _files_of(model.model if isinstance(model, Skeleton) else model)
     for path in (target, *beside):
+        check_replaceable(path)
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in used:

@@ -10,6 +10,7 @@ manifest that `graphopt.session` opens the model by. Where nothing helps, nothin
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -24,6 +25,7 @@ from graphopt.errors import InputError, ModelError
 from graphopt.formats import load
 from graphopt.measuring.statistics import compare_times, verdict
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
+from graphopt.replacing import alone_in
 from graphopt.samples import bind_shapes, stand_ins
 
 __all__ = ["Tuned", "options", "tune"]
@@ -70,7 +72,7 @@ def tune(
         Every option tried, in order.
 
     Raises:
-        InputError: no such file, or not a manifest.
+        InputError: no such file, or not a manifest; or the model was replaced meanwhile.
         ModelError: the model does not open or run.
     """
     path = Path(path)
@@ -83,11 +85,15 @@ def tune(
         bound, _ = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()})
         feeds = next(iter(stand_ins(model, seed=0, shapes=bound)))
     offered = list(options(best, fixed or {}, every))
+    before = path.stat()
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         opened = partial(served, path, target, keep_feeds(feeds, Path(folder)))
         tried, best = _climb(opened, best, offered, seconds, progress)
     if any(t.kept for t in tried):
-        write_manifest(path, best)
+        with alone_in(path.parent):
+            if not os.path.samestat(before, path.stat()):
+                raise InputError(f"{path} was replaced while it was tuned; tune it again")
+            write_manifest(path, best)
     return tuple(tried)
 
 

@@ -4,7 +4,8 @@ Two models in one process share its threads and caches, and a pool that spins fo
 the other: on small models that is worth a factor of two. Where a time is told to a user, or decides
 what is deployed, each model has a process of its own, and they take turns in bursts of runs.
 Between its turns a process is stopped: ONNX Runtime's threads spin for 50 ms after a run, on a
-processor that another model needs.
+processor that another model needs. It dies with its parent, also while it is stopped and whatever
+kills the parent, and imports nothing from the working folder.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.backend import Arrays, Session, find_target
+from graphopt.children import child_command
 from graphopt.deploy.manifest import Manifest, manifest_from
 from graphopt.deploy.sessions import open_manifest
 from graphopt.errors import GraphOptError, ModelError
@@ -101,20 +104,19 @@ def served(
     """
     how = json.dumps(dataclasses.asdict(manifest)) if manifest is not None else ""
     arguments = [str(path), target.name, str(target.threads), str(feeds_file), how]
-    command = [sys.executable, "-W", "ignore", "-m", "graphopt.measuring.worker", *arguments]
+    command = [*child_command("graphopt.measuring.worker", "main"), *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    # leaving the block closes the pipes, which ends the process
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, **pipes) as process:
-        made = Served(process, Weight(0.0, None))
-        first = made._ask("")
-        if "error" in first:
-            raise ModelError(first["error"])
-        made.weight = Weight(**first)
-        made.stop()
         try:
+            made = Served(process, Weight(0.0, None))
+            first = made._ask("")
+            if "error" in first:
+                raise ModelError(first["error"])
+            made.weight = Weight(**first)
+            made.stop()
             yield made
         finally:
-            made.resume()
+            process.kill()  # it has nothing to finish, and may be stopped
 
 
 def alternate(
@@ -182,12 +184,13 @@ def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[lis
         yield times
 
 
-def main(arguments: list[str]) -> None:
-    """`python -m graphopt.measuring.worker ARTIFACT TARGET THREADS FEEDS MANIFEST`: JSON lines."""
+def main() -> None:
+    """Serve ARTIFACT on TARGET with THREADS, as MANIFEST says, on FEEDS: JSON lines."""
     # what runtimes print goes where errors go; the lines of this protocol have the pipe alone
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    path, name, threads, file, how = arguments
+    path, name, threads, file, how = sys.argv[1:]
+    tempfile.tempdir = str(Path(file).parent)  # the parent removes it, however this process ends
     with np.load(file) as given:
         feeds = {name: given[name] for name in given.files}
     try:
@@ -202,7 +205,3 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(dataclasses.asdict(weight)), file=said, flush=True)
     for times in serve(session, feeds, iter(sys.stdin)):
         print(json.dumps(times), file=said, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -10,13 +10,21 @@ import onnx_ir as ir
 
 from graphopt.backend import backend_of, find_target
 from graphopt.context import Progress
-from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest, write_manifest
-from graphopt.errors import BudgetMissed
+from graphopt.deploy.manifest import (
+    Manifest,
+    check_manifest,
+    manifest_path,
+    read_manifest,
+    sign,
+    write_manifest,
+)
+from graphopt.errors import BudgetMissed, GraphOptError
 from graphopt.formats import save
 from graphopt.graph.provenance import strip
 from graphopt.io.writing import weights_beside
 from graphopt.measuring.session_options import tune
 from graphopt.pipeline.recipe import Recipe
+from graphopt.replacing import alone_in
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
 from graphopt.target import Target
@@ -98,10 +106,14 @@ class Result:
         if backend is None or path.suffix == ".pt2":
             save(model, path)
         else:
-            path = backend.lower(model, self.target, path)
-            if self.manifest is not None:
-                write_manifest(path, self.manifest)
+            check_manifest(path)
+            with alone_in(path.parent):  # where no other run's manifest comes to lie beside it
+                path = backend.lower(model, self.target, path)
+                if self.manifest is not None:
+                    write_manifest(path, self.manifest)
             notes = self._tune(path, progress or _silent)
+            if strip_provenance:
+                sign(path)
         files = [path, path.with_name(f"{path.name}.data")] if weights_beside(model) else [path]
         weight = sum(f.stat().st_size for f in files if f.is_file())
         after = dataclasses.replace(self.report.after, bytes=weight)
@@ -123,7 +135,10 @@ class Result:
         if self.tuned is None or manifest is None or not find_target(manifest.target).measured:
             return []
         seconds, shapes = self.tuned
-        tried = tune(path, shapes=shapes, seconds=seconds, progress=progress)
+        try:
+            tried = tune(path, shapes=shapes, seconds=seconds, progress=progress)
+        except (GraphOptError, OSError) as error:  # the model is written, and good as it is
+            return [f"session options were not tried: {error}"]
         gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]
         if not gains:
             return []

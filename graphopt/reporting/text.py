@@ -1,29 +1,85 @@
-"""Reports as tables on a terminal, and how sizes, counts and times are written."""
+"""Reports as tables on a terminal: how sizes, counts and times are written, and names as text."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import sys
+from collections.abc import Iterable
 from typing import IO, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from graphopt.reporting.confidence import upper_bound
+from graphopt.reporting.escaping import printable
 from graphopt.reporting.records import Agreement, Figures, Report, Step
 
-__all__ = ["count", "milliseconds", "out", "report_table", "report_text", "size", "table"]
+__all__ = [
+    "count",
+    "lines",
+    "milliseconds",
+    "out",
+    "print_table",
+    "report_table",
+    "report_text",
+    "size",
+    "table",
+]
 
 _STYLE = {"kept": "green", "unchanged": "dim", "undone": "red", "refused": "yellow"}
+_FOLDED = 20  # characters of a line of a folded name
+
+
+class _Plain(Console):
+    """A console that prints strings as they are: names in models look like markup, or worse."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
+
+    def on_broken_pipe(self) -> None:
+        raise  # the caller knows how to end
 
 
 def out(file: IO[str] | None = None) -> Console:
-    """A console on stdout: plain and wide when piped."""
+    """A console on stdout: plain and wide when piped. What it prints is text, never markup."""
     stream = file or sys.stdout
-    return Console(
-        file=stream, width=None if stream.isatty() else 140, markup=False, highlight=False
-    )
+    return _Plain(file=stream, width=None if stream.isatty() else 140, highlight=False)
+
+
+def lines(texts: Iterable[str]) -> Text:
+    """A cell of several lines."""
+    return Text("\n".join(map(printable, texts)))
+
+
+def print_table(console: Console, made: Table, keys: int = 1) -> None:
+    """Print a table; where it is too wide, in parts that each begin with its first `keys` columns.
+
+    A terminal of 80 columns would cut off what does not fit.
+    """
+    rest = list(made.columns[keys:])
+    while rest:
+        part = copy.copy(made)
+        part.columns = [*made.columns[:keys], *rest]
+        while len(part.columns) > keys + 1 and _width(console, part) > console.width:
+            part.columns.pop()
+        rest = rest[len(part.columns) - keys :]
+        part.columns = [dataclasses.replace(c, _index=k) for k, c in enumerate(part.columns)]
+        console.print(part)
+
+
+def _width(console: Console, made: Table) -> int:
+    """The least width at which no number is cut and no name is folded below `_FOLDED`."""
+    wide = console.options.update(max_width=10_000)
+    total = 2 * len(made.columns) - 2
+    for column in made.columns:
+        cells = [column.header, *column.cells]
+        least = max(Measurement.get(console, wide, c).minimum for c in cells)
+        total += least if column.no_wrap else min(least, _FOLDED)
+    return total
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -124,19 +180,19 @@ def _gain(report: Report) -> str:
 
 def print_report(console: Console, report: Report) -> None:
     """The table, then what was undone and every note, step by step."""
-    console.print(report_table(report))
+    print_table(console, report_table(report), keys=2)
     for step in report.steps:
-        lines = [step.reason] if step.reason else []
+        said = [step.reason] if step.reason else []
         if step.status == "kept":
-            lines += [f"{name}: {found}{bound(found)}" for name, found in agreed(step)]
-        lines += [f"undone at {u.node} ({u.rule}): {u.reason}" for u in step.undone]
-        lines += step.notes
-        if lines:
-            console.print(Text(f"{step.spec}", "bold"), Text(f"({step.status})", "dim"))
-            for line in lines:
-                console.print(Text(f"  {line}"))
+            said += [f"{name}: {found}{bound(found)}" for name, found in agreed(step)]
+        said += [f"undone at {u.node} ({u.rule}): {u.reason}" for u in step.undone]
+        said += step.notes
+        if said:
+            console.print(Text(printable(step.spec), "bold"), Text(f"({step.status})", "dim"))
+            for line in said:
+                console.print(f"  {line}")
     for note in report.notes:
-        console.print(Text(note, "yellow"))
+        console.print(Text(printable(note), "yellow"))
 
 
 def report_text(report: Report) -> str:

@@ -153,14 +153,16 @@ def test_a_full_disk_leaves_nothing_behind(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    Path("o.onnx").write_bytes(b"old")
     argv = [sys.executable, "-m", "graphopt", *FAILS, "--verify", "graph"]
+    subprocess.run(argv, check=True, capture_output=True)
+    old = Path("o.onnx").read_bytes()
     done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("\n") == 1
     assert "o.onnx" in done.stderr
-    assert Path("o.onnx").read_bytes() == b"old"
-    assert sorted(p.name for p in folder.iterdir()) == ["calib.npz", "model.onnx", "o.onnx"]
+    assert Path("o.onnx").read_bytes() == old
+    names = ["calib.npz", "model.onnx", "o.onnx", "o.session.json"]
+    assert sorted(p.name for p in folder.iterdir()) == names
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_output_or_none(folder):
