@@ -9,6 +9,8 @@ from typing import Any, Literal
 __all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone"]
 
 SCHEMA = 1
+#: Of at least so many cases a single one may differ, whatever the limit.
+FEW = 32
 Status = Literal["kept", "unchanged", "undone", "refused"]
 
 
@@ -75,7 +77,12 @@ class Agreement:
 
     @property
     def over(self) -> float:
-        """The figure over its limit: above 1 the output says something else."""
+        """The figure over its limit: above 1 the output says something else.
+
+        One case of a few dozen is no share: it alone is never over.
+        """
+        if self.disagreements == 1 and self.n >= FEW:
+            return min(1.0, self.figure / self.limit) if self.limit else math.inf
         return self.figure / self.limit if self.limit else math.inf if self.figure else 0.0
 
     def __str__(self) -> str:

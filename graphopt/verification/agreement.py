@@ -8,7 +8,8 @@
     values       anything else                       error of each channel relative to its spread
 
 An error of the whole tensor says little: a column of scores beside pixel coordinates is lost in it.
-Outputs that may be scores or features (rows of no known meaning) agree if either reading does.
+Rows of no known meaning are taken for scores that are values too (logits: both must agree), or,
+where they are as wide as features are, for features (either reading will do).
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ __all__ = ["Guard", "Kind", "kind_of"]
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Any]
-Kind = Literal["decisions", "scores", "chances", "embedding", "values", "features"]
+Kind = Literal["decisions", "scores", "logits", "chances", "embedding", "values", "features"]
 
 #: What one lossy step may change of what is not decided, where decisions may change by 1 %:
 #: 1 - cosine of embeddings, error over spread of values.
 MAX_TURN, MAX_ERROR = 0.01, 0.1
-#: Features whose top class is believed must be this close in angle too.
-_TURNED = 0.05
+#: Features whose top class is believed must be this close in angle too; logits this close in value.
+_TURNED, _NEAR = 0.05, 0.2
+#: Rows of no known meaning are features if they are at least so wide, by whole vectors.
+_WIDE, _VECTOR = 64, 32
 #: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
 _ALIKE = 30
 _THRESHOLDS = (0.3, 0.5, 0.7)
@@ -69,7 +72,10 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "embedding"
     scales = rows.std(axis=0)
     alike = scales.max() <= _ALIKE * scales.min()
-    return "features" if arrays[0].ndim in (2, 3) and alike else "values"
+    if arrays[0].ndim not in (2, 3) or not alike:
+        return "values"
+    width = rows.shape[1]
+    return "features" if width >= _WIDE and width % _VECTOR == 0 else "logits"
 
 
 class Guard:
@@ -222,6 +228,14 @@ def _channels(arrays: list[Any]) -> int:
     return chosen
 
 
+def _logits(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+    """As scores, and as values within a wider limit: the worse of the two."""
+    values = dataclasses.replace(_values(want, got, limit, steps), limit=_NEAR * steps)
+    if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
+        return values
+    return max(_scores(want, got, limit, steps), values, key=lambda one: one.over)
+
+
 def _features(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
     """As values, or as scores whose rows have not turned far: the better of the two."""
     values = _values(want, got, limit, steps)
@@ -238,6 +252,7 @@ def _features(want: list[Any], got: list[Any], limit: float, steps: int) -> Agre
 _JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, int], Agreement]] = {
     "decisions": _decisions,
     "scores": _scores,
+    "logits": _logits,
     "chances": _chances,
     "embedding": _embedding,
     "values": _values,

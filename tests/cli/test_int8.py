@@ -80,10 +80,23 @@ def optimize(graphopt, *more):
     return code, json.loads(Path("r.json").read_text()), err
 
 
-def test_the_poison_spoils_the_model_without_a_budget(poisoned, graphopt):
-    code, report, _ = optimize(graphopt)
+def test_the_poison_spoils_the_model_where_nothing_judges(poisoned, graphopt):
+    code, report, _ = optimize(graphopt, "--max-error", "none")
     assert code == 0
     assert report["after"]["metric"] < 0.9
+
+
+def test_without_a_budget_the_guard_keeps_the_task(poisoned, graphopt):
+    """The labels are the source's own decisions: of 64 a single one may change."""
+    code, report, _ = optimize(graphopt)
+    (step,) = report["steps"]
+    assert code == 0
+    assert step["status"] == "kept"
+    assert report["after"]["metric"] >= 0.98
+    (agreement,) = step["agreement"].values()
+    assert agreement["disagreements"] <= 1
+    kinds = [n.op_type for n in onnx.load("o.onnx").graph.node]
+    assert "QuantizeLinear" in kinds
 
 
 @pytest.mark.parametrize("drop", ["0.05", "0.02"])

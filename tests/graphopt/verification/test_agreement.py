@@ -34,7 +34,9 @@ ROWS = RNG.normal(size=(64, 8)).astype(np.float32)
         ("y = Relu(x)", softmax(ROWS), "scores"),
         ("y = Sigmoid(x)", 1 / (1 + np.exp(-ROWS)), "chances"),
         ("y = Relu(x)", ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True), "embedding"),
-        ("y = Relu(x)", ROWS, "features"),
+        ("y = Relu(x)", ROWS, "logits"),
+        ("y = Relu(x)", RNG.normal(size=(64, 384)), "features"),
+        ("y = Relu(x)", RNG.normal(size=(64, 1000)), "logits"),
         ("y = Relu(x)", ROWS[:, :1], "values"),
         ("y = Relu(x)", ROWS.reshape(4, 4, 4, 8), "values"),
     ],
@@ -56,7 +58,10 @@ def test_scores_agree_where_the_top_class_does():
     found = judged("y = Softmax(x)", [softmax(ROWS)], [changed])
     assert (found.kind, found.n, found.disagreements) == ("scores", 64, 1)
     assert found.figure == 1 / 64
-    assert found.over == pytest.approx(1 / 64 / MAX_DISAGREEMENT)
+    assert found.over == 1  # one of a few dozen is no share
+    changed[4] = np.roll(changed[4], 1)
+    two = judged("y = Softmax(x)", [softmax(ROWS)], [changed])
+    assert two.over == pytest.approx(2 / 64 / MAX_DISAGREEMENT)
     soft = judged("y = Softmax(x)", [softmax(ROWS)], [softmax(3 * ROWS)])
     assert soft.disagreements == 0
 
@@ -90,10 +95,25 @@ def test_embeddings_are_compared_by_angle():
 
 
 def test_features_agree_as_scores_or_as_values():
-    peaked = (ROWS * 5).astype(np.float32)
-    same_top = peaked * (1 + 0.15 * RNG.normal(size=(64, 1)))
-    assert judged("y = Relu(x)", [peaked], [same_top]).over <= 1
-    assert judged("y = Relu(x)", [peaked], [np.roll(peaked, 1, 0)]).over > 1
+    wide = RNG.normal(size=(64, 384))
+    turned = np.roll(wide, 1, 0)
+    assert judged("y = Relu(x)", [wide], [wide * (1 + 0.15 * RNG.normal(size=(64, 1)))]).over <= 1
+    assert judged("y = Relu(x)", [wide], [wide + 0.05 * turned]).over <= 1  # other top classes
+    assert judged("y = Relu(x)", [wide], [turned]).over > 1
+
+
+def test_logits_agree_as_scores_and_as_values():
+    near = ROWS + 0.02 * RNG.normal(size=ROWS.shape)
+    other = ROWS.copy()
+    other[5] = np.roll(other[5], 1)
+    assert judged("y = Relu(x)", [ROWS], [ROWS * 1.05]).over <= 1
+    assert judged("y = Relu(x)", [ROWS], [other]).disagreements == 1
+    coordinates = np.sort(RNG.uniform(0, 100, (64, 4)), axis=1)  # the last is always the largest
+    moved = coordinates + np.float64([0, 0, 0, 40])
+    assert (moved.argmax(1) == coordinates.argmax(1)).all()
+    assert judged("y = Relu(x)", [coordinates], [moved]).kind == "values"
+    assert judged("y = Relu(x)", [coordinates], [moved]).over > 1
+    assert judged("y = Relu(x)", [ROWS], [near]).over < judged("y = Relu(x)", [ROWS], [other]).over
 
 
 def test_integers_and_text_differ_or_not():
