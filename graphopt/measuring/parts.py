@@ -45,6 +45,8 @@ def cut_out(
 ) -> tuple[ir.Model, Arrays] | None:
     """`nodes` alone as a model that computes `outputs`, and inputs for it.
 
+    Where an output is made behind them (a bias that is added), the nodes between belong to it.
+
     Args:
         model: the model they are in; it is not changed, and its tensors are shared.
         nodes: in topological order, of one graph (the main one or another).
@@ -55,6 +57,9 @@ def cut_out(
     Returns:
         The model and its feeds, or None where the form of an input is not known.
     """
+    nodes = list(nodes)
+    for value in outputs:
+        nodes += _behind(value, set(nodes))
     inside = set(nodes)
     inputs: dict[ir.Value, np.ndarray[Any, Any]] = {}
     before: dict[ir.Node, None] = {}
@@ -87,6 +92,19 @@ def cut_out(
         value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     feeds = {v.name or "": a for v, a in zip(graph.inputs, inputs.values(), strict=True)}
     return ir.Model(graph, ir_version=model.ir_version), feeds
+
+
+def _behind(value: ir.Value, inside: set[ir.Node], depth: int = 4) -> list[ir.Node]:
+    """The nodes that lead from those inside to `value`, first ones first; a few steps at most."""
+    node = value.producer()
+    if node is None or node in inside or not depth:
+        return []
+    found: list[ir.Node] = []
+    read = [v for v in node.inputs if v is not None]
+    for one in read:
+        found += [n for n in _behind(one, inside, depth - 1) if n not in found]
+    made = {*inside, *found}
+    return [*found, node] if any(v.producer() in made for v in read) else []
 
 
 def _makers(value: ir.Value) -> list[ir.Node] | None:
