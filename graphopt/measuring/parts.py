@@ -58,8 +58,8 @@ def cut_out(
         The model and its feeds, or None where the form of an input is not known.
     """
     nodes = list(nodes)
-    for value in outputs:
-        nodes += _behind(value, set(nodes))
+    for output in outputs:
+        nodes += _behind(output, set(nodes))
     inside = set(nodes)
     inputs: dict[ir.Value, np.ndarray[Any, Any]] = {}
     before: dict[ir.Node, None] = {}

@@ -20,7 +20,8 @@ from graphopt.io.digest import digest
 from graphopt.io.weights import warnings_of
 from graphopt.pipeline.state import State
 from graphopt.rewriting.opset import limit_opset
-from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins
+from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins, synthetic
+from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph
@@ -30,6 +31,8 @@ __all__ = ["Setting", "prepare"]
 
 #: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
 PROBE_RUNS, PROBE_MACS = 64, 100e9
+#: Other batch sizes that exact passes are compared at, for runs of at most so many MACs.
+BATCHES, BEYOND_MACS = (2, 3, 5), 5e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +125,16 @@ def prepare(
     if verify == "outputs":
         if progress is not None:
             progress("running the source model", 0, 0)
-        judge = Judge(source.skeleton, _probe(source, given or drawn, notes))
+        probe = _probe(source, given or drawn, notes)
+        judge = Judge(source.skeleton, probe, _beyond(source, probe, bound, seed))
         if judge.unable:
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
+        elif judge.silent:
+            notes.append(
+                f"{', '.join(judge.silent)}: empty or NaN on every run, so that agreeing about it "
+                "means nothing; give --samples that the model answers"
+            )
     return Setting(
         source=source,
         target=target if measure else dataclasses.replace(target, measured=False),
@@ -171,12 +180,36 @@ def _probe(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
     runs: list[Feeds] = []
     spent = 0.0
     for feeds in samples:
-        spent += source.cost.macs * max((len(a) for a in feeds.values() if a.ndim), default=1)
+        spent += source.cost.macs * _batch(feeds)
         if len(runs) >= PROBE_RUNS or (len(runs) >= 2 and spent > PROBE_MACS):
             notes.append(f"outputs were compared on the first {len(runs)} runs of samples")
             break
         runs.append(feeds)
     return runs
+
+
+def _beyond(
+    source: State, probe: Sequence[Feeds], shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> list[Feeds]:
+    """Runs at other values and batch sizes than the probe's, as long as they cost little.
+
+    Zeros and ten times the usual size show what a damped value hides; other batches show a size
+    that was taken for a constant.
+    """
+    inputs = inputs_of(source.model)
+    free = {i.name for i in inputs if i.dims and i.batch is None}
+    runs: list[Feeds] = [
+        {n: a * a.dtype.type(k) if a.dtype.kind == "f" else a for n, a in probe[0].items()}
+        for k in ((0, 10) if probe else ())
+    ]
+    for batch in BATCHES if free else ():
+        sized = {n: (batch, *s[1:]) if n in free else s for n, s in shapes.items()}
+        runs.append(next(iter(synthetic(source.model, seed=seed + batch, shapes=sized, runs=1))))
+    return [r for r in runs if source.cost.macs * _batch(r) <= BEYOND_MACS]
+
+
+def _batch(feeds: Feeds) -> int:
+    return max((len(a) for a in feeds.values() if a.ndim), default=1)
 
 
 def _guard(source: State, judge: Judge | None, budget: Budget) -> Guard | None:

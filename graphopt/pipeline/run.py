@@ -82,7 +82,7 @@ class _Run:
     ) -> None:
         self.setting, self.gauge, self.replay, self.progress = setting, gauge, replay, progress
         self.state = setting.source
-        self.outputs: Sequence[Outputs] = setting.judge.source if setting.judge else ()
+        self.outputs: Sequence[Outputs] = setting.judge.all if setting.judge else ()
         #: The state's model as a copy that a pass may change, and the context that analysed it.
         self.work: ir.Model | None = None
         self.context: Context | None = None
@@ -158,6 +158,8 @@ class _Run:
         reason = trial.verdict.reason or self.setting.budget.over_drop(
             self.setting.source.figures().metric, trial.verdict.metric
         )
+        if not trial.edits:  # every edit was at fault: the step as a whole is undone
+            reason = reason or trial.fault
         if decided is not None and not decided.kept:
             reason = reason or "undone, as the recipe says"
         elif trial.edits and not reason and getattr(one, "speeds_up", True):
@@ -236,7 +238,9 @@ class _Run:
         )
         before = dataclasses.replace(before, latency_ms=total.a_ms if total else None)
         judge = setting.judge
-        worst = compare_outputs(judge.source, self.outputs).worst if judge else None
+        worst = (
+            compare_outputs(judge.source, self.outputs[: len(judge.probe)]).worst if judge else None
+        )
         missed = setting.budget.missed(before, after, worst)
         source = setting.source
         report = Report(
@@ -284,7 +288,7 @@ class _Run:
             seed=setting.seed,
             source=setting.digest,
             samples=setting.samples.digest() if setting.given else None,
-            validated=(setting.given and setting.judge is not None)
+            validated=(setting.given and setting.judge is not None and not setting.judge.silent)
             or setting.budget.evaluate is not None,
             versions=recipe.versions(),
             steps=tuple(self.decisions),

@@ -21,8 +21,8 @@ from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
 from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
-from graphopt.verification.graph import check_graph, fingerprint
-from graphopt.verification.outputs import Comparison, Outputs, compare_outputs
+from graphopt.verification.graph import changed_signature, check_graph, fingerprint
+from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
 
 __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
 
@@ -47,13 +47,17 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One pass run and verified: its context, the state it made, and what was denied."""
+    """One pass run and verified: its context, the state it made, and what was denied.
+
+    `fault` is what was wrong before edits were denied for it.
+    """
 
     ctx: Context
     edits: int
     state: State
     verdict: Verdict
     denied: tuple[Edit, ...] = ()
+    fault: str = ""
 
 
 def try_pass(
@@ -111,7 +115,9 @@ def try_pass(
         return last[0].ctx.edits, not last[0].verdict.reason
 
     guilty = guilty_edits(first.ctx.edits, fails)
-    return first if guilty is None else dataclasses.replace(last[0], denied=tuple(guilty))
+    if guilty is None:
+        return first
+    return dataclasses.replace(last[0], denied=tuple(guilty), fault=first.verdict.reason)
 
 
 def run_pass(
@@ -199,6 +205,9 @@ def verify(
         check_graph(state.skeleton, full=setting.full_check)
     except InputError as error:
         return Verdict(f"left an invalid graph: {error}", broken=True)
+    signed = changed_signature(setting.source.model, state.model)
+    if signed:
+        return Verdict(f"changed the model's interface: {signed}", broken=True)
     judge = setting.judge
     if judge is None:
         return Verdict()
@@ -206,18 +215,27 @@ def verify(
         outputs = judge.outputs(state.skeleton)
     except InputError as error:
         return Verdict(f"the result cannot be run: {error}", broken=True)
-    previous = compare_outputs(before, outputs)
-    source = compare_outputs(judge.source, outputs)
+    probed = len(judge.probe)
+    previous = compare_outputs(before[:probed], outputs[:probed])
+    source = compare_outputs(judge.source, outputs[:probed])
     verdict = Verdict(
         outputs=outputs, vs_previous=previous.errors or None, vs_source=source.errors or None
     )
     if source.broken:
         return dataclasses.replace(verdict, reason=_moved(source), broken=True)
     if not getattr(one, "lossy", False):
-        if judge.equal(previous):
-            return verdict
-        return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
-    agreement = setting.guard.judge(outputs, lossy) if setting.guard else None
+        if not judge.equal(previous):
+            return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
+        beyond = compare_outputs(before[probed:], outputs[probed:])
+        if not judge.equal(beyond):
+            reason = f"{_moved(beyond)}, at other sizes or values than the samples"
+            return dataclasses.replace(verdict, reason=reason, broken=True)
+        return verdict
+    forms = same_forms(judge.beyond, outputs[probed:])
+    if forms:
+        reason = f"changed the outputs: {forms}, at other sizes than the samples"
+        return dataclasses.replace(verdict, reason=reason, broken=True)
+    agreement = setting.guard.judge(outputs[:probed], lossy) if setting.guard else None
     verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
     if not reason and verdict.disagrees:
@@ -284,5 +302,11 @@ def _check_preserved(preserved: dict[Any, Any], ctx: Context, name: str) -> None
 def _moved(compared: Comparison) -> str:
     if compared.broken:
         return f"changed the outputs: {compared.broken}"
+    if any(compared.changed.values()):
+        name, share = max(compared.changed.items(), key=lambda item: item[1])
+        return f"changed the outputs: {share:.2%} of the integers of {name} differ"
     name, error = max(compared.errors.items(), key=lambda item: item[1].rel_l2)
+    part = compared.parts.get(name, 0.0)
+    if part > PART > error.rel_l2:
+        return f"changed the outputs: one channel of {name} by {part:.3g} (relative L2)"
     return f"changed the outputs: {name} by {error.rel_l2:.3g} (relative L2)"

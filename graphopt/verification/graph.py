@@ -12,7 +12,7 @@ from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
 from graphopt.io.skeleton import Skeleton, skeleton_of
 
-__all__ = ["check_graph", "fingerprint"]
+__all__ = ["changed_signature", "check_graph", "fingerprint"]
 
 
 def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
@@ -71,6 +71,36 @@ def _shaped(value: onnx.ValueInfoProto) -> bool:
     return kind is not None and (kind != "tensor_type" or value.type.tensor_type.HasField("shape"))
 
 
+def changed_signature(source: ir.Model, model: ir.Model) -> str:
+    """How a model's inputs and outputs differ from the source's in what those declare; "" if not.
+
+    Names, their order, element types, and shapes with their symbols. What the source leaves open
+    may be declared.
+    """
+    for kind in ("input", "output"):
+        old = [v for v in getattr(source.graph, f"{kind}s") if not v.is_initializer()]
+        new = [v for v in getattr(model.graph, f"{kind}s") if not v.is_initializer()]
+        if [v.name for v in old] != [v.name for v in new]:
+            names = (", ".join(v.name or "?" for v in vs) for vs in (old, new))
+            return "{}s {} became {}".format(kind, *names)
+        for a, b in zip(old, new, strict=True):
+            if a.dtype is not None and a.dtype != b.dtype:
+                return f"{kind} {a.name}: type {a.dtype} became {b.dtype}"
+            if a.shape is not None and not _refines(a.shape, b.shape):
+                return f"{kind} {a.name}: shape {a.shape} became {b.shape}"
+    return ""
+
+
+def _refines(old: ir.Shape, new: ir.Shape | None) -> bool:
+    """Whether every axis that is declared is declared the same."""
+    if new is None or len(old) != len(new):
+        return False
+    return all(
+        a == b or (isinstance(a, ir.SymbolicDim) and a.value is None)
+        for a, b in zip(old, new, strict=True)
+    )
+
+
 def fingerprint(model: ir.Model) -> int:
     """A hash of the graph's structure, tensors by identity: equal if nothing was touched."""
     parts: list[Any] = [tuple(model.graph.opset_imports.items())]
@@ -83,7 +113,10 @@ def fingerprint(model: ir.Model) -> int:
             names = tuple(v.name if v is not None else None for v in node.inputs)
             parts.append((node.domain, node.op_type, names, len(node.outputs), attributes))
         parts += [(n, id(v.const_value)) for n, v in graph.initializers.items()]
-        parts.append(tuple(v.name for v in graph.outputs))
+        parts += [
+            tuple((v.name, v.dtype, str(v.shape)) for v in values)
+            for values in (graph.inputs, graph.outputs)
+        ]
     return hash(tuple(parts))
 
 

@@ -1,7 +1,8 @@
 """Verification: is the graph valid, and did the outputs stay as they were.
 
 *Equal* means, per output: relative L2 difference at most max(1e-5, 4 x the difference that the
-runtime's own optimizations make on the source), and NaN and Inf at the same positions.
+runtime's own optimizations make on the source), of each channel at most 1 % of itself, integers and
+booleans the same element by element, NaN and Inf at the same positions, and outputs in one order.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from graphopt.execution.runtime import run_each
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.reporting.records import OutputError
 
-__all__ = ["FLOOR", "Comparison", "Judge", "compare_outputs"]
+__all__ = ["FLOOR", "Comparison", "Judge", "compare_outputs", "same_forms"]
 
 Outputs = Mapping[str, np.ndarray[Any, Any]]
 #: Smallest relative L2 difference that counts: about 100 float32 roundings.
@@ -30,12 +31,26 @@ NOISE_FACTOR = 4.0
 NOISE_LIMIT = 2 << 30
 
 
+#: A channel (along axis 1 or the last) may differ by this much of itself, where it is not lost in
+#: the roundings of the whole.
+PART, LOST = 1e-2, 1e-5
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How one set of outputs differs from another, per output."""
+    """How one set of outputs differs from another, per output.
+
+    Attributes:
+        errors: figures of each output.
+        broken: what makes the two incomparable; "" if they compare.
+        parts: relative L2 difference of the worst channel of each output.
+        changed: share of the elements that differ, of outputs that are integers or booleans.
+    """
 
     errors: dict[str, OutputError]
     broken: str = ""
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    changed: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def worst(self) -> float:
@@ -51,60 +66,115 @@ class Judge:
     Args:
         source: the model everything is compared with; it is not changed.
         probe: the inputs, a few runs.
+        extra: runs at other sizes and values, on which exact passes are compared too; those that
+            the source does not run on are left out.
 
     Attributes:
-        source: its outputs, one mapping per run.
-        noise: per output, the relative L2 difference the runtime's own optimizations make.
+        source: its outputs on `probe`, one mapping per run.
+        beyond: its outputs on `extra`.
+        noise: the difference the runtime's own optimizations make.
         unable: why the source cannot be run here; "" if it can.
     """
 
-    def __init__(self, source: ir.Model | Skeleton, probe: Sequence[Outputs]) -> None:
-        self.probe = probe
+    def __init__(
+        self,
+        source: ir.Model | Skeleton,
+        probe: Sequence[Outputs],
+        extra: Sequence[Outputs] = (),
+    ) -> None:
+        self.probe, self.extra = probe, extra
         source = skeleton_of(source)
         self.unable = ""
         self.source: list[Outputs] = []
-        self.noise: dict[str, float] = {}
+        self.beyond: list[Outputs] = []
+        self.noise = Comparison({})
         try:
-            self.source = self.outputs(source)
+            for outputs in run_each(source, [*probe, *extra]):
+                (self.source if len(self.source) < len(probe) else self.beyond).append(outputs)
         except ModelError as error:
-            self.unable = str(error)
-            return
+            if len(self.source) < len(probe):
+                self.unable = str(error)
+                return
+        self.extra = extra[: len(self.beyond)]
         if sum(one.tensor.nbytes for one in source.held) > NOISE_LIMIT:
             return
         try:
-            optimized = list(run_each(source, probe, optimize=True))
+            optimized = list(run_each(source, [*probe, *self.extra], optimize=True))
         except ModelError:
             return
-        compared = compare_outputs(self.source, optimized)
+        compared = compare_outputs(self.all, optimized)
         if not compared.broken:
-            self.noise = {n: e.rel_l2 for n, e in compared.errors.items()}
+            self.noise = compared
+
+    @property
+    def all(self) -> list[Outputs]:
+        """The source's outputs on `probe`, then on `extra`."""
+        return [*self.source, *self.beyond]
+
+    @property
+    def silent(self) -> list[str]:
+        """Outputs that are empty or NaN on every run: agreeing about them means nothing."""
+        names = dict.fromkeys(n for run in self.source for n in run)
+        return [n for n in names if all(_says_nothing(run[n]) for run in self.source)]
 
     def outputs(self, model: ir.Model | Skeleton) -> list[Outputs]:
-        """The model's outputs on the probe inputs, with the runtime's optimizations off."""
-        return list(run_each(model, self.probe))
+        """The model's outputs on `probe`, then on `extra`, with the runtime's optimizations off."""
+        return list(run_each(model, [*self.probe, *self.extra]))
 
     def equal(self, compared: Comparison) -> bool:
         """Whether a comparison passes the equality rule of this module."""
-        return not compared.broken and all(
-            e.rel_l2 <= self.tolerance(name) for name, e in compared.errors.items()
+        return (
+            not compared.broken
+            and all(e.rel_l2 <= self.tolerance(name) for name, e in compared.errors.items())
+            and all(
+                part <= max(PART, NOISE_FACTOR * self.noise.parts.get(name, 0.0))
+                for name, part in compared.parts.items()
+            )
+            and all(
+                share <= NOISE_FACTOR * self.noise.changed.get(name, 0.0)
+                for name, share in compared.changed.items()
+            )
         )
 
     def tolerance(self, output: str) -> float:
         """The largest relative L2 difference that still counts as equal."""
-        return max(FLOOR, NOISE_FACTOR * self.noise.get(output, 0.0))
+        noise = self.noise.errors.get(output)
+        return max(FLOOR, NOISE_FACTOR * noise.rel_l2) if noise is not None else FLOOR
 
 
 def compare_outputs(expected: Iterable[Outputs], got: Iterable[Outputs]) -> Comparison:
     """Compare two streams of outputs run by run; sums are accumulated in float64."""
     sums: dict[str, _Sums] = {}
     for a, b in zip(expected, got, strict=True):
-        if a.keys() != b.keys():
+        if list(a) != list(b):
             return Comparison({}, f"outputs {', '.join(a)} became {', '.join(b)}")
         for name in a:
             broken = sums.setdefault(name, _Sums()).add(a[name], b[name])
             if broken:
                 return Comparison({}, f"output {name}: {broken}")
-    return Comparison({name: s.result() for name, s in sums.items()})
+    return Comparison(
+        {name: s.result() for name, s in sums.items()},
+        parts={name: s.part() for name, s in sums.items()},
+        changed={name: s.differ / s.count for name, s in sums.items() if s.count},
+    )
+
+
+def same_forms(expected: Iterable[Outputs], got: Iterable[Outputs]) -> str:
+    """What differs in names, order, shapes or types of outputs, run by run; "" if nothing does."""
+    for a, b in zip(expected, got, strict=True):
+        if list(a) != list(b):
+            return f"outputs {', '.join(a)} became {', '.join(b)}"
+        for name in a:
+            x, y = np.shape(a[name]), np.shape(b[name])
+            if isinstance(a[name], np.ndarray) and x != y:
+                return f"output {name}: shape {list(x)} became {list(y)}"
+    return ""
+
+
+def _says_nothing(a: Any) -> bool:
+    if not isinstance(a, np.ndarray):
+        return False
+    return a.size == 0 or (a.dtype.kind == "f" and bool(np.isnan(a).all()))
 
 
 @dataclasses.dataclass
@@ -118,6 +188,9 @@ class _Sums:
     worst: float = 0.0
     rows: int = 0
     agree: int = 0
+    count: int = 0
+    differ: int = 0
+    channels: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def add(self, a: Any, b: Any) -> str:
         """Add one run; returns what makes the two incomparable, or "" if they compare."""
@@ -129,6 +202,10 @@ class _Sums:
             return f"type {a.dtype} became {b.dtype}"
         if a.dtype.kind in "OSU":
             return "" if np.array_equal(a, b) else "text differs"
+        if a.dtype.kind in "biu":
+            self.count += a.size
+            self.differ += int((a != b).sum())
+        self._add_channels(a, b)
         x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
         if a.dtype.kind not in "biu":
             fx, fy = np.isfinite(x), np.isfinite(y)
@@ -145,6 +222,34 @@ class _Sums:
             self.rows += math.prod(a.shape[:-1])
             self.agree += int((a.argmax(-1) == b.argmax(-1)).sum())
         return ""
+
+    def _add_channels(self, a: Any, b: Any) -> None:
+        """Sums of |a|^2 and |a-b|^2 of each channel, along axis 1 and the last."""
+        if a.dtype.kind != "f" or a.ndim < 2:
+            return
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = np.nan_to_num(a.astype(np.float64) - b, nan=0, posinf=0, neginf=0) ** 2
+            power = np.nan_to_num(a.astype(np.float64), nan=0, posinf=0, neginf=0) ** 2
+        for axis in {1, a.ndim - 1}:
+            others = tuple(k for k in range(a.ndim) if k != axis)
+            sums = np.stack([power.sum(axis=others), apart.sum(axis=others)])
+            known = self.channels.get(axis)
+            if known is None:
+                self.channels[axis] = sums
+            elif known.shape == sums.shape:
+                self.channels[axis] = known + sums
+
+    def part(self) -> float:
+        """Relative L2 difference of the worst channel that is not lost in the whole's roundings."""
+        worst = 0.0
+        for power, apart in self.channels.values():
+            if power.size < 2:
+                continue
+            heard = np.sqrt(apart) > LOST * np.sqrt(power.sum() / power.size)
+            if heard.any():
+                ratio = np.sqrt(apart[heard] / np.maximum(power[heard], 1e-300))
+                worst = max(worst, float(ratio.max()))
+        return worst
 
     def result(self) -> OutputError:
         """The figures of this output."""

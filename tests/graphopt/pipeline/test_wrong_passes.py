@@ -1,0 +1,129 @@
+"""Passes that promise equal outputs and are wrong where one look at the outputs does not see it."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt import Pass, Samples, optimize
+from graphopt.testing import parse_model
+
+RNG = np.random.default_rng(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong(Pass):
+    """Does to the model what `how` names."""
+
+    how: str = ""
+
+    def run(self, model, ctx):
+        if not ctx.edit(self, "model"):
+            return 0
+        return HOWS[self.how](model, model.graph)
+
+
+def swap_outputs(model, graph):
+    graph.outputs[0], graph.outputs[1] = graph.outputs[1], graph.outputs[0]
+    return 1
+
+
+def add_one(model, graph):
+    """The integers of k are one more: nothing beside their size in L2."""
+    node = next(n for n in graph if n.op_type == "Mul" and n.outputs[0].name == "k")
+    one = ir.Value(name="one_more", const_value=ir.tensor(np.int64(1), name="one_more"))
+    graph.initializers["one_more"] = one
+    more = ir.node("Add", [node.inputs[0], one], name="more")
+    graph.insert_before(node, more)
+    node.replace_input_with(0, more.outputs[0])
+    return 1
+
+
+def zero_scores(model, graph):
+    value = graph.initializers["scale"]
+    array = value.const_value.numpy().copy()
+    array[-1] = 0
+    value.const_value = ir.tensor(array, name="scale")
+    return 1
+
+
+def fixed_batch(model, graph):
+    node = next(n for n in graph if n.op_type == "Reshape")
+    target = node.inputs[1]
+    target.const_value = ir.tensor(np.int64([1, 4]), name=target.name)
+    return 1
+
+
+def declared_shape(model, graph):
+    graph.inputs[0].shape = ir.Shape([1, 4])
+    return 1
+
+
+def silent_interface(model, graph):
+    """Returns 0 edits, and has changed what the output is declared as."""
+    graph.outputs[0].shape = ir.Shape(["other", 4])
+    return 0
+
+
+def drop_small(model, graph):
+    """A clip that only larger inputs than the samples would notice."""
+    node = next(n for n in graph if n.op_type == "Clip")
+    ten = ir.Value(name="ten", const_value=ir.tensor(np.float32(10), name="ten"))
+    graph.initializers["ten"] = ten
+    node.replace_input_with(2, ten)
+    return 1
+
+
+HOWS = {f.__name__: f for f in (
+    swap_outputs, add_one, zero_scores, fixed_batch, declared_shape, silent_interface, drop_small,
+)}  # fmt: skip
+
+
+def model():
+    return parse_model(
+        """r = Reshape(x, shape)
+        c = Clip(r, low, high)
+        y = Mul(c, scale)
+        z = Neg(r)
+        i = Cast <to = 7> (r)
+        k = Mul(i, thousand)""",
+        inputs={"x": ("batch", 4)},
+        constants={
+            "shape": np.int64([-1, 4]),
+            "low": np.float32(-100),
+            "high": np.float32(100),
+            "scale": np.float32([640, 640, 640, 0.1]),
+            "thousand": np.int64(1000),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("swap_outputs", "outputs y, z, k became z, y, k"),
+        ("add_one", "of the integers of k differ"),
+        ("zero_scores", "one channel of y by 1 "),
+        ("fixed_batch", "cannot be run"),
+        ("declared_shape", "shape [batch,4] became [1,4]"),
+        ("silent_interface", "interface: output y: shape"),
+        ("drop_small", "at other sizes or values than the samples"),
+    ],
+)
+def test_it_is_undone_and_told(how, why):
+    given = Samples([{"x": RNG.uniform(1, 9, (1, 4)).astype(np.float32)}])
+    before = model()
+    result = optimize(before, [Wrong(how)], samples=given, measure=False)
+    (step,) = result.report.steps
+    assert step.status == "undone"
+    assert why in step.reason
+    assert [v.name for v in result.model.graph.outputs] == ["y", "z", "k"]
+
+
+def test_outputs_that_say_nothing_are_told():
+    nan = parse_model("y = Sqrt(x)", inputs={"x": (2, 2)})
+    given = Samples([{"x": np.full((2, 2), -1, np.float32)}])
+    result = optimize(nan, "clean", samples=given, measure=False)
+    assert any(note.startswith("y: empty or NaN on every run") for note in result.report.notes)
+    assert result.report.validated is False
