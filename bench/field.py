@@ -28,13 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
 import field_client
 from field_env import make
 from field_table import write_table
 from field_timing import ratios
 
+HERE = Path(__file__).parent
 SPECS = ("clean,fold,fuse", "fuse,int8", "prune(ratio=0.3),fuse,int8")
 PEERS = ("ort-dynamic", "ort-static", "nncf", "onnxsim", "onnxslim")
 #: Longest that one client, one optimization or one peer may take, in seconds.
@@ -46,7 +45,9 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--env", type=Path, default=Path(".field"), help="kept between runs")
-    parser.add_argument("--graphopt", default=f"{sys.executable} -P -m graphopt", help="its command")
+    parser.add_argument(
+        "--graphopt", default=f"{sys.executable} -P -m graphopt", help="its command"
+    )
     parser.add_argument("--models", help="names, separated by commas")
     parser.add_argument("--specs", nargs="*", default=SPECS)
     parser.add_argument("--peers", default=",".join(PEERS))
@@ -136,9 +137,7 @@ class Rows:
 class Field:
     """One model, its client, and the folder that keeps its samples, answers and results."""
 
-    def __init__(
-        self, client: field_client.Client, python: Path, args: Any, rows: Rows
-    ) -> None:
+    def __init__(self, client: field_client.Client, python: Path, args: Any, rows: Rows) -> None:
         self.client, self.python, self.args, self.rows = client, python, args, rows
         self.work = args.env / "work" / client.name
         self.work.mkdir(parents=True, exist_ok=True)
@@ -161,9 +160,9 @@ class Field:
     def tools(self) -> list[tuple[str, Callable[[Path], Row]]]:
         """What makes a model, by name: graphopt's pipelines, then the peers."""
         peers = [p for p in self.args.peers.split(",") if p]
-        return [(f"graphopt {s}", lambda out, s=s: self.graphopt(s, out)) for s in self.args.specs] + [
-            (p, lambda out, p=p: self.peer(p, out)) for p in peers
-        ]
+        return [
+            (f"graphopt {s}", lambda out, s=s: self.graphopt(s, out)) for s in self.args.specs
+        ] + [(p, lambda out, p=p: self.peer(p, out)) for p in peers]
 
     def record(self) -> None:
         """Samples of both parts, and the answers of the client with its own model, once."""
@@ -188,8 +187,10 @@ class Field:
         return {"agreement": share, "answers": len(want["answers"]), "runs": want["runs"]}
 
     def described(self, model: Path) -> Row:
-        said = call([str(self.python), str(HERE / "field_peers.py"), "describe", str(model)],
-                    self.work / "describe.log")
+        said = call(
+            [str(self.python), str(HERE / "field_peers.py"), "describe", str(model)],
+            self.work / "describe.log",
+        )
         return dict(json.loads(said))
 
     def judged(self, tool: str, start: Callable[[Path], Row], out: Path) -> Row:
@@ -216,16 +217,20 @@ class Field:
         command += ["--no-measure"] if self.args.no_measure else []
         report = json.loads(call(command, out.parent / "log"))
         kept = ("spec", "status", "reason", "notes", "seconds", "latency_ratio")
-        steps = [
-            {k: s[k] for k in kept} | {"error": worst_error(s)} for s in report["steps"]
-        ]
+        steps = [{k: s[k] for k in kept} | {"error": worst_error(s)} for s in report["steps"]]
         return {"steps": steps, "notes": report["notes"], "measured": not self.args.no_measure}
 
     def peer(self, name: str, out: Path) -> Row:
         python = self.args.env / "nncf" / "bin" / "python" if name == "nncf" else self.python
         call(
-            [str(python), str(HERE / "field_peers.py"), name, str(self.model), str(out),
-             str(self.work / "calibration")],
+            [
+                str(python),
+                str(HERE / "field_peers.py"),
+                name,
+                str(self.model),
+                str(out),
+                str(self.work / "calibration"),
+            ],
             out.parent / "log",
         )
         return {}

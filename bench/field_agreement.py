@@ -6,6 +6,7 @@ same order, and gives a share. No answer at all on either side agrees with nothi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,4 +94,4 @@ spans = matched(_same_span)
 def spans_of(words: Sequence[str]) -> list[list[int]]:
     """Where each word begins and ends, in characters."""
     ends = np.cumsum([0, *map(len, words)]).tolist()
-    return [list(pair) for pair in zip(ends[:-1], ends[1:], strict=True)]
+    return [list(pair) for pair in itertools.pairwise(ends)]

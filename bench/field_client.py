@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
 import field_agreement
+import numpy as np
 from field_inputs import shipped
 
 #: Most runs that are recorded of a part, spread evenly over all that the client makes.
@@ -108,14 +106,23 @@ def replace(one: Client, use: Path | None) -> list[dict[str, Any]]:
             if self.taken:
                 model = str(use or source)
             super().__init__(model, options, *args, **more)
+            self.types = {i.name: i.type for i in self.get_inputs()}
 
         def run(self, names: Any, feed: dict[str, Any], *more: Any) -> Any:
             if self.taken:
-                feeds.append({k: np.array(v) for k, v in feed.items()})
+                feeds.append({k: as_taken(v, self.types[k]) for k, v in feed.items()})
             return super().run(names, feed, *more)
 
     onnxruntime.InferenceSession = Session
     return feeds
+
+
+def as_taken(value: Any, kind: str) -> Any:
+    """A copy of what was fed; lists get the type of the input, `tensor(int32)`, as the runtime's."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return np.array(value, {"float": "float32", "double": "float64"}.get(name, name))
 
 
 def spread(feeds: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:

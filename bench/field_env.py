@@ -16,12 +16,34 @@ from pathlib import Path
 from field_client import Client
 
 #: What clients and peers share, with all that these ask for.
-BASE = (
-    "onnx onnxsim onnxslim numpy scipy pillow opencv-python-headless librosa scikit-learn "
-    "scikit-image matplotlib espeakng-loader soxr soundfile setuptools<80 wheel"
-).split()
+BASE = [
+    "onnx",
+    "onnxsim",
+    "onnxslim",
+    "numpy",
+    "scipy",
+    "pillow",
+    "opencv-python-headless",
+    "librosa",
+    "scikit-learn",
+    "scikit-image",
+    "matplotlib",
+    "mne",
+    "espeakng-loader",
+    "soxr",
+    "soundfile",
+    "setuptools<80",
+    "wheel",
+]
 #: Small things that the packages' imports ask for.
-SMALL = "click python-dotenv pydantic-core annotated-types typing-inspection fsspec".split()
+SMALL = [
+    "click",
+    "python-dotenv",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "fsspec",
+]
 #: torch first, and of this version: what asks for it accepts no other build.
 TORCH = "torch==2.13.0"
 
@@ -35,7 +57,7 @@ def make(env: Path, clients: Iterable[Client], nncf: bool) -> Path:
     if not done.is_file() or done.read_text().split() != wanted:
         if not python.is_file():
             venv.create(python.parents[1], with_pip=True)
-        install(python, runtime, *BASE, "mne")
+        install(python, runtime, *BASE)
         install(python, "--no-deps", TORCH)
         install(python, "--no-deps", "--no-build-isolation", *SMALL, *wanted)
         done.write_text("\n".join(wanted) + "\n")

@@ -232,7 +232,10 @@ def captchas(
             )
             tile = tile.rotate(float(rng.uniform(-20, 20)), Image.Resampling.BILINEAR)
             ink = tuple(int(v) for v in rng.integers(0, 130, 3))
-            at = int(step * (n + 1) - height / 2), int(rng.integers(-height // 10, height // 10 + 1))
+            at = (
+                int(step * (n + 1) - height / 2),
+                int(rng.integers(-height // 10, height // 10 + 1)),
+            )
             image.paste(Image.new("RGB", tile.size, ink), at, tile)
         draw = ImageDraw.Draw(image)
         for _ in range(int(rng.integers(1, 4))):

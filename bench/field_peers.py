@@ -47,8 +47,12 @@ def ort_dynamic(model: Path, out: Path, samples: Path) -> None:
 
 def ort_static(model: Path, out: Path, samples: Path) -> None:
     """Q/DQ, unsigned activations, signed weights per channel: what its guide says for the CPU."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
-    from onnxruntime.quantization import quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -71,9 +75,8 @@ def ort_static(model: Path, out: Path, samples: Path) -> None:
 
 
 def nncf(model: Path, out: Path, samples: Path) -> None:
-    import onnx
-
     import nncf as tool
+    import onnx
 
     feeds = runs(samples)
     made = tool.quantize(onnx.load(model), tool.Dataset(feeds), subset_size=len(feeds))

@@ -53,10 +53,12 @@ def iclabel(part: str) -> list[Any]:
         info = mne.create_info(names, 250, "eeg")
         raw = mne.io.RawArray(1e-6 * mixing @ sources, info)
         raw.set_montage("biosemi32").filter(1, 100).set_eeg_reference("average")
-        ica = mne.preprocessing.ICA(20, method="infomax", fit_params={"extended": True},
-                                    max_iter=30, random_state=0).fit(raw)
-        for one in zip(*(np.moveaxis(f, -1, 0) for f in get_iclabel_features(raw, ica)),
-                       strict=True):
+        ica = mne.preprocessing.ICA(
+            20, method="infomax", fit_params={"extended": True}, max_iter=30, random_state=0
+        ).fit(raw)
+        for one in zip(
+            *(np.moveaxis(f, -1, 0) for f in get_iclabel_features(raw, ica)), strict=True
+        ):
             chance = run_iclabel(*(f[..., None] for f in one), backend="onnx")
             found.append(int(np.argmax(chance)))
     return found
@@ -75,9 +77,7 @@ def megnet(part: str) -> list[Any]:
     from field_inputs import shipped
     from matplotlib import colormaps
 
-    session = onnxruntime.InferenceSession(
-        str(shipped("mne_icalabel/megnet/assets/megnet.onnx"))
-    )
+    session = onnxruntime.InferenceSession(str(shipped("mne_icalabel/megnet/assets/megnet.onnx")))
     one, two = (i.name for i in session.get_inputs())
     rows, columns = np.mgrid[-1:1:120j, -1:1:120j]
     found = []
@@ -94,7 +94,8 @@ def megnet(part: str) -> list[Any]:
         if k % 3 == 0:  # a heart, a beat a second
             course = 60 * np.exp(-((((np.arange(15000) / 250) % 0.9) - 0.3) ** 2) * 2000)
         course = (course - course.mean()) / course.std()
-        feed = {one: picture[None].astype(np.float32), two: course[None, :, None].astype(np.float32)}
+        feed = {one: picture[None], two: course[None, :, None]}
+        feed = {k: v.astype(np.float32) for k, v in feed.items()}
         found.append(int(np.argmax(session.run(None, feed)[0])))
     return found
 

@@ -47,7 +47,7 @@ for _form in ("", "_16k_op15"):
 
 
 def silero_stream(path: str, part: str) -> list[Any]:
-    """The loop of OnnxWrapper for the forms that have no wrapper: 64 samples of context, a state."""
+    """OnnxWrapper's loop for the forms that have no wrapper: 64 samples of context, a state."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(shipped(path)))

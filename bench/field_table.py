@@ -35,8 +35,8 @@ def write_table(rows: list[Row], path: Path) -> None:
 
 INTRODUCTION = (
     "Each cell: agreement of the client's answers with those of its own model on inputs that no "
-    "tool saw / bytes relative to it / times faster in CPU time of one thread (- where not timed) / "
-    "nodes. Made by the command in the .json file beside this one."
+    "tool saw / bytes relative to it / times faster in CPU time of one thread (- where not timed) "
+    "/ nodes. Made by the command in the .json file beside this one."
 )
 
 
@@ -47,16 +47,22 @@ def cell(row: Row | None, source: Row) -> str:
         return f"exit {row['exit']}"
     speed = f"{row['speed']:.2f}" if "speed" in row else "-"
     size = row["bytes"] / source["bytes"]
-    undone = ", ".join(s["spec"].split("(")[0] for s in row.get("steps", ())
-                       if s["status"] not in ("kept", "unchanged"))
+    undone = ", ".join(
+        s["spec"].split("(")[0]
+        for s in row.get("steps", ())
+        if s["status"] not in ("kept", "unchanged")
+    )
     said = f"{100 * row['agreement']:.1f} % / {size:.2f} / {speed} / {row['nodes']}"
     return said + (f" (undone: {undone})" if undone else "")
 
 
 def total(tool: str, models: list[str], by_key: dict[tuple[str, str], Row]) -> str:
     """Geometric means of bytes and speed over the models that came out, and how many did."""
-    made = [(by_key[n, tool], by_key[n, "source"]) for n in models
-            if (n, tool) in by_key and by_key[n, tool]["exit"] == 0]
+    made = [
+        (by_key[n, tool], by_key[n, "source"])
+        for n in models
+        if (n, tool) in by_key and by_key[n, tool]["exit"] == 0
+    ]
     if not made:
         return ""
     size = geometric_mean(r["bytes"] / s["bytes"] for r, s in made)
@@ -72,7 +78,8 @@ def trouble(row: Row) -> str:
     if "client" in row:
         return f"the client stopped: {row['client']}"
     if row["agreement"] < 0.99:
-        steps = "; ".join(f"{s['spec']} {s['status']}, error {s['error']}"
-                          for s in row.get("steps", ()))
+        steps = "; ".join(
+            f"{s['spec']} {s['status']}, error {s['error']}" for s in row.get("steps", ())
+        )
         return f"agreement {100 * row['agreement']:.1f} %" + (f" ({steps})" if steps else "")
     return ""

