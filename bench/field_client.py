@@ -24,7 +24,7 @@ import numpy as np
 from field_inputs import shipped
 
 #: Most runs that are recorded of a part, spread evenly over all that the client makes.
-RUNS = 64
+RUNS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def replace(one: Client, use: Path | None) -> list[dict[str, Any]]:
 
 
 def as_taken(value: Any, kind: str) -> Any:
-    """A copy of what was fed; lists get the type of the input, `tensor(int32)`, as the runtime's."""
+    """A copy of what was fed; lists get the input's type, such as `tensor(int32)`."""
     if isinstance(value, np.ndarray):
         return value.copy()
     name = kind.removeprefix("tensor(").removesuffix(")")
