@@ -66,7 +66,7 @@ def main() -> None:
         return
     args.env = args.env.resolve()
     python = make(args.env, clients.values(), nncf="nncf" in args.peers)
-    rows = Rows(args.out.with_suffix(".json"), "python " + shlex.join(sys.argv))
+    rows = Rows(args.out.with_suffix(".json"), "python " + shlex.join(sys.argv), args.env)
     for name in args.models.split(",") if args.models else clients:
         one = Field(clients[name], python, args, rows)
         try:
@@ -111,11 +111,14 @@ def call(command: list[str], log: Path) -> str:
 
 
 class Rows:
-    """The results file: a row per model and tool, written whenever one is known."""
+    """The results file: a row per model and tool, written whenever one is known.
 
-    def __init__(self, path: Path, command: str) -> None:
+    Messages that name the environment's folder name it `.field`, wherever it was.
+    """
+
+    def __init__(self, path: Path, command: str, env: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.command = path, command
+        self.path, self.command, self.env = path, command, env
 
     def all(self) -> list[Row]:
         return json.loads(self.path.read_text())["rows"] if self.path.is_file() else []
@@ -129,7 +132,8 @@ class Rows:
         rest = [r for r in self.all() if (r["model"], r["tool"]) != key]
         content = {"command": self.command, "rows": [*rest, row]}
         scratch = self.path.with_suffix(".part")
-        scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        scratch.write_text(text.replace(str(self.env), ".field") + "\n")
         scratch.replace(self.path)
         print(json.dumps(row, ensure_ascii=False)[:300], flush=True)
 
