@@ -27,15 +27,17 @@ def nudenet(part: str) -> list[Any]:
 @client("ddddocr-det", "ddddocr", "ddddocr/common_det.onnx", "detection of characters", boxes)
 def ddddocr_det(part: str) -> list[Any]:
     import ddddocr
+    from PIL import Image
 
     model = ddddocr.DdddOcr(det=True, show_ad=False)
     backgrounds = photographs(part, 30)
     letters = captchas(part, 30, "ABCDEFGHKMNPRSTUVWXYZ23456789", (240, 80), 4)
     found = []
     for picture, text in zip(backgrounds, letters, strict=True):
-        mixed = picture[:240, :320].copy()
+        mixed = np.asarray(Image.fromarray(picture).resize((320, 240))).copy()
         patch = mixed[80:160, 40:280]
-        patch[text.min(-1) < 140] = text[text.min(-1) < 140][: len(patch[text.min(-1) < 140])]
+        ink = text.min(-1) < 140
+        patch[ink] = text[ink]
         found.append([["text", *b] for b in model.detection(png(mixed))])
     return found
 

@@ -56,11 +56,18 @@ def khmersm(part: str) -> list[Any]:
     labels,
 )
 def slovorez(part: str) -> list[Any]:
+    """Slovorez.predict without its splitting into words, which is not the same every time."""
     from slovorez import Slovorez
 
     model = Slovorez.from_pretrained(str(shipped("slovorez/models/slovorez-test")), device="cpu")
-    words = [w for t in mixed("russian", part, 20) for w in t.split()]
-    return [[str(piece) for piece in model.predict(w)] for w in dict.fromkeys(words)]
+    words = list(dict.fromkeys(w for t in sentences("russian", part) for w in t.split()))
+    found: list[Any] = []
+    for at in range(0, len(words), 4):
+        batch = words[at : at + 4]
+        logits = model._model.predict(model._tokenizer.encode_batch(batch))
+        for one in model._tokenizer.decode_predictions_detail(batch, logits, "", use_viterbi=False):
+            found += [[str(piece), int(kind)] for piece, kind, _ in one["morphemes"]]
+    return found
 
 
 # --- diacritics --------------------------------------------------------------------------------
