@@ -53,7 +53,7 @@ def khmersm(part: str) -> list[Any]:
     "slovorez",
     "slovorez/models/slovorez-test/slovorez-test.onnx",
     "Russian morphemes",
-    labels,
+    spans,
 )
 def slovorez(part: str) -> list[Any]:
     """Slovorez.predict without its splitting into words, which is not the same every time."""
@@ -66,7 +66,7 @@ def slovorez(part: str) -> list[Any]:
         batch = words[at : at + 4]
         logits = model._model.predict(model._tokenizer.encode_batch(batch))
         for one in model._tokenizer.decode_predictions_detail(batch, logits, "", use_viterbi=False):
-            found += [[str(piece), int(kind)] for piece, kind, _ in one["morphemes"]]
+            found.append([[str(piece), int(kind)] for piece, kind, _ in one["morphemes"]])
     return found
 
 
