@@ -31,11 +31,14 @@ class Pass(InPlacePass):
         speeds_up: the pass claims the model gets faster, so the step is timed and undone if slower.
         needs: what must be there, or a run is refused before it starts: "samples", or the name of
             an extra ("torch", "onnxsim").
+        recovers: the pass wins back what lossy ones before it lost, so that those are judged
+            after it, together.
         preserves: analyses whose result stays true after the pass edited the model.
     """
 
     lossy: ClassVar[bool] = False
     speeds_up: ClassVar[bool] = True
+    recovers: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = ()
 

@@ -88,6 +88,9 @@ class _Run:
         self.context: Context | None = None
         self.decisions: list[recipe.Decision] = []
         self.lossy = 0  # steps that may have used the guard's limits
+        self.disagrees = False  # the last step was undone by the guard
+        #: Before the first step that a later pass is to make good: its number, and what was then.
+        self.safe: tuple[int, State, Sequence[Outputs], int] | None = None
 
     def __call__(self, passes: Sequence[Any]) -> Result:
         specs = [recipe.portable(format_pass(p)) for p in passes]
@@ -99,10 +102,15 @@ class _Run:
                 )
         self.evaluated(self.setting.source)
         before = self.setting.source.figures()
-        steps = []
+        steps: list[Step] = []
         for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
             self.progress(spec, k, len(passes))
-            steps.append(self._step(one, spec, k))
+            later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
+            if later and self.safe is None:
+                self.safe = (k, self.state, self.outputs, self.lossy)
+            steps.append(self._step(one, spec, k, judged=not later))
+            if not later:
+                self._settle(steps)
         self.progress("measuring the result", 0, 0)
         return self._finish(before, steps)
 
@@ -116,8 +124,22 @@ class _Run:
 
     # --- one step ---------------------------------------------------------------------------
 
-    def _step(self, one: Any, spec: str, k: int) -> Step:
+    def _settle(self, steps: list[Step]) -> None:
+        """What was to be won back is judged with the step that did it: all stay, or none does."""
+        safe, self.safe = self.safe, None
+        if safe is None or not self.disagrees:
+            return
+        first, self.state, self.outputs, self.lossy = safe
+        self.work = self.context = None
+        for k in range(first, len(steps)):
+            if steps[k].status == "kept":
+                reason = f"{steps[-1].spec} did not win back what was lost: {steps[-1].reason}"
+                steps[k] = dataclasses.replace(steps[k], status="undone", reason=reason)
+                self.decisions[k] = dataclasses.replace(self.decisions[k], kept=False, denied=())
+
+    def _step(self, one: Any, spec: str, k: int, judged: bool = True) -> Step:
         began = time.perf_counter()
+        setting = self.setting if judged else dataclasses.replace(self.setting, guard=None)
         work = self._working()
         before = self.state
         decided = self.replay.steps[k] if self.replay else None
@@ -129,7 +151,7 @@ class _Run:
             return try_pass(
                 form,
                 model,
-                self.setting,
+                setting,
                 before,
                 self.outputs,
                 self.evaluated,
@@ -154,6 +176,7 @@ class _Run:
                 break
             ran = recipe.portable(format_pass(one))
             trial.ctx.note(f"run as {ran}: with more, {stronger.verdict.reason}")
+        self.disagrees = trial.verdict.disagrees
         timing = None
         reason = trial.verdict.reason or self.setting.budget.over_drop(
             self.setting.source.figures().metric, trial.verdict.metric

@@ -65,6 +65,7 @@ class Distill(Pass):
     lossy = True
     needs = frozenset({"torch"})
     speeds_up = False
+    recovers = True
 
     epochs: int = 3
     lr: float = 5e-4

@@ -96,9 +96,11 @@ def test_an_installed_package_adds_a_target_to_the_command_line(tmp_path):
         "from graphopt.cli import main\n"
         "main(['bench', 'model.onnx', '--targets', 'cpu,reference', '--seconds', '0.05'])\n"
     )
+    work = tmp_path / "work"
+    work.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
+        cwd=work,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

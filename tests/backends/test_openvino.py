@@ -38,7 +38,9 @@ def test_without_its_packages_the_target_is_one_plain_sentence(monkeypatch):
 
 def test_without_its_packages_a_lowered_model_says_what_to_install(model, tmp_path, monkeypatch):
     path = CPU.lower(model, find_target("cpu"), tmp_path / "m.onnx")
-    write_manifest(path, Manifest("openvino", plugin="absent_plugin", extra="openvino"))
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)  # not installed
+    plugin = Manifest("openvino", plugin="onnxruntime_ep_openvino", extra="openvino")
+    write_manifest(path, plugin)
     with pytest.raises(MissingExtra, match=r"graphopt\[openvino\]"):
         session(path)
 

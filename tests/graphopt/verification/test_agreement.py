@@ -201,3 +201,40 @@ def test_prune_is_run_weaker_until_the_outputs_agree_and_replays():
     again = optimize(classifier(), [strong], samples=SAMPLES, measure=False, replay=result.recipe)
     assert again.recipe == result.recipe
     assert again.report.after.params == result.report.after.params
+
+
+class Recovering(Pass):
+    """Turns the classes back (or only says so)."""
+
+    lossy = True
+    recovers = True
+
+    def __init__(self, works=True):
+        object.__setattr__(self, "works", works)
+
+    def run(self, model, ctx):
+        if not ctx.edit(self, "v"):
+            return 0
+        import onnx_ir as ir
+
+        weight = model.graph.initializers["v"]
+        array = weight.const_value.numpy()
+        shift = -1 if self.works else 1
+        weight.const_value = ir.tensor(np.roll(array, shift, 1), name="v")
+        return 1
+
+
+def test_what_a_later_pass_wins_back_is_judged_after_it():
+    result = optimize(classifier(), [Blunt(), Recovering()], samples=SAMPLES, measure=False)
+    assert [s.status for s in result.report.steps] == ["kept", "kept"]
+    assert result.report.steps[1].agreement["y"].figure == 0
+
+
+def test_what_is_not_won_back_is_undone_as_a_whole():
+    source = classifier()
+    weight = source.graph.initializers["v"].const_value.numpy().copy()
+    passes = [Blunt(), Recovering(works=False)]
+    result = optimize(source, passes, samples=SAMPLES, measure=False)
+    assert [s.status for s in result.report.steps] == ["undone", "undone"]
+    assert "did not win back" in result.report.steps[0].reason
+    np.testing.assert_array_equal(result.model.graph.initializers["v"].const_value.numpy(), weight)

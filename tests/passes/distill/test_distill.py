@@ -10,7 +10,7 @@ from graphopt.passes.distill import Distill  # noqa: E402
 from graphopt.passes.int8 import Int8  # noqa: E402
 from graphopt.passes.prune import Prune  # noqa: E402
 
-from graphopt import Context, optimize  # noqa: E402
+from graphopt import Budget, Context, optimize  # noqa: E402
 from graphopt.execution.runtime import run, run_each  # noqa: E402
 from graphopt.graph.kept import kept_indices  # noqa: E402
 from graphopt.graph.provenance import made_by  # noqa: E402
@@ -119,7 +119,8 @@ def test_in_a_pipeline_the_source_is_the_original():
         Prune(ratio=0.5, scope="all", compensate=False),
         Distill(epochs=10, lr=1e-2, loss="mse"),
     ]
-    result = optimize(source, passes, samples=given, measure=False, target="onnx")
+    free = Budget(max_disagreement=float("inf"))
+    result = optimize(source, passes, samples=given, measure=False, target="onnx", budget=free)
     pruned, distilled = result.report.steps
     assert distilled.status == "kept"
     worst = [max(e.rel_l2 for e in s.error_vs_source.values()) for s in (pruned, distilled)]
