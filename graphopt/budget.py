@@ -31,8 +31,11 @@ class Limit:
     relative: bool = False
 
     @classmethod
-    def parse(cls, text: str, kind: Literal["size", "latency"]) -> Limit:
-        """`10MB`, `5ms` or `0.3x`. Raises UsageError for anything else."""
+    def parse(cls, given: str | Limit, kind: Literal["size", "latency"]) -> Limit:
+        """`10MB`, `5ms`, `0.3x` or a Limit. Raises UsageError for anything else."""
+        if isinstance(given, Limit):
+            return given
+        text = str(given)
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-zA-Z]+)\s*", text)
         if match:
             number, unit = float(match[1]), match[2].upper()
@@ -51,9 +54,11 @@ class Limit:
         return f"{self.value:g}x" if self.relative else f"{self.value:g}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Budget:
     """Limits on the result; None means no limit.
+
+        Budget(max_drop=0.5, max_size="1MB", max_latency="0.5x", evaluate="score.py:score")
 
     Attributes:
         max_error: worst output's relative L2 difference against the source model.
@@ -61,8 +66,8 @@ class Budget:
             (`graphopt.verification.agreement`). None: 0.01, unless `max_error` or `max_drop` judge
             lossy steps; inf: any, so that nothing judges them.
         max_drop: how far the metric of `evaluate` may fall, in its own units.
-        max_size: bytes of the written model, external data included.
-        max_latency: milliseconds per run, measured on the target.
+        max_size: of the written model, external data included: `"10MB"`, or `"0.3x"` the source's.
+        max_latency: of one run, measured on the target: `"5ms"`, or `"0.5x"` the source's.
         evaluate: `f(predict) -> float`, higher is better, where
             `predict(dict of arrays) -> dict of arrays`; or its name, `FILE.py:FUNCTION`, which
             goes to other processes where a function does not.
@@ -71,8 +76,8 @@ class Budget:
     max_error: float | None = None
     max_disagreement: float | None = None
     max_drop: float | None = None
-    max_size: Limit | None = None
-    max_latency: Limit | None = None
+    max_size: Limit | str | None = None
+    max_latency: Limit | str | None = None
     evaluate: Callable[..., float] | str | None = None
 
     def __post_init__(self) -> None:
@@ -80,10 +85,25 @@ class Budget:
             raise UsageError(
                 "--max-drop limits a metric; say how it is computed with --eval FILE.py:f"
             )
+        if self.max_size is not None:
+            object.__setattr__(self, "max_size", Limit.parse(self.max_size, "size"))
+        if self.max_latency is not None:
+            object.__setattr__(self, "max_latency", Limit.parse(self.max_latency, "latency"))
         for name in ("max_error", "max_disagreement", "max_drop"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number >= 0, not {value}")
+
+    def __repr__(self) -> str:
+        units = {"max_size": "B", "max_latency": "ms"}
+        set_ = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Limit):
+                value = str(value) if value.relative else f"{value}{units[field.name]}"
+            if value is not None:
+                set_.append(f"{field.name}={getattr(value, '__name__', repr(value))}")
+        return f"Budget({', '.join(set_)})"
 
     @property
     def evaluation(self) -> Callable[..., float] | None:
@@ -158,11 +178,12 @@ class Budget:
         elif self.max_error is not None:
             found.append("--max-error cannot be judged: outputs were not compared")
         if self.max_size is not None and before.bytes and after.bytes:
-            limit = self.max_size.resolve(before.bytes)
+            limit = Limit.parse(self.max_size, "size").resolve(before.bytes)
             if after.bytes > limit:
                 found.append(f"size {after.bytes:,} bytes is over --max-size ({limit:,.0f})")
         if self.max_latency is not None:
-            found.append(_late(self.max_latency, before.latency_ms, after.latency_ms))
+            allowed = Limit.parse(self.max_latency, "latency")
+            found.append(_late(allowed, before.latency_ms, after.latency_ms))
         return [f for f in found if f]
 
 

@@ -202,9 +202,8 @@ def _run(options: dict[str, Any]) -> int:
 
 
 def _budget(options: dict[str, Any]) -> Any:
-    from graphopt.budget import Budget, Limit
+    from graphopt.budget import Budget
 
-    size, latency = options["max_size"], options["max_latency"]
     error = _limit("--max-error", options["max_error"])
     disagreement = _limit("--max-disagreement", options["max_disagreement"])
     if error == math.inf:
@@ -213,8 +212,8 @@ def _budget(options: dict[str, Any]) -> Any:
         max_error=error,
         max_disagreement=disagreement,
         max_drop=options["max_drop"],
-        max_size=Limit.parse(size, "size") if size else None,
-        max_latency=Limit.parse(latency, "latency") if latency else None,
+        max_size=options["max_size"],
+        max_latency=options["max_latency"],
         evaluate=options["evaluate"],
     )
     budget.evaluation  # noqa: B018  a function that is not there is told before anything runs

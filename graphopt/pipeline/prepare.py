@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import onnx
 import onnx_ir as ir
 
 from graphopt.backend import find_target
@@ -17,10 +18,19 @@ from graphopt.errors import ModelError
 from graphopt.formats import load
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
+from graphopt.io.reading import from_proto
 from graphopt.io.weights import warnings_of
 from graphopt.pipeline.state import State
 from graphopt.rewriting.opset import limit_opset
-from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins, synthetic
+from graphopt.samples import (
+    Feeds,
+    Samples,
+    SampleSource,
+    bind_shapes,
+    open_samples,
+    stand_ins,
+    synthetic,
+)
 from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
@@ -78,10 +88,10 @@ class Setting:
 
 
 def prepare(
-    model: ir.Model | str | Path,
+    model: ir.Model | onnx.ModelProto | str | Path,
     *,
     target: str | Target = "cpu",
-    samples: Samples | str | Path | None = None,
+    samples: SampleSource | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -98,11 +108,11 @@ def prepare(
 
     Arguments and errors are those of `graphopt.optimize`; `target` is one target, not "auto".
     """
+    path = Path(source_path) if source_path else None
     if isinstance(model, (str, Path)):
-        path: Path | None = Path(model)
-        model = load(model)
-    else:
-        path = Path(source_path) if source_path else None
+        path, model = Path(model), load(model)
+    elif isinstance(model, onnx.ModelProto):
+        model = from_proto(model)
     target = find_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
     given = open_samples(samples, model) if samples is not None else None

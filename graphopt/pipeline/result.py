@@ -68,8 +68,7 @@ class Result:
         return report_text(self.report)
 
     def __repr__(self) -> str:
-        report = self.report
-        return f"<Result of {', '.join(s.spec for s in report.steps)} on {report.input}>"
+        return f"<Result {self.report}>"
 
     def write(
         self,

@@ -22,7 +22,7 @@ from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, refusals, try_pass
 from graphopt.reporting.records import Figures, Report, Step, Undone
-from graphopt.spec import parse
+from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
 
 __all__ = ["run"]
@@ -39,7 +39,8 @@ def run(
 
     Args:
         setting: what `prepare` made.
-        passes: a spec such as `"prune(ratio=0.3), fuse"`, or pass objects, ours or `onnx_ir`'s.
+        passes: a spec such as `"prune(ratio=0.3), fuse"`, or a list of specs and pass objects, ours
+            or `onnx_ir`'s.
         replay: take every decision from this recipe and measure nothing.
         progress: called with (text, steps done, steps in all).
 
@@ -48,7 +49,7 @@ def run(
         InputError: the recipe was made with another source, samples, target or seed.
         PassError: a pass raised; `__cause__` is what it raised.
     """
-    passes = parse(passes) if isinstance(passes, str) else list(passes)
+    passes = passes_of(passes)
     for each in passes:
         check_needs(each, samples=setting.given)
     if replay is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import PurePath
 from typing import Any, Literal
 
 __all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone"]
@@ -104,7 +105,7 @@ class Undone:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Step:
     """One pass of the pipeline; see the fields of `Figures` and `OutputError` for units.
 
@@ -130,8 +131,13 @@ class Step:
     undone: tuple[Undone, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        ratio = self.latency_ratio
+        speed = f", {1 / ratio:.2f}x speed" if ratio else ""
+        return f"<Step {_short(self.spec)}: {self.status}, {self.edits} edits{speed}>"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
     """The whole run.
 
@@ -154,9 +160,33 @@ class Report:
     validated: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def gain(self) -> str:
+        """What the result is to the source: `0.27x size, 2.10x speed`."""
+        parts = []
+        if self.before.bytes and self.after.bytes:
+            parts.append(f"{self.after.bytes / self.before.bytes:.2f}x size")
+        if self.latency_ratio:
+            parts.append(f"{1 / self.latency_ratio:.2f}x speed")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        kept = sum(step.status == "kept" for step in self.steps)
+        name = _short(PurePath(self.input).name)
+        told = [f"{name} on {self.target}: {kept} of {len(self.steps)} steps kept", self.gain]
+        told += ["budget missed"] if self.met is False else []
+        return ", ".join(filter(None, told))
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data: `{schema, graphopt, input, output, target, seed, budget, before, ...}`."""
         data = dataclasses.asdict(self)
         budget = {"limits": data.pop("limits"), "met": data.pop("met")}
         validated = data.pop("validated")
         return {"schema": SCHEMA, **data, "budget": budget, "unvalidated": not validated}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 32 else f"{text[:29]}..."

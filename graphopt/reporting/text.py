@@ -144,7 +144,7 @@ def report_table(report: Report) -> Table:
     row("source", Text(), report.before, "")
     for step in report.steps:
         row(step.spec, Text(step.status, _STYLE[step.status]), step, _worst(step))
-    row("result", Text(_gain(report), "green"), report.after, "", last=True)
+    row("result", Text(report.gain, "green"), report.after, "", last=True)
     return made
 
 
@@ -165,17 +165,6 @@ def _worst(step: Step) -> str:
     if not step.error_vs_source:
         return "-"
     return f"{max(e.rel_l2 for e in step.error_vs_source.values()):.2g}"
-
-
-def _gain(report: Report) -> str:
-    """`0.27x size, 2.1x speed`: what the result is to the source."""
-    parts = []
-    before, after = report.before, report.after
-    if before.bytes and after.bytes:
-        parts.append(f"{after.bytes / before.bytes:.2f}x size")
-    if report.latency_ratio:
-        parts.append(f"{1 / report.latency_ratio:.2f}x speed")
-    return ", ".join(parts)
 
 
 def print_report(console: Console, report: Report) -> None:

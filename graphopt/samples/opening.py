@@ -14,16 +14,20 @@ from graphopt.samples.archives import read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
 from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
 
-__all__ = ["open_samples"]
+__all__ = ["SampleSource", "open_samples"]
 
 Array = np.ndarray[Any, Any]
 Items = Callable[[], Iterator[object]]
+#: One sample, one batch, or many: arrays by input name, or one array for a model with one input.
+Item = Mapping[str, Array] | Array
+#: What samples are opened from.
+SampleSource = Samples | str | Path | Item | Iterable[Item] | Callable[[], Iterable[Item]]
 #: Most samples in one run where the model takes any number.
 BATCH = 32
 
 
 def open_samples(
-    given: object,
+    given: SampleSource,
     model: ir.Model,
     *,
     preprocess: str | None = None,
