@@ -80,6 +80,11 @@ from graphopt.errors import GraphOptError, UsageError
 )
 @click.option("--replay", metavar="RECIPE", help="Repeat the decisions of a model or recipe.json.")
 @click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
+@click.option(
+    "--external-data/--no-external-data",
+    default=None,
+    help="Weights in NAME.onnx.data beside the graph; default: one file below 1.9 GB.",
+)
 @click.option("--strip", is_flag=True, help="Leave recipe and provenance out of the output.")
 @click.option("--config", help="Options from this TOML file; default ./graphopt.toml.")
 @standard
@@ -155,7 +160,8 @@ def _run(options: dict[str, Any]) -> int:
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
-    output = _output(source, options["output"], _suffix(options["output"], options["emit"]))
+    suffix = _suffix(options["output"], options["emit"], options["external_data"])
+    output = _output(source, options["output"], suffix)
     model = load(source)
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
@@ -187,7 +193,11 @@ def _run(options: dict[str, Any]) -> int:
             report = result.report
             if result.met or options["keep_best"]:
                 made = result.write(
-                    output, closest=True, strip_provenance=options["strip"], progress=shown
+                    output,
+                    closest=True,
+                    strip_provenance=options["strip"],
+                    external=options["external_data"],
+                    progress=shown,
                 )
                 report, written = made.report, list(made.files)
         data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
@@ -230,13 +240,15 @@ def _limit(option: str, given: str | float | None) -> float | None:
         raise UsageError(f"{option} takes a number or none, not {given!r}") from None
 
 
-def _suffix(named: str | None, emit: str | None) -> str:
+def _suffix(named: str | None, emit: str | None, external: bool | None) -> str:
     """What is written: `.onnx`, or `.pt2`, for which PyTorch must be there (MissingExtra)."""
     program = named is not None and named.endswith(".pt2")
     if named and emit and program != (emit == "torch"):
         raise UsageError(f"-o {named}: --emit {emit} writes {'.pt2' if not program else '.onnx'}")
     if not (program or emit == "torch"):
         return ".onnx"
+    if external:
+        raise UsageError("--external-data is for .onnx files: a .pt2 file holds its weights itself")
     from graphopt.backend import find_target
 
     find_target("torch")
@@ -254,7 +266,7 @@ def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output
     from graphopt.cli.destinations import Destinations, is_model, is_report
     from graphopt.deploy.manifest import check_manifest, manifest_path
     from graphopt.io.reading import source_of
-    from graphopt.io.writing import check_data
+    from graphopt.io.writing import check_data, weights_beside
 
     read = [options[k] for k in ("model", "samples", "evaluate", "replay")]
     read += [options["config"] or DEFAULT]
@@ -267,7 +279,8 @@ def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output
     if output.suffix != ".pt2":
         check_manifest(output)
         files.add(manifest_path(output), "the manifest of -o", lambda path: True)
-        if source is not None and source.data:
+        beside = options["external_data"]
+        if beside or (beside is None and weights_beside(model)):
             data = output.with_name(f"{output.name}.data")
             check_data(output, data)
             files.add(data, "the weights of -o", lambda path: True)

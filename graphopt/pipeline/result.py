@@ -21,7 +21,7 @@ from graphopt.deploy.manifest import (
 from graphopt.errors import BudgetMissed, GraphOptError
 from graphopt.formats import save
 from graphopt.graph.provenance import strip
-from graphopt.io.writing import weights_beside
+from graphopt.io.writing import place_weights, weights_beside
 from graphopt.measuring.session_options import tune
 from graphopt.pipeline.recipe import Recipe
 from graphopt.replacing import alone_in
@@ -76,6 +76,7 @@ class Result:
         *,
         closest: bool = False,
         strip_provenance: bool = False,
+        external: bool | None = None,
         progress: Progress | None = None,
     ) -> Written:
         """Write the model at `path` for its target, with the manifest that opens it there.
@@ -87,6 +88,7 @@ class Result:
             path: an .onnx file, or what another format's name ends in (.pt2 for PyTorch).
             closest: write a result that misses the budget, which is the closest that was found.
             strip_provenance: leave recipe and provenance out.
+            external: put weights into `NAME.onnx.data`; None: if they are too large for one file.
             progress: called with (text, done, total).
 
         Raises:
@@ -96,7 +98,7 @@ class Result:
         if not closest:
             self.require()
         path = Path(path)
-        model = self.model
+        model = self.model if external is None else place_weights(self.model, external)
         if strip_provenance:
             model = model.clone()
             strip(model)

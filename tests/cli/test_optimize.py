@@ -95,6 +95,32 @@ def test_a_replay_of_a_measured_run_gives_the_same_bytes(folder, graphopt):
         assert Path(name).read_bytes() == Path("a.onnx").read_bytes()
 
 
+def test_one_file_whatever_the_source_had_and_the_same_bytes_by_any_name(folder, graphopt):
+    proto = onnx.load("model.onnx")
+    location = {"location": "model.bin", "size_threshold": 0}
+    onnx.save(proto, "model.onnx", save_as_external_data=True, **location)
+    before = {p.name for p in folder.iterdir()}
+    code, out, err = optimize(graphopt, "-o", "a.onnx", passes="fuse,int8")
+    assert code == 0, err
+    assert {p.name for p in folder.iterdir()} - before == {"a.onnx", "a.session.json"}
+    assert "wrote a.onnx, a.session.json" in out
+    assert optimize(graphopt, "-o", "other.onnx", "--replay", "a.onnx", passes="fuse,int8")[0] == 0
+    assert Path("other.onnx").read_bytes() == Path("a.onnx").read_bytes()
+
+
+def test_external_data_on_request(folder, graphopt):
+    args = ("-o", "a.onnx", "--external-data", "--report", "r.json")
+    code, out, err = optimize(graphopt, *args)
+    assert code == 0, err
+    assert "wrote a.onnx, a.onnx.data, a.session.json" in out
+    sizes = [Path(n).stat().st_size for n in ("a.onnx", "a.onnx.data")]
+    assert json.loads(Path("r.json").read_text())["after"]["bytes"] == sum(sizes)
+    assert sizes[1] == 4 * 16 * 32  # w1; what is small stays inside
+    code, _, err = optimize(graphopt, "-o", "a.pt2", "--external-data")
+    assert code == 2
+    assert "--external-data is for .onnx files" in err
+
+
 def test_a_replay_on_another_model_is_refused(folder, graphopt):
     assert optimize(graphopt, "-o", "a.onnx")[0] == 0
     proto = onnx.load("model.onnx")
