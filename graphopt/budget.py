@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from graphopt.errors import UsageError
-from graphopt.reporting.records import Figures
+from graphopt.reporting.records import Figures, Verdict
 from graphopt.user_code import load_attribute
 
 __all__ = ["Budget", "Limit"]
@@ -71,6 +71,8 @@ class Budget:
         evaluate: `f(predict) -> float`, higher is better, where
             `predict(dict of arrays) -> dict of arrays`; or its name, `FILE.py:FUNCTION`, which
             goes to other processes where a function does not.
+        require_verdict: whether the result is faster or slower must be known: timing that is too
+            noisy misses the budget. `max_latency` always needs that.
     """
 
     max_error: float | None = None
@@ -79,6 +81,7 @@ class Budget:
     max_size: Limit | str | None = None
     max_latency: Limit | str | None = None
     evaluate: Callable[..., float] | str | None = None
+    require_verdict: bool = False
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.evaluate is None:
@@ -101,7 +104,7 @@ class Budget:
             value = getattr(self, field.name)
             if isinstance(value, Limit):
                 value = str(value) if value.relative else f"{value}{units[field.name]}"
-            if value is not None:
+            if value is not None and value is not False:
                 set_.append(f"{field.name}={getattr(value, '__name__', repr(value))}")
         return f"Budget({', '.join(set_)})"
 
@@ -119,9 +122,16 @@ class Budget:
         return function
 
     @property
+    def timed(self) -> str:
+        """The option that needs the result to be timed, or ""."""
+        if self.max_latency is not None:
+            return "--max-latency"
+        return "--require-verdict" if self.require_verdict else ""
+
+    @property
     def limited(self) -> bool:
         """Whether any limit is set."""
-        return any(
+        return self.require_verdict or any(
             x is not None
             for x in (
                 self.max_error,
@@ -139,7 +149,7 @@ class Budget:
             return self.max_disagreement if math.isfinite(self.max_disagreement) else None
         return MAX_DISAGREEMENT if self.max_error is None and self.max_drop is None else None
 
-    def limits(self) -> dict[str, float | str | None]:
+    def limits(self) -> dict[str, float | str | bool | None]:
         """The limits as given, for the report."""
         size, latency = self.max_size, self.max_latency
         return {
@@ -148,6 +158,7 @@ class Budget:
             "max_drop": self.max_drop,
             "max_size": None if size is None else str(size),
             "max_latency": None if latency is None else str(latency),
+            "require_verdict": self.require_verdict,
         }
 
     def over_drop(self, source: float | None, metric: float | None) -> str:
@@ -165,12 +176,15 @@ class Budget:
             return ""
         return f"error {worst:.3g} is over --max-error {self.max_error:g}"
 
-    def missed(self, before: Figures, after: Figures, worst: float | None) -> list[str]:
+    def missed(
+        self, before: Figures, after: Figures, worst: float | None, verdict: Verdict | None = None
+    ) -> list[str]:
         """The limits that a result does not meet, one sentence each.
 
         Args:
             before, after: figures of the source and of the result.
             worst: relative L2 difference of the worst output; None if none was compared.
+            verdict: what timing allows to say; None if nothing was timed.
         """
         found = [self.over_drop(before.metric, after.metric)]
         if worst is not None:
@@ -181,7 +195,9 @@ class Budget:
             limit = Limit.parse(self.max_size, "size").resolve(before.bytes)
             if after.bytes > limit:
                 found.append(f"size {after.bytes:,} bytes is over --max-size ({limit:,.0f})")
-        if self.max_latency is not None:
+        if self.timed and verdict == "noisy":
+            found.append(f"{self.timed} cannot be judged: timing is too noisy for a verdict")
+        elif self.max_latency is not None:
             allowed = Limit.parse(self.max_latency, "latency")
             found.append(_late(allowed, before.latency_ms, after.latency_ms))
         return [f for f in found if f]

@@ -35,6 +35,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.measuring.gauge import Gauge
+    from graphopt.measuring.statistics import verdict
     from graphopt.pipeline.state import State
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
@@ -74,7 +75,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         "layers": layers,
         "equal": judge.equal(compared),
         "synthetic_inputs": samples.synthetic,
-        "timing": dataclasses.asdict(timing) if timing else None,
+        "timing": {**dataclasses.asdict(timing), "verdict": verdict(timing)} if timing else None,
         "notes": notes,
     }
     if timing is not None:
@@ -130,16 +131,22 @@ def _print(data: dict[str, Any]) -> None:
         ("peak activations", "peak_activation_bytes", size),
         ("latency", "latency_ms", milliseconds),
     ]
+    timing = data["timing"]
+    noisy = timing is not None and timing["verdict"] == "noisy"
     for label, key, show in rows:
         x, y = a[key], b[key]
+        if key == "latency_ms" and noisy:
+            made.add_row(label, show(x), show(y), "no verdict")
+            continue
         made.add_row(label, show(x), show(y), f"{y / x:.3f}" if x and y else "-")
     console.print(made)
-    if data["timing"]:
-        low, high = data["timing"]["ci"]
-        spread = data["timing"]["spread"]
+    if timing is not None:
+        (low, high), noise = timing["ci"], f"noise of a against itself {timing['spread']:.1%}"
         console.print(
-            f"latency ratio {data['timing']['ratio']:.3f} (95 %: {low:.3f}-{high:.3f}), "
-            f"noise of a against itself {spread:.1%}, {data['timing']['pairs']} pairs"
+            f"no verdict on speed: {noise}"
+            if noisy
+            else f"latency ratio {timing['ratio']:.3f} (95 %: {low:.3f}-{high:.3f}), {noise}, "
+            f"{timing['pairs']} pairs"
         )
     errors = table("output", ">relative L2", ">max abs", ">SQNR dB", ">cosine", ">top-1")
     for name, e in data["outputs"].items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +57,11 @@ from graphopt.errors import GraphOptError, UsageError
 @click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
 @click.option("--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source.")
 @click.option(
+    "--require-verdict",
+    is_flag=True,
+    help="Miss the budget (exit code 4) where timing is too noisy to say which model is faster.",
+)
+@click.option(
     "--keep-best", is_flag=True, help="Write the closest model when the budget is missed."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds all that is random.")
@@ -103,6 +110,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         options["passes"] = _passes_of(options["replay"])
     if not options["passes"]:
         raise UsageError("no passes given: add -p, for example -p clean,fold,fuse")
+    options["command"] = shlex.join(["graphopt", *ctx.obj])
     return _run(options)
 
 
@@ -200,6 +208,7 @@ def _run(options: dict[str, Any]) -> int:
                     progress=shown,
                 )
                 report, written = made.report, list(made.files)
+        report = dataclasses.replace(report, command=options["command"])
         data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
         unwritten = _write_report(options["report_file"], data)
         if options["as_json"]:
@@ -224,6 +233,7 @@ def _budget(options: dict[str, Any]) -> Any:
         max_drop=options["max_drop"],
         max_size=options["max_size"],
         max_latency=options["max_latency"],
+        require_verdict=options["require_verdict"],
         evaluate=options["evaluate"],
     )
     budget.evaluation  # noqa: B018  a function that is not there is told before anything runs

@@ -14,7 +14,7 @@ from graphopt.backend import find_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
-from graphopt.errors import ModelError
+from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
@@ -115,6 +115,11 @@ def prepare(
         model = from_proto(model)
     target = find_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
+    if budget.timed and not (measure and target.measured):
+        raise UsageError(
+            f"{budget.timed} is judged by timing: leave --no-measure and --replay out, and name a "
+            "target of this machine"
+        )
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     bound, chosen = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()}, like=first)

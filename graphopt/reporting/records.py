@@ -7,12 +7,13 @@ import math
 from pathlib import PurePath
 from typing import Any, Literal
 
-__all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone"]
+__all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone", "Verdict"]
 
 SCHEMA = 1
 #: Of at least so many cases a single one may differ, whatever the limit.
 FEW = 32
 Status = Literal["kept", "unchanged", "undone", "refused"]
+Verdict = Literal["faster", "same", "slower", "noisy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Undone:
 class Step:
     """One pass of the pipeline; see the fields of `Figures` and `OutputError` for units.
 
-    `latency_ratio` is latency after over latency before, with its 95 % interval.
+    `latency_ratio` is latency after over latency before, with its 95 % interval, and `verdict` what
+    it allows to say: "noisy" is nothing.
     """
 
     spec: str
@@ -124,6 +126,7 @@ class Step:
     latency_ms: float | None = None
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    verdict: Verdict | None = None
     error_vs_source: dict[str, OutputError] | None = None
     error_vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
@@ -133,7 +136,7 @@ class Step:
 
     def __repr__(self) -> str:
         ratio = self.latency_ratio
-        speed = f", {1 / ratio:.2f}x speed" if ratio else ""
+        speed = f", {1 / ratio:.2f}x speed" if ratio and self.verdict != "noisy" else ""
         return f"<Step {_short(self.spec)}: {self.status}, {self.edits} edits{speed}>"
 
 
@@ -142,7 +145,11 @@ class Report:
     """The whole run.
 
     `validated` is False if neither samples nor a budget judged the result. `latency_ratio` is the
-    result's latency over the source's, from interleaved pairs, with its 95 % interval.
+    result's latency over the source's, from interleaved pairs, with its 95 % interval, and
+    `verdict` what it allows to say: "noisy" is nothing.
+
+    `machine` is where it ran (processor, extensions, processors and threads used), `command` what
+    was typed (None from Python), `tuned` every session option that was tried on the written model.
     """
 
     graphopt: str
@@ -157,7 +164,12 @@ class Report:
     steps: tuple[Step, ...]
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    verdict: Verdict | None = None
     validated: bool = False
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    command: str | None = None
+    tuned: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -166,7 +178,7 @@ class Report:
         parts = []
         if self.before.bytes and self.after.bytes:
             parts.append(f"{self.after.bytes / self.before.bytes:.2f}x size")
-        if self.latency_ratio:
+        if self.latency_ratio and self.verdict != "noisy":
             parts.append(f"{1 / self.latency_ratio:.2f}x speed")
         return ", ".join(parts)
 

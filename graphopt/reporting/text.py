@@ -144,7 +144,13 @@ def report_table(report: Report) -> Table:
     row("source", Text(), report.before, "")
     for step in report.steps:
         row(step.spec, Text(step.status, _STYLE[step.status]), step, _worst(step))
-    row("result", Text(report.gain, "green"), report.after, "", last=True)
+    row(
+        "result",
+        Text(report.gain, "red" if report.verdict == "slower" else "green"),
+        report.after,
+        "",
+        last=True,
+    )
     return made
 
 

@@ -147,6 +147,7 @@ def test_a_missed_budget_exits_with_4_and_still_reports(folder, graphopt):
             "max_drop": None,
             "max_size": "10",
             "max_latency": None,
+            "require_verdict": False,
         },
         "met": False,
     }
@@ -279,4 +280,22 @@ def test_an_interrupt_exits_with_130(folder, graphopt):
     code, _, err = optimize(graphopt, "-o", "o.onnx", passes="./slow.py:Slow")
     assert code == 130
     assert "interrupted" in err
+    assert not Path("o.onnx").exists()
+
+
+def test_the_report_holds_the_command_that_was_typed(folder, graphopt):
+    assert optimize(graphopt, "-o", "o.onnx", "--json", passes="fuse, clean")[0] == 0
+    code, out, _ = optimize(graphopt, "-o", "o.onnx", "--json", passes="fuse, clean")
+    assert code == 0
+    assert json.loads(out)["command"] == (
+        "graphopt optimize model.onnx -p 'fuse, clean' --samples calib.npz --no-measure "
+        "-o o.onnx --json"
+    )
+
+
+@pytest.mark.parametrize("option", [("--max-latency", "5ms"), ("--require-verdict",)])
+def test_a_limit_on_time_without_timing_is_a_wrong_request(folder, graphopt, option):
+    code, _, err = optimize(graphopt, "-o", "o.onnx", *option)
+    assert code == 2
+    assert f"{option[0]} is judged by timing" in err
     assert not Path("o.onnx").exists()
