@@ -55,7 +55,7 @@ def test_compare_puts_two_models_side_by_side(folder, graphopt):
     assert data["a"]["bytes"] == Path("model.onnx").stat().st_size
     code, out, _ = graphopt("compare", "model.onnx", "o.onnx", "--measure-seconds", "0.1")
     assert code == 0
-    assert "latency ratio" in out
+    assert "latency ratio" in out or "no verdict on speed" in out
 
 
 def test_compare_layers_names_where_two_models_part(folder, graphopt):
