@@ -31,9 +31,10 @@ def command(
     from graphopt.cli.progress import progress
     from graphopt.context import Context
     from graphopt.formats import load
+    from graphopt.pipeline.prepare import named
     from graphopt.samples import bind_shapes
 
-    loaded = load(model)
+    loaded = named(load(model))  # figures are known by the names of nodes
     bound, notes = bind_shapes(loaded, parse_shapes(shapes))
     where = find_target(target)
     ctx = Context(loaded, target=where, shapes=bound)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.blame import described
 from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.archives import read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
@@ -122,8 +123,7 @@ def _from_function(function: object, name: str) -> tuple[str, Items]:
         try:
             yield from function()
         except Exception as error:
-            note = f"samples {name}: {type(error).__name__}: {error}"
-            raise SamplesError(note.splitlines()[0]) from error
+            raise SamplesError(f"samples {name}: {described(error)}") from error
 
     return name, start
 

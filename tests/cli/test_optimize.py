@@ -255,7 +255,7 @@ def test_an_evaluation_that_raises_is_named(folder, graphopt):
     Path("score.py").write_text(SCORE)
     code, _, err = optimize(graphopt, "--eval", "score.py:broken", "-o", "o.onnx")
     assert code == 1
-    assert "the evaluation function raised KeyError" in err
+    assert "the evaluation function raised KeyError: 'oh' (score.py:9)" in err
     assert not Path("o.onnx").exists()
 
 
@@ -266,9 +266,29 @@ def test_a_pass_that_raises_is_named_and_writes_nothing(folder, graphopt):
     )
     code, _, err = optimize(graphopt, "-o", "o.onnx", passes="./bad.py:Bad")
     assert code == 1
-    assert "pass bad.py:Bad raised ZeroDivisionError" in err
+    assert "pass bad.py:Bad raised ZeroDivisionError: division by zero (bad.py:6)" in err
     assert err.count("\n") == 1
     assert not Path("o.onnx").exists()
+
+
+def test_samples_that_raise_name_their_line(folder, graphopt):
+    Path("feed.py").write_text(
+        "import json\ndef inner():\n    return json.loads('{')\ndef feed():\n    yield inner()\n"
+    )
+    code, _, err = graphopt(
+        "optimize", "model.onnx", "-p", "fuse", "--samples", "feed.py:feed", "-o", "o.onnx"
+    )
+    assert code == 3
+    assert "samples feed.py:feed: JSONDecodeError: " in err
+    assert "(feed.py:3)" in err
+
+
+def test_code_that_cannot_be_loaded_names_its_line(folder, graphopt):
+    Path("score.py").write_text("import json\n\njson.loads(3)\n")
+    code, _, err = optimize(graphopt, "--eval", "score.py:score", "-o", "o.onnx")
+    assert code == 2
+    assert "score.py cannot be loaded: TypeError: " in err
+    assert "(score.py:3)" in err
 
 
 def test_an_interrupt_exits_with_130(folder, graphopt):

@@ -23,6 +23,24 @@ def test_inspect_counts_what_is_there(folder, graphopt):
     assert sum(p["share"] for p in data["profile"]) > 0.99
 
 
+def test_inspect_counts_nodes_without_a_name(folder, graphopt):
+    assert not any(n.name for n in onnx.load("model.onnx").graph.node)
+    code, out, _ = graphopt("inspect", "model.onnx", "--json", "--shape", "x=8x16")
+    assert code == 0
+    data = json.loads(out)
+    counted = {o["operator"]: (o["macs"], o["params"]) for o in data["operators"]}
+    assert counted["MatMul"] == (8 * (16 * 32 + 32 * 4), 16 * 32 + 32 * 4)
+    assert counted["Add"][1] == 32
+    assert sum(o["macs"] for o in data["operators"]) == data["macs"]
+
+
+def test_the_bare_command_shows_the_help(graphopt):
+    code, out, err = graphopt()
+    assert (code, err) == (0, "")
+    assert "graphopt optimize model.onnx -p prune,fuse,int8" in out
+    assert graphopt("--help")[1] == out
+
+
 def test_inspect_prints_tables(folder, graphopt):
     code, out, _ = graphopt("inspect", "model.onnx")
     assert code == 0
