@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -18,13 +19,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def standard(function: F) -> F:
-    """`--json` and `--debug`, which every command takes."""
+    """`--json`, `--debug` and `--log-level`, which every command takes."""
     function = click.option(
         "--json", "as_json", is_flag=True, help="Print JSON on stdout instead of tables."
+    )(function)
+    function = click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="warning",
+        show_default=True,
+        expose_value=False,
+        callback=_log,
+        help="What is logged on stderr; info: every step as it begins.",
     )(function)
     return click.option(
         "--debug", is_flag=True, help="Show tracebacks, and check what passes claim to preserve."
     )(function)
+
+
+def _log(ctx: click.Context, parameter: click.Parameter, level: str) -> None:
+    """Send what the loggers of graphopt say to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("graphopt")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
 
 
 def shape_option(function: F) -> F:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.completion import complete_targets
 from graphopt.errors import InputError
 
 #: Runs whose outputs are compared.
@@ -23,7 +24,13 @@ LAYERS = 40
 @click.argument("a")
 @click.argument("b")
 @click.option("--samples", help="Inputs to compare on; synthetic ones if not given.")
-@click.option("--target", default="cpu", show_default=True, help="Where latency is measured.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Where latency is measured.",
+    shell_complete=complete_targets,
+)
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
 @click.option("--measure-seconds", type=float, default=5.0, show_default=True)
 @click.option("--layers", is_flag=True, help="Error of every layer the two share, worst first.")

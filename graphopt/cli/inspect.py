@@ -8,12 +8,19 @@ from typing import Any
 import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.completion import complete_targets
 
 
 @click.command("inspect")
 @click.argument("model")
 @shape_option
-@click.option("--target", default="cpu", show_default=True, help="Where --profile runs the model.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Where --profile runs the model.",
+    shell_complete=complete_targets,
+)
 @click.option("--profile", is_flag=True, help="Time every node on the target.")
 @click.option("--dims", is_flag=True, help="List the prunable dimensions and what is frozen.")
 @standard

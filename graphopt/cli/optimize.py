@@ -15,12 +15,18 @@ import click
 from click.core import ParameterSource
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.completion import complete_passes, complete_targets
 from graphopt.errors import GraphOptError, UsageError
 
 
 @click.command("optimize")
 @click.argument("model")
-@click.option("-p", "--passes", help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.")
+@click.option(
+    "-p",
+    "--passes",
+    help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.",
+    shell_complete=complete_passes,
+)
 @click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx beside the model.")
 @click.option(
     "--emit",
@@ -32,6 +38,7 @@ from graphopt.errors import GraphOptError, UsageError
     default="cpu",
     show_default=True,
     help="Where the result will run, or auto: the fastest target of this machine.",
+    shell_complete=complete_targets,
 )
 @click.option(
     "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
@@ -86,6 +93,9 @@ from graphopt.errors import GraphOptError, UsageError
     help="Timings of earlier runs on this machine; default ~/.cache/graphopt.",
 )
 @click.option("--replay", metavar="RECIPE", help="Repeat the decisions of a model or recipe.json.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check model, samples, passes and paths; write nothing."
+)
 @click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
 @click.option(
     "--external-data/--no-external-data",
@@ -93,7 +103,9 @@ from graphopt.errors import GraphOptError, UsageError
     help="Weights in NAME.onnx.data beside the graph; default: one file below 1.9 GB.",
 )
 @click.option("--strip", is_flag=True, help="Leave recipe and provenance out of the output.")
-@click.option("--config", help="Options from this TOML file; default ./graphopt.toml.")
+@click.option(
+    "--config", help="Options from this TOML file; default ./graphopt.toml or pyproject.toml."
+)
 @standard
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
@@ -180,24 +192,25 @@ def _run(options: dict[str, Any]) -> int:
     files = _destinations(options, passes, model, output)
     with files.told():
         with progress(not options["as_json"]) as shown:
-            result = optimize(
-                model,
-                passes,
-                target=target,
-                samples=samples,
-                budget=budget,
-                seed=options["seed"],
-                shapes=shapes,
-                verify=options["verify"],
-                measure=options["measure"],
-                measure_seconds=options["measure_seconds"],
-                replay=replay,
-                cache=options["cache"],
-                debug=options["debug"],
-                progress=shown,
-                source_path=source,
-                max_opset=options["max_opset"],
-            )
+            given: dict[str, Any] = {
+                "samples": samples,
+                "budget": budget,
+                "shapes": shapes,
+                "progress": shown,
+                "source_path": source,
+                **{k: options[k] for k in ("seed", "verify", "measure", "measure_seconds")},
+                **{k: options[k] for k in ("cache", "debug", "max_opset")},
+            }
+            if options["dry_run"]:
+                from graphopt.cli.plan import show_plan
+                from graphopt.pipeline.prepare import prepare
+
+                where = "cpu" if target == "auto" else target
+                given["measure"] = options["measure"] and replay is None
+                setting = prepare(model, target=where, **given)
+                show_plan(setting, passes, options["target"], files.named(), options["as_json"])
+                return 0
+            result = optimize(model, passes, target=target, replay=replay, **given)
             report = result.report
             if result.met or options["keep_best"]:
                 made = result.write(
@@ -272,14 +285,14 @@ def _output(source: Path, named: str | None, suffix: str) -> Path:
 
 def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output: Path) -> Any:
     """What will be written, checked: UsageError for a file of the user's."""
-    from graphopt.cli.config import DEFAULT
+    from graphopt.cli.config import DEFAULTS
     from graphopt.cli.destinations import Destinations, is_model, is_report
     from graphopt.deploy.manifest import check_manifest, manifest_path
     from graphopt.io.reading import source_of
     from graphopt.io.writing import check_data, weights_beside
 
     read = [options[k] for k in ("model", "samples", "evaluate", "replay")]
-    read += [options["config"] or DEFAULT]
+    read += [options["config"]] if options["config"] else DEFAULTS
     for one in passes:
         read.append(getattr(sys.modules.get(type(one).__module__), "__file__", None))
         read += [v for v in vars(one).values() if isinstance(v, str)]
