@@ -6,14 +6,15 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from graphopt.errors import UsageError
 
-__all__ = ["emit_json", "finite", "parse_shapes", "shape_option", "standard"]
+__all__ = ["emit_json", "finite", "parse_shapes", "shape_option", "standard", "told_apart"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +71,17 @@ def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape {text!r}: write NAME=1x3x224x224")
         shapes[name] = sizes
     return shapes
+
+
+def told_apart(paths: Iterable[str]) -> dict[str, str]:
+    """Each path's name, with as many of its folders as tell it from the others."""
+    found = {}
+    for path in (each := set(paths)):
+        parts = Path(path).parts
+        others = [Path(p).parts for p in each if p != path]
+        ends = (n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others))
+        found[path] = str(Path(*parts[-next(ends, len(parts)) :]))
+    return found
 
 
 def emit_json(data: Any) -> None:

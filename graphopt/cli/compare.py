@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,8 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         timing = gauge.ratio(states[0], states[1], next(iter(drawn)))
         figures = [state.figures() for state in states]
     data: dict[str, Any] = {
-        "a": {"model": a, **dataclasses.asdict(figures[0]), "operators": _operators(first)},
-        "b": {"model": b, **dataclasses.asdict(figures[1]), "operators": _operators(second)},
+        "a": {"model": a, **dataclasses.asdict(figures[0])},
+        "b": {"model": b, **dataclasses.asdict(figures[1])},
         "outputs": {n: dataclasses.asdict(e) for n, e in compared.errors.items()},
         "broken": compared.broken,
         "layers": layers,
@@ -118,10 +117,6 @@ def _same_interface(a: Any, b: Any) -> None:
             raise InputError(
                 f"the models have different {kind}: {', '.join(names[0])} and {', '.join(names[1])}"
             )
-
-
-def _operators(model: Any) -> dict[str, int]:
-    return dict(Counter(n.op_type for n in model.graph.all_nodes()))
 
 
 def _print(data: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Figures:
         peak_activation_bytes: most bytes of activations alive at once, in graph order.
         latency_ms: median milliseconds of one run on the target.
         metric: what the evaluation function returned.
+        operators: nodes by operator, `domain:Operator` outside the standard.
     """
 
     bytes: int | None = None
@@ -37,6 +38,7 @@ class Figures:
     peak_activation_bytes: int | None = None
     latency_ms: float | None = None
     metric: float | None = None
+    operators: dict[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +183,14 @@ class Report:
         if self.latency_ratio and self.verdict != "noisy":
             parts.append(f"{1 / self.latency_ratio:.2f}x speed")
         return ", ".join(parts)
+
+    @property
+    def changed_operators(self) -> dict[str, tuple[int, int]]:
+        """Operators of which there are more or fewer than before: how many were, how many are."""
+        before, after = self.before.operators or {}, self.after.operators or {}
+        names = sorted({*before, *after})
+        pairs = {name: (before.get(name, 0), after.get(name, 0)) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def __str__(self) -> str:
         kept = sum(step.status == "kept" for step in self.steps)

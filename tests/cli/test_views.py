@@ -1,8 +1,10 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import onnx
 
+from graphopt.cli.common import told_apart
 from graphopt.reporting import text
 
 
@@ -46,6 +48,34 @@ def test_inspect_prints_tables(folder, graphopt):
     assert code == 0
     assert "MatMul" in out
     assert "batch" in out
+
+
+def test_files_of_one_name_are_told_apart():
+    paths = ["a/model.onnx", "b/model.onnx", "b/other.onnx", "/x/b/deep.onnx", "/y/b/deep.onnx"]
+    assert told_apart(paths) == {
+        "a/model.onnx": "a/model.onnx",
+        "b/model.onnx": "b/model.onnx",
+        "b/other.onnx": "other.onnx",
+        "/x/b/deep.onnx": "x/b/deep.onnx",
+        "/y/b/deep.onnx": "y/b/deep.onnx",
+    }
+    assert told_apart(["m.onnx", "a/m.onnx"]) == {"m.onnx": "m.onnx", "a/m.onnx": "a/m.onnx"}
+    assert told_apart(["a/m.onnx", "a/m.onnx"]) == {"a/m.onnx": "m.onnx"}
+
+
+def test_optimize_tells_which_operators_changed(folder, graphopt):
+    args = ("model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx", "--report", "r.json")
+    code, out, _ = graphopt("optimize", *args)
+    assert code == 0
+    counted = Counter(
+        f"{n.domain}:{n.op_type}" if n.domain else n.op_type for n in onnx.load("o.onnx").graph.node
+    )
+    report = json.loads(Path("r.json").read_text())
+    assert report["before"]["operators"] == {"MatMul": 2, "Add": 1, "Relu": 1}
+    assert report["after"]["operators"] == counted
+    (line,) = [text for text in out.splitlines() if text.startswith("operators: ")]
+    assert "Add 1 -> 0" in line
+    assert "Relu 1 -> 0" in line
 
 
 def test_show_tells_how_a_model_was_made(folder, graphopt):
