@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from graphopt.errors import UsageError
-from graphopt.reporting.records import Figures
+from graphopt.reporting.records import Figures, Verdict
 from graphopt.user_code import load_attribute
 
 __all__ = ["Budget", "Limit"]
@@ -31,8 +31,11 @@ class Limit:
     relative: bool = False
 
     @classmethod
-    def parse(cls, text: str, kind: Literal["size", "latency"]) -> Limit:
-        """`10MB`, `5ms` or `0.3x`. Raises UsageError for anything else."""
+    def parse(cls, given: str | Limit, kind: Literal["size", "latency"]) -> Limit:
+        """`10MB`, `5ms`, `0.3x` or a Limit. Raises UsageError for anything else."""
+        if isinstance(given, Limit):
+            return given
+        text = str(given)
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-zA-Z]+)\s*", text)
         if match:
             number, unit = float(match[1]), match[2].upper()
@@ -51,9 +54,11 @@ class Limit:
         return f"{self.value:g}x" if self.relative else f"{self.value:g}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Budget:
     """Limits on the result; None means no limit.
+
+        Budget(max_drop=0.5, max_size="1MB", max_latency="0.5x", evaluate="score.py:score")
 
     Attributes:
         max_error: worst output's relative L2 difference against the source model.
@@ -61,29 +66,47 @@ class Budget:
             (`graphopt.verification.agreement`). None: 0.01, unless `max_error` or `max_drop` judge
             lossy steps; inf: any, so that nothing judges them.
         max_drop: how far the metric of `evaluate` may fall, in its own units.
-        max_size: bytes of the written model, external data included.
-        max_latency: milliseconds per run, measured on the target.
+        max_size: of the written model, external data included: `"10MB"`, or `"0.3x"` the source's.
+        max_latency: of one run, measured on the target: `"5ms"`, or `"0.5x"` the source's.
         evaluate: `f(predict) -> float`, higher is better, where
             `predict(dict of arrays) -> dict of arrays`; or its name, `FILE.py:FUNCTION`, which
             goes to other processes where a function does not.
+        require_verdict: whether the result is faster or slower must be known: timing that is too
+            noisy misses the budget. `max_latency` always needs that.
     """
 
     max_error: float | None = None
     max_disagreement: float | None = None
     max_drop: float | None = None
-    max_size: Limit | None = None
-    max_latency: Limit | None = None
+    max_size: Limit | str | None = None
+    max_latency: Limit | str | None = None
     evaluate: Callable[..., float] | str | None = None
+    require_verdict: bool = False
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.evaluate is None:
             raise UsageError(
                 "--max-drop limits a metric; say how it is computed with --eval FILE.py:f"
             )
+        if self.max_size is not None:
+            object.__setattr__(self, "max_size", Limit.parse(self.max_size, "size"))
+        if self.max_latency is not None:
+            object.__setattr__(self, "max_latency", Limit.parse(self.max_latency, "latency"))
         for name in ("max_error", "max_disagreement", "max_drop"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number >= 0, not {value}")
+
+    def __repr__(self) -> str:
+        units = {"max_size": "B", "max_latency": "ms"}
+        set_ = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Limit):
+                value = str(value) if value.relative else f"{value}{units[field.name]}"
+            if value is not None and value is not False:
+                set_.append(f"{field.name}={getattr(value, '__name__', repr(value))}")
+        return f"Budget({', '.join(set_)})"
 
     @property
     def evaluation(self) -> Callable[..., float] | None:
@@ -99,9 +122,16 @@ class Budget:
         return function
 
     @property
+    def timed(self) -> str:
+        """The option that needs the result to be timed, or ""."""
+        if self.max_latency is not None:
+            return "--max-latency"
+        return "--require-verdict" if self.require_verdict else ""
+
+    @property
     def limited(self) -> bool:
         """Whether any limit is set."""
-        return any(
+        return self.require_verdict or any(
             x is not None
             for x in (
                 self.max_error,
@@ -119,7 +149,7 @@ class Budget:
             return self.max_disagreement if math.isfinite(self.max_disagreement) else None
         return MAX_DISAGREEMENT if self.max_error is None and self.max_drop is None else None
 
-    def limits(self) -> dict[str, float | str | None]:
+    def limits(self) -> dict[str, float | str | bool | None]:
         """The limits as given, for the report."""
         size, latency = self.max_size, self.max_latency
         return {
@@ -128,6 +158,7 @@ class Budget:
             "max_drop": self.max_drop,
             "max_size": None if size is None else str(size),
             "max_latency": None if latency is None else str(latency),
+            "require_verdict": self.require_verdict,
         }
 
     def over_drop(self, source: float | None, metric: float | None) -> str:
@@ -145,12 +176,15 @@ class Budget:
             return ""
         return f"error {worst:.3g} is over --max-error {self.max_error:g}"
 
-    def missed(self, before: Figures, after: Figures, worst: float | None) -> list[str]:
+    def missed(
+        self, before: Figures, after: Figures, worst: float | None, verdict: Verdict | None = None
+    ) -> list[str]:
         """The limits that a result does not meet, one sentence each.
 
         Args:
             before, after: figures of the source and of the result.
             worst: relative L2 difference of the worst output; None if none was compared.
+            verdict: what timing allows to say; None if nothing was timed.
         """
         found = [self.over_drop(before.metric, after.metric)]
         if worst is not None:
@@ -158,11 +192,14 @@ class Budget:
         elif self.max_error is not None:
             found.append("--max-error cannot be judged: outputs were not compared")
         if self.max_size is not None and before.bytes and after.bytes:
-            limit = self.max_size.resolve(before.bytes)
+            limit = Limit.parse(self.max_size, "size").resolve(before.bytes)
             if after.bytes > limit:
                 found.append(f"size {after.bytes:,} bytes is over --max-size ({limit:,.0f})")
-        if self.max_latency is not None:
-            found.append(_late(self.max_latency, before.latency_ms, after.latency_ms))
+        if self.timed and verdict == "noisy":
+            found.append(f"{self.timed} cannot be judged: timing is too noisy for a verdict")
+        elif self.max_latency is not None:
+            allowed = Limit.parse(self.max_latency, "latency")
+            found.append(_late(allowed, before.latency_ms, after.latency_ms))
         return [f for f in found if f]
 
 

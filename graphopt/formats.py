@@ -64,8 +64,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
         model: any model, however it was made or read.
         path: the file; what it ends in says which format. A link is followed; the file it names is
             replaced.
-        external: put large weights into `NAME.onnx.data` beside an .onnx file. None: if the model
-            was read from such a pair, or is too large for one file (about 1.9 GB).
+        external: put weights into `NAME.onnx.data` beside an .onnx file. None: if the model is too
+            large for one file (about 1.9 GB).
 
     Raises:
         UsageError: `path` is one of the files the model was read from, or cannot be written to.

@@ -22,7 +22,7 @@ from graphopt.errors import UsageError, nearest
 from graphopt.pass_ import _FILES, Pass, format_pass
 from graphopt.user_code import load_attribute
 
-__all__ = ["explanations", "format_spec", "options", "parse", "pass_class"]
+__all__ = ["explanations", "format_spec", "options", "parse", "pass_class", "passes_of"]
 
 _ITEM = re.compile(
     r"(?P<head>\w+|(?:.*?\.py|[^()]*?):[A-Za-z_]\w*)\s*(?:\((?P<options>.*)\))?", re.DOTALL
@@ -32,6 +32,17 @@ _ITEM = re.compile(
 def parse(spec: str) -> list[Pass]:
     """The passes a spec names. Raises UsageError naming the pass, the option and what it takes."""
     return [_parse_item(item) for item in _split(spec)]
+
+
+def passes_of(given: str | Iterable[Any]) -> list[Any]:
+    """The passes of a spec, or of a list of specs and pass objects: `["fuse", Int8()]`.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    if isinstance(given, str):
+        return list(parse(given))
+    return [one for item in given for one in (parse(item) if isinstance(item, str) else [item])]
 
 
 def format_spec(passes: Iterable[Any]) -> str:

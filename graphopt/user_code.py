@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from graphopt.blame import described
 from graphopt.errors import UsageError, nearest
 
 __all__ = ["import_path", "load_attribute", "names_code"]
@@ -69,5 +70,5 @@ def _load_file(resolved: str, shown: str) -> types.ModuleType:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"{shown} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{shown} cannot be loaded: {described(error)}") from error
     return module

@@ -67,7 +67,7 @@ FLOORS = (
         "target",
         "user_code",
     },
-    {"children", "replacing", "user_code"},
+    {"blame", "children", "replacing", "user_code"},
     {"errors"},
 )
 

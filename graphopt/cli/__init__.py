@@ -102,7 +102,8 @@ def _main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
     debug = "--debug" in argv
     try:
-        code: Any = cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
+        asked = argv or ["--help"]
+        code: Any = cli.main(args=asked, prog_name="graphopt", standalone_mode=False, obj=argv)
         return code if isinstance(code, int) else 0
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.exceptions.Abort) else error

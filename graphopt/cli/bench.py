@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard, told_apart
 from graphopt.errors import UsageError
 
 
@@ -87,11 +87,12 @@ def _print(found: Any) -> None:
         "model", "target", ">threads", ">batch", ">median", ">p90", ">p99", ">per second",
         ">x first", ">load", ">memory",
     )  # fmt: skip
+    names = told_apart([row.model for row in found.rows])
     for row in found.rows:
         if row.refused:
             continue
         made.add_row(
-            Path(row.model).name,
+            names[row.model],
             row.target,
             str(row.threads),
             "-" if row.batch is None else str(row.batch),
@@ -108,4 +109,4 @@ def _print(found: Any) -> None:
         console.print(f"noise of the first row against itself{where}: {spread:.1%}")
     for row in found.rows:
         if row.refused:
-            console.print(f"{Path(row.model).name} on {row.target}: {row.refused}")
+            console.print(f"{names[row.model]} on {row.target}: {row.refused}")

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from graphopt.errors import UsageError
 
-__all__ = ["emit_json", "finite", "parse_shapes", "shape_option", "standard"]
+__all__ = ["emit_json", "finite", "parse_shapes", "shape_option", "standard", "told_apart"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def standard(function: F) -> F:
-    """`--json` and `--debug`, which every command takes."""
+    """`--json`, `--debug` and `--log-level`, which every command takes."""
     function = click.option(
         "--json", "as_json", is_flag=True, help="Print JSON on stdout instead of tables."
+    )(function)
+    function = click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="warning",
+        show_default=True,
+        expose_value=False,
+        callback=_log,
+        help="What is logged on stderr; info: every step as it begins.",
     )(function)
     return click.option(
         "--debug", is_flag=True, help="Show tracebacks, and check what passes claim to preserve."
     )(function)
+
+
+def _log(ctx: click.Context, parameter: click.Parameter, level: str) -> None:
+    """Send what the loggers of graphopt say to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("graphopt")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
 
 
 def shape_option(function: F) -> F:
@@ -51,6 +71,17 @@ def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape {text!r}: write NAME=1x3x224x224")
         shapes[name] = sizes
     return shapes
+
+
+def told_apart(paths: Iterable[str]) -> dict[str, str]:
+    """Each path's name, with as many of its folders as tell it from the others."""
+    found = {}
+    for path in (each := set(paths)):
+        parts = Path(path).parts
+        others = [Path(p).parts for p in each if p != path]
+        ends = (n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others))
+        found[path] = str(Path(*parts[-next(ends, len(parts)) :]))
+    return found
 
 
 def emit_json(data: Any) -> None:

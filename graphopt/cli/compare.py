@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.completion import complete_targets
 from graphopt.errors import InputError
 
 #: Runs whose outputs are compared.
@@ -23,7 +23,13 @@ LAYERS = 40
 @click.argument("a")
 @click.argument("b")
 @click.option("--samples", help="Inputs to compare on; synthetic ones if not given.")
-@click.option("--target", default="cpu", show_default=True, help="Where latency is measured.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Where latency is measured.",
+    shell_complete=complete_targets,
+)
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
 @click.option("--measure-seconds", type=float, default=5.0, show_default=True)
 @click.option("--layers", is_flag=True, help="Error of every layer the two share, worst first.")
@@ -35,6 +41,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.measuring.gauge import Gauge
+    from graphopt.measuring.statistics import verdict
     from graphopt.pipeline.state import State
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
@@ -67,14 +74,14 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         timing = gauge.ratio(states[0], states[1], next(iter(drawn)))
         figures = [state.figures() for state in states]
     data: dict[str, Any] = {
-        "a": {"model": a, **dataclasses.asdict(figures[0]), "operators": _operators(first)},
-        "b": {"model": b, **dataclasses.asdict(figures[1]), "operators": _operators(second)},
+        "a": {"model": a, **dataclasses.asdict(figures[0])},
+        "b": {"model": b, **dataclasses.asdict(figures[1])},
         "outputs": {n: dataclasses.asdict(e) for n, e in compared.errors.items()},
         "broken": compared.broken,
         "layers": layers,
         "equal": judge.equal(compared),
         "synthetic_inputs": samples.synthetic,
-        "timing": dataclasses.asdict(timing) if timing else None,
+        "timing": {**dataclasses.asdict(timing), "verdict": verdict(timing)} if timing else None,
         "notes": notes,
     }
     if timing is not None:
@@ -112,10 +119,6 @@ def _same_interface(a: Any, b: Any) -> None:
             )
 
 
-def _operators(model: Any) -> dict[str, int]:
-    return dict(Counter(n.op_type for n in model.graph.all_nodes()))
-
-
 def _print(data: dict[str, Any]) -> None:
     from graphopt.reporting.text import count, milliseconds, out, size, table
 
@@ -130,16 +133,22 @@ def _print(data: dict[str, Any]) -> None:
         ("peak activations", "peak_activation_bytes", size),
         ("latency", "latency_ms", milliseconds),
     ]
+    timing = data["timing"]
+    noisy = timing is not None and timing["verdict"] == "noisy"
     for label, key, show in rows:
         x, y = a[key], b[key]
+        if key == "latency_ms" and noisy:
+            made.add_row(label, show(x), show(y), "no verdict")
+            continue
         made.add_row(label, show(x), show(y), f"{y / x:.3f}" if x and y else "-")
     console.print(made)
-    if data["timing"]:
-        low, high = data["timing"]["ci"]
-        spread = data["timing"]["spread"]
+    if timing is not None:
+        (low, high), noise = timing["ci"], f"noise of a against itself {timing['spread']:.1%}"
         console.print(
-            f"latency ratio {data['timing']['ratio']:.3f} (95 %: {low:.3f}-{high:.3f}), "
-            f"noise of a against itself {spread:.1%}, {data['timing']['pairs']} pairs"
+            f"no verdict on speed: {noise}"
+            if noisy
+            else f"latency ratio {timing['ratio']:.3f} (95 %: {low:.3f}-{high:.3f}), {noise}, "
+            f"{timing['pairs']} pairs"
         )
     errors = table("output", ">relative L2", ">max abs", ">SQNR dB", ">cosine", ">top-1")
     for name, e in data["outputs"].items():

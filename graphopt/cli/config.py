@@ -1,4 +1,6 @@
-"""Configuration: `graphopt.toml` in the working directory, or the file that `--config` names.
+"""Configuration: `graphopt.toml` or `pyproject.toml` in the working directory, or `--config FILE`.
+
+In a `pyproject.toml` it is the table `[tool.graphopt]`.
 
 It holds what `graphopt optimize` takes, by option name: `passes = "prune(ratio=0.3), fuse"`,
 `target = "cpu"`, `max_drop = 0.5`, `[shape] x = [1, 3, 224, 224]`. The command line wins. A file
@@ -15,19 +17,21 @@ from typing import Any
 from graphopt.errors import UsageError, nearest
 from graphopt.user_code import names_code
 
-__all__ = ["DEFAULT", "read_config"]
+__all__ = ["DEFAULTS", "read_config"]
 
-DEFAULT = "graphopt.toml"
+PROJECT = "pyproject.toml"
+#: Read where nothing is named: the first that is there.
+DEFAULTS = ("graphopt.toml", PROJECT)
 
 
 def read_config(path: str | None, known: set[str]) -> dict[str, Any]:
     """Options by name. Raises UsageError for an unreadable file, an unknown option, or code.
 
     Args:
-        path: what `--config` named; None reads graphopt.toml here if there is one.
+        path: what `--config` named; None reads one of `DEFAULTS` here if there is one.
         known: option names, with underscores.
     """
-    file = Path(path or DEFAULT)
+    file = Path(path or next((name for name in DEFAULTS if Path(name).is_file()), ""))
     if path is None and not file.is_file():
         return {}
     try:
@@ -36,6 +40,8 @@ def read_config(path: str | None, known: set[str]) -> dict[str, Any]:
         raise UsageError(f"--config {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: {error}") from error
+    if file.name == PROJECT:
+        data = data.get("tool", {}).get("graphopt", {})
     options = {k.replace("-", "_"): v for k, v in data.items()}
     for key in options:
         if key not in known:

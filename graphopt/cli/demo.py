@@ -9,12 +9,19 @@ from typing import Any
 import click
 
 from graphopt.cli.common import emit_json, standard
+from graphopt.cli.completion import complete_passes
 
 DATA = Path(__file__).parents[1] / "data"
 
 
 @click.command("demo")
-@click.option("-p", "--passes", default="prune,fuse,int8", show_default=True)
+@click.option(
+    "-p",
+    "--passes",
+    default="prune,fuse,int8",
+    show_default=True,
+    shell_complete=complete_passes,
+)
 @click.option("-o", "--output", help="Keep the result here.")
 @standard
 def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None:

@@ -80,6 +80,10 @@ class Destinations:
                 "that one"
             )
 
+    def named(self) -> list[Path]:
+        """All of them, in order."""
+        return list(self._before)
+
     def written(self) -> list[Path]:
         """Those that hold something else than before the run."""
         return [p for p, before in self._before.items() if _state(p) not in (before, None)]

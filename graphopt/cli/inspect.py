@@ -8,12 +8,19 @@ from typing import Any
 import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.completion import complete_targets
 
 
 @click.command("inspect")
 @click.argument("model")
 @shape_option
-@click.option("--target", default="cpu", show_default=True, help="Where --profile runs the model.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Where --profile runs the model.",
+    shell_complete=complete_targets,
+)
 @click.option("--profile", is_flag=True, help="Time every node on the target.")
 @click.option("--dims", is_flag=True, help="List the prunable dimensions and what is frozen.")
 @standard
@@ -31,9 +38,10 @@ def command(
     from graphopt.cli.progress import progress
     from graphopt.context import Context
     from graphopt.formats import load
+    from graphopt.pipeline.prepare import named
     from graphopt.samples import bind_shapes
 
-    loaded = load(model)
+    loaded = named(load(model))  # figures are known by the names of nodes
     bound, notes = bind_shapes(loaded, parse_shapes(shapes))
     where = find_target(target)
     ctx = Context(loaded, target=where, shapes=bound)

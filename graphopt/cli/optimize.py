@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +15,18 @@ import click
 from click.core import ParameterSource
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.completion import complete_passes, complete_targets
 from graphopt.errors import GraphOptError, UsageError
 
 
 @click.command("optimize")
 @click.argument("model")
-@click.option("-p", "--passes", help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.")
+@click.option(
+    "-p",
+    "--passes",
+    help="The pipeline, e.g. 'prune(ratio=0.3), fuse, int8'.",
+    shell_complete=complete_passes,
+)
 @click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx beside the model.")
 @click.option(
     "--emit",
@@ -30,6 +38,7 @@ from graphopt.errors import GraphOptError, UsageError
     default="cpu",
     show_default=True,
     help="Where the result will run, or auto: the fastest target of this machine.",
+    shell_complete=complete_targets,
 )
 @click.option(
     "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
@@ -55,6 +64,11 @@ from graphopt.errors import GraphOptError, UsageError
 @click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
 @click.option("--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source.")
 @click.option(
+    "--require-verdict",
+    is_flag=True,
+    help="Miss the budget (exit code 4) where timing is too noisy to say which model is faster.",
+)
+@click.option(
     "--keep-best", is_flag=True, help="Write the closest model when the budget is missed."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds all that is random.")
@@ -79,9 +93,19 @@ from graphopt.errors import GraphOptError, UsageError
     help="Timings of earlier runs on this machine; default ~/.cache/graphopt.",
 )
 @click.option("--replay", metavar="RECIPE", help="Repeat the decisions of a model or recipe.json.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check model, samples, passes and paths; write nothing."
+)
 @click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
+@click.option(
+    "--external-data/--no-external-data",
+    default=None,
+    help="Weights in NAME.onnx.data beside the graph; default: one file below 1.9 GB.",
+)
 @click.option("--strip", is_flag=True, help="Leave recipe and provenance out of the output.")
-@click.option("--config", help="Options from this TOML file; default ./graphopt.toml.")
+@click.option(
+    "--config", help="Options from this TOML file; default ./graphopt.toml or pyproject.toml."
+)
 @standard
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
@@ -98,6 +122,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         options["passes"] = _passes_of(options["replay"])
     if not options["passes"]:
         raise UsageError("no passes given: add -p, for example -p clean,fold,fuse")
+    options["command"] = shlex.join(["graphopt", *ctx.obj])
     return _run(options)
 
 
@@ -155,7 +180,8 @@ def _run(options: dict[str, Any]) -> int:
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
-    output = _output(source, options["output"], _suffix(options["output"], options["emit"]))
+    suffix = _suffix(options["output"], options["emit"], options["external_data"])
+    output = _output(source, options["output"], suffix)
     model = load(source)
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
@@ -166,30 +192,36 @@ def _run(options: dict[str, Any]) -> int:
     files = _destinations(options, passes, model, output)
     with files.told():
         with progress(not options["as_json"]) as shown:
-            result = optimize(
-                model,
-                passes,
-                target=target,
-                samples=samples,
-                budget=budget,
-                seed=options["seed"],
-                shapes=shapes,
-                verify=options["verify"],
-                measure=options["measure"],
-                measure_seconds=options["measure_seconds"],
-                replay=replay,
-                cache=options["cache"],
-                debug=options["debug"],
-                progress=shown,
-                source_path=source,
-                max_opset=options["max_opset"],
-            )
+            given: dict[str, Any] = {
+                "samples": samples,
+                "budget": budget,
+                "shapes": shapes,
+                "progress": shown,
+                "source_path": source,
+                **{k: options[k] for k in ("seed", "verify", "measure", "measure_seconds")},
+                **{k: options[k] for k in ("cache", "debug", "max_opset")},
+            }
+            if options["dry_run"]:
+                from graphopt.cli.plan import show_plan
+                from graphopt.pipeline.prepare import prepare
+
+                where = "cpu" if target == "auto" else target
+                given["measure"] = options["measure"] and replay is None
+                setting = prepare(model, target=where, **given)
+                show_plan(setting, passes, options["target"], files.named(), options["as_json"])
+                return 0
+            result = optimize(model, passes, target=target, replay=replay, **given)
             report = result.report
             if result.met or options["keep_best"]:
                 made = result.write(
-                    output, closest=True, strip_provenance=options["strip"], progress=shown
+                    output,
+                    closest=True,
+                    strip_provenance=options["strip"],
+                    external=options["external_data"],
+                    progress=shown,
                 )
                 report, written = made.report, list(made.files)
+        report = dataclasses.replace(report, command=options["command"])
         data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
         unwritten = _write_report(options["report_file"], data)
         if options["as_json"]:
@@ -202,9 +234,8 @@ def _run(options: dict[str, Any]) -> int:
 
 
 def _budget(options: dict[str, Any]) -> Any:
-    from graphopt.budget import Budget, Limit
+    from graphopt.budget import Budget
 
-    size, latency = options["max_size"], options["max_latency"]
     error = _limit("--max-error", options["max_error"])
     disagreement = _limit("--max-disagreement", options["max_disagreement"])
     if error == math.inf:
@@ -213,8 +244,9 @@ def _budget(options: dict[str, Any]) -> Any:
         max_error=error,
         max_disagreement=disagreement,
         max_drop=options["max_drop"],
-        max_size=Limit.parse(size, "size") if size else None,
-        max_latency=Limit.parse(latency, "latency") if latency else None,
+        max_size=options["max_size"],
+        max_latency=options["max_latency"],
+        require_verdict=options["require_verdict"],
         evaluate=options["evaluate"],
     )
     budget.evaluation  # noqa: B018  a function that is not there is told before anything runs
@@ -231,13 +263,15 @@ def _limit(option: str, given: str | float | None) -> float | None:
         raise UsageError(f"{option} takes a number or none, not {given!r}") from None
 
 
-def _suffix(named: str | None, emit: str | None) -> str:
+def _suffix(named: str | None, emit: str | None, external: bool | None) -> str:
     """What is written: `.onnx`, or `.pt2`, for which PyTorch must be there (MissingExtra)."""
     program = named is not None and named.endswith(".pt2")
     if named and emit and program != (emit == "torch"):
         raise UsageError(f"-o {named}: --emit {emit} writes {'.pt2' if not program else '.onnx'}")
     if not (program or emit == "torch"):
         return ".onnx"
+    if external:
+        raise UsageError("--external-data is for .onnx files: a .pt2 file holds its weights itself")
     from graphopt.backend import find_target
 
     find_target("torch")
@@ -251,14 +285,14 @@ def _output(source: Path, named: str | None, suffix: str) -> Path:
 
 def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output: Path) -> Any:
     """What will be written, checked: UsageError for a file of the user's."""
-    from graphopt.cli.config import DEFAULT
+    from graphopt.cli.config import DEFAULTS
     from graphopt.cli.destinations import Destinations, is_model, is_report
     from graphopt.deploy.manifest import check_manifest, manifest_path
     from graphopt.io.reading import source_of
-    from graphopt.io.writing import check_data
+    from graphopt.io.writing import check_data, weights_beside
 
     read = [options[k] for k in ("model", "samples", "evaluate", "replay")]
-    read += [options["config"] or DEFAULT]
+    read += [options["config"]] if options["config"] else DEFAULTS
     for one in passes:
         read.append(getattr(sys.modules.get(type(one).__module__), "__file__", None))
         read += [v for v in vars(one).values() if isinstance(v, str)]
@@ -268,7 +302,8 @@ def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output
     if output.suffix != ".pt2":
         check_manifest(output)
         files.add(manifest_path(output), "the manifest of -o", lambda path: True)
-        if source is not None and source.data:
+        beside = options["external_data"]
+        if beside or (beside is None and weights_beside(model)):
             data = output.with_name(f"{output.name}.data")
             check_data(output, data)
             files.add(data, "the weights of -o", lambda path: True)

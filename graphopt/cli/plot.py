@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
+from graphopt.cli.common import told_apart
 from graphopt.cli.destinations import PLOT_MARK
 from graphopt.measuring.benchmark import Row
 
@@ -19,6 +19,7 @@ def latency_svg(rows: Sequence[Row]) -> str:
     """One bar per row up to the median, a whisker to the 90th percentile, colors by target."""
     drawn = [r for r in rows if r.median_ms is not None]
     scale = (WIDTH - LABEL - 110) / max((r.p90_ms or 0.0 for r in drawn), default=1.0)
+    names = told_apart([r.model for r in drawn])
     targets = list(dict.fromkeys(r.target for r in drawn))
     height = HEAD + len(drawn) * (BAR + GAP) + GAP
     parts = [
@@ -35,8 +36,9 @@ def latency_svg(rows: Sequence[Row]) -> str:
         middle, text = top + BAR / 2, top + BAR - 5
         end, far = LABEL + row.median_ms * scale, LABEL + row.p90_ms * scale
         color = COLORS[targets.index(row.target) % len(COLORS)]
+        label = escape(_label(row, names[row.model]))
         parts += [
-            f'<text x="{LABEL - 8}" y="{text}" text-anchor="end">{escape(_label(row))}</text>',
+            f'<text x="{LABEL - 8}" y="{text}" text-anchor="end">{label}</text>',
             f'<rect x="{LABEL}" y="{top}" width="{end - LABEL:.1f}" height="{BAR}" '
             f'fill="{color}"/>',
             f'<path d="M{end:.1f} {middle}H{far:.1f}m0 -4v8" stroke="black" fill="none"/>',
@@ -45,6 +47,6 @@ def latency_svg(rows: Sequence[Row]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _label(row: Row) -> str:
+def _label(row: Row, name: str) -> str:
     batch = "" if row.batch is None else f", batch {row.batch}"
-    return f"{Path(row.model).stem}, {row.target}, {row.threads} threads{batch}"
+    return f"{name.removesuffix('.onnx')}, {row.target}, {row.threads} threads{batch}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,24 @@ __all__ = ["progress"]
 #: Seconds before anything is shown.
 PATIENCE = 2.0
 
+logger = logging.getLogger("graphopt")
+
 
 @contextmanager
 def progress(enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A function `(text, done, total)` that keeps one line on stderr up to date."""
+    """A function `(text, done, total)` that keeps one line on stderr up to date.
+
+    Where stderr is no terminal each new text is logged (`--log-level info` shows it).
+    """
     if not (enabled and sys.stderr.isatty()):
-        yield lambda text, done, total: None
+        told = [""]
+
+        def log(text: str, done: int, total: int) -> None:
+            if text != told[0]:
+                logger.info("%s", printable(text))
+            told[0] = text
+
+        yield log
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

@@ -29,6 +29,7 @@ __all__ = [
     "THRESHOLD",
     "Source",
     "examples_of",
+    "from_proto",
     "graphs_of",
     "read_model",
     "set_aside",
@@ -101,6 +102,28 @@ def read_model(path: Path) -> ir.Model:
         return _read(path)
 
 
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """The model in a protobuf, which is not changed; checked and mended as a file's is.
+
+    Raises:
+        ModelError: what is wrong with it; weights in files of their own are not there.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    token = f"graphopt-{secrets.token_hex(8)}:"
+
+    def absent(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        raise ModelError(
+            f"the data of '{tensor.name}' lies in the file '{tensor.location}': give the path of "
+            "the model, or load it with its data (onnx.load)"
+        )
+
+    with resting_collector():
+        model, notes = _made(own, token, absent)
+    model.graph.meta[NOTES] = tuple(notes)
+    return model
+
+
 def _read(path: Path) -> ir.Model:
     file = _open(path)
     if not file.view:
@@ -115,8 +138,36 @@ def _read(path: Path) -> ir.Model:
         raise ModelError(str(error)) from error
     except (wire.Malformed, DecodeError) as error:
         raise ModelError(_looks_like(file) or "this is not an ONNX model") from error
+    hint = None if proto.HasField("graph") else _looks_like(file)
+    if hint is not None:
+        raise ModelError(hint)
+    opened: dict[Path, MappedFile] = {}
+
+    def attach(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        location = str(tensor.location)
+        if not location.startswith(token):
+            return _map_external(tensor, path, opened)
+        span = spans[int(location.removeprefix(token))]
+        return _mapped(tensor, file, span.offset, span.length, external=False)
+
+    model, notes = _made(proto, token, attach)
+    files = frozenset({file.identity, *(f.identity for f in opened.values())})
+    model.graph.meta[SOURCE] = Source(path, files, tuple(opened), tuple(notes))
+    return model
+
+
+def _made(
+    proto: onnx.ModelProto, token: str, attach: Callable[[ir.ExternalTensor], ir.TensorProtocol]
+) -> tuple[ir.Model, list[str]]:
+    """The model of a protobuf, which is changed, and what was set right in it.
+
+    Args:
+        proto: as it came.
+        token: starts the place of what was put aside; nothing else does.
+        attach: finds the data of a tensor that lies elsewhere.
+    """
     if not proto.HasField("graph"):
-        raise ModelError(_looks_like(file) or "it holds no graph: this is not an ONNX model")
+        raise ModelError("it holds no graph: this is not an ONNX model")
     check_versions(proto)
     notes = mend(proto)
     unordered = check_structure(proto)
@@ -126,26 +177,17 @@ def _read(path: Path) -> ir.Model:
     types = take_maps(proto)
     model = _build(proto)
     model.graph.meta[_TYPES] = types
-    opened: dict[Path, MappedFile] = {}
 
-    def attach(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-        location = str(tensor.location)
-        if not location.startswith(token):
-            return _map_external(tensor, path, opened)
-        kind, _, index = location.removeprefix(token).rpartition(":")
-        if kind == "sparse":
-            return SparseTensor(sparse[int(index)])
-        span = spans[int(index)]
-        return _mapped(tensor, file, span.offset, span.length, external=False)
+    def data_of(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        index = str(tensor.location).removeprefix(f"{token}sparse:")
+        return SparseTensor(sparse[int(index)]) if index != tensor.location else attach(tensor)
 
     for graph in graphs_of(model):
-        _attach(graph, attach)
+        _attach(graph, data_of)
     if unordered:
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             graph.sort()
-    files = frozenset({file.identity, *(f.identity for f in opened.values())})
-    model.graph.meta[SOURCE] = Source(path, files, tuple(opened), tuple(notes))
-    return model
+    return model, notes
 
 
 def _open(path: Path) -> MappedFile:

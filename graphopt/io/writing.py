@@ -23,11 +23,20 @@ from graphopt.io.skeleton import TOKEN, Skeleton, locate, skeleton_of
 from graphopt.io.tensors import MappedTensor, chunks, share_key
 from graphopt.replacing import check_replaceable, replace_files, was_interrupted
 
-__all__ = ["check_data", "check_writable", "size_of", "weights_beside", "write_model"]
+__all__ = [
+    "check_data",
+    "check_writable",
+    "place_weights",
+    "size_of",
+    "weights_beside",
+    "write_model",
+]
 
 #: Above this many bytes weights get a file of their own (protobuf ends at 2 GiB).
 _EMBED_LIMIT = 1_900_000_000
 _PROTOBUF_LIMIT = 2**31 - 1
+#: Where `place_weights` leaves its choice in `model.graph.meta` (it survives `model.clone()`).
+_PLACED = "graphopt.external"
 #: Weights in their own file start on these boundaries: pages where large, vectors where small.
 _PAGE, _VECTOR, _LARGE = 4096, 64, 1 << 20
 
@@ -131,7 +140,7 @@ def _plan(model: ir.Model | Skeleton, name: str, external: bool | None) -> _Plan
     if plan.model_size > _PROTOBUF_LIMIT:
         raise ModelError(
             f"{name} would have {plan.model_size / 1e9:.1f} GB, and one ONNX file cannot exceed "
-            "2.1 GB: save it with external data"
+            "2.1 GB: save it with external data (--external-data)"
         )
     return plan
 
@@ -147,19 +156,20 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                     yield attribute.value
 
 
+def place_weights(model: ir.Model, external: bool) -> ir.Model:
+    """A copy of `model` that is written with its weights beside it, or inside."""
+    model = model.clone()
+    model.graph.meta[_PLACED] = external
+    return model
+
+
 def weights_beside(model: ir.Model) -> bool:
-    """Whether large weights go to a file of their own unless the caller says otherwise."""
-    return (
-        _was_external(model)
-        or sum(t.nbytes for t in _tensors(model) if t.dtype != ir.DataType.STRING) > _EMBED_LIMIT
-    )
-
-
-def _was_external(model: ir.Model) -> bool:
-    source = source_of(model)
-    if source is not None:
-        return bool(source.data)
-    return any(isinstance(t, ir.ExternalTensor) for t in _tensors(model))
+    """Whether weights go to a file of their own: as `place_weights` chose, or if it must be."""
+    placed: bool | None = model.graph.meta.get(_PLACED)
+    if placed is not None:
+        return placed
+    sizes = (t.nbytes for t in _tensors(model) if t.dtype != ir.DataType.STRING)
+    return sum(sizes) > _EMBED_LIMIT
 
 
 def check_writable(model: ir.Model | Skeleton, target: Path, beside: Iterable[Path] = ()) -> None:

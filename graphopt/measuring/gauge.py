@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from graphopt.backend import Arrays, Backend, Timing, backend_of
+from graphopt.blame import described
 from graphopt.deploy.manifest import read_manifest
 from graphopt.errors import PassError
 from graphopt.execution.runtime import open_session
@@ -93,9 +94,7 @@ class Gauge:
         try:
             return float(function(predict))
         except Exception as error:
-            raise PassError(
-                f"the evaluation function raised {type(error).__name__}: {error}"
-            ) from error
+            raise PassError(f"the evaluation function raised {described(error)}") from error
 
     def _lower(self, one: Holder) -> _Lowered:
         """The artifact for a model, lowered once; the oldest goes."""

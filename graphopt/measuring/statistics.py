@@ -16,15 +16,15 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from graphopt.backend import Timing
+from graphopt.reporting.records import Verdict
 
 __all__ = ["Verdict", "compare_times", "interleave", "interval", "known", "time_pair", "verdict"]
 
-Verdict = Literal["faster", "same", "slower", "noisy"]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 TOLERANCE = 0.02  # a ratio closer to 1 than this is nobody's concern

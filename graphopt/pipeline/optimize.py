@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
 import onnx_ir as ir
 
 from graphopt.budget import Budget
@@ -16,19 +17,19 @@ from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.recipe import Recipe
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
-from graphopt.samples import Samples
-from graphopt.spec import parse
+from graphopt.samples import SampleSource
+from graphopt.spec import passes_of
 from graphopt.target import Target
 
 __all__ = ["optimize"]
 
 
 def optimize(
-    model: ir.Model | str | Path,
+    model: ir.Model | onnx.ModelProto | str | Path,
     passes: str | Sequence[Any],
     *,
     target: str | Target = "cpu",
-    samples: Samples | str | Path | None = None,
+    samples: SampleSource | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -45,11 +46,16 @@ def optimize(
     """Run `passes` over `model` and keep what is right, within budget and not slower.
 
     Args:
-        model: an `onnx_ir.Model` (not changed) or the path of an ONNX file.
-        passes: a spec such as `"prune(ratio=0.3), fuse"`, or pass objects, ours or `onnx_ir`'s.
+        model: an `onnx.ModelProto` or `onnx_ir.Model` (not changed), or what `graphopt.load` reads:
+            the path of an .onnx or .pt2 file, or `FILE.py:FUNCTION`.
+        passes: a spec such as `"prune(ratio=0.3), fuse"`, or a list of specs and pass objects, ours
+            or `onnx_ir`'s: `["fuse", Int8()]`.
         target: where the result will run, by name or as data; "auto" runs the pipeline for every
             target of this machine and keeps the fastest result within the budget.
-        samples: input data for calibration and checking; synthetic inputs are drawn if None.
+        samples: input data for calibration and checking: a path, a dict of arrays by input name, a
+            list of such dicts, one array if the model has one input, or a function that yields any
+            of these; a leading axis longer than the model's batch holds several samples. Synthetic
+            inputs are drawn if None.
         budget: what may be lost and what must be gained.
         seed: seeds everything that is drawn at random.
         shapes: concrete shapes of inputs with dynamic axes, for measuring and probing.
@@ -70,7 +76,7 @@ def optimize(
         ModelError, SamplesError: input that cannot be used.
         PassError: a pass raised; `__cause__` is what it raised.
     """
-    passes = parse(passes) if isinstance(passes, str) else list(passes)
+    passes = passes_of(passes)
     everywhere = target == "auto" and replay is None
     if everywhere and not measure:
         raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")

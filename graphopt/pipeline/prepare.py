@@ -7,20 +7,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import onnx
 import onnx_ir as ir
 
 from graphopt.backend import find_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
-from graphopt.errors import ModelError
+from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
+from graphopt.io.reading import from_proto
 from graphopt.io.weights import warnings_of
 from graphopt.pipeline.state import State
 from graphopt.rewriting.opset import limit_opset
-from graphopt.samples import Feeds, Samples, bind_shapes, open_samples, stand_ins, synthetic
+from graphopt.samples import (
+    Feeds,
+    Samples,
+    SampleSource,
+    bind_shapes,
+    open_samples,
+    stand_ins,
+    synthetic,
+)
 from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
@@ -78,10 +88,10 @@ class Setting:
 
 
 def prepare(
-    model: ir.Model | str | Path,
+    model: ir.Model | onnx.ModelProto | str | Path,
     *,
     target: str | Target = "cpu",
-    samples: Samples | str | Path | None = None,
+    samples: SampleSource | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -98,13 +108,18 @@ def prepare(
 
     Arguments and errors are those of `graphopt.optimize`; `target` is one target, not "auto".
     """
+    path = Path(source_path) if source_path else None
     if isinstance(model, (str, Path)):
-        path: Path | None = Path(model)
-        model = load(model)
-    else:
-        path = Path(source_path) if source_path else None
+        path, model = Path(model), load(model)
+    elif isinstance(model, onnx.ModelProto):
+        model = from_proto(model)
     target = find_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
+    if budget.timed and not (measure and target.measured):
+        raise UsageError(
+            f"{budget.timed} is judged by timing: leave --no-measure and --replay out, and name a "
+            "target of this machine"
+        )
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     bound, chosen = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()}, like=first)

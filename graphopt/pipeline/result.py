@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,8 +21,8 @@ from graphopt.deploy.manifest import (
 from graphopt.errors import BudgetMissed, GraphOptError
 from graphopt.formats import save
 from graphopt.graph.provenance import strip
-from graphopt.io.writing import weights_beside
-from graphopt.measuring.session_options import tune
+from graphopt.io.writing import place_weights, weights_beside
+from graphopt.measuring.session_options import Tuned, tune
 from graphopt.pipeline.recipe import Recipe
 from graphopt.replacing import alone_in
 from graphopt.reporting.records import Report
@@ -68,8 +68,7 @@ class Result:
         return report_text(self.report)
 
     def __repr__(self) -> str:
-        report = self.report
-        return f"<Result of {', '.join(s.spec for s in report.steps)} on {report.input}>"
+        return f"<Result {self.report}>"
 
     def write(
         self,
@@ -77,6 +76,7 @@ class Result:
         *,
         closest: bool = False,
         strip_provenance: bool = False,
+        external: bool | None = None,
         progress: Progress | None = None,
     ) -> Written:
         """Write the model at `path` for its target, with the manifest that opens it there.
@@ -88,6 +88,7 @@ class Result:
             path: an .onnx file, or what another format's name ends in (.pt2 for PyTorch).
             closest: write a result that misses the budget, which is the closest that was found.
             strip_provenance: leave recipe and provenance out.
+            external: put weights into `NAME.onnx.data`; None: if they are too large for one file.
             progress: called with (text, done, total).
 
         Raises:
@@ -97,11 +98,12 @@ class Result:
         if not closest:
             self.require()
         path = Path(path)
-        model = self.model
+        model = self.model if external is None else place_weights(self.model, external)
         if strip_provenance:
             model = model.clone()
             strip(model)
         backend = backend_of(self.target)
+        tried: Sequence[Tuned] = ()
         notes: list[str] = []
         if backend is None or path.suffix == ".pt2":
             save(model, path)
@@ -111,14 +113,21 @@ class Result:
                 path = backend.lower(model, self.target, path)
                 if self.manifest is not None:
                     write_manifest(path, self.manifest)
-            notes = self._tune(path, progress or _silent)
+            tried, notes = self._tune(path, progress or _silent)
             if strip_provenance:
                 sign(path)
         files = [path, path.with_name(f"{path.name}.data")] if weights_beside(model) else [path]
         weight = sum(f.stat().st_size for f in files if f.is_file())
         after = dataclasses.replace(self.report.after, bytes=weight)
         report = dataclasses.replace(
-            self.report, output=str(path), after=after, notes=(*self.report.notes, *notes)
+            self.report,
+            output=str(path),
+            after=after,
+            tuned=tuple(
+                {"option": t.option, "ratio": t.timing.ratio, "ci": t.timing.ci, "kept": t.kept}
+                for t in tried
+            ),
+            notes=(*self.report.notes, *notes),
         )
         files.append(manifest_path(path))
         return Written(tuple(f for f in files if f.is_file()), report)
@@ -129,20 +138,21 @@ class Result:
             raise BudgetMissed("; ".join(self.report.notes) or "the budget is not met")
         return self
 
-    def _tune(self, path: Path, progress: Progress) -> list[str]:
-        """Put session options that help the written model here into its manifest; the gains."""
+    def _tune(self, path: Path, progress: Progress) -> tuple[Sequence[Tuned], list[str]]:
+        """Put session options that help the model here into its manifest; those tried, notes."""
         manifest = read_manifest(path)
         if self.tuned is None or manifest is None or not find_target(manifest.target).measured:
-            return []
+            return (), []
         seconds, shapes = self.tuned
         try:
             tried = tune(path, shapes=shapes, seconds=seconds, progress=progress)
         except (GraphOptError, OSError) as error:  # the model is written, and good as it is
-            return [f"session options were not tried: {error}"]
+            return (), [f"session options were not tried: {error}"]
         gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]
         if not gains:
-            return []
-        return [f"session options that help here: {', '.join(gains)}; {manifest_path(path).name}"]
+            return tried, []
+        where = manifest_path(path).name
+        return tried, [f"session options that help here: {', '.join(gains)}; {where}"]
 
 
 def _silent(text: str, done: int, total: int) -> None:

@@ -12,9 +12,11 @@ import onnx_ir as ir
 from graphopt import __version__
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress
+from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import InputError, UsageError
 from graphopt.graph import provenance
 from graphopt.measuring.gauge import Gauge, objection, remark
+from graphopt.measuring.statistics import verdict
 from graphopt.pass_ import Pass, check_needs, format_pass
 from graphopt.pipeline import recipe
 from graphopt.pipeline.prepare import Setting
@@ -22,7 +24,7 @@ from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, refusals, try_pass
 from graphopt.reporting.records import Figures, Report, Step, Undone
-from graphopt.spec import parse
+from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
 
 __all__ = ["run"]
@@ -39,7 +41,8 @@ def run(
 
     Args:
         setting: what `prepare` made.
-        passes: a spec such as `"prune(ratio=0.3), fuse"`, or pass objects, ours or `onnx_ir`'s.
+        passes: a spec such as `"prune(ratio=0.3), fuse"`, or a list of specs and pass objects, ours
+            or `onnx_ir`'s.
         replay: take every decision from this recipe and measure nothing.
         progress: called with (text, steps done, steps in all).
 
@@ -48,7 +51,7 @@ def run(
         InputError: the recipe was made with another source, samples, target or seed.
         PassError: a pass raised; `__cause__` is what it raised.
     """
-    passes = parse(passes) if isinstance(passes, str) else list(passes)
+    passes = passes_of(passes)
     for each in passes:
         check_needs(each, samples=setting.given)
     if replay is not None:
@@ -68,6 +71,12 @@ def _raised(before: ir.Model, after: ir.Model) -> list[str]:
     if not raised:
         return []
     return [f"{', '.join(raised)}: its operators need that (--max-opset keeps it lower)"]
+
+
+def _worse(total: Timing | None) -> list[str]:
+    """That the result is slower than the source, where it is."""
+    slower = objection(total)
+    return [f"the result is {slower}"] if slower else []
 
 
 def _silent(text: str, done: int, total: int) -> None:
@@ -214,7 +223,7 @@ class _Run:
 
     def _describe(self, spec: str, trial: Trial, reason: str, timing: Timing | None) -> Step:
         """The record of a step, with the figures of the model as it is after it."""
-        ctx, verdict = trial.ctx, trial.verdict
+        ctx, checked = trial.ctx, trial.verdict
         notes = [*ctx.notes, *refusals(ctx), *remark(timing)]
         status: Literal["kept", "unchanged", "undone", "refused"] = "undone" if reason else "kept"
         if trial.edits == 0 and not reason:
@@ -235,10 +244,11 @@ class _Run:
             latency_ms=timing.b_ms if timing else None,
             latency_ratio=timing.ratio if timing else None,
             latency_ratio_ci=timing.ci if timing else None,
-            error_vs_source=verdict.vs_source,
-            error_vs_previous=verdict.vs_previous,
-            metric=verdict.metric,
-            agreement=verdict.agreement,
+            verdict=verdict(timing) if timing else None,
+            error_vs_source=checked.vs_source,
+            error_vs_previous=checked.vs_previous,
+            metric=checked.metric,
+            agreement=checked.agreement,
             undone=tuple(
                 Undone(e.rule, e.node, "changed the outputs") for e in trial.denied if searched
             ),
@@ -251,7 +261,9 @@ class _Run:
         setting, notes = self.setting, list(self.setting.notes)
         self.evaluated(self.state)
         changed = self.state is not setting.source
-        total = self.gauge.ratio(setting.source, self.state, setting.feeds) if changed else None
+        judged = changed or setting.budget.max_latency is not None
+        total = self.gauge.ratio(setting.source, self.state, setting.feeds) if judged else None
+        found = verdict(total) if total else None
         made = self._recipe()
         final = self._recorded(made, notes)
         after = dataclasses.replace(
@@ -264,7 +276,7 @@ class _Run:
         worst = (
             compare_outputs(judge.source, self.outputs[: len(judge.probe)]).worst if judge else None
         )
-        missed = setting.budget.missed(before, after, worst)
+        missed = setting.budget.missed(before, after, worst, found)
         source = setting.source
         report = Report(
             graphopt=__version__,
@@ -279,8 +291,16 @@ class _Run:
             steps=tuple(steps),
             latency_ratio=total.ratio if total else None,
             latency_ratio_ci=total.ci if total else None,
+            verdict=found,
             validated=made.validated,
-            notes=tuple(dict.fromkeys([*notes, *remark(total), *missed])),
+            machine={
+                "processor": processor(),
+                "extensions": list(extensions()),
+                "processors": processors(),
+                "threads": setting.target.threads,
+            },
+            versions=made.versions,
+            notes=tuple(dict.fromkeys([*notes, *remark(total), *_worse(total), *missed])),
         )
         timed = setting.target.measured and changed
         return Result(

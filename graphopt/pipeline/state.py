@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -60,13 +61,18 @@ class State:
 
     def figures(self) -> Figures:
         """Bytes, nodes, params, MACs, peak of activations; and the metric, if it is known."""
+        operators = Counter(
+            f"{node.domain}:{node.op_type}" if node.domain else node.op_type
+            for node in all_nodes(self.model.graph)
+        )
         return Figures(
             bytes=self.bytes,
-            nodes=sum(1 for _ in all_nodes(self.model.graph)),
+            nodes=operators.total(),
             params=self.cost.params,
             macs=self.cost.macs,
             peak_activation_bytes=self.cost.peak_activation_bytes,
             metric=self._metric,
+            operators=dict(operators),
         )
 
     def metric(self, evaluate: Callable[[State], float]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphopt.blame import described
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
 from graphopt.execution.runtime import run_each
@@ -171,7 +172,7 @@ def run_pass(
                 f"{setting.unable}; pass {name} cannot work on it ({error})"
             ) from error
         raise PassError(
-            f"pass {name} raised {type(error).__name__}: {error}. Nothing was written; leave it "
+            f"pass {name} raised {described(error)}. Nothing was written; leave it "
             "out of -p, or see the traceback with --debug"
         ) from error
     if edits == 0 and fingerprint(ctx.model) != before:

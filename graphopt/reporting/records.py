@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import PurePath
 from typing import Any, Literal
 
-__all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone"]
+__all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone", "Verdict"]
 
 SCHEMA = 1
 #: Of at least so many cases a single one may differ, whatever the limit.
 FEW = 32
 Status = Literal["kept", "unchanged", "undone", "refused"]
+Verdict = Literal["faster", "same", "slower", "noisy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Figures:
         peak_activation_bytes: most bytes of activations alive at once, in graph order.
         latency_ms: median milliseconds of one run on the target.
         metric: what the evaluation function returned.
+        operators: nodes by operator, `domain:Operator` outside the standard.
     """
 
     bytes: int | None = None
@@ -35,6 +38,7 @@ class Figures:
     peak_activation_bytes: int | None = None
     latency_ms: float | None = None
     metric: float | None = None
+    operators: dict[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +108,12 @@ class Undone:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Step:
     """One pass of the pipeline; see the fields of `Figures` and `OutputError` for units.
 
-    `latency_ratio` is latency after over latency before, with its 95 % interval.
+    `latency_ratio` is latency after over latency before, with its 95 % interval, and `verdict` what
+    it allows to say: "noisy" is nothing.
     """
 
     spec: str
@@ -123,6 +128,7 @@ class Step:
     latency_ms: float | None = None
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    verdict: Verdict | None = None
     error_vs_source: dict[str, OutputError] | None = None
     error_vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
@@ -130,13 +136,22 @@ class Step:
     undone: tuple[Undone, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        ratio = self.latency_ratio
+        speed = f", {1 / ratio:.2f}x speed" if ratio and self.verdict != "noisy" else ""
+        return f"<Step {_short(self.spec)}: {self.status}, {self.edits} edits{speed}>"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
     """The whole run.
 
     `validated` is False if neither samples nor a budget judged the result. `latency_ratio` is the
-    result's latency over the source's, from interleaved pairs, with its 95 % interval.
+    result's latency over the source's, from interleaved pairs, with its 95 % interval, and
+    `verdict` what it allows to say: "noisy" is nothing.
+
+    `machine` is where it ran (processor, extensions, processors and threads used), `command` what
+    was typed (None from Python), `tuned` every session option that was tried on the written model.
     """
 
     graphopt: str
@@ -151,8 +166,41 @@ class Report:
     steps: tuple[Step, ...]
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    verdict: Verdict | None = None
     validated: bool = False
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    command: str | None = None
+    tuned: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def gain(self) -> str:
+        """What the result is to the source: `0.27x size, 2.10x speed`."""
+        parts = []
+        if self.before.bytes and self.after.bytes:
+            parts.append(f"{self.after.bytes / self.before.bytes:.2f}x size")
+        if self.latency_ratio and self.verdict != "noisy":
+            parts.append(f"{1 / self.latency_ratio:.2f}x speed")
+        return ", ".join(parts)
+
+    @property
+    def changed_operators(self) -> dict[str, tuple[int, int]]:
+        """Operators of which there are more or fewer than before: how many were, how many are."""
+        before, after = self.before.operators or {}, self.after.operators or {}
+        names = sorted({*before, *after})
+        pairs = {name: (before.get(name, 0), after.get(name, 0)) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def __str__(self) -> str:
+        kept = sum(step.status == "kept" for step in self.steps)
+        name = _short(PurePath(self.input).name)
+        told = [f"{name} on {self.target}: {kept} of {len(self.steps)} steps kept", self.gain]
+        told += ["budget missed"] if self.met is False else []
+        return ", ".join(filter(None, told))
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: `{schema, graphopt, input, output, target, seed, budget, before, ...}`."""
@@ -160,3 +208,7 @@ class Report:
         budget = {"limits": data.pop("limits"), "met": data.pop("met")}
         validated = data.pop("validated")
         return {"schema": SCHEMA, **data, "budget": budget, "unvalidated": not validated}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 32 else f"{text[:29]}..."

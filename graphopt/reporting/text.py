@@ -144,7 +144,13 @@ def report_table(report: Report) -> Table:
     row("source", Text(), report.before, "")
     for step in report.steps:
         row(step.spec, Text(step.status, _STYLE[step.status]), step, _worst(step))
-    row("result", Text(_gain(report), "green"), report.after, "", last=True)
+    row(
+        "result",
+        Text(report.gain, "red" if report.verdict == "slower" else "green"),
+        report.after,
+        "",
+        last=True,
+    )
     return made
 
 
@@ -167,17 +173,6 @@ def _worst(step: Step) -> str:
     return f"{max(e.rel_l2 for e in step.error_vs_source.values()):.2g}"
 
 
-def _gain(report: Report) -> str:
-    """`0.27x size, 2.1x speed`: what the result is to the source."""
-    parts = []
-    before, after = report.before, report.after
-    if before.bytes and after.bytes:
-        parts.append(f"{after.bytes / before.bytes:.2f}x size")
-    if report.latency_ratio:
-        parts.append(f"{1 / report.latency_ratio:.2f}x speed")
-    return ", ".join(parts)
-
-
 def print_report(console: Console, report: Report) -> None:
     """The table, then what was undone and every note, step by step."""
     print_table(console, report_table(report), keys=2)
@@ -191,6 +186,9 @@ def print_report(console: Console, report: Report) -> None:
             console.print(Text(printable(step.spec), "bold"), Text(f"({step.status})", "dim"))
             for line in said:
                 console.print(f"  {line}")
+    if changed := report.changed_operators:
+        pairs = ", ".join(f"{name} {a} -> {b}" for name, (a, b) in changed.items())
+        console.print(f"operators: {pairs}")
     for note in report.notes:
         console.print(Text(printable(note), "yellow"))
 

@@ -1,9 +1,17 @@
 """Samples: input data for calibration and checking, streamed and re-iterable."""
 
-from graphopt.samples.opening import open_samples
+from graphopt.samples.opening import SampleSource, open_samples
 from graphopt.samples.shapes import bind_shapes
 from graphopt.samples.stand_ins import stand_ins
 from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["Feeds", "Samples", "bind_shapes", "open_samples", "stand_ins", "synthetic"]
+__all__ = [
+    "Feeds",
+    "SampleSource",
+    "Samples",
+    "bind_shapes",
+    "open_samples",
+    "stand_ins",
+    "synthetic",
+]

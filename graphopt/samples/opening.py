@@ -9,21 +9,26 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.blame import described
 from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.archives import read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
 from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
 
-__all__ = ["open_samples"]
+__all__ = ["SampleSource", "open_samples"]
 
 Array = np.ndarray[Any, Any]
 Items = Callable[[], Iterator[object]]
+#: One sample, one batch, or many: arrays by input name, or one array for a model with one input.
+Item = Mapping[str, Array] | Array
+#: What samples are opened from.
+SampleSource = Samples | str | Path | Item | Iterable[Item] | Callable[[], Iterable[Item]]
 #: Most samples in one run where the model takes any number.
 BATCH = 32
 
 
 def open_samples(
-    given: object,
+    given: SampleSource,
     model: ir.Model,
     *,
     preprocess: str | None = None,
@@ -118,8 +123,7 @@ def _from_function(function: object, name: str) -> tuple[str, Items]:
         try:
             yield from function()
         except Exception as error:
-            note = f"samples {name}: {type(error).__name__}: {error}"
-            raise SamplesError(note.splitlines()[0]) from error
+            raise SamplesError(f"samples {name}: {described(error)}") from error
 
     return name, start
 

@@ -39,6 +39,9 @@ class Samples:
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self._feeds)
 
+    def __repr__(self) -> str:
+        return f"<Samples {'drawn at random' if self.synthetic else f'from {self.source}'}>"
+
     def digest(self) -> str:
         """SHA-256 of every array with its name, type and shape, in order."""
         seen = hashlib.sha256()

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from graphopt.blame import is_users, shown
 from graphopt.errors import UsageError
-from graphopt.tracing.blame import is_users, shown
 from graphopt.tracing.torch_side import leaves
 
 __all__ = [

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from graphopt.blame import chain, line_of, place_of
 from graphopt.errors import ModelError
 from graphopt.tracing.torch_side import quiet
 
-__all__ = ["capture_failed", "conversion_failed", "is_users", "line_of", "line_of_node", "shown"]
+__all__ = ["capture_failed", "conversion_failed", "line_of_node"]
 
 #: Start of PyTorch's error -> what it means and what to do; the first that fits is taken.
 _KNOWN = (
@@ -52,7 +48,7 @@ def capture_failed(error: BaseException, module: Any) -> ModelError:
 
 def conversion_failed(error: BaseException, program: Any) -> ModelError:
     """The error for a traced program that has no form in ONNX."""
-    text = " ".join(str(e) for e in _chain(error))
+    text = " ".join(str(e) for e in chain(error))
     match = re.search(r"%(\w+)\s*:", text)
     nodes = {n.name: n for n in program.graph.nodes}
     node = nodes.get(match[1]) if match else None
@@ -72,63 +68,7 @@ def line_of_node(node: Any) -> str:
     """File and line of the module's code that made a node of a traced program; "" if unknown."""
     trace = str(node.meta.get("stack_trace") or "")
     frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
-    return _pick([(f, int(n)) for f, n in frames])
-
-
-def is_users(file: str) -> bool:
-    """Whether a file is neither PyTorch's, nor Python's, nor graphopt's."""
-    path = os.path.realpath(file)
-    return os.path.isfile(path) and not any(path.startswith(root) for root in _roots())
-
-
-def shown(file: str) -> str:
-    """A path as it is shown: from the working directory, if it is inside."""
-    path = Path(os.path.realpath(file))
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _roots() -> list[str]:
-    """Folders whose code is not the user's."""
-    packages = [Path(str(sys.modules[n].__file__)).parent for n in _PACKAGES if n in sys.modules]
-    library = Path(str(traceback.__file__)).parent
-    inside = [library / n for n in ("importlib", "site-packages/torch", "site-packages/onnxscript")]
-    plain = [str(p) for p in library.glob("*.py")]
-    return [f"{os.path.realpath(p)}{os.sep}" for p in (*packages, *inside)] + plain
-
-
-_PACKAGES = ("torch", "onnxscript", "onnx_ir", "graphopt", "sympy")
-
-
-def line_of(error: BaseException) -> str:
-    """File and line of the user's code that an error came from; "" if there is none."""
-    for one in _chain(error):
-        frames = [(f.filename, f.lineno or 0) for f in traceback.extract_tb(one.__traceback__)]
-        place = _pick(frames)
-        if place:
-            return place
-    return ""
-
-
-def _pick(frames: list[tuple[str, int]]) -> str:
-    """The innermost line of the user's; of an installed package's, with the user's that led there.
-
-    Frames are outermost first. Those above the module's `forward` (the script that traces) are the
-    caller's and are left out by `forward` being called from PyTorch.
-    """
-    entered = next((k for k, (f, _) in enumerate(frames) if not is_users(f)), 0)
-    inside = [(f, n) for f, n in frames[entered:] if is_users(f)] or [
-        (f, n) for f, n in frames if is_users(f) and entered == 0
-    ]
-    if not inside:
-        return ""
-    file, line = inside[-1]
-    text = f"{shown(file)}:{line}"
-    if "site-packages" in Path(file).parts:
-        own = [(f, n) for f, n in inside if "site-packages" not in Path(f).parts]
-        if own:
-            text += f" (from {shown(own[-1][0])}:{own[-1][1]})"
-    return text
+    return place_of([(f, int(n)) for f, n in frames])
 
 
 def _target_line(program: Any, target: str) -> str:
@@ -146,19 +86,9 @@ def _target_line(program: Any, target: str) -> str:
     return next((line for line in lines if line), "")
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, the cause first."""
-    seen: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in seen:
-        seen.append(one)
-        one = one.__cause__ or one.__context__
-    yield from reversed(seen)
-
-
 def _summary(error: BaseException) -> str:
     """The first sentence of the innermost error."""
-    for one in _chain(error):
+    for one in chain(error):
         lines = [t.strip() for t in str(one).splitlines() if t.strip()]
         if lines:
             return re.sub(r"\x1b\[\d+m", "", lines[0])[:300].rstrip(".")

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graphopt.blame import line_of
 from graphopt.errors import GraphOptError, ModelError, UsageError
 from graphopt.tracing.axes import (
     Axis,
@@ -18,7 +19,7 @@ from graphopt.tracing.axes import (
     user_inputs,
     wanted_axes,
 )
-from graphopt.tracing.blame import capture_failed, line_of
+from graphopt.tracing.blame import capture_failed
 from graphopt.tracing.torch_side import evaluating, leaves, quiet
 
 __all__ = ["Captured", "capture", "captured_program", "resized"]

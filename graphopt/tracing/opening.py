@@ -86,7 +86,7 @@ def build_model(path: str, name: str) -> ir.Model:
             import_torch(f"{path}:{name}")
         raise ModelError(f"{name}() raised ImportError: {error}") from error
     except Exception as error:
-        from graphopt.tracing.blame import line_of
+        from graphopt.blame import line_of
 
         place = line_of(error)
         where = f" at {place}" if place else ""

@@ -95,6 +95,32 @@ def test_a_replay_of_a_measured_run_gives_the_same_bytes(folder, graphopt):
         assert Path(name).read_bytes() == Path("a.onnx").read_bytes()
 
 
+def test_one_file_whatever_the_source_had_and_the_same_bytes_by_any_name(folder, graphopt):
+    proto = onnx.load("model.onnx")
+    location = {"location": "model.bin", "size_threshold": 0}
+    onnx.save(proto, "model.onnx", save_as_external_data=True, **location)
+    before = {p.name for p in folder.iterdir()}
+    code, out, err = optimize(graphopt, "-o", "a.onnx", passes="fuse,int8")
+    assert code == 0, err
+    assert {p.name for p in folder.iterdir()} - before == {"a.onnx", "a.session.json"}
+    assert "wrote a.onnx, a.session.json" in out
+    assert optimize(graphopt, "-o", "other.onnx", "--replay", "a.onnx", passes="fuse,int8")[0] == 0
+    assert Path("other.onnx").read_bytes() == Path("a.onnx").read_bytes()
+
+
+def test_external_data_on_request(folder, graphopt):
+    args = ("-o", "a.onnx", "--external-data", "--report", "r.json")
+    code, out, err = optimize(graphopt, *args)
+    assert code == 0, err
+    assert "wrote a.onnx, a.onnx.data, a.session.json" in out
+    sizes = [Path(n).stat().st_size for n in ("a.onnx", "a.onnx.data")]
+    assert json.loads(Path("r.json").read_text())["after"]["bytes"] == sum(sizes)
+    assert sizes[1] == 4 * 16 * 32  # w1; what is small stays inside
+    code, _, err = optimize(graphopt, "-o", "a.pt2", "--external-data")
+    assert code == 2
+    assert "--external-data is for .onnx files" in err
+
+
 def test_a_replay_on_another_model_is_refused(folder, graphopt):
     assert optimize(graphopt, "-o", "a.onnx")[0] == 0
     proto = onnx.load("model.onnx")
@@ -121,6 +147,7 @@ def test_a_missed_budget_exits_with_4_and_still_reports(folder, graphopt):
             "max_drop": None,
             "max_size": "10",
             "max_latency": None,
+            "require_verdict": False,
         },
         "met": False,
     }
@@ -228,7 +255,7 @@ def test_an_evaluation_that_raises_is_named(folder, graphopt):
     Path("score.py").write_text(SCORE)
     code, _, err = optimize(graphopt, "--eval", "score.py:broken", "-o", "o.onnx")
     assert code == 1
-    assert "the evaluation function raised KeyError" in err
+    assert "the evaluation function raised KeyError: 'oh' (score.py:9)" in err
     assert not Path("o.onnx").exists()
 
 
@@ -239,9 +266,29 @@ def test_a_pass_that_raises_is_named_and_writes_nothing(folder, graphopt):
     )
     code, _, err = optimize(graphopt, "-o", "o.onnx", passes="./bad.py:Bad")
     assert code == 1
-    assert "pass bad.py:Bad raised ZeroDivisionError" in err
+    assert "pass bad.py:Bad raised ZeroDivisionError: division by zero (bad.py:6)" in err
     assert err.count("\n") == 1
     assert not Path("o.onnx").exists()
+
+
+def test_samples_that_raise_name_their_line(folder, graphopt):
+    Path("feed.py").write_text(
+        "import json\ndef inner():\n    return json.loads('{')\ndef feed():\n    yield inner()\n"
+    )
+    code, _, err = graphopt(
+        "optimize", "model.onnx", "-p", "fuse", "--samples", "feed.py:feed", "-o", "o.onnx"
+    )
+    assert code == 3
+    assert "samples feed.py:feed: JSONDecodeError: " in err
+    assert "(feed.py:3)" in err
+
+
+def test_code_that_cannot_be_loaded_names_its_line(folder, graphopt):
+    Path("score.py").write_text("import json\n\njson.loads(3)\n")
+    code, _, err = optimize(graphopt, "--eval", "score.py:score", "-o", "o.onnx")
+    assert code == 2
+    assert "score.py cannot be loaded: TypeError: " in err
+    assert "(score.py:3)" in err
 
 
 def test_an_interrupt_exits_with_130(folder, graphopt):
@@ -253,4 +300,22 @@ def test_an_interrupt_exits_with_130(folder, graphopt):
     code, _, err = optimize(graphopt, "-o", "o.onnx", passes="./slow.py:Slow")
     assert code == 130
     assert "interrupted" in err
+    assert not Path("o.onnx").exists()
+
+
+def test_the_report_holds_the_command_that_was_typed(folder, graphopt):
+    assert optimize(graphopt, "-o", "o.onnx", "--json", passes="fuse, clean")[0] == 0
+    code, out, _ = optimize(graphopt, "-o", "o.onnx", "--json", passes="fuse, clean")
+    assert code == 0
+    assert json.loads(out)["command"] == (
+        "graphopt optimize model.onnx -p 'fuse, clean' --samples calib.npz --no-measure "
+        "-o o.onnx --json"
+    )
+
+
+@pytest.mark.parametrize("option", [("--max-latency", "5ms"), ("--require-verdict",)])
+def test_a_limit_on_time_without_timing_is_a_wrong_request(folder, graphopt, option):
+    code, _, err = optimize(graphopt, "-o", "o.onnx", *option)
+    assert code == 2
+    assert f"{option[0]} is judged by timing" in err
     assert not Path("o.onnx").exists()

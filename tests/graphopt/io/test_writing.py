@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.errors import ModelError, UsageError
 from graphopt.io.tensors import MappedTensor
-from graphopt.io.writing import size_of
+from graphopt.io.writing import place_weights, size_of
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
@@ -253,7 +253,22 @@ def written(path):
     return path
 
 
-def test_external_stays_external_and_ties_stay_tied(tmp_path):
+def test_one_file_whatever_the_source_had(tmp_path):
+    source = tmp_path / "in.onnx"
+    proto = model_of([big("w", 5000)])
+    save_external(proto, source, "in.data")
+    model = graphopt.load(source)
+    graphopt.save(model, tmp_path / "out.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.data", "in.onnx", "out.onnx"]
+    assert content(tmp_path / "out.onnx") == content(source)
+    assert size_of(model) == (tmp_path / "out.onnx").stat().st_size
+    beside = place_weights(model, external=True).clone()
+    graphopt.save(beside, tmp_path / "two.onnx")
+    assert (tmp_path / "two.onnx.data").stat().st_size == 20_000
+    assert content(tmp_path / "two.onnx") == content(source)
+
+
+def test_external_data_and_ties_stay_tied(tmp_path):
     proto = model_of([big("w", 5000), big("v", 6000, 1), big("u", 5000)])
     source = tmp_path / "in.onnx"
     save_external(proto, source, "in.data")
@@ -264,11 +279,11 @@ def test_external_stays_external_and_ties_stay_tied(tmp_path):
     source.write_bytes(tied.SerializeToString())
     model = graphopt.load(source)
     out = tmp_path / "out.onnx"
-    graphopt.save(model, out)
+    graphopt.save(model, out, external=True)
     data = tmp_path / "out.onnx.data"
     assert data.stat().st_size < 5000 * 4 + 6000 * 4 + 64
     assert content(out) == content(source)
-    assert size_of(model, "out.onnx") == out.stat().st_size + data.stat().st_size
+    assert size_of(model, "out.onnx", external=True) == out.stat().st_size + data.stat().st_size
     onnx.checker.check_model(str(out))
     graphopt.save(graphopt.load(out), tmp_path / "again.onnx", external=False)
     assert not (tmp_path / "again.onnx.data").exists()
