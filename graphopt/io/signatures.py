@@ -21,6 +21,8 @@ __all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
 STANDARD = ("", "ai.onnx")
 #: Nodes that functions may become where they are called.
 _MOST = 1_000_000
+#: Numbers of element types.
+_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {0}
 _Key = tuple[str, str, str]
 
 
@@ -35,7 +37,8 @@ def check_signatures(proto: onnx.ModelProto) -> None:
     local = {(f.domain, f.name) for f in proto.functions}
     _check_signatures(proto.graph.node, _standard(proto.opset_import), local)
     for function in proto.functions:
-        _check_signatures(function.node, _standard(function.opset_import), local)
+        given = frozenset((*function.attribute, *(a.name for a in function.attribute_proto)))
+        _check_signatures(function.node, _standard(function.opset_import), local, given)
 
 
 def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
@@ -43,12 +46,17 @@ def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
 
 
 def _check_signatures(
-    nodes: Iterable[onnx.NodeProto], version: int, local: set[tuple[str, str]]
+    nodes: Iterable[onnx.NodeProto],
+    version: int,
+    local: set[tuple[str, str]],
+    parameters: frozenset[str] = frozenset(),
 ) -> None:
+    """`parameters` are the attributes of the function that the nodes are in."""
     for node in nodes:
         for attribute in node.attribute:
+            _check_attribute(node, attribute, parameters)
             for graph in (attribute.g, *attribute.graphs):
-                _check_signatures(graph.node, version, local)
+                _check_signatures(graph.node, version, local, parameters)
         schema = None
         if node.domain in STANDARD and (node.domain, node.op_type) not in local:
             schema = _schema(node.op_type, version)
@@ -77,6 +85,27 @@ def _check_signatures(
             kind = given[name].type
             if kind and kind != wanted.type.value and not given[name].ref_attr_name:
                 raise ModelError(f"{title_of(node)}, attribute '{name}': not {wanted.type.name}")
+        for name in given:
+            if name not in schema.attributes and not name.startswith("__"):
+                raise ModelError(f"{title_of(node)} has the unknown attribute '{name}'")
+        if node.op_type == "Constant" and len(node.attribute) != 1:
+            raise ModelError(f"{title_of(node)} holds {len(node.attribute)} values, not one")
+
+
+def _check_attribute(
+    node: onnx.NodeProto, attribute: onnx.AttributeProto, parameters: frozenset[str]
+) -> None:
+    """It has a type, one that it names exists, and what it stands for is a function's attribute."""
+    if attribute.ref_attr_name and attribute.ref_attr_name not in parameters:
+        raise ModelError(
+            f"{title_of(node)}, attribute '{attribute.name}': there is no attribute "
+            f"'{attribute.ref_attr_name}' of a function that it could stand for"
+        )
+    if not attribute.type and not attribute.ref_attr_name:
+        raise ModelError(f"{title_of(node)}, attribute '{attribute.name}': it has no type")
+    names_type = attribute.name in ("to", "dtype") and node.domain in STANDARD
+    if names_type and not attribute.ref_attr_name and attribute.i not in _TYPES:
+        raise ModelError(f"{title_of(node)}: {attribute.i} is no element type")
 
 
 @cache

@@ -275,3 +275,58 @@ def test_convolution_weights_from_constant_nodes(tmp_path):
     )
     result = graphopt.optimize(graphopt.load(write(tmp_path, proto)), "fuse", measure=False)
     assert "BatchNormalization" not in {n.op_type for n in result.model.graph}
+
+
+def attribute_of(**fields):
+    made = helper.make_node("Softmax", ["x"], ["y"], "s", axis=1)
+    for key, value in fields.items():
+        setattr(made.attribute[0], key, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (attribute_of(ref_attr_name="k"), "no attribute 'k' of a function"),
+        (attribute_of(type=0), "attribute 'axis': it has no type"),
+        (attribute_of(name="axes"), "unknown attribute 'axes'"),
+        (node("Cast", ["x"], ["y"], to=0), "0 is no element type"),
+        (node("EyeLike", ["x"], ["y"], dtype=99), "99 is no element type"),
+        (node("Constant", [], ["y"], value_int=1, value_float=1.0), "holds 2 values, not one"),
+    ],
+)
+def test_attributes_that_the_operator_cannot_have(tmp_path, made, words):
+    fails(tmp_path, model([made]), words)
+
+
+def test_attributes_that_stand_for_those_of_a_function(tmp_path):
+    body = attribute_of(ref_attr_name="k", type=onnx.AttributeProto.INT)
+    body.attribute[0].ClearField("i")
+    function = helper.make_function(
+        "f", "F", ["x"], ["y"], [body], [helper.make_opsetid("", 17)], ["k"]
+    )
+    proto = model([node("F", ["x"], ["y"], domain="f", k=1)], functions=[function])
+    assert [n.op_type for n in graphopt.load(write(tmp_path, proto)).graph] == ["F"]
+
+
+@pytest.mark.parametrize("word", ["gggg", "xxxx", "dddd", "tttt", "mmmm", "pppp"])
+def test_text_that_is_not_utf8_is_escaped_wherever_it_stands(tmp_path, word):
+    relu = node("Relu", ["xxxx"], ["y"], doc_string="dddd")
+    proto = model([relu], inputs=[info("xxxx", ("pppp", 3))])
+    proto.graph.name, proto.graph.doc_string = "gggg", "tttt"
+    proto.metadata_props.add(key="k", value="mmmm")
+    data = proto.SerializeToString().replace(word.encode(), word[0].encode() * 3 + b"\xff")
+    written = tmp_path / "out.onnx"
+    graphopt.optimize(write(tmp_path, data), "clean", measure=False).write(written)
+    assert f"{word[0] * 3}\\xff".encode() in written.read_bytes()
+
+
+def test_an_input_without_element_type(tmp_path):
+    fails(tmp_path, model([node("Relu", ["x"], ["y"])], inputs=[info("x", kind=0)]), "'x' has no")
+
+
+def test_a_value_declared_without_element_type(tmp_path):
+    proto = model([node("Relu", ["x"], ["a"]), node("Neg", ["a"], ["y"])])
+    proto.graph.value_info.append(info("a", kind=0))
+    result = graphopt.optimize(write(tmp_path, proto), "clean,fold,fuse", measure=False)
+    assert [n.op_type for n in result.model.graph] == ["Relu", "Neg"]

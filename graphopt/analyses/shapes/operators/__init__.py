@@ -66,7 +66,9 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
 
 
 def _settled(fact: Fact) -> Fact:
-    """Elements that an operator took from among symbols are numbers if none of them is one."""
+    """A type that is none is unknown; elements from among symbols are numbers if none is one."""
+    if fact.dtype is ir.DataType.UNDEFINED:
+        return dataclasses.replace(fact, dtype=None, data=None)
     if fact.data is None or fact.data.dtype != object or fact.dtype is None:
         return fact
     if any(isinstance(e, Expr) for e in fact.data.ravel().tolist()):
