@@ -21,6 +21,10 @@ def mend(proto: onnx.ModelProto) -> list[str]:
     _decode(proto)
     renamed: list[str] = []
     unknown: list[str] = []
+    declared = {v.name: v.type for v in proto.graph.input}
+    for value in proto.graph.output:  # one value: what it is as an input, callers must give
+        if value.name in declared:
+            value.type.CopyFrom(declared[value.name])
     for values, nodes in _graphs(proto):
         for value in values:
             if _forget_negative(value.type):

@@ -330,3 +330,55 @@ def test_a_value_declared_without_element_type(tmp_path):
     proto.graph.value_info.append(info("a", kind=0))
     result = graphopt.optimize(write(tmp_path, proto), "clean,fold,fuse", measure=False)
     assert [n.op_type for n in result.model.graph] == ["Relu", "Neg"]
+
+
+def test_an_input_that_is_an_output_too_is_declared_as_the_input(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"])], outputs=[info("y"), info("x", (7, 7, 7))])
+    read = graphopt.load(write(tmp_path, proto))
+    assert [list(v.shape) for v in (read.graph.inputs[0], read.graph.outputs[1])] == [[2, 3]] * 2
+
+
+ONE, NONE, FEW = [1], [0], [1, 0]
+
+
+@pytest.mark.parametrize("steps", [NONE, FEW])
+@pytest.mark.parametrize("how", ["initializer", "Constant", "value_ints"])
+def test_a_slice_with_a_step_of_0(tmp_path, steps, how):
+    array = numpy_helper.from_array(np.array(steps, np.int64), "s")
+    makers = {
+        "initializer": ([], [array]),
+        "Constant": ([node("Constant", [], ["s"], value=array)], []),
+        "value_ints": ([node("Constant", [], ["s"], value_ints=steps)], []),
+    }
+    first, inits = makers[how]
+    axes = numpy_helper.from_array(np.arange(len(steps)), "a")
+    proto = model([*first, node("Slice", ["x", "a", "a", "a", "s"], ["y"])], inits=[axes, *inits])
+    fails(tmp_path, proto, "Slice 'y' has a step of 0")
+
+
+@pytest.mark.parametrize("perm", [[0, 0], [5, 1], [-1, 0], [1]])
+def test_a_permutation_that_is_none(tmp_path, perm):
+    fails(tmp_path, model([node("Transpose", ["x"], ["y"], perm=perm)]), "is no permutation")
+
+
+def test_sizes_that_are_fractions_are_left_to_the_runtime(tmp_path):
+    target = numpy_helper.from_array(np.array([3, 2], np.float32), "s")
+    outputs = [info("y", (3, 2))]
+    proto = model([node("Reshape", ["x", "s"], ["y"])], inits=[target], outputs=outputs)
+    result = graphopt.optimize(write(tmp_path, proto), "clean,fold,fuse", measure=False)
+    assert [n.op_type for n in result.model.graph] == ["Reshape"]
+
+
+@pytest.mark.parametrize("spec", ["clean,fold,fuse", "prune(ratio=0.3)", "svd", "int8", "fp16"])
+def test_weights_of_size_zero_and_a_flag_that_is_no_flag_pass_through(tmp_path, spec):
+    weights = {"z": np.ones((3, 0), "f"), "w": np.ones((3, 4), "f")}
+    nodes = [
+        node("Gemm", ["x", "z"], ["a"]),
+        node("Concat", ["a", "x"], ["c"], axis=1),
+        node("Gemm", ["c", "w"], ["g"]),
+        node("ReduceSum", ["g"], ["y"], keepdims=2**31),
+    ]
+    inits = [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    proto = model(nodes, inits=inits, outputs=[helper.make_tensor_value_info("y", F, None)])
+    result = graphopt.optimize(write(tmp_path, proto), spec, measure=False)
+    assert [v.name for v in result.model.graph.outputs] == ["y"]

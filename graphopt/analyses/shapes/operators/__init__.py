@@ -47,8 +47,17 @@ def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
         return []
 
 
-#: What NumPy, Python and `onnx_ir` raise on arguments that do not fit each other.
-_MISFITS = (ArithmeticError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError)
+#: What NumPy, Python and `onnx_ir` raise on arguments that do not fit each other, or are fractions
+#: where sizes belong.
+_MISFITS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
