@@ -169,10 +169,14 @@ def structure(model: ir.Model) -> tuple[Any, ...]:
 
 
 def _everything(model: ir.Model) -> tuple[Any, ...]:
-    """The structure, and what it leaves out: initializers, inputs, absent outputs, subgraphs."""
+    """The structure, and what it leaves out: names, absent outputs, subgraphs, notes of others."""
     names = [sorted(g.initializers) for g in (model.graph, *model.graph.subgraphs())]
-    nodes = [(n.op_type, [bool(o.name) for o in n.outputs]) for n in model.graph.all_nodes()]
-    return structure(model), names, nodes, [v.name for v in model.graph.inputs]
+    nodes, notes = [], []
+    for n in model.graph.all_nodes():
+        nodes.append((n.op_type, [bool(o.name) for o in n.outputs]))
+        foreign = {k: v for k, v in n.metadata_props.items() if not k.startswith("graphopt.")}
+        notes.append((n.doc_string or "", foreign))
+    return structure(model), names, nodes, notes, [v.name for v in model.graph.inputs]
 
 
 def _canonical(order: list[Any], outputs: tuple[Any, ...]) -> Any:

@@ -79,14 +79,16 @@ def check_structure(proto: onnx.ModelProto) -> list[str]:
         Notes on what was wrong but can be set right: graphs whose nodes are out of order.
     """
     notes: list[str] = []
-    _check_text(proto.doc_string, proto.producer_name, proto.producer_version, proto.domain)
+    for value in proto.graph.input:
+        kind = value.type
+        if kind.HasField("tensor_type") and not kind.tensor_type.elem_type:
+            raise ModelError(f"graph: input '{value.name}' has no element type")
     free = _check_graph(proto.graph, "graph", notes)
     for name, where in free.items():
         raise ModelError(f"{where} reads '{name}', which nothing defines")
     check_signatures(proto)
     check_calls(proto)
     for function in proto.functions:
-        _check_text(function.name, function.domain)
         where = f"function {function.domain}:{function.name}"
         inner = _check_nodes(function.node, dict.fromkeys(function.input, "input"), where, notes)
         for name, reader in inner.items():
@@ -166,7 +168,6 @@ def _check_nodes(
     needs: list[list[int]] = []
     ordered = True
     for k, node in enumerate(listed):
-        _check_text(node.op_type, node.domain, node.name, node.doc_string, *node.input)
         if not node.op_type:
             raise ModelError(f"{where}: node '{node.name}' has no operator")
         before: list[int] = []
@@ -231,15 +232,7 @@ def _check_outputs(names: Iterable[str], defined: set[str], where: str) -> None:
             raise ModelError(f"{where}: output '{name}' is made by no node in it")
 
 
-def _check_text(*names: str | bytes) -> None:
-    """Names are text: protobuf hands out what is not UTF-8 as bytes. Raises ModelError."""
-    for name in names:
-        if isinstance(name, bytes):
-            raise ModelError(f"a name in it is not UTF-8: {name[:60]!r}")
-
-
 def _define(defined: dict[str, str], name: str, by: str, where: str) -> None:
-    _check_text(name)
     if name in defined:
         raise ModelError(f"{where}: '{name}' is defined twice, by {defined[name]} and by {by}")
     defined[name] = by

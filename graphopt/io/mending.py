@@ -1,7 +1,7 @@
-"""What is set right in a model while it is read: equal node names, sizes below zero, maps.
+"""What is set right in a model while it is read: names, sizes below zero, maps.
 
-Other tools take such files, and runtimes do not: two nodes of one graph may not share a name, and
-exporters write -1 for an axis whose size they do not know.
+Other tools take such files, and runtimes do not: two nodes of one graph may not share a name,
+names are UTF-8, and exporters write -1 for an axis whose size they do not know.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
+from google.protobuf.message import Message
+
+from graphopt.errors import ModelError
 
 __all__ = ["mend", "take_maps"]
 
 
 def mend(proto: onnx.ModelProto) -> list[str]:
     """Set right what can be, in place; a sentence on each kind of change."""
+    _decode(proto)
     renamed: list[str] = []
     unknown: list[str] = []
+    declared = {v.name: v.type for v in proto.graph.input}
+    for value in proto.graph.output:  # one value: what it is as an input, callers must give
+        if value.name in declared:
+            value.type.CopyFrom(declared[value.name])
     for values, nodes in _graphs(proto):
         for value in values:
             if _forget_negative(value.type):
@@ -34,6 +42,28 @@ def mend(proto: onnx.ModelProto) -> list[str]:
             f"{_listed(unknown)}."
         )
     return notes
+
+
+def _decode(message: Message) -> None:
+    """Text that is no UTF-8, which protobuf hands out as bytes -> escaped text, everywhere alike.
+
+    Raises ModelError for an operator or a domain: there is none of such a name.
+    """
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            if isinstance(value, str):
+                continue
+            if field.name in ("op_type", "domain"):
+                raise ModelError(f"a name in it is not UTF-8: {value[:60]!r}")
+            if isinstance(value, bytes):
+                setattr(message, field.name, value.decode(errors="backslashreplace"))
+                continue
+            for k, text in enumerate(value):
+                if isinstance(text, bytes):
+                    value[k] = text.decode(errors="backslashreplace")
+        elif field.type == field.TYPE_MESSAGE:
+            for one in (value,) if isinstance(value, Message) else value:
+                _decode(one)
 
 
 def take_maps(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
@@ -102,11 +132,6 @@ def _forget_negative(kind: onnx.TypeProto) -> bool:
 def _tell_apart(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     """Give nodes of one graph that share a name, but the first, new ones; those they had."""
     listed = list(nodes)
-    for node in listed:
-        for field in ("name", "doc_string"):  # no UTF-8: protobuf hands it out as bytes
-            text: str | bytes = getattr(node, field)
-            if isinstance(text, bytes):
-                setattr(node, field, text.decode(errors="backslashreplace"))
     taken = {n.name for n in listed}
     seen: set[str] = set()
     renamed = []

@@ -21,6 +21,10 @@ __all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
 STANDARD = ("", "ai.onnx")
 #: Nodes that functions may become where they are called.
 _MOST = 1_000_000
+#: Types that count, as sizes and steps do.
+_COUNTS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+#: Numbers of element types.
+_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {0}
 _Key = tuple[str, str, str]
 
 
@@ -33,9 +37,12 @@ def title_of(node: onnx.NodeProto) -> str:
 def check_signatures(proto: onnx.ModelProto) -> None:
     """Standard operators have the inputs, outputs and attributes they need. Raises ModelError."""
     local = {(f.domain, f.name) for f in proto.functions}
-    _check_signatures(proto.graph.node, _standard(proto.opset_import), local)
+    sliced = any(n.op_type == "Slice" for n in proto.graph.node)
+    zeros = frozenset(_zeros(proto.graph) if sliced else ())
+    _check_signatures(proto.graph.node, _standard(proto.opset_import), local, zeros=zeros)
     for function in proto.functions:
-        _check_signatures(function.node, _standard(function.opset_import), local)
+        given = frozenset((*function.attribute, *(a.name for a in function.attribute_proto)))
+        _check_signatures(function.node, _standard(function.opset_import), local, given)
 
 
 def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
@@ -43,12 +50,18 @@ def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
 
 
 def _check_signatures(
-    nodes: Iterable[onnx.NodeProto], version: int, local: set[tuple[str, str]]
+    nodes: Iterable[onnx.NodeProto],
+    version: int,
+    local: set[tuple[str, str]],
+    parameters: frozenset[str] = frozenset(),
+    zeros: frozenset[str] = frozenset(),
 ) -> None:
+    """`parameters` are the attributes of the function that the nodes are in."""
     for node in nodes:
         for attribute in node.attribute:
+            _check_attribute(node, attribute, parameters)
             for graph in (attribute.g, *attribute.graphs):
-                _check_signatures(graph.node, version, local)
+                _check_signatures(graph.node, version, local, parameters, zeros)
         schema = None
         if node.domain in STANDARD and (node.domain, node.op_type) not in local:
             schema = _schema(node.op_type, version)
@@ -77,6 +90,56 @@ def _check_signatures(
             kind = given[name].type
             if kind and kind != wanted.type.value and not given[name].ref_attr_name:
                 raise ModelError(f"{title_of(node)}, attribute '{name}': not {wanted.type.name}")
+        for name in given:
+            if name not in schema.attributes and not name.startswith("__"):
+                raise ModelError(f"{title_of(node)} has the unknown attribute '{name}'")
+        _check_values(node, given, zeros)
+        if node.op_type == "Constant" and len(node.attribute) != 1:
+            raise ModelError(f"{title_of(node)} holds {len(node.attribute)} values, not one")
+
+
+def _check_values(
+    node: onnx.NodeProto, given: dict[str, onnx.AttributeProto], zeros: frozenset[str]
+) -> None:
+    """Permutations permute, and no Slice has a step of 0: no runtime opens such a model."""
+    perm = list(given["perm"].ints) if node.op_type == "Transpose" and "perm" in given else []
+    if sorted(perm) != list(range(len(perm))) and not given["perm"].ref_attr_name:
+        raise ModelError(f"{title_of(node)}: perm {perm[:20]} is no permutation")
+    if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] in zeros:
+        raise ModelError(f"{title_of(node)} has a step of 0")
+
+
+def _zeros(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names of small integer constants with a 0 among them, in the graph and those inside it."""
+    held = [(t.name, t) for t in graph.initializer]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                held += [(o, attribute.t) for o in node.output]
+            if node.op_type == "Constant" and 0 in (*attribute.ints, attribute.i or 1):
+                yield from node.output
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _zeros(inner)
+    for name, tensor in held:
+        here = tensor.data_location != onnx.TensorProto.EXTERNAL and len(tensor.dims) < 2
+        if here and tensor.data_type in _COUNTS and not onnx.numpy_helper.to_array(tensor).all():
+            yield name
+
+
+def _check_attribute(
+    node: onnx.NodeProto, attribute: onnx.AttributeProto, parameters: frozenset[str]
+) -> None:
+    """It has a type, one that it names exists, and what it stands for is a function's attribute."""
+    if attribute.ref_attr_name and attribute.ref_attr_name not in parameters:
+        raise ModelError(
+            f"{title_of(node)}, attribute '{attribute.name}': there is no attribute "
+            f"'{attribute.ref_attr_name}' of a function that it could stand for"
+        )
+    if not attribute.type and not attribute.ref_attr_name:
+        raise ModelError(f"{title_of(node)}, attribute '{attribute.name}': it has no type")
+    names_type = attribute.name in ("to", "dtype") and node.domain in STANDARD
+    if names_type and not attribute.ref_attr_name and attribute.i not in _TYPES:
+        raise ModelError(f"{title_of(node)}: {attribute.i} is no element type")
 
 
 @cache

@@ -14,6 +14,7 @@ from graphopt.passes.clean.constants import lift_constants, unlist_initializers
 from graphopt.passes.clean.dead import remove_unused
 from graphopt.passes.clean.duplicates import merge_initializers, merge_nodes
 from graphopt.passes.clean.functions import inline_functions
+from graphopt.passes.clean.traces import drop_traces
 
 from graphopt import Context, Pass
 from graphopt.analyses.shapes.analysis import shapes
@@ -44,6 +45,7 @@ class Clean(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply every theme until none makes an edit."""
         edits = inline_functions(model, ctx) + unlist_initializers(model, ctx)
+        edits += drop_traces(model, ctx)
         return edits + tidy(model, ctx)
 
 

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.constants import QUANTIZATION, constant_value
 from graphopt.graph.evaluation import MOVES, deterministic, evaluate, quick
+from graphopt.graph.traverse import all_graphs
 
-__all__ = ["Evaluated"]
+__all__ = ["Allowance", "Evaluated"]
 
 Array = np.ndarray[Any, Any]
 
@@ -22,8 +23,10 @@ HELD = 1 << 20
 _TEXT = ir.DataType.STRING
 #: Nothing is computed from, or into, more bytes or elements than this.
 LARGEST = 1 << 26
-#: Bytes by which a folded value may be larger than the constants it replaces.
-GROWTH = 1 << 20
+#: Bytes by which all folds together may make a file larger: of a small file half, and some.
+GROWTH, SMALL_GROWTH = 1 << 20, 1 << 17
+#: A node takes about as many bytes as this: a value of that size is always stored in its place.
+NODE = 1 << 8
 #: Operators that may grow their inputs are computed up to this many elements.
 GROWN = 1 << 22
 #: A copy of a weight that is read elsewhere too may take this many bytes.
@@ -59,13 +62,30 @@ class Constant:
         return self.make()
 
 
+class Allowance:
+    """Bytes by which the folds of one run may still make the file larger."""
+
+    def __init__(self, model: ir.Model) -> None:
+        held = sum(_nbytes(v) for g in all_graphs(model.graph) for v in g.initializers.values())
+        self.left = min(GROWTH, held // 2 + SMALL_GROWTH)
+
+    def take(self, growth: float) -> bool:
+        """Use some of it, if that much is left."""
+        if growth > max(self.left, NODE):
+            return False
+        if growth > NODE:
+            self.left -= int(growth)
+        return True
+
+
 class Evaluated:
     """Constants found so far, by value; which of their nodes stay is decided afterwards."""
 
-    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
+    def __init__(self, model: ir.Model, shapes: Shapes, allowance: Allowance) -> None:
         self.values: dict[ir.Value, Constant] = {}
         self._opsets = dict(model.graph.opset_imports)
         self._shapes = shapes
+        self._allowance = allowance
         self._kept: set[ir.Node] = set()
         self._demand: dict[ir.Value, float] = {}
 
@@ -172,7 +192,7 @@ class Evaluated:
                     self._demand[leaf] = self._demand.get(leaf, 0.0) + share
 
     def may_store(self, value: ir.Value) -> bool:
-        """Whether storing the value makes the file larger by no more than the limit.
+        """Whether storing the value makes the file larger by no more than what is left for that.
 
         Saved are initializers that nothing which stays reads, each shared among the results that
         replace it. A weight that would be stored twice is not: what is tied stays tied.
@@ -181,7 +201,7 @@ class Evaluated:
             return False
         constant = self.values[value]
         if constant.nbytes <= COPY:
-            return True
+            return self._allowance.take(constant.nbytes)
         weights = _weights(constant)
         free = [v for v in weights if not self.read_elsewhere(v)]
         if constant.moved and weights:
@@ -189,7 +209,7 @@ class Evaluated:
                 self._wanted(v, constant) <= _nbytes(v) + COPY for v in free
             )
         saved = sum(_nbytes(v) * min(1.0, _nbytes(v) / self._wanted(v, constant)) for v in free)
-        return constant.nbytes <= saved + GROWTH
+        return self._allowance.take(constant.nbytes - saved)
 
     def _wanted(self, leaf: ir.Value, constant: Constant) -> float:
         """Bytes that all results would store in the place of `leaf`, this one at least."""

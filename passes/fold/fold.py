@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 from graphopt.passes.clean.clean import tidy
 from graphopt.passes.fold.dimensions import fold_dimensions
-from graphopt.passes.fold.evaluated import Evaluated
+from graphopt.passes.fold.evaluated import Allowance, Evaluated
 
 from graphopt import Context, Pass
 from graphopt.analyses.shapes.analysis import renew, shapes
@@ -37,9 +37,10 @@ class Fold(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Fold constants and shapes, in every graph, until none is left."""
         edits = 0
+        allowance = Allowance(model)
         renew(ctx)
         while True:
-            made = fold_constants(model, ctx)
+            made = fold_constants(model, ctx, allowance)
             made += fold_dimensions(model, ctx)
             made += tidy(model, ctx)
             edits += made
@@ -48,10 +49,10 @@ class Fold(Pass):
             renew(ctx)
 
 
-def fold_constants(model: ir.Model, ctx: Context) -> int:
+def fold_constants(model: ir.Model, ctx: Context, allowance: Allowance) -> int:
     """Constant values -> initializers; returns how many were made."""
     facts = ctx.get(shapes)
-    found = Evaluated(model, facts)
+    found = Evaluated(model, facts, allowance)
     for node in all_nodes(model.graph):
         found.visit(node)
     if not found.values:

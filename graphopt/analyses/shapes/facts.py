@@ -231,8 +231,8 @@ class Shapes:
         if value.type is not None and not isinstance(value.type, ir.TensorType):
             return Fact(type=value.type)
         if bound is not None and value.graph is self.model.graph:
-            return Fact(value.dtype, tuple(int(d) for d in bound))
-        return Fact(value.dtype, self._declared(value))
+            return Fact(_declared_type(value), tuple(int(d) for d in bound))
+        return Fact(_declared_type(value), self._declared(value))
 
     def _declared(self, value: ir.Value) -> tuple[Dim, ...] | None:
         if value.shape is None:
@@ -277,7 +277,7 @@ class Shapes:
             return fact
         if value.type is not None and not isinstance(value.type, ir.TensorType):
             return fact if fact.dtype is not None else Fact(type=value.type)
-        dtype = fact.dtype if fact.dtype is not None else value.dtype
+        dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
         if not self._trust or value.shape is None:
             return dataclasses.replace(fact, dtype=dtype)
         if fact.dims is None:
@@ -308,6 +308,11 @@ def _agree(a: Fact, b: Fact) -> bool:
         x == y or isinstance(x, Expr) or isinstance(y, Expr)
         for x, y in zip(a.dims, b.dims, strict=True)
     )
+
+
+def _declared_type(value: ir.Value) -> ir.DataType | None:
+    """Its element type, where a file says one."""
+    return None if value.dtype is ir.DataType.UNDEFINED else value.dtype
 
 
 def small_data(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any] | None:

@@ -136,12 +136,22 @@ def cast(x: Fact, to: ir.DataType | None) -> Array | None:
     if x.data is None or to is None or to is ir.DataType.STRING:
         return None
     if x.data.dtype == object:
+        if to is ir.DataType.BOOL:
+            return _truths(x.data)
         return x.data if to in (ir.DataType.INT64, ir.DataType.INT32) else None
     if x.data.dtype.kind not in "iub" or not (to.is_integer() or to is ir.DataType.BOOL):
         return None
     made = x.data.astype(to.numpy())
     wide = to is ir.DataType.BOOL or np.array_equal(made.astype(np.int64), x.data.astype(np.int64))
     return made if wide else None
+
+
+def _truths(data: Array) -> Array | None:
+    """Which elements are not 0, if the form of each shows it."""
+    listed = data.ravel().tolist()
+    if not all(isinstance(e, int) or positive(e) or positive(-e) for e in listed):
+        return None
+    return np.array([e != 0 for e in listed], bool).reshape(data.shape)
 
 
 def reshape(x: Fact, dims: Sequence[Dim]) -> Array | None:

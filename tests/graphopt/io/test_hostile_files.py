@@ -275,3 +275,110 @@ def test_convolution_weights_from_constant_nodes(tmp_path):
     )
     result = graphopt.optimize(graphopt.load(write(tmp_path, proto)), "fuse", measure=False)
     assert "BatchNormalization" not in {n.op_type for n in result.model.graph}
+
+
+def attribute_of(**fields):
+    made = helper.make_node("Softmax", ["x"], ["y"], "s", axis=1)
+    for key, value in fields.items():
+        setattr(made.attribute[0], key, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (attribute_of(ref_attr_name="k"), "no attribute 'k' of a function"),
+        (attribute_of(type=0), "attribute 'axis': it has no type"),
+        (attribute_of(name="axes"), "unknown attribute 'axes'"),
+        (node("Cast", ["x"], ["y"], to=0), "0 is no element type"),
+        (node("EyeLike", ["x"], ["y"], dtype=99), "99 is no element type"),
+        (node("Constant", [], ["y"], value_int=1, value_float=1.0), "holds 2 values, not one"),
+    ],
+)
+def test_attributes_that_the_operator_cannot_have(tmp_path, made, words):
+    fails(tmp_path, model([made]), words)
+
+
+def test_attributes_that_stand_for_those_of_a_function(tmp_path):
+    body = attribute_of(ref_attr_name="k", type=onnx.AttributeProto.INT)
+    body.attribute[0].ClearField("i")
+    function = helper.make_function(
+        "f", "F", ["x"], ["y"], [body], [helper.make_opsetid("", 17)], ["k"]
+    )
+    proto = model([node("F", ["x"], ["y"], domain="f", k=1)], functions=[function])
+    assert [n.op_type for n in graphopt.load(write(tmp_path, proto)).graph] == ["F"]
+
+
+@pytest.mark.parametrize("word", ["gggg", "xxxx", "dddd", "tttt", "mmmm", "pppp"])
+def test_text_that_is_not_utf8_is_escaped_wherever_it_stands(tmp_path, word):
+    relu = node("Relu", ["xxxx"], ["y"], doc_string="dddd")
+    proto = model([relu], inputs=[info("xxxx", ("pppp", 3))])
+    proto.graph.name, proto.graph.doc_string = "gggg", "tttt"
+    proto.metadata_props.add(key="k", value="mmmm")
+    data = proto.SerializeToString().replace(word.encode(), word[0].encode() * 3 + b"\xff")
+    written = tmp_path / "out.onnx"
+    graphopt.optimize(write(tmp_path, data), "clean", measure=False).write(written)
+    assert f"{word[0] * 3}\\xff".encode() in written.read_bytes()
+
+
+def test_an_input_without_element_type(tmp_path):
+    fails(tmp_path, model([node("Relu", ["x"], ["y"])], inputs=[info("x", kind=0)]), "'x' has no")
+
+
+def test_a_value_declared_without_element_type(tmp_path):
+    proto = model([node("Relu", ["x"], ["a"]), node("Neg", ["a"], ["y"])])
+    proto.graph.value_info.append(info("a", kind=0))
+    result = graphopt.optimize(write(tmp_path, proto), "clean,fold,fuse", measure=False)
+    assert [n.op_type for n in result.model.graph] == ["Relu", "Neg"]
+
+
+def test_an_input_that_is_an_output_too_is_declared_as_the_input(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"])], outputs=[info("y"), info("x", (7, 7, 7))])
+    read = graphopt.load(write(tmp_path, proto))
+    assert [list(v.shape) for v in (read.graph.inputs[0], read.graph.outputs[1])] == [[2, 3]] * 2
+
+
+ONE, NONE, FEW = [1], [0], [1, 0]
+
+
+@pytest.mark.parametrize("steps", [NONE, FEW])
+@pytest.mark.parametrize("how", ["initializer", "Constant", "value_ints"])
+def test_a_slice_with_a_step_of_0(tmp_path, steps, how):
+    array = numpy_helper.from_array(np.array(steps, np.int64), "s")
+    makers = {
+        "initializer": ([], [array]),
+        "Constant": ([node("Constant", [], ["s"], value=array)], []),
+        "value_ints": ([node("Constant", [], ["s"], value_ints=steps)], []),
+    }
+    first, inits = makers[how]
+    axes = numpy_helper.from_array(np.arange(len(steps)), "a")
+    proto = model([*first, node("Slice", ["x", "a", "a", "a", "s"], ["y"])], inits=[axes, *inits])
+    fails(tmp_path, proto, "Slice 'y' has a step of 0")
+
+
+@pytest.mark.parametrize("perm", [[0, 0], [5, 1], [-1, 0], [1]])
+def test_a_permutation_that_is_none(tmp_path, perm):
+    fails(tmp_path, model([node("Transpose", ["x"], ["y"], perm=perm)]), "is no permutation")
+
+
+def test_sizes_that_are_fractions_are_left_to_the_runtime(tmp_path):
+    target = numpy_helper.from_array(np.array([3, 2], np.float32), "s")
+    outputs = [info("y", (3, 2))]
+    proto = model([node("Reshape", ["x", "s"], ["y"])], inits=[target], outputs=outputs)
+    result = graphopt.optimize(write(tmp_path, proto), "clean,fold,fuse", measure=False)
+    assert [n.op_type for n in result.model.graph] == ["Reshape"]
+
+
+@pytest.mark.parametrize("spec", ["clean,fold,fuse", "prune(ratio=0.3)", "svd", "int8", "fp16"])
+def test_weights_of_size_zero_and_a_flag_that_is_no_flag_pass_through(tmp_path, spec):
+    weights = {"z": np.ones((3, 0), "f"), "w": np.ones((3, 4), "f")}
+    nodes = [
+        node("Gemm", ["x", "z"], ["a"]),
+        node("Concat", ["a", "x"], ["c"], axis=1),
+        node("Gemm", ["c", "w"], ["g"]),
+        node("ReduceSum", ["g"], ["y"], keepdims=2**31),
+    ]
+    inits = [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    proto = model(nodes, inits=inits, outputs=[helper.make_tensor_value_info("y", F, None)])
+    result = graphopt.optimize(write(tmp_path, proto), spec, measure=False)
+    assert [v.name for v in result.model.graph.outputs] == ["y"]

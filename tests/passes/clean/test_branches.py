@@ -122,3 +122,52 @@ def test_a_loop_that_may_stop_early_stays():
     )
     Clean().run(m, Context(m))
     assert "Loop" in operators(m)
+
+
+#: How exporters write a condition on the shapes of x [2, b, 4] before they test it.
+DECIDED = {
+    "a size": "d = Gather(s, zero) c = Cast<to = 9>(d)",
+    "a size of one element": "d = Gather(s, zeros) q = Squeeze(d, zeros) c = Cast<to = 9>(q)",
+    "squeezed without axes": "d = Gather(s, zeros) q = Squeeze(d) c = Cast<to = 9>(q)",
+    "a slice": "d = Slice(s, zeros, ones) q = Reshape(d, none) c = Cast<to = 9>(q)",
+    "vectors": "d = Gather(s, ends) e = Equal(d, sizes) i = Cast<to = 7>(e) "
+    "p = ReduceProd<keepdims = 0>(i) c = Cast<to = 9>(p)",
+    "the rank": "n = Size(s) three = Constant<value_int = 3>() c = Equal(n, three)",
+    "a size of no number": "d = Gather(s, ones) o = Add(d, ones) q = Squeeze(o) "
+    "c = Cast<to = 9>(q)",
+}
+CONSTANTS = """zero = Constant<value_int = 0>() zeros = Constant<value_ints = [0]>()
+    ones = Constant<value_ints = [1]>() ends = Constant<value_ints = [0, 2]>()
+    sizes = Constant<value_ints = [2, 4]>() none = Constant<value = int64[0] {}>()"""
+
+
+@pytest.mark.parametrize("how", DECIDED)
+@pytest.mark.parametrize("where", ["outside", "in a branch"])
+def test_a_condition_that_follows_from_shapes_is_decided_wherever_it_stands(how, where):
+    inner = f"""{CONSTANTS} s = Shape(x) {DECIDED[how]}
+        k = If(c) <then_branch = p () => (float[2, b, 4] a) {{ a = Exp(x) }},
+                   else_branch = q () => (float[2, b, 4] h) {{ h = Abs(x) }}>"""
+    text = inner.replace("k = If", "y = If")
+    if where == "in a branch":
+        text = f"""y = If(w) <then_branch = t () => (float[2, b, 4] k) {{ {inner} }},
+                              else_branch = e () => (float[2, b, 4] z) {{ z = Neg(x) }}>"""
+    more = ", bool w" if where == "in a branch" else ""
+    m = model(f"g (float[2, b, 4] x{more}) => (y) {{ {text} }}")
+    given = {"w": np.array(True)} if more else {}
+    check(Clean(), m, inputs={"x": np.ones((2, 3, 4), np.float32), **given})
+    assert sorted(operators(m)) == (["Exp", "If", "Neg"] if more else ["Exp"])
+
+
+def test_what_follows_a_decided_branch_is_decided_by_that_branch():
+    m = model(
+        f"""g (float[2, 1, 4] x) => (y) {{
+        {CONSTANTS} s = Shape(x) d = Gather(s, ones) q = Squeeze(d) c = Cast<to = 9>(q)
+        r = If(c) <then_branch = p () => (float[2, 4] a) {{ a = Squeeze(x, ones) }},
+                   else_branch = q () => (float[2, 1, 4] b) {{ b = Identity(x) }}>
+        t = Shape(r) n = Size(t) two = Constant<value_int = 2>() e = Equal(n, two)
+        y = If(e) <then_branch = u () => (float[2, 4] f) {{ f = Exp(r) }},
+                   else_branch = v () => (float[2, 4] h) {{ h = Abs(r) }}>
+    }}"""
+    )
+    check(Clean(), m)
+    assert operators(m) == ["Squeeze", "Exp"]

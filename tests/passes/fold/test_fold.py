@@ -252,3 +252,31 @@ def test_a_shared_size_that_died_is_not_used_again():
         }"""
     )
     check(Fold(), model, inputs={"x": np.ones((2, 3), np.float32)})
+
+
+def test_all_folds_together_grow_a_file_by_so_many_bytes():
+    """Twenty values of 160,000 bytes: each would fit, together they do not."""
+    sums = "  ".join(f"a{k} = Expand(v{k}, c)  y{k} = Add(x, a{k})" for k in range(20))
+    model = parse_model(
+        f"{sums}  y = Sum({', '.join(f'y{k}' for k in range(20))})",
+        inputs={"x": (1, 1)},
+        constants={"c": ints(200, 200), **{f"v{k}": np.full((1, 1), k, "f") for k in range(20)}},
+    )
+    Fold().run(model, Context(model))
+    kept = sum(n.op_type == "Expand" for n in model.graph)
+    stored = sum(v.const_value.nbytes for v in model.graph.initializers.values())
+    assert kept == 20
+    assert stored < evaluated.SMALL_GROWTH
+
+
+def test_a_weight_of_bytes_is_not_computed_into_floats():
+    check(
+        Fold(),
+        "f = Cast<to = 1>(w)  t = Mul(f, s)  y = MatMul(x, t)",
+        unchanged=True,
+        inputs={"x": (2, 300)},
+        constants={
+            "w": RNG.integers(-127, 127, (300, 700)).astype(np.int8),
+            "s": np.full((), 0.5, np.float32),
+        },
+    )

@@ -22,7 +22,7 @@ def reduce(op: Operation) -> None:
     for k in range(x.rank):
         if k in reduced:
             op.reads(x, k)
-            at += int(op.attribute("keepdims", 1))
+            at += op.attribute("keepdims", 1) != 0
         else:
             op.same(x[k], y[at])
             at += 1

@@ -6,6 +6,7 @@ the facts of the outputs, or None to leave the node to ONNX's own inference.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from graphopt.analyses.shapes.rules import (
     matrix_product,
     product,
 )
+from graphopt.analyses.shapes.symbolic import Expr
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 from graphopt.graph.evaluation import deterministic, quick
@@ -40,13 +42,22 @@ def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
     says what is wrong.
     """
     try:
-        return _infer(node, inputs, shapes)
+        return [_settled(f) for f in _infer(node, inputs, shapes)]
     except _MISFITS:
         return []
 
 
-#: What NumPy, Python and `onnx_ir` raise on arguments that do not fit each other.
-_MISFITS = (ArithmeticError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError)
+#: What NumPy, Python and `onnx_ir` raise on arguments that do not fit each other, or are fractions
+#: where sizes belong.
+_MISFITS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
@@ -61,6 +72,17 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
     if len(facts) == 1 and facts[0].data is None and inputs and _small(facts[0]):
         return [_computed(node, inputs, facts[0])]
     return facts
+
+
+def _settled(fact: Fact) -> Fact:
+    """A type that is none is unknown; elements from among symbols are numbers if none is one."""
+    if fact.dtype is ir.DataType.UNDEFINED:
+        return dataclasses.replace(fact, dtype=None, data=None)
+    if fact.data is None or fact.data.dtype != object or fact.dtype is None:
+        return fact
+    if any(isinstance(e, Expr) for e in fact.data.ravel().tolist()):
+        return fact
+    return dataclasses.replace(fact, data=fact.data.astype(fact.dtype.numpy()))
 
 
 def _small(fact: Fact) -> bool:

@@ -15,6 +15,10 @@ INT64 = ir.DataType.INT64
 
 
 def _if(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
+    condition = ins[0].concrete
+    if condition is not None and condition.size == 1:
+        taken = "then_branch" if condition.item() else "else_branch"
+        return shapes.enter(attribute(node, taken), ())
     then = shapes.enter(attribute(node, "then_branch"), ())
     other = shapes.enter(attribute(node, "else_branch"), ())
     return [_join(a, b, shapes) for a, b in zip(then, other, strict=False)]
