@@ -21,6 +21,7 @@ from graphopt.cache import Cache
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.resume import Progress
 from graphopt.execution.observe import observe
+from graphopt.samples.stream import inputs_of
 
 __all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
 
@@ -233,11 +234,7 @@ def groups(
 def _batch(model: ir.Model, feed: Feeds) -> int:
     """Rows of a feed that may be run in parts, or 0."""
     lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
-    free = all(
-        v.shape is not None and len(v.shape) > 0 and not isinstance(v.shape[0], int)
-        for v in model.graph.inputs
-        if v.name in feed
-    )
+    free = all(i.batch is None for i in inputs_of(model) if i.name in feed)
     return lengths.pop() if free and len(lengths) == 1 else 0
 
 

@@ -55,7 +55,7 @@ class BoundSession(OrtSession):
         from onnxruntime import OrtValue
 
         for name, given in feeds.items():
-            array = np.ascontiguousarray(given)
+            array = np.asarray(given, order="C")
             held = self._held.get(name)
             if held is not None and tuple(held.shape()) == array.shape:
                 held.update_inplace(array)

@@ -16,11 +16,13 @@ import numpy as np
 from graphopt.errors import SamplesError
 from graphopt.samples.stream import Input
 
-__all__ = ["read_npz"]
+__all__ = ["MAPPED", "read_npz"]
 
 Array = np.ndarray[Any, Any]
 #: Compressed arrays of more bytes than this are read in parts, of about as many rows as fit.
 PART = 64 << 20
+#: Smaller arrays are read, not mapped: a process may keep only so many files open.
+MAPPED = 1 << 20
 #: Rows of a part are a multiple of this, so that batches come out as from the whole.
 ROWS = 96
 #: Bytes that one compressed array may open to where it cannot be read in parts.
@@ -82,8 +84,8 @@ class _Member:
 
     @property
     def stored(self) -> bool:
-        """Whether it lies in the file as it is."""
-        return self._info.compress_type == zipfile.ZIP_STORED and self.nbytes > 0
+        """Whether it lies in the file as it is, and is worth mapping."""
+        return self.nbytes > MAPPED and self._info.compress_type == zipfile.ZIP_STORED
 
     def whole(self) -> Array:
         """The array: mapped if it is stored, else read."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.blame import described
 from graphopt.errors import SamplesError, UsageError
-from graphopt.samples.archives import read_npz
+from graphopt.samples.archives import MAPPED, read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
 from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
 
@@ -161,7 +161,8 @@ def _from_images(
 def _read_npy(path: Path) -> Array:
     try:
         _check_regular(path)
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED else None
+        array: Array = np.load(path, mmap_mode=mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SamplesError(f"samples {path}: {str(error).splitlines()[0]}") from error
     return array

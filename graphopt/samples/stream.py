@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import SamplesError
+from graphopt.graph.axes import axis_name
 
 __all__ = ["Feeds", "Input", "Samples", "fit", "inputs_of"]
 
@@ -22,7 +23,11 @@ Array = np.ndarray[Any, Any]
 #: One run's inputs: arrays by input name.
 Feeds = dict[str, Array]
 #: Names of axes that are not a batch, though they come first.
-_NOT_BATCH = re.compile(r"seq|len|time|token|frame|step|height|width|point|node|edge|channel", re.I)
+_NOT_BATCH = re.compile(
+    r"seq|len|time|token|frame|step|height|width|point|node|edge|channel|^t$", re.I
+)
+#: Names of axes that are one, wherever they stand.
+_BATCH = re.compile(r"batch|^(b|n|bs)$", re.I)
 
 
 class Samples:
@@ -62,11 +67,13 @@ class Input:
 
     Attributes:
         dims: per axis its size, the name of its size, or None; None in all if the rank is unknown.
+        axis: the one that holds the samples of a run; None if none does.
     """
 
     name: str
     dtype: np.dtype[Any]
     dims: tuple[int | str | None, ...] | None
+    axis: int | None
 
     @property
     def batch(self) -> int | None:
@@ -74,13 +81,19 @@ class Input:
 
         0 if axis 0 is no batch.
         """
-        if not self.dims:
+        if not self.dims or self.axis != 0:
             return 0
-        first = self.dims[0]
-        if isinstance(first, int):
-            return first
-        named = first is not None and (first in self.dims[1:] or _NOT_BATCH.search(first))
-        return 0 if named else None
+        return self.dims[0] if isinstance(self.dims[0], int) else None
+
+    def takes(self, array: Array) -> bool:
+        """Whether one run takes this array as it is."""
+        return self.dims is None or (
+            array.ndim == len(self.dims)
+            and all(
+                not isinstance(d, int) or d == n
+                for d, n in zip(self.dims, array.shape, strict=True)
+            )
+        )
 
     def __str__(self) -> str:
         if self.dims is None:
@@ -93,7 +106,7 @@ def inputs_of(model: ir.Model) -> list[Input]:
 
     Sequences, optionals and maps are left out: a model that needs one is not run.
     """
-    found = []
+    found: dict[str, tuple[np.dtype[Any], tuple[int | str | None, ...] | None]] = {}
     for value in model.graph.inputs:
         if value.name is None or value.name in model.graph.initializers:
             continue
@@ -101,9 +114,33 @@ def inputs_of(model: ir.Model) -> list[Input]:
             continue
         dims = None
         if value.shape is not None:
-            dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)
-        found.append(Input(value.name, value.type.dtype.numpy(), dims))
-    return found
+            dims = tuple(d if isinstance(d, int) else axis_name(d) for d in value.shape)
+        found[value.name] = value.type.dtype.numpy(), dims
+    shapes = [dims for _, dims in found.values() if dims]
+    return [Input(n, dtype, dims, _batch_axis(dims, shapes)) for n, (dtype, dims) in found.items()]
+
+
+def _batch_axis(
+    dims: tuple[int | str | None, ...] | None, every: list[tuple[int | str | None, ...]]
+) -> int | None:
+    """The axis of an input that holds the samples, by the names of the axes of `every` input.
+
+    A name is a batch's if it says so, or else stands first somewhere and does not deny it. The
+    axis of such a name is taken wherever it stands, else the first one if it has no other meaning.
+    """
+    if not dims:
+        return None
+    first = [d[0] for d in every if isinstance(d[0], str) and d[0] not in d[1:]]
+    said = [d for d in first if _BATCH.search(d)]
+    leading = said or [d for d in first if not _NOT_BATCH.search(d)]
+    inner = next((k for k, d in enumerate(dims) if k and d in leading), None)
+    if not isinstance(dims[0], str):
+        return 0 if inner is None else inner
+    if inner is not None and dims[0] not in said:
+        return None if dims[0] in dims[1:] else inner
+    within = any(dims[0] in d[1:] for d in every)
+    named = dims[0] in leading or not (within or _NOT_BATCH.search(dims[0]))
+    return 0 if named and dims[0] not in dims[1:] else None
 
 
 def fit(
@@ -133,14 +170,16 @@ def fit(
     for k, item in enumerate(items):
         arrays = _named(item, inputs, where, k)
         if rest:
-            arrays = {n: np.concatenate([rest[n], a]) for n, a in arrays.items()}
+            arrays = {
+                n: np.concatenate([rest[n], a]) if n in rest else a for n, a in arrays.items()
+            }
         runs, rest = _split(arrays, inputs, where, batch)
         for feed, rows in runs:
             if left is not None and left <= 0:
                 return
             if left is not None and rows > left and all(i.batch is None for i in inputs):
                 feed, rows = {n: a[:left] for n, a in feed.items()}, left
-            yield {n: _finite(n, np.ascontiguousarray(a), where, k) for n, a in feed.items()}
+            yield {n: _finite(n, np.asarray(a, order="C"), where, k) for n, a in feed.items()}
             left = None if left is None else left - rows
     if rest:
         size = len(next(iter(rest.values())))
@@ -188,8 +227,10 @@ def _checked(array: Array, one: Input, where: str) -> Array:
     if one.dims is None:
         return array
     rank = len(one.dims)
-    if array.ndim == rank - 1 and one.batch in (1, None):
-        array = array[np.newaxis]
+    if array.ndim == rank - 1 and one.axis is not None:
+        size = one.dims[one.axis]
+        if size == 1 or not isinstance(size, int):
+            array = np.expand_dims(array, one.axis)
     fixed = array.ndim > rank or one.batch == 0
     body = array.shape[array.ndim - rank :]
     fits = array.ndim in (rank, rank + 1) and all(
@@ -214,27 +255,49 @@ def _split(
     if stacked:
         _agree(stacked, where)
         n = next(iter(stacked.values()))
+        beside = {
+            i.name
+            for i in inputs
+            if i.name not in stacked and i.batch not in (0, n) and len(arrays[i.name]) == n
+        }
         return [
-            ({k: a[r] if k in stacked else a for k, a in arrays.items()}, 1) for r in range(n)
+            (
+                {
+                    k: a[r] if k in stacked else a[r : r + 1] if k in beside else a
+                    for k, a in arrays.items()
+                },
+                1,
+            )
+            for r in range(n)
         ], {}
+    fits = all(i.takes(arrays[i.name]) for i in inputs)
     along = [i for i in inputs if i.dims and i.batch != 0]
-    rows = {i.name: len(arrays[i.name]) for i in along}
-    fixed = {i.batch for i in along if i.batch is not None}
-    whole = {i.name for i in along if i.batch == rows[i.name] and len(i.dims or ()) < 2}
-    if not rows or (len(set(rows.values())) > 1 and len(fixed) > 1):
+    if not along or (fits and any(i.axis for i in inputs)):
         return [(arrays, 1)], {}
-    cut = {n: r for n, r in rows.items() if n not in whole} or rows
-    _agree(cut, where)
+    rows = {i.name: len(arrays[i.name]) for i in along}
+    parameters = {i.name for i in along if i.batch == rows[i.name] and len(i.dims or ()) < 2}
+    cut = {n: r for n, r in rows.items() if n not in parameters} or rows
+    if len(set(cut.values())) > 1:
+        for name in {(i.dims or (None,))[0] for i in along}:
+            if isinstance(name, str):
+                same = {i.name: rows[i.name] for i in along if i.dims and i.dims[0] == name}
+                _agree(same, where)
+        if fits:
+            return [(arrays, 1)], {}
+        cut = {i.name: rows[i.name] for i in along if not i.takes(arrays[i.name])}
+        _agree(cut, where)
     total = next(iter(cut.values()))
-    size = next(iter(fixed)) if len(fixed) == 1 else None
+    fixed = {i.batch for i in along if i.name in cut and i.batch is not None}
+    if len(fixed) > 1:
+        raise SamplesError(f"{where}: inputs take different numbers of samples: give one run each")
+    size = next(iter(fixed), None)
     step = size or batch
     ends = total - total % size if size else total
     runs = []
     for at in range(0, ends, step):
         part = {n: a[at : at + step] if n in cut else a for n, a in arrays.items()}
         runs.append((part, min(step, ends - at)))
-    rest = {n: a[ends:] if n in cut else a for n, a in arrays.items()} if ends < total else {}
-    return runs, rest
+    return runs, {n: arrays[n][ends:] for n in cut} if ends < total else {}
 
 
 def _agree(counts: dict[str, int], where: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol, unnamed
+from graphopt.graph.axes import axis_name
 from graphopt.graph.constants import constant_value
 
 __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
@@ -239,7 +240,7 @@ class Shapes:
             return None
         dims: list[Dim] = []
         for d in value.shape:
-            name = d.value if isinstance(d, ir.SymbolicDim) else None
+            name = axis_name(d)
             bound = self._bound_symbols().get(name) if name else None
             if isinstance(d, int):
                 dims.append(d)
@@ -253,10 +254,10 @@ class Shapes:
         """Whether a dimension of the model's inputs has this name: others denote no one size."""
         if self._names is None:
             self._names = {
-                d.value
+                said
                 for v in self.model.graph.inputs
                 for d in (v.shape or ())
-                if isinstance(d, ir.SymbolicDim) and d.value
+                if (said := axis_name(d)) is not None
             }
         return name in self._names
 
@@ -267,8 +268,8 @@ class Shapes:
             bound = self._inputs.get(value.name or "")
             if bound is not None and value.shape is not None:
                 for d, size in zip(value.shape, bound, strict=False):
-                    if isinstance(d, ir.SymbolicDim) and d.value:
-                        sizes[d.value] = int(size)
+                    if (name := axis_name(d)) is not None:
+                        sizes[name] = int(size)
         return sizes
 
     def _merge(self, value: ir.Value, fact: Fact) -> Fact:
@@ -287,7 +288,7 @@ class Shapes:
             return dataclasses.replace(fact, dtype=dtype)
         dims = list(fact.dims)
         for k, (have, said) in enumerate(zip(fact.dims, value.shape, strict=True)):
-            name = said.value if isinstance(said, ir.SymbolicDim) else None
+            name = axis_name(said)
             if isinstance(have, Expr) and unnamed(have) and name and self._named(name):
                 dims[k] = symbol(clean_name(name))
             if not isinstance(said, int) or have == said:

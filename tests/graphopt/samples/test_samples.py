@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.errors import SamplesError, UsageError
-from graphopt.samples import Samples, archives, open_samples
+from graphopt.samples import Samples, archives, bind_shapes, open_samples
 from graphopt.samples.stream import inputs_of
 
 Dims = tuple[int | str | None, ...]
@@ -107,6 +107,103 @@ def test_count_limits_the_samples():
     model = taking(x=("FLOAT", ("n", 3)))
     assert shapes(open_samples({"x": array(70, 3)}, model, count=40)) == [(32, 3), (8, 3)]
     assert len(shapes(open_samples({"x": array(9, 3, 4, 4)}, IMAGE, count=4))) == 4
+
+
+# --- one file or one dict as one run --------------------------------------------------------
+
+VOICE = taking(x=("FLOAT", ("batch", 4)), state=("FLOAT", (2, "batch", 3)), rate=("INT64", ()))
+TIME_MAJOR = taking(x=("FLOAT", ("T", "N", 3)), lengths=("INT32", ("N",)))
+CACHED = taking(x=("FLOAT", ("B", "S", 4)), past=("FLOAT", (3, 2, "B", "P", 4)))
+STATIC_STATE = taking(x=("FLOAT", (None, 4)), h0=("FLOAT", (4, 1, 6)))
+CROSSED = taking(x=("FLOAT", (None, 4)), y=("FLOAT", (None, 5)))
+FIXED_STATE = taking(x=("FLOAT", (1, 4)), state=("FLOAT", (2, 1, 3)))
+
+
+def run_of(model: ir.Model, **sizes: int) -> dict[str, np.ndarray]:
+    """One run's arrays, each dynamic axis as long as `sizes` says (by name, or by input)."""
+    return {
+        v.name: array(
+            *(d if isinstance(d, int) else sizes.get(d.value or v.name, 1) for d in v.shape),
+            dtype=v.dtype.numpy().name,
+        )
+        for v in model.graph.inputs
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        (VOICE, [{"batch": 1}, {"batch": 2}, {"batch": 40}]),
+        (TIME_MAJOR, [{"T": 9, "N": 2}, {"T": 3, "N": 3}, {"T": 50, "N": 50}]),
+        (CACHED, [{"B": 1, "S": 1, "P": 5}, {"B": 3, "S": 2, "P": 3}]),
+        (STATIC_STATE, [{"x": 1}, {"x": 70}]),
+        (CROSSED, [{"x": 3, "y": 5}]),
+        (FIXED_STATE, [{}]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["dicts", "function", "folder"])
+def test_a_run_is_passed_on_as_it_is(tmp_path, model, sizes, kind):
+    """Leading axes that disagree are no batch, whatever sizes the runs have."""
+    runs = [run_of(model, **s) for s in sizes]
+    given: object = runs
+    if kind == "function":
+        given = lambda: iter(runs)  # noqa: E731
+    elif kind == "folder":
+        for k, run in enumerate(runs):
+            np.savez(tmp_path / f"{k}.npz", **run)
+        given = tmp_path
+    found = list(open_samples(given, model))
+    assert len(found) == len(runs)
+    for have, want in zip(found, runs, strict=True):
+        assert all(np.array_equal(have[n], want[n]) for n in want)
+
+
+def test_a_state_is_repeated_for_samples_cut_to_a_fixed_batch():
+    given = {"x": array(5, 4), "state": array(2, 1, 3)}
+    runs = list(open_samples(given, FIXED_STATE))
+    assert [r["x"].tolist() for r in runs] == array(5, 1, 4).tolist()
+    assert all(np.array_equal(r["state"], array(2, 1, 3)) for r in runs)
+
+
+def test_a_stack_of_states_beside_rows():
+    given = {"x": array(5, 4), "state": array(5, 2, 1, 3), "rate": np.int64(8000)}
+    runs = list(open_samples(given, VOICE))
+    assert [r["x"].shape for r in runs] == [(1, 4)] * 5
+    assert np.array_equal(runs[3]["state"], array(5, 2, 1, 3)[3])
+
+
+def test_a_parameter_is_not_doubled_where_samples_fill_no_batch():
+    model = taking(x=("FLOAT", (2, 3)), anchor=("FLOAT", (4,)))
+    runs = list(open_samples([{"x": array(1, 3), "anchor": array(4)}] * 4, model))
+    assert [(r["x"].shape, r["anchor"].shape) for r in runs] == [((2, 3), (4,))] * 2
+
+
+def test_a_missing_batch_axis_is_added_where_the_batch_is():
+    (run,) = open_samples([{"x": array(9, 3), "lengths": array(1, dtype="int32")}], TIME_MAJOR)
+    assert run["x"].shape == (9, 1, 3)
+
+
+@pytest.mark.parametrize("name", ["?", ""])
+def test_axes_of_no_name_are_not_tied(name):
+    model = taking(x=("FLOAT", ("batch", 3, name, name)))
+    (one,) = inputs_of(model)
+    assert one.dims == ("batch", 3, None, None)
+    (run,) = open_samples({"x": array(2, 3, 4, 6)}, model)
+    assert bind_shapes(model, like=run)[0] == {"x": (1, 3, 4, 6)}
+
+
+def test_thousands_of_small_files(tmp_path):
+    """More than a process may keep open."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for k in range(300):
+        np.savez(tmp_path / f"{k}.npz", x=array(1, 3, 4, 4) + k)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        runs = list(open_samples(tmp_path, IMAGE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sum(r["x"][0, 0, 0, 0] for r in runs) == sum(range(300))
 
 
 # --- sources --------------------------------------------------------------------------------

@@ -197,3 +197,16 @@ def test_fused_operators_of_the_runtime():
     text = """g (float[B, S, 64] x, float[B, S, 32] z) => (y) {
         y = com.microsoft.FusedMatMul<transA = 1>(x, z) }"""
     assert shown(found(text, "y")) == ["B", "64", "32"]
+
+
+def test_axes_of_no_name_are_not_tied():
+    """`?` is what exporters write for every axis they do not know."""
+    m = model("g (float[n, 2, q, q] x) => (float[n, 2, q, q] y) { y = Relu(x) }")
+    for name, tied in (("s", True), ("?", False), ("", False)):
+        for value in (*m.graph.inputs, *m.graph.outputs):
+            value.shape = ir.Shape(["n", 2, name, name])
+        for known in (shapes(Context(m)), bound_shapes(m, {"x": (1, 2, 3, 3)})):
+            dims = known.shape(m.graph[0].outputs[0])
+            assert dims is not None
+            assert (dims[2] == dims[3]) is (tied or dims[2] == 3)
+    assert bound_shapes(m, {"x": (1, 2, 3, 5)}).static(m.graph[0].outputs[0]) == (1, 2, 3, 5)
