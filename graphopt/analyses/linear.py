@@ -188,6 +188,8 @@ def linear_of(node: ir.Node) -> Linear | str:
     standard = node.domain in ("", "ai.onnx")
     reader = _READERS.get(node.op_type if standard else f"{node.domain}:{node.op_type}")
     found = "" if reader is None else reader(node)
+    if isinstance(found, Linear) and 0 in found.shape:
+        return "its weight is empty"
     constant = isinstance(found, Linear) and constant_value(found.x) is not None
     return "" if constant else found
 

@@ -1,8 +1,8 @@
 """Kept indices: which part of each source tensor a pruned model still has, in its metadata.
 
-`graphopt.kept` holds `{"ranges": ["0-7,9", ...], "tensors": {name: {axis: k}}}`: along that axis of
-the source model's tensor, what is left are the indices ranges[k]. A tensor that was duplicated by
-a cut has its source's name under `"of"`.
+`graphopt.kept` holds `{"ranges": ["0-7,9/16", ...], "tensors": {name: {axis: k}}}`: along that axis
+of the source model's tensor, of 16 indices, what is left are ranges[k]. A tensor that was
+duplicated by a cut has its source's name under `"of"`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,31 @@ import onnx_ir as ir
 from graphopt.graph.provenance import KEPT
 from graphopt.graph.traverse import all_graphs
 
-__all__ = ["Kept", "kept_indices"]
+__all__ = ["Kept", "kept_indices", "source_sizes"]
 
 Array = np.ndarray[Any, Any]
 
 
 def kept_indices(model: ir.Model) -> dict[str, dict[int, Array]]:
     """Per tensor and axis, the indices of the source model's tensor that are left, sorted."""
+    return {n: {axis: i for axis, (i, _) in axes.items()} for n, axes in _axes(model).items()}
+
+
+def source_sizes(model: ir.Model) -> dict[str, dict[int, int]]:
+    """Per tensor and axis that was cut, how many indices the source model's tensor has."""
+    return {n: {axis: size for axis, (_, size) in axes.items()} for n, axes in _axes(model).items()}
+
+
+def _axes(model: ir.Model) -> dict[str, dict[int, tuple[Array, int]]]:
+    """Per tensor and axis, the indices left and of how many."""
     data = _record(model)
-    ranges = [_indices(text) for text in data.get("ranges", ())]
-    return {
-        name: {int(axis): ranges[k] for axis, k in axes.items() if axis != "of"}
-        for name, axes in data.get("tensors", {}).items()
-    }
+    with contextlib.suppress(ValueError):
+        ranges = [_indices(text) for text in data.get("ranges", ())]
+        return {
+            name: {int(axis): ranges[k] for axis, k in axes.items() if axis != "of"}
+            for name, axes in data.get("tensors", {}).items()
+        }
+    return {}
 
 
 def _record(model: ir.Model) -> dict[str, Any]:
@@ -47,7 +59,7 @@ class Kept:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self.tensors = kept_indices(model)
+        self.tensors = _axes(model)
         data = _record(model)
         self.of = {n: a["of"] for n, a in data.get("tensors", {}).items() if "of" in a}
 
@@ -56,7 +68,8 @@ class Kept:
         axes = dict(self.tensors.get(source, {}))
         for axis, mask in enumerate(masks):
             if mask is not None:
-                axes[axis] = axes[axis][mask] if axis in axes else np.flatnonzero(mask)
+                index, size = axes.get(axis, (np.arange(len(mask)), len(mask)))
+                axes[axis] = index[mask], size
         if axes and name:
             self.tensors[name] = axes
             if name != source:
@@ -75,8 +88,8 @@ class Kept:
             if name not in present:
                 continue
             tensors[name] = {
-                str(axis): number.setdefault(_text(index), len(number))
-                for axis, index in sorted(axes.items())
+                str(axis): number.setdefault(f"{_text(index)}/{size}", len(number))
+                for axis, (index, size) in sorted(axes.items())
             }
             if name in self.of:
                 tensors[name]["of"] = self.of[name]
@@ -92,9 +105,10 @@ def _text(index: Array) -> str:
     return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts if len(p))
 
 
-def _indices(text: str) -> Array:
+def _indices(text: str) -> tuple[Array, int]:
+    parts, _, size = text.partition("/")
     found: list[int] = []
-    for part in text.split(","):
+    for part in parts.split(","):
         first, _, last = part.partition("-")
         found.extend(range(int(first), int(last or first) + 1))
-    return np.array(found, dtype=np.int64)
+    return np.array(found, dtype=np.int64), int(size)

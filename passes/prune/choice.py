@@ -17,7 +17,7 @@ from graphopt.passes.prune.cost_model import Work
 from graphopt.analyses.dims import Dimension
 from graphopt.knapsack import marginal_steps
 
-__all__ = ["Curve", "allowed_counts", "choose"]
+__all__ = ["Curve", "allowed_counts", "choose", "source_size"]
 
 Array = np.ndarray[Any, Any]
 
@@ -45,7 +45,7 @@ class Curve:
         return np.sort(self.order[len(self.order) - count :])
 
 
-def allowed_counts(dim: Dimension, multiple: int, floor: float) -> list[int]:
+def allowed_counts(dim: Dimension, multiple: int, floor: float, source: int) -> list[int]:
     """Counts a dimension may keep, largest first: all of them, or what the target likes.
 
     Every axis of a weight must stay a multiple of `multiple` where a unit is narrower than that;
@@ -53,16 +53,33 @@ def allowed_counts(dim: Dimension, multiple: int, floor: float) -> list[int]:
     ResNet-20 in int8 smaller steps, of an eighth, are 20 % slower at half the MACs, since kernels
     fill up what is missing; halves are no faster and lose more at 0.3 of the MACs.) At least two
     units stay, and at least the share `floor`. Long dimensions shrink in steps of a sixty-fourth.
+    Shares and steps are those of the `source` size, before any earlier round: two rounds cut no
+    deeper than one.
     """
     widths = [
         int(np.bincount(m.positions[m.positions >= 0]).max()) for m in dim.members if m.constant
     ]
     needed = multiple // math.gcd(multiple, min(widths, default=1))
-    while needed % 2 == 0 and needed * 4 > dim.size:
+    while needed % 2 == 0 and needed * 4 > source:
         needed //= 2
-    step = needed * max(1, round(dim.size / 64 / needed))
-    least = max(2, math.ceil(dim.size * floor - 1e-9))
+    step = needed * max(1, round(source / 64 / needed))
+    least = max(2, math.ceil(source * floor - 1e-9))
     return [dim.size, *(c for c in range(dim.size - 1, least - 1, -1) if c % step == 0)]
+
+
+def source_size(dim: Dimension, cut_before: Mapping[str, Mapping[int, int]]) -> int:
+    """The units a dimension had before any cut: as many as its weights' axes say.
+
+    Args:
+        dim: the dimension as it is.
+        cut_before: `graphopt.graph.kept.source_sizes` of its model.
+    """
+    found = dim.size
+    for m in dim.members:
+        before = cut_before.get(m.input, {}).get(m.axis)
+        if before is not None and (m.positions >= 0).all():
+            found = max(found, round(dim.size * before / len(m.positions)))
+    return found
 
 
 def choose(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.choice import Curve, allowed_counts, choose
+from graphopt.passes.prune.choice import Curve, allowed_counts, choose, source_size
 from graphopt.passes.prune.compensation import refit
 from graphopt.passes.prune.cost_model import Of, time_like, work
 from graphopt.passes.prune.curves import Score, curves
@@ -23,6 +23,7 @@ from graphopt.passes.prune.sensitivity import scan
 from graphopt.analyses.dims import Dimension, dimensions
 from graphopt.context import Context
 from graphopt.errors import UsageError
+from graphopt.graph.kept import source_sizes
 from graphopt.layers import by_layer, names_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.cutting import cut
@@ -59,7 +60,8 @@ class Prune(Pass):
         layers: (pattern, share) pairs: a dimension whose name, or a node or weight that writes it,
             matches the pattern loses that share of its units instead (0 excludes it); the first
             match counts.
-        floor: share of its units that every dimension keeps at least (and two units).
+        floor: share of its units in the original model that every dimension keeps at least (and two
+            units).
         compensate: refit what reads the removed units (needs samples).
     """
 
@@ -93,6 +95,10 @@ class Prune(Pass):
         dims = self._dimensions(ctx)
         if not dims:
             ctx.note("nothing to prune: no dimension is free (see `graphopt inspect --dims`)")
+            return 0
+        amount = work(dims, self.of, ctx)
+        if amount.left(dict.fromkeys(dims, 0.0)) >= amount.total:
+            ctx.note(f"nothing to prune: the dimensions that are free do no {self.of}")
             return 0
         samples = _given(ctx)
         found = curves(self.score, model, dims, samples, ctx)
@@ -160,10 +166,12 @@ class Prune(Pass):
         """Counts each dimension may keep."""
         counts = {}
         shares = self._shares(dims, ctx)
+        cut_before = source_sizes(ctx.model)
         for name, dim in dims.items():
             share = shares.get(name)
             if share is None:
-                counts[name] = allowed_counts(dim, ctx.target.channel_multiple, self.floor)
+                source = source_size(dim, cut_before)
+                counts[name] = allowed_counts(dim, ctx.target.channel_multiple, self.floor, source)
             else:
                 counts[name] = [max(min(2, dim.size), round(dim.size * (1 - share)))]
         return counts

@@ -37,7 +37,7 @@ def test_reaches_the_ratio_and_little_more(sizes, ratio, uniform, seed):
     names, work = chain(sizes)
     rng = np.random.default_rng(seed)
     curves = {n: Curve.of_scores(rng.random(s)) for n, s in zip(names, sizes, strict=True)}
-    counts = {n: allowed_counts(dimension(s), 1, 0.0) for n, s in zip(names, sizes, strict=True)}
+    counts = {n: allowed_counts(dimension(s), 1, 0.0, s) for n, s in zip(names, sizes, strict=True)}
     kept = choose(curves, counts, work, ratio, uniform=uniform)
     left = work.left({n: kept[n] / s for n, s in zip(names, sizes, strict=True)})
     goal = work.total * (1 - ratio)
@@ -100,10 +100,17 @@ def test_nothing_goes_at_ratio_zero():
     ],
 )
 def test_counts_are_what_the_target_likes(size, width, multiple, floor, expected):
-    assert allowed_counts(dimension(size, width), multiple, floor) == expected
+    assert allowed_counts(dimension(size, width), multiple, floor, size) == expected
 
 
 def test_kept_units_are_in_their_order():
     curve = Curve.of_scores(np.array([3.0, 1.0, 2.0, 5.0]))
     assert curve.kept(2).tolist() == [0, 3]
     assert curve.kept(4).tolist() == [0, 1, 2, 3]
+
+
+def test_counts_are_shares_and_steps_of_the_source():
+    """What is left of 64 units after a round: the floor and the step stay those of 64."""
+    assert allowed_counts(dimension(24), 8, 0.25, 64) == [24, 16]
+    assert allowed_counts(dimension(8), 8, 0.0, 32) == [8]
+    assert allowed_counts(dimension(6), 1, 0.1, 64) == [6]

@@ -1,15 +1,18 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.prune import Prune
 
+import graphopt
 from graphopt import Context, parse
 from graphopt.analyses.cost import cost
+from graphopt.backend import find_target
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import run
-from graphopt.graph.kept import kept_indices
+from graphopt.graph.kept import kept_indices, source_sizes
 from graphopt.samples import Samples
 from graphopt.target import ONNX
 from graphopt.testing import parse_model
@@ -230,6 +233,51 @@ def test_too_few_samples_are_told():
     assert any("too few samples" in note for note in ctx.notes)
     _, _, ctx = pruned(Prune(), model, samples=many)
     assert not ctx.notes
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9])
+def test_rounds_cut_no_deeper_than_one(ratio):
+    """Floors and steps are shares of the size that the original has."""
+    one = Prune(ratio=ratio, floor=0.25, score="l2", compensate=False)
+    model = residual()
+    for _ in range(4):
+        model, _, _ = pruned(one, model)
+    sizes = {n: len(i[0]) for n, i in kept_indices(model).items() if n in ("w1", "w3")}
+    assert source_sizes(model)["w1"][0] == 24
+    assert sizes == {"w1": 6, "w3": 6}
+
+
+def test_rounds_keep_the_steps_of_the_target():
+    """24 channels go in fours: 4 stay, however often what is left is pruned again."""
+    target = dataclasses.replace(ONNX, channel_multiple=8)
+    model = residual()
+    for _ in range(3):
+        model, _, _ = pruned(Prune(ratio=0.9, floor=0.0), model, target=target)
+    assert {len(i[0]) for n, i in kept_indices(model).items() if n in ("w1", "w3")} == {4}
+
+
+def test_the_demo_keeps_its_accuracy_over_two_rounds():
+    held = np.load(Path(graphopt.__file__).parent / "data" / "digits.npz")
+    images = {n: held[n].astype(np.float32) / 16 for n in ("calibration", "images")}
+    model = graphopt.load(Path(graphopt.__file__).parent / "data" / "digits.onnx")
+    samples = Samples([{"image": images["calibration"]}])
+    for ratio in (0.55, 0.3):
+        model, _, _ = pruned(Prune(ratio=ratio), model, samples=samples, target=find_target("cpu"))
+    logits = run(model, {"image": images["images"]})["logits"]
+    assert (logits.argmax(1) == held["labels"]).mean() > 0.98
+
+
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_a_model_whose_free_dimensions_do_no_work_says_so(of):
+    model = parse_model(
+        "a = Mul (x, k) b = Tanh (a) y = ReduceSum (b, axes)",
+        constants={"k": normal(16, seed=0), "axes": np.array([1])},
+        inputs={"x": "float[n, 16]"},
+    )
+    _, edits, ctx = pruned(Prune(of=of, scope="all"), model)
+    assert edits == 0
+    assert len(ctx.notes) == 1
+    assert ctx.notes[0].startswith("nothing to prune: ")
 
 
 @pytest.mark.parametrize("score", ["taylor", "fisher"])
