@@ -20,6 +20,9 @@ CHUNK = 1 << 20
 #: Share of the values that "percentile" leaves outside.
 OUTSIDE = 1e-5
 LEVELS = 255
+#: Squared error that "entropy" may leave, times the least one: a few levels clipped away are no
+#: loss to a distribution, but they are to the model.
+CLIPPED = 4.0
 #: Fractions of the whole range that are tried as clipping thresholds.
 TRIED = np.concatenate([np.geomspace(1e-3, 0.2, 40), np.linspace(0.22, 1.0, 40)])
 
@@ -63,7 +66,14 @@ class Histogram:
                 (lo if low == centres[0] else min(low, 0.0)),
                 (hi if high == centres[-1] else max(high, 0.0)),
             )
-        loss = _squared if method == "mse" else _divergence
+        loss = _squared
+        if method == "entropy":
+            most = CLIPPED * min(_squared(centres, counts, lo * f, hi * f) for f in TRIED)
+
+            def loss(centres: Array, counts: Array, lo: float, hi: float) -> float:
+                spoiled = _squared(centres, counts, lo, hi) > most
+                return np.inf if spoiled else _divergence(centres, counts, lo, hi)
+
         best = min(((lo * f, hi * f) for f in TRIED), key=lambda c: loss(centres, counts, *c))
         # then each end by itself: a short tail on one side need not share the other's clipping
         lows = [

@@ -58,6 +58,8 @@ class Observed:
         lo, hi: least and greatest finite value.
         range: the interval the method chose.
         rms: root of the mean square.
+        held: the largest magnitude in every fifth run over that in the others; 0 where there are
+            fewer than five runs.
         candidates: with "auto" what each method chooses, to be judged by who rounds the value.
     """
 
@@ -65,6 +67,7 @@ class Observed:
     hi: float
     range: Range
     rms: float
+    held: float = 0.0
     candidates: tuple[Range, ...] = ()
 
     @property
@@ -120,7 +123,9 @@ def calibrate(
 
 
 #: Running figures of one value, as they stand in its state.
-LO, HI, AVERAGE_LO, AVERAGE_HI, COUNT, SQUARE = range(6)
+LO, HI, AVERAGE_LO, AVERAGE_HI, COUNT, SQUARE, RUNS, PEAK, HELD_PEAK = range(9)
+#: Every so many runs one is held out, to see whether the ranges of the others hold on it.
+HELD_OUT = 5
 
 
 class _Sums:
@@ -133,7 +138,7 @@ class _Sums:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self.figures = np.array([math.inf, -math.inf, math.nan, math.nan, 0, 0])
+        self.figures = np.array([math.inf, -math.inf, math.nan, math.nan, 0, 0, 0, 0, 0])
         binned = method in ("percentile", "entropy", "mse", "auto")
         self.histogram = Histogram() if binned else None
 
@@ -159,6 +164,9 @@ class _Sums:
             old = known[k] if known[COUNT] else end
             known[k] = old + MOMENTUM * (end - old)
         known[COUNT] += flat.size
+        known[RUNS] += 1
+        peak = HELD_PEAK if known[RUNS] % HELD_OUT == 0 else PEAK
+        known[peak] = max(known[peak], -lo, hi)
         known[SQUARE] += (
             float(np.dot(flat, flat))
             if flat.dtype == np.float32 and max(-lo, hi) < 1e15  # masks reach -3.4e38
@@ -169,23 +177,24 @@ class _Sums:
 
     def result(self) -> Observed | None:
         """The figures, or None if nothing finite was seen."""
-        lo, hi, *average, count, square = self.figures.tolist()
+        lo, hi, *average, count, square, _, peak, held_peak = self.figures.tolist()
         if not count:
             return None
         seen = Range(lo, hi)
         rms = math.sqrt(square / count)
+        held = held_peak / peak if peak > 0 else 0.0
         if self.method == "auto":
             others = [self._clipped(m, seen) for m in ("percentile", "entropy", "mse")]
             reach = max(-lo, hi)
             parts = [Range(max(lo, -reach * f), min(hi, reach * f)) for f in TRIED]
             candidates = tuple(dict.fromkeys((seen, Range(*average), *others, *parts)))
-            return Observed(lo, hi, seen, rms, candidates)
+            return Observed(lo, hi, seen, rms, held, candidates)
         chosen = seen
         if self.method == "average":
             chosen = Range(*average)
         elif self.histogram is not None:
             chosen = self._clipped(self.method, seen)
-        return Observed(lo, hi, chosen, rms)
+        return Observed(lo, hi, chosen, rms, held)
 
     def _clipped(self, method: str, seen: Range) -> Range:
         assert self.histogram is not None

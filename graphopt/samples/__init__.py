@@ -1,6 +1,7 @@
 """Samples: input data for calibration and checking, streamed and re-iterable."""
 
 from graphopt.samples.opening import SampleSource, open_samples
+from graphopt.samples.plausible import plausible
 from graphopt.samples.shapes import bind_shapes
 from graphopt.samples.stand_ins import stand_ins
 from graphopt.samples.stream import Feeds, Samples
@@ -12,6 +13,7 @@ __all__ = [
     "Samples",
     "bind_shapes",
     "open_samples",
+    "plausible",
     "stand_ins",
     "synthetic",
 ]

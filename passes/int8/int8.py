@@ -35,6 +35,7 @@ from graphopt.graph.constants import weight_of
 from graphopt.layers import by_node
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
+from graphopt.samples import plausible
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -44,6 +45,8 @@ Form = Literal["float", "static", "dynamic"]
 Asked = Callable[[ir.Node], bool]
 #: A peak above this many times the root mean square leaves the rest of a tensor few levels.
 OUTLIER = 128.0
+#: Values that exceed what other samples show by this factor are said.
+HELD = 1.5
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
 #: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
 EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
@@ -98,6 +101,10 @@ class Int8(Pass):
             if not self._raised(model, ctx):
                 return 0
             settled = 1
+        if ctx.samples is not None and not ctx.samples.synthetic:
+            ctx.samples, odd = plausible(ctx.samples, model)
+            for text in odd:
+                ctx.note(f"samples: {text}.")
         samples = ctx.samples
         if samples is None:
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")
@@ -206,6 +213,13 @@ class Int8(Pass):
                     "little for the rest; with a budget int8 keeps what it spoils in float."
                 )
         known = {n: s for n, s in found.items() if s is not None}
+        beyond = {n: s.held for n, s in known.items() if s.held > HELD}
+        if beyond:
+            worst = max(beyond, key=lambda n: beyond[n])
+            ctx.note(
+                f"samples: {len(beyond)} of {len(known)} ranges found on four fifths of them do "
+                f"not hold on the others ('{worst}' by {beyond[worst]:.1f} times): give more."
+            )
         if self.calibrator == "auto":
             return {**given, **best_ranges(model, ctx, draft, known)}
         return {**given, **{n: s.range for n, s in known.items()}}

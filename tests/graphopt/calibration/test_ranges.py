@@ -141,3 +141,43 @@ def test_memory_does_not_grow_with_the_number_of_samples(method):
 
     peak(2)  # imports and caches
     assert peak(80) < 1.2 * peak(8) + 200_000
+
+
+RNG = np.random.default_rng(0)
+SPIKES = np.where(RNG.random(50_000) < 0.004, 100, RNG.random(50_000))
+
+
+@pytest.mark.parametrize(
+    ("values", "most"),
+    [
+        (RNG.integers(0, 256, 50_000), 0.005),  # pixels
+        (np.full(5_000, 3.3), 0.005),
+        (RNG.choice([0, 1, 2, 10], 50_000, p=[0.5, 0.4, 0.09, 0.01]), 0.01),
+        (RNG.random(5_000) < 0.3, 0.005),
+        (np.where(RNG.random(50_000) < 0.01, 5 * RNG.normal(size=50_000), 0), 0.03),
+        (-np.abs(RNG.normal(size=5_000)) - 5, 0.02),
+        (SPIKES, 0.04),
+        (RNG.normal(size=50_000), 0.02),
+        (RNG.laplace(size=50_000), 0.04),
+    ],
+    ids=["pixels", "constant", "levels", "bits", "sparse", "negative", "spikes", "normal", "tails"],
+)
+@pytest.mark.parametrize("method", ["entropy", "mse", "percentile"])
+def test_clipping_spoils_no_distribution(values, most, method):
+    """Relative error of the calibration data itself, rounded on the chosen range."""
+    x = values.astype(np.float32)
+    histogram = Histogram()
+    histogram.add(x)
+    lo, hi = histogram.clip(method)
+    step = (hi - lo) / 255
+    rounded = np.clip(np.rint(x / step) * step, lo, hi)
+    assert np.linalg.norm(x - rounded) < most * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize(("last", "held"), [(1.0, 1.0), (3.0, 3.0)])
+def test_every_fifth_run_is_held_against_the_others(last, held):
+    model = parse_model("y = Relu (x)", inputs={"x": ("n", 2)})
+    runs = [{"x": np.array([[-1, 0.5]], np.float32) * f} for f in (1, 0.5, 1, 0.2, last)]
+    seen = calibrate(model, ["x"], runs)["x"]
+    assert seen.held == pytest.approx(held)
+    assert calibrate(model, ["x"], runs[:4])["x"].held == 0
