@@ -13,6 +13,7 @@ from graphopt.passes.fp16.islands import (
     half_nodes,
     half_places,
     is_mask,
+    position_nodes,
     why_float,
 )
 
@@ -76,8 +77,11 @@ class Fp16(Pass):
         ranges = self._ranges(model, ctx, could)
         able = {}
         given = by_node(self.layers, model.graph, "fp16")
+        positions = position_nodes(model.graph)
         for node, places in could.items():
             reason = "layers= says so" if given.get(node) == "float" else ""
+            if node in positions and given.get(node) != "half":
+                reason = reason or "it computes with positions"
             reason = reason or why_float(node, places, ranges, known)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays float")

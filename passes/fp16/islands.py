@@ -21,9 +21,18 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.calibration.ranges import Observed
-from graphopt.graph.constants import constant_value
+from graphopt.graph.constants import constant_value, is_constant
 
-__all__ = ["LARGEST", "MASKED", "Places", "half_nodes", "half_places", "is_mask", "why_float"]
+__all__ = [
+    "LARGEST",
+    "MASKED",
+    "Places",
+    "half_nodes",
+    "half_places",
+    "is_mask",
+    "position_nodes",
+    "why_float",
+]
 
 #: Values beyond this leave no room for inputs that the samples did not show.
 LARGEST = float(np.finfo(np.float16).max) / 2
@@ -36,6 +45,8 @@ ROUNDED = 2.0**-10
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "GRU", "LSTM", "RNN"})
 FUSED = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "FusedMatMul"})
+#: Operators that count or add up, and those that need every digit of what was counted.
+POSITIONS, PERIODIC = frozenset({"CumSum", "Range"}), frozenset({"Cos", "Sin"})
 #: What a mask may pass through on its way to a Softmax.
 CARRIERS = frozenset(
     [
@@ -104,6 +115,39 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 def _kind(parameters: Sequence[Any], i: int) -> str:
     """The type variable (or type) of a formal parameter; the last one may be variadic."""
     return str(parameters[min(i, len(parameters) - 1)].type_str)
+
+
+def position_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes that compute with positions alone, up to their Sin and Cos: half counts only to 2048.
+
+    Positions are what Range and CumSum make, and what follows from them and constants, but for
+    products with weights that no Sin or Cos reads.
+    """
+    order = [n for n in graph if n.domain in ("", "ai.onnx")]
+    made: set[ir.Value] = set()
+    found: list[ir.Node] = []
+    for node in order:
+        read = [v for v in node.inputs if v is not None and not is_constant(v)]
+        if node.op_type in POSITIONS or (read and all(v in made for v in read)):
+            found.append(node)
+            if node.op_type not in PERIODIC:
+                made.update(node.outputs)
+    ending: set[ir.Value] = set()
+    kept: set[ir.Node] = set()
+    for node in reversed(found):
+        periodic = node.op_type in PERIODIC or any(v in ending for v in node.outputs)
+        if periodic:
+            ending.update(v for v in node.inputs if v is not None)
+        if periodic or node.op_type not in HEAVY:
+            kept.add(node)
+    stack = list(kept)
+    while stack:  # and what gives the constants among them
+        for value in stack.pop().inputs:
+            producer = value.producer() if value is not None and is_constant(value) else None
+            if producer is not None and producer not in kept:
+                kept.add(producer)
+                stack.append(producer)
+    return kept
 
 
 def why_float(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -45,6 +46,8 @@ Form = Literal["float", "static", "dynamic"]
 Asked = Callable[[ir.Node], bool]
 #: A peak above this many times the root mean square leaves the rest of a tensor few levels.
 OUTLIER = 128.0
+#: Operators of models that are quantized already.
+INTEGER = re.compile(r"^QLinear|^QGemm$|Integer(ToFloat)?$|^DynamicQuantize")
 #: Values that exceed what other samples show by this factor are said.
 HELD = 1.5
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
@@ -117,6 +120,9 @@ class Int8(Pass):
         settled += bool(given) + open_fused(model, ctx) + settle_weights(model, ctx)
         static = samples is not None or bool(given)
         forms = {n.name or "": f for n, f in by_node(self.layers, model.graph, "int8").items()}
+        for node in model.graph if given else ():  # trained ranges are better than those of a run
+            if node.inputs and node.inputs[0] is not None and node.inputs[0].name in given:
+                forms.setdefault(node.name or "", "static")
         unknown = {n: "layers= says so" for n, form in forms.items() if form == "float"}
 
         def planned(
@@ -157,6 +163,8 @@ class Int8(Pass):
             denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
         plan = planned(model.graph, denied, lambda n: ctx.edit(self, n))
         _report(model, ctx, plan)
+        if not len(plan) and any(INTEGER.search(n.op_type) for n in model.graph):
+            ctx.note("The model is quantized already: start from the float model.")
         float_ = model.clone() if trained else model
         apply(model, ctx, plan, ranges, scheme, refined)
         if trained:

@@ -4,6 +4,7 @@ import pytest
 from graphopt.passes.fp16 import Fp16
 from graphopt.passes.fp16.islands import LARGEST
 
+from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples
@@ -170,3 +171,36 @@ def test_denied_nodes_stay_float():
     got = run(model, {"x": X})["y"]
     assert np.linalg.norm(got - expected) <= TOLERANCE * np.linalg.norm(expected)
     assert LARGEST > 3e4
+
+
+COUNT = "s = Shape (x)  n = Gather <axis = 0> (s, one)  r = Range (zero, n, one)"
+ANGLE = f"{COUNT}  f = Cast <to = 1> (r)  u = Unsqueeze (f, one)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ANGLE}  t = Mul (u, rates)  c = Cos (t)  a = MatMul (x, w)  b = Mul (a, c)",
+        f"{ANGLE}  v = Unsqueeze (rates, zero)  t = MatMul (u, v)  c = Sin (t)  a = MatMul (x, w)  "
+        "b = Add (a, c)",
+        "a = MatMul (x, w)  g = Sigmoid (a)  t = CumSum (g, one)  b = Sin (t)",
+    ],
+    ids=["angles", "outer product", "cumulative sum"],
+)
+def test_positions_stay_in_float(text):
+    """Half counts to 2048: angles beyond would be off by whole turns."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "one": np.array(1),
+        "zero": np.array(0),
+        "rates": (1e-4 ** (np.arange(8) / 8)).astype(np.float32),
+        "w": (rng.normal(size=(8, 8)) / 4).astype(np.float32),
+    }
+    model = parse_model(
+        f"{text}  y = MatMul (b, w)", constants=constants, inputs={"x": (1, "n", 8)}
+    )
+    copy = model.clone()
+    assert Fp16().run(copy, Context(copy, target=find_target("cuda"))) >= 2
+    x = rng.normal(size=(1, 5000, 8)).astype(np.float32)
+    want, got = (run(m, {"x": x})["y"] for m in (model, copy))
+    assert np.linalg.norm(want - got) < 0.01 * np.linalg.norm(want)

@@ -44,3 +44,31 @@ def test_constants_give_no_ranges(value):
     _, edits, ctx = quantized(np.full_like(X, value))
     assert edits == 0
     assert f"samples: 'x' is {value:g} throughout: no range follows from that." in ctx.notes
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_products_keep_their_trained_ranges(op):
+    """What lies beyond a trained range was clipped in training: one found later is other."""
+    w = RNG.normal(size=(8, 8)).astype(np.float32)
+    text = f"q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  y = {op} (d, w)"
+    constants = {"s": np.float32(0.01), "z": np.array(128, np.uint8), "w": w}
+    model = parse_model(text, constants=constants, inputs={"x": ("n", 8)})
+    x = RNG.normal(size=(64, 8)).astype(np.float32)
+    copy = model.clone()
+    ctx = Context(copy, target=find_target("cpu"), samples=Samples([{"x": x}]))
+    Int8().run(copy, ctx)
+    want, got = (run(m, {"x": x})["y"] for m in (model, copy))
+    assert np.linalg.norm(want - got) < 0.02 * np.linalg.norm(want)
+    assert np.linalg.norm(want - x @ w) > 0.1 * np.linalg.norm(want)
+
+
+def test_integer_operators_are_left_alone_and_said():
+    model = parse_model(
+        "q, s, z = DynamicQuantizeLinear (x)  i = MatMulInteger (q, w, z)  f = Cast <to = 1> (i)  "
+        "y = Mul (f, s)",
+        constants={"w": np.ones((8, 8), np.int8)},
+        inputs={"x": ("n", 8)},
+    )
+    ctx = Context(model, target=find_target("cpu"), samples=Samples([{"x": X[:, :, 0, 0]}]))
+    assert Int8().run(model, ctx) == 0
+    assert "The model is quantized already: start from the float model." in ctx.notes
