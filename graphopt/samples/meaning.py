@@ -101,6 +101,9 @@ def meaning_of(value: ir.Value, model: ir.Model) -> Meaning:
         return Meaning("ids", high)
     if fixed is not None:
         return Meaning("fixed", value=_SIZES[fixed.node.op_type, fixed.index])
+    asked = next((k for u in uses if (k := _asked_for(u)) is not None), None)
+    if asked is not None and kind in "iu" and value.shape is not None and _single(value.shape):
+        return Meaning("fixed", value=asked)
     if kind in _FLOATS:
         return _float_meaning(value, name, uses)
     if kind == "b":
@@ -208,6 +211,18 @@ def _makes_mask(use: _Use) -> bool:
         return True
     minuend = _constant(node.inputs[0]) if node.op_type == "Sub" and use.index == 1 else None
     return minuend is not None and bool((minuend == 1).all())
+
+
+def _asked_for(use: _Use) -> float | None:
+    """The one number that an input is compared with for equality (a sampling rate, a mode)."""
+    if use.node.op_type != "Equal":
+        return None
+    constant = _constant(use.node.inputs[1 - use.index])
+    return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+
+def _single(shape: ir.Shape) -> bool:
+    return all(d == 1 for d in shape)
 
 
 def _to_bool(node: ir.Node) -> bool:

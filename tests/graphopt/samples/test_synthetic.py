@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import run
 from graphopt.samples import bind_shapes, synthetic
+from graphopt.testing import parse_model
 
 FLOAT, INT, BOOL = "FLOAT", "INT64", "BOOL"
 
@@ -354,3 +355,16 @@ def test_no_sizes_that_run():
     one = model("y = MatMul (x, w)", {"x": (FLOAT, ["n", "k"])}, {"w": np.ones((77, 2), "f4")})
     _, notes = bind_shapes(one)
     assert "--shape" in notes[0]
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_number_that_the_graph_compares_with_is_given(shape):
+    """A sampling rate: any other takes the branch that nobody uses, or none."""
+    model = parse_model(
+        "e = Equal (rate, known)  y = Where (e, x, z)",
+        constants={"known": np.array(16000), "z": np.float32([0])},
+        inputs={"rate": np.zeros(shape, np.int64), "x": (2, 3)},
+    )
+    (feed, *_) = synthetic(model, shapes={"rate": shape, "x": (2, 3)})
+    assert feed["rate"].shape == shape
+    assert (feed["rate"] == 16000).all()
