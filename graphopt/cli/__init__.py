@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -100,6 +101,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
+    gc.set_threshold(200_000, 20, 50)  # graphs are many objects that stay: search them less often
     debug = "--debug" in argv
     try:
         asked = argv or ["--help"]

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.budget import MAX_DISAGREEMENT
-from graphopt.reporting.records import Agreement
+from graphopt.reporting.records import FEW, Agreement
 
 __all__ = ["Guard", "Kind", "kind_of"]
 
@@ -34,7 +34,9 @@ Kind = Literal["decisions", "scores", "logits", "chances", "embedding", "values"
 #: 1 - cosine of embeddings, error over spread of values.
 MAX_TURN, MAX_ERROR = 0.01, 0.1
 #: Features whose top class is believed must be this close in angle too; logits this close in value.
-_TURNED, _NEAR = 0.05, 0.2
+_TURNED, _NEAR = 0.05, 0.5
+#: Columns of which one is the largest in more rows than this are no classes.
+_ONE_CLASS = 0.9
 #: Rows of no known meaning are features if they are at least so wide, by whole vectors.
 _WIDE, _VECTOR = 64, 32
 #: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
@@ -72,7 +74,9 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "embedding"
     scales = rows.std(axis=0)
     alike = scales.max() <= _ALIKE * scales.min()
-    if arrays[0].ndim not in (2, 3) or not alike:
+    largest = np.bincount(rows.argmax(axis=1)).max() / len(rows)
+    classes = len(rows) < FEW or largest <= _ONE_CLASS
+    if arrays[0].ndim not in (2, 3) or not (alike and classes):
         return "values"
     width = rows.shape[1]
     return "features" if width >= _WIDE and width % _VECTOR == 0 else "logits"
