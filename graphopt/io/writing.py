@@ -111,7 +111,7 @@ class _Plan:
 def _plan(model: ir.Model | Skeleton, name: str, external: bool | None) -> _Plan:
     skeleton = skeleton_of(model)
     if external is None:
-        external = weights_beside(skeleton.model)
+        external = weights_beside(skeleton)
     data: list[tuple[int, ir.TensorProtocol]] = []
     data_name = f"{name}.data"
     offsets: dict[object, int] = {}
@@ -163,13 +163,14 @@ def place_weights(model: ir.Model, external: bool) -> ir.Model:
     return model
 
 
-def weights_beside(model: ir.Model) -> bool:
+def weights_beside(model: ir.Model | Skeleton) -> bool:
     """Whether weights go to a file of their own: as `place_weights` chose, or if it must be."""
-    placed: bool | None = model.graph.meta.get(_PLACED)
+    whole = model.model if isinstance(model, Skeleton) else model
+    placed: bool | None = whole.graph.meta.get(_PLACED)
     if placed is not None:
         return placed
-    sizes = (t.nbytes for t in _tensors(model) if t.dtype != ir.DataType.STRING)
-    return sum(sizes) > _EMBED_LIMIT
+    large = (one.tensor for one in model.held) if isinstance(model, Skeleton) else _tensors(model)
+    return sum(t.nbytes for t in large if t.dtype != ir.DataType.STRING) > _EMBED_LIMIT
 
 
 def check_writable(model: ir.Model | Skeleton, target: Path, beside: Iterable[Path] = ()) -> None:
