@@ -47,7 +47,17 @@ def start(folder, *argv, **more):
     mark = f"GRAPHOPT_TEST={folder}"
     env = {**os.environ, "TMPDIR": str(temporary), "GRAPHOPT_TEST": str(folder)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*COMMAND, *argv], env=env, **{**streams, **more}), mark
+    given = {**streams, "preexec_fn": heed_signals, **more}
+    return subprocess.Popen([*COMMAND, *argv], env=env, **given), mark
+
+
+def heed_signals():
+    """Signals do what they do by default, also where the tests themselves were told to ignore them.
+
+    A command started in the background of a script inherits that, and so would ours.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @needs_proc

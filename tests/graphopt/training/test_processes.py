@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 SCRIPT = """
+import os
 import sys
 import test_loop as t
 from graphopt.errors import InputError
@@ -30,7 +31,8 @@ if dist.is_initialized():
         assert "different models" in str(error)
     else:
         sys.exit("processes with different weights went on")
-    dist.destroy_process_group()  # threads that are left at the end of a process abort it
+    dist.destroy_process_group()
+    os._exit(0)  # threads of gloo that are left at the end of the interpreter abort it
 """
 
 
