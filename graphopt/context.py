@@ -35,6 +35,10 @@ Timer = Callable[[ir.Model, ir.Model, Arrays, float], Timing]
 FASTER = "faster"
 
 
+def silent(text: str, done: int, total: int) -> None:
+    """Progress that nobody is told of."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Edit:
     """One change a pass was allowed to make: which rule, at which node (or tensor)."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphopt.backend import Arrays, Session
 from graphopt.budget import Budget
-from graphopt.context import Progress
+from graphopt.context import Progress, silent
 from graphopt.deploy.manifest import read_manifest
 from graphopt.execution.runtime import run_each
 from graphopt.measuring.fastest_target import fastest, runnable
@@ -39,7 +39,7 @@ def run_everywhere(
     Raises:
         UsageError: no target here runs the result within the budget.
     """
-    told = progress or (lambda text, done, total: None)
+    told = progress or silent
     targets, absent = runnable()
     results = [
         run(setting.for_target(target), passes, progress=_for_target(target, told))

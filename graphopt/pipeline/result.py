@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.backend import backend_of, find_target
-from graphopt.context import Progress
+from graphopt.context import Progress, silent
 from graphopt.deploy.manifest import (
     Manifest,
     check_manifest,
@@ -113,7 +113,7 @@ class Result:
                 path = backend.lower(model, self.target, path)
                 if self.manifest is not None:
                     write_manifest(path, self.manifest)
-            tried, notes = self._tune(path, progress or _silent)
+            tried, notes = self._tune(path, progress or silent)
             if strip_provenance:
                 sign(path)
         files = [path, path.with_name(f"{path.name}.data")] if weights_beside(model) else [path]
@@ -153,7 +153,3 @@ class Result:
             return tried, []
         where = manifest_path(path).name
         return tried, [f"session options that help here: {', '.join(gains)}; {where}"]
-
-
-def _silent(text: str, done: int, total: int) -> None:
-    """Tells nobody how far it is."""

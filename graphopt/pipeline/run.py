@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt import __version__
 from graphopt.backend import Timing
-from graphopt.context import Context, Edit, Progress
+from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import InputError, UsageError
 from graphopt.graph import provenance
@@ -57,7 +57,7 @@ def run(
     if replay is not None:
         setting = setting.for_target(dataclasses.replace(setting.target, measured=False))
     with Gauge(setting.target, setting.measure_seconds) as gauge:
-        one = _Run(setting, gauge, replay, progress or _silent)
+        one = _Run(setting, gauge, replay, progress or silent)
         return one(passes)
 
 
@@ -77,10 +77,6 @@ def _worse(total: Timing | None) -> list[str]:
     """That the result is slower than the source, where it is."""
     slower = objection(total)
     return [f"the result is {slower}"] if slower else []
-
-
-def _silent(text: str, done: int, total: int) -> None:
-    """Tells nobody how far a run is."""
 
 
 class _Run:
