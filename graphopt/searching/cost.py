@@ -134,10 +134,15 @@ class CostModel:
         scale = float(np.median(y / np.maximum(rows[:, :4].sum(1), 1e-9)))
         prior = np.array([scale, scale, scale, scale, 0.0])
         x = rows / y[:, None]
-        mean = np.maximum(np.abs(x).mean(0), 1e-9)
-        ridge = np.diag((0.05 * mean) ** 2) * len(y)
-        solved = np.linalg.solve(x.T @ x + ridge, x.T @ np.ones(len(y)) + ridge @ prior)
-        self.weights = np.maximum(solved, 0.0)
+        mean = np.abs(x).mean(0)
+        some = mean > 1e-6 * mean.max()  # what no model has keeps what the table says
+        ridge = np.diag((0.05 * mean[some]) ** 2) * len(y)
+        known = x[:, some]
+        solved = np.linalg.solve(
+            known.T @ known + ridge, known.T @ np.ones(len(y)) + ridge @ prior[some]
+        )
+        self.weights = prior
+        self.weights[some] = np.maximum(solved, 0.0)
         error: float = float(np.median(np.abs(x @ self.weights - 1)))
         return error
 

@@ -78,6 +78,14 @@ class Losses:
             for both in zip(self.rows, self.kinds, strict=True)
         ]
 
+    def shaken(self, by: float, rng: np.random.Generator) -> Losses:
+        """With the losses of each group times a random factor, whose log has deviation `by`."""
+        factors = np.exp(by * rng.standard_normal(len(self.rows)))
+        rows = tuple(
+            tuple(float(f * v) for v in row) for f, row in zip(factors, self.rows, strict=True)
+        )
+        return dataclasses.replace(self, rows=rows)
+
     def fitted(self, seen: Sequence[tuple[Choice, float]], scale: float) -> Losses:
         """With coefficients under which the choices seen lose what they did.
 

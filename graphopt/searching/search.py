@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.backend import find_target
@@ -47,6 +48,10 @@ __all__ = ["Found", "Standing", "search"]
 
 #: Proposals in a round: the front does not depend on how many workers there are.
 ROUND = 4
+#: Rounds without a new candidate after which there is nothing more to try.
+IDLE = 2
+#: Attempts at a new candidate: the budget and the loss of single groups stray more and more.
+ATTEMPTS, STRAY = 8, 0.15
 #: Candidates that are timed side by side at the end.
 FINALISTS = 3
 #: Logs of the squared output error at which a search begins, before anything is known.
@@ -267,13 +272,14 @@ class _Search:
 
     def run(self, staff: Workers) -> bool:
         """Evaluate candidates in rounds until there are enough; whether it was interrupted."""
+        idle = 0
         try:
             while True:
                 trials = self.study.trials()
-                if len(trials) >= self.wanted or self._late():
+                if len(trials) >= self.wanted or self._late() or idle == IDLE:
                     return False
-                if not self._round(trials, min(ROUND, self.wanted - len(trials)), staff):
-                    return False  # nothing new is proposed any more
+                new = self._round(trials, min(ROUND, self.wanted - len(trials)), staff)
+                idle = 0 if new else idle + 1
         except KeyboardInterrupt as interrupt:
             if type(interrupt) is not KeyboardInterrupt:
                 raise  # a signal that ends the process, not Ctrl-C
@@ -288,7 +294,8 @@ class _Search:
         chosen: list[tuple[Any, Choice, str, str]] = []
         number = self.study.rounds()
         for one, factors, budget in self.study.propose(kinds, firsts, ROUND, number):
-            made = self._fresh(losses, factors, math.exp(anchor + budget), known)
+            rng = np.random.default_rng([self.bench.task.seed, one.number])
+            made = self._fresh(losses, factors, math.exp(anchor + budget), known, rng)
             if made is None or len(chosen) >= most:
                 self.study.drop(one)
                 continue
@@ -336,7 +343,12 @@ class _Search:
         return losses, middle, [0.0, (math.log(high) - math.log(low)) / 4]
 
     def _fresh(
-        self, losses: Losses, factors: Mapping[str, float], budget: float, known: set[str]
+        self,
+        losses: Losses,
+        factors: Mapping[str, float],
+        budget: float,
+        known: set[str],
+        rng: np.random.Generator,
     ) -> tuple[Choice, str, str] | None:
         """A candidate that was not evaluated yet, near what was proposed; None if there is none."""
         strayed = dataclasses.replace(
@@ -345,9 +357,10 @@ class _Search:
                 k: losses.coefficients.get(k, 1.0) * math.exp(f) for k, f in factors.items()
             },
         )
-        for k in range(9):
-            near = budget * math.exp(0.12 * ((k + 1) // 2) * (-1) ** k)
-            choice = cheapest(self.cost, strayed, near, self.minimize, self._limits())
+        for k in range(ATTEMPTS):
+            near = budget * math.exp(STRAY * k * rng.standard_normal())
+            about = strayed.shaken(STRAY * k, rng) if k else strayed
+            choice = cheapest(self.cost, about, near, self.minimize, self._limits())
             spec = self.space.spec(choice)
             key = key_of(self.study.digest, spec)
             if key not in known:
