@@ -71,6 +71,16 @@ TABLE, PLOT = "front.md", "front.svg"
 @click.option(
     "--workers", type=int, default=1, show_default=True, help="Processes that evaluate trials."
 )
+@click.option(
+    "--ray", metavar="ADDRESS", help="Evaluate on this Ray cluster; 'local' starts one here."
+)
+@click.option(
+    "--recover",
+    is_flag=False,
+    flag_value="distill",
+    metavar="[PASS]",
+    help="Train candidates that lose a little too much; default distill (needs PyTorch).",
+)
 @click.option("--trial-timeout", metavar="5m", help="End a trial that takes longer.")
 @click.option(
     "--study", metavar="FILE|URL", help="Keep the trials here; a search with the same one goes on."
@@ -126,7 +136,7 @@ def _run(options: dict[str, Any]) -> int:
         raise UsageError(f"--front {front} is not a folder")
     limits = ("max_drop", "max_error", "max_disagreement", "max_size", "max_latency", "evaluate")
     as_json = options["as_json"]
-    same = ("samples", "minimize", "passes", "target", "trials", "workers", "study", "seed")
+    same = ("samples", "minimize", "passes", "target", "trials", "workers", "study", "seed", "ray")
     with files.told(), progress(not as_json) as shown, _watched(not as_json) as watch:
         found = search(
             options["model"],
@@ -137,7 +147,7 @@ def _run(options: dict[str, Any]) -> int:
             front=front is not None,
             progress=None if watch else shown,
             watch=watch,
-            **{k: options[k] for k in (*same, "preprocess", "cache", "measure_seconds")},
+            **{k: options[k] for k in (*same, "recover", "preprocess", "cache", "measure_seconds")},
         )
         written: list[Path] = []
         report = found.result.report

@@ -27,12 +27,14 @@ from graphopt.context import Progress, silent
 from graphopt.errors import PassError, UsageError
 from graphopt.measuring.gauge import Gauge
 from graphopt.measuring.statistics import verdict
+from graphopt.pass_ import check_needs
 from graphopt.pipeline.prepare import Setting, prepare
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
 from graphopt.pipeline.state import State
 from graphopt.samples import SampleSource
 from graphopt.searching.choosing import cheapest
+from graphopt.searching.cluster import Cluster
 from graphopt.searching.correction import correct
 from graphopt.searching.cost import OBJECTIVES, CostModel
 from graphopt.searching.front import pareto
@@ -43,6 +45,7 @@ from graphopt.searching.study import Study, Trial
 from graphopt.searching.table import Table
 from graphopt.searching.trial import Bench, Loss, Outcome, Task, key_of
 from graphopt.searching.workers import Here, Processes, Workers
+from graphopt.spec import passes_of
 
 __all__ = ["Found", "Standing", "search"]
 
@@ -52,6 +55,8 @@ ROUND = 4
 IDLE = 2
 #: Attempts at a new candidate: the budget and the loss of single groups stray more and more.
 ATTEMPTS, STRAY = 8, 0.15
+#: Candidates that are tried again with training.
+RECOVERED = 4
 #: Candidates that are timed side by side at the end.
 FINALISTS = 3
 #: Logs of the squared output error at which a search begins, before anything is known.
@@ -109,6 +114,8 @@ def search(
     seconds: float | None = None,
     workers: int = 1,
     trial_timeout: float | None = None,
+    ray: str | None = None,
+    recover: str | None = None,
     study: str | Path | None = None,
     front: bool = False,
     seed: int = 0,
@@ -133,6 +140,9 @@ def search(
         seconds: time after which no trial is begun.
         workers: processes that evaluate; the front is the same for any number.
         trial_timeout: seconds a trial may take.
+        ray: address of a Ray cluster that evaluates instead, or "local" (needs the extra `ray`).
+        recover: the pass that trains what is left, such as "distill(epochs=10)": candidates that
+            lose a little too much are tried again with it.
         study: a file or URL that keeps the trials; a search with the same one goes on.
         front: build every model of the front, not the best alone.
         seed, shapes, cache: as in `graphopt.optimize`.
@@ -168,7 +178,10 @@ def search(
         tuple((n, tuple(d)) for n, d in (shapes or {}).items()),
         preprocess,
     )
-    if workers > 1 and not task.portable:
+    if recover is not None:
+        for each in passes_of(recover):
+            check_needs(each, samples=samples is not None)
+    if (workers > 1 or ray is not None) and not task.portable:
         raise UsageError(
             "several workers open what they work on themselves: give paths, and evaluate= as "
             "'FILE.py:FUNCTION'"
@@ -181,10 +194,16 @@ def search(
             bench, budget, limit, minimize, passes, trials, seconds, study, cache,
             measure_seconds, progress or silent, watch or (lambda _: None),
         )  # fmt: skip
-        staff: Workers = Processes(task, workers, trial_timeout) if task.portable else Here(bench)
+        staff: Workers
+        if ray is not None:
+            staff = Cluster(ray, task, trial_timeout)
+        else:
+            staff = Processes(task, workers, trial_timeout) if task.portable else Here(bench)
         try:
             try:
                 interrupted = one.run(staff)
+                if recover is not None and not interrupted:
+                    interrupted = one.recover(recover, staff)
             finally:
                 staff.close()
             return one.finish(front, interrupted)
@@ -285,6 +304,35 @@ class _Search:
                 raise  # a signal that ends the process, not Ctrl-C
             return True
 
+    def recover(self, spec: str, staff: Workers) -> bool:
+        """Try cheaper candidates, which lose too much, again with training; as `run`.
+
+        Those that lose least come first, and the first that cannot be won back is the last.
+        """
+        trials = self.study.trials()
+        best = next((self.cost_of(t) for t in self.ranked(trials) if self.met(t)), math.inf)
+        over = [t for t in trials if self.limit < t.loss < math.inf and self.cost_of(t) < best]
+        known = {t.key for t in trials}
+        try:
+            for trial in sorted(over, key=lambda t: t.loss)[:RECOVERED]:
+                longer = f"{trial.spec}, {spec}"
+                key = key_of(self.study.digest, longer)
+                if key in known:
+                    continue
+                self._tell(f"training a candidate that loses {trial.loss:.4g}")
+                (outcome,) = (o for _, o in staff.outcomes([longer]))
+                made = dataclasses.replace(trial, key=key, spec=longer, outcome=outcome)
+                self.study.add(made, self.cost_of(made))
+                if outcome.reason:
+                    self.failures.append(outcome.reason)
+                if not self.met(made) or self._late():
+                    return False
+        except KeyboardInterrupt as interrupt:
+            if type(interrupt) is not KeyboardInterrupt:
+                raise
+            return True
+        return False
+
     def _round(self, trials: Sequence[Trial], most: int, staff: Workers) -> int:
         """Propose, evaluate and keep a round of candidates; how many were new."""
         losses, anchor, firsts = self._fitted(trials)
@@ -292,24 +340,30 @@ class _Search:
         known = {t.key for t in trials}
         self._tell("choosing candidates")
         chosen: list[tuple[Any, Choice, str, str]] = []
-        number = self.study.rounds()
-        for one, factors, budget in self.study.propose(kinds, firsts, ROUND, number):
-            rng = np.random.default_rng([self.bench.task.seed, one.number])
+        number = self.study.finished()
+        proposed = self.study.propose(kinds, firsts, ROUND, number)
+        for k, (one, factors, budget) in enumerate(proposed):
+            rng = np.random.default_rng([self.bench.task.seed, number, k])
             made = self._fresh(losses, factors, math.exp(anchor + budget), known, rng)
             if made is None or len(chosen) >= most:
                 self.study.drop(one)
                 continue
             known.add(made[2])
             chosen.append((one, *made))
-        outcomes: dict[int, Outcome] = {}
-        specs = [spec for _, _, spec, _ in chosen]
+        kept = {k: self.study.kept(key) for k, (*_, key) in enumerate(chosen)}
+        outcomes = {k: outcome for k, outcome in kept.items() if outcome is not None}
+        new = [k for k in kept if k not in outcomes]
+        specs = [chosen[k][2] for k in new]
         if specs:
             self._tell(f"evaluating {len(specs)} candidates")
-        for k, outcome in staff.outcomes(specs):
+        for place, outcome in staff.outcomes(specs):
+            k = new[place]
             outcomes[k] = outcome
+            self.study.keep(chosen[k][3], outcome)  # the round may be cut short
             if outcome.reason:
                 self.failures.append(outcome.reason)
-            self._tell(f"evaluating {len(specs) - len(outcomes)} candidates", outcomes, chosen)
+            left = len(chosen) - len(outcomes)
+            self._tell(f"evaluating {left} more candidates", outcomes, chosen)
             if self._late():
                 break
         for k, (one, choice, spec, key) in enumerate(chosen):  # in order, whoever came first

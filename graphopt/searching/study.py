@@ -142,9 +142,18 @@ class Study:
             found.append((one, factors, float(one.params["budget"])))
         return found
 
-    def rounds(self) -> int:
-        """How many trials were begun: what the next round is seeded by."""
-        return len(self._study.get_trials(deepcopy=False))
+    def finished(self) -> int:
+        """How many proposals came to an end: what the next round is seeded by."""
+        return sum(t.state.is_finished() for t in self._study.get_trials(deepcopy=False))
+
+    def keep(self, key: str, outcome: Outcome) -> None:
+        """Keep what a trial found as soon as it is known, before its round is done."""
+        self._study.set_user_attr(f"outcome {key}", dataclasses.asdict(outcome))
+
+    def kept(self, key: str) -> Outcome | None:
+        """What a trial found that was evaluated before, if it was."""
+        found = self._study.user_attrs.get(f"outcome {key}")
+        return None if found is None else Outcome(**found)
 
     def tell(self, one: Any, trial: Trial, cost: float) -> None:
         """Keep what a proposal came to."""
@@ -157,6 +166,10 @@ class Study:
             self._study.tell(one, state=self._optuna.trial.TrialState.FAIL)
         else:
             self._study.tell(one, [trial.outcome.loss, cost])
+
+    def add(self, trial: Trial, cost: float) -> None:
+        """Keep a trial that no round proposed."""
+        self.tell(self._study.ask(), trial, cost)
 
     def drop(self, one: Any) -> None:
         """A proposal that was not evaluated."""
