@@ -81,11 +81,10 @@ def spread_out(space: Space) -> Iterator[Choice]:
             choice = []
             for group in space.groups:
                 kinds = [o.kind for o in group.options]
-                graded = [k for k, o in enumerate(group.options) if isinstance(o.value, float)]
                 if form in kinds and form:
                     choice.append(kinds.index(form))
-                elif depth and graded and len(graded) == len(group.options) - 1:
-                    choice.append(graded[min(int(depth * len(graded)), len(graded) - 1)])
+                elif depth and group.sized:
+                    choice.append(1 + int(depth * (len(kinds) - 1)))
                 else:
                     choice.append(0)
             yield tuple(choice)

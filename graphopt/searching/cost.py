@@ -73,12 +73,12 @@ class CostModel:
         dims = Context(model, shapes=setting.shapes).get(dimensions).prunable
         self.cutter = Cutter(model, dims, setting.shapes)
         self.weights = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
-        places = {(g.name, g.sized): k for k, g in enumerate(space.groups)}
-        self._dim_of = {name: places.get((escape(name), True)) for name in dims}
+        places: dict[tuple[str, bool], list[int]] = defaultdict(list)
+        for k, group in enumerate(space.groups):
+            places[group.name, group.sized].append(k)
+        self._dim_of = {name: next(iter(places[escape(name), True]), None) for name in dims}
         self._sizes = {name: d.size for name, d in dims.items()}
-        self._form_of = {
-            n: places.get((pattern_of(v), False)) for n, v in self.cutter.nodes.items()
-        }
+        self._forms_of = {n: places[pattern_of(v), False] for n, v in self.cutter.nodes.items()}
         self._keys: dict[tuple[str, tuple[int, ...]], str | None] = {}
         self._before, self._after = _neighbours(model, self.cutter.nodes)
         self._others = _others(plain, setting, target, self.cutter, dims)
@@ -160,11 +160,13 @@ class CostModel:
         return max(1, round(size * (1 - float(self.space.option(group, choice).value))))
 
     def _form(self, node: str, choice: Choice) -> Form:
-        group = self._form_of[node]
-        if group is None or not choice[group]:
-            return Form()
-        option = self.space.option(group, choice)
-        return Form(self.space.steps[option.step], option.value)
+        taken = [self.space.option(g, choice) for g in self._forms_of[node] if choice[g]]
+        taken.sort(key=lambda option: option.step)
+        return Form(tuple((self.space.steps[o.step], o.value) for o in taken))
+
+    def _static(self, node: str, choice: Choice) -> bool:
+        """Whether a node's form is one that neighbours share without converting between them."""
+        return any(value == STATIC for _, value in self._form(node, choice).steps)
 
     def _wanted(self, choice: Choice, nodes: Iterable[str]) -> list[Wanted]:
         found = []
@@ -216,10 +218,10 @@ class CostModel:
             found[4] += entry.bytes
             found[5] += entry.macs
             found[6] += self.cutter.macs[node]
-            if self._form(node, choice).value == STATIC:
+            if self._static(node, choice):
                 found[7] += self.cutter.macs[node]
                 for ends in (self._before[node], self._after[node]):
-                    if not ends or any(self._form(n, choice).value != STATIC for n in ends):
+                    if not ends or not all(self._static(n, choice) for n in ends):
                         found[1] += entry.border_ms / 2
         for k in range(len(self._others)) if every else others:
             ms, size, carried = self._others[k]
@@ -250,10 +252,10 @@ class CostModel:
             nodes = dict.fromkeys(
                 n
                 for n in self.cutter.nodes
-                if self._form_of[n] == g or dims & set(self.cutter.touches[n])
+                if g in self._forms_of[n] or dims & set(self.cutter.touches[n])
             )
             ends = [m for n in nodes for m in (*self._before[n], *self._after[n])]
-            if any(self._form_of[n] == g for n in nodes):
+            if any(g in self._forms_of[n] for n in nodes):
                 nodes.update(dict.fromkeys(ends))  # conversions at their ends
             others = tuple(k for k, o in enumerate(self._others) if dims & set(o[2]))
             found.append((tuple(nodes), others))

@@ -173,11 +173,10 @@ def _row(group: Group, loss: Callable[[int], float]) -> tuple[float, ...]:
     row = [0.0] * len(group.options)
     for step in dict.fromkeys(o.step for o in group.options[1:]):
         mine = [k for k, o in enumerate(group.options) if o.step == step]
-        graded = isinstance(group.options[mine[0]].value, float)
-        points = min(len(mine), POINTS) if graded else len(mine)
+        points = min(len(mine), POINTS)
         # the mildest ones lose next to nothing, which says little of the others
         some = np.linspace(len(mine) - 1, (len(mine) - 1) / 3, points).round().astype(int)
-        measured = sorted(set(some.tolist())) if graded else range(len(mine))
+        measured = sorted(set(some.tolist())) if group.graded else range(len(mine))
         found = {j: loss(mine[j]) for j in measured}
         able = {j: value for j, value in found.items() if value != NEVER}
         for j, k in enumerate(mine):

@@ -1,7 +1,8 @@
 """Search space: the options of every layer and dimension, and a choice among them as a pipeline.
 
-Passes say what they could do (`Pass.choices`) and do what was chosen (`Pass.only`). Options of
-several passes for one layer exclude each other: they are one group. A dimension is a group of its
+Passes say what they could do (`Pass.choices`) and do what was chosen (`Pass.only`). A layer has one
+group for how far it goes (graded values: ranks) and one for its form (the others: precisions), so
+that forms of several passes exclude each other and go with any rank. A dimension is a group of its
 own.
 """
 
@@ -59,11 +60,13 @@ class Group:
         name: pattern of a node or dimension, as `layers=` takes it.
         options: mildest first within each pass.
         sized: it is a dimension, and values are shares of its units that go.
+        graded: values are numbers, of which neighbours differ little.
     """
 
     name: str
     options: tuple[Option, ...]
     sized: bool = False
+    graded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +143,7 @@ def space_of(base: Sequence[Pass], steps: Sequence[Pass], setting: Setting) -> S
     """The options there are for the model of `setting`, which has the base behind it."""
     model = setting.source.model
     dims = {escape(name) for name in Context(model).get(dimensions).prunable}
-    found: dict[tuple[str, bool], list[Option]] = {}
+    found: dict[tuple[str, bool, bool], list[Option]] = {}
     for k, one in enumerate(steps):
         if not _searchable(one):
             continue
@@ -150,10 +153,13 @@ def space_of(base: Sequence[Pass], steps: Sequence[Pass], setting: Setting) -> S
         sized = choices.keys() <= dims  # a node may be called like a dimension
         for layer, values in choices.items():
             for value in values:
-                counted = isinstance(value, float)
-                kind = name if counted else f"{name} {value}"
-                found.setdefault((layer, sized), []).append(Option(k, value, kind))
-    groups = tuple(Group(name, (STAY, *options), sized) for (name, sized), options in found.items())
+                graded = isinstance(value, float)
+                kind = name if graded else f"{name} {value}"
+                found.setdefault((layer, sized, graded), []).append(Option(k, value, kind))
+    groups = tuple(
+        Group(name, (STAY, *options), sized, graded)
+        for (name, sized, graded), options in found.items()
+    )
     if not groups:
         raise UsageError(
             f"{format_spec(steps)} finds nothing to choose in this model for "

@@ -43,13 +43,12 @@ _NAMED = re.compile(r"k(\d+)([nbv])")
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """The pass that changes an operator, and the value of its `layers`; None leaves it."""
+    """The passes that change an operator, in order, each with the value of its `layers`."""
 
-    one: Pass | None = None
-    value: Any = None
+    steps: tuple[tuple[Pass, Any], ...] = ()
 
     def __str__(self) -> str:
-        return "" if self.one is None else f"{type(self.one).__name__} {self.value}"
+        return ", ".join(f"{type(one).__name__} {value}" for one, value in self.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +166,13 @@ def _measured(wanted: Sequence[Wanted], branches: list[Branch], target: Target) 
     model, feeds = side_by_side(branches)
     shapes = {name: a.shape for name, a in feeds.items()}
     here = dataclasses.replace(target, measured=False)
-    forms: dict[Pass, list[tuple[str, Any]]] = {}
+    #: Of each pass its branches: where another comes after it, and where it is the last.
+    forms: tuple[dict[Pass, list[tuple[str, Any]]], ...] = ({}, {})
     for k, one in enumerate(wanted):
-        if one.form.one is not None:
-            forms.setdefault(one.form.one, []).append((branch_name(k), one.form.value))
-    for one_pass, layers in forms.items():
+        for place, (one_pass, value) in enumerate(one.form.steps):
+            last = len(one.form.steps) - place == 1
+            forms[last].setdefault(one_pass, []).append((branch_name(k), value))
+    for one_pass, layers in (*forms[False].items(), *forms[True].items()):
         chosen = {name for name, _ in layers}
         others = [branch_name(k) for k in range(len(wanted)) if branch_name(k) not in chosen]
         samples = Samples([dict(feeds)], "drawn", synthetic=True)
