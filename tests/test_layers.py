@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"torch", "onnxsim", "openvino", "onnxruntime_ep_openvino", "sklearn", "PIL"}
+EXTRAS = {
+    "torch",
+    "onnxsim",
+    "openvino",
+    "onnxruntime_ep_openvino",
+    "optuna",
+    "ray",
+    "sklearn",
+    "PIL",
+}
 
 
 def modules(folder):

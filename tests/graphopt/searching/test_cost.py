@@ -75,7 +75,7 @@ def test_what_is_around_a_choice_is_what_each_choice_costs(made):
 
 
 def test_a_table_measures_an_operator_once_and_reads_what_was_measured(made, tmp_path):
-    _, space, model = made
+    _, _space, model = made
     (name,) = (n for n in model.cutter.nodes if n == "MatMul_2")
     branch = model.cutter.cut(name, {})
     assert branch.key == "MatMul[] xw 1x64 64x64"
@@ -118,7 +118,7 @@ def test_a_timed_table_has_milliseconds_and_an_operator_that_cannot_run_is_never
 
 
 def test_weights_are_fitted_on_whole_models(made):
-    _, space, model = made
+    _, _space, model = made
     rows = [np.array([a, 0.0, b, 0.0, 1.0]) for a, b in ((1, 2), (2, 1), (0.5, 2), (3, 1), (1, 1))]
     model.features = lambda choice: rows[choice[0]]
     latencies = [2 * r[0] + 1.5 * r[2] + 0.3 for r in rows]
