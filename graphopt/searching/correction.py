@@ -11,13 +11,18 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
+from graphopt.backend import Arrays, backend_of
 from graphopt.context import Progress
 from graphopt.errors import GraphOptError
-from graphopt.measuring.parts import timer_of
+from graphopt.measuring.statistics import interleave
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.run import run
 from graphopt.samples import stand_ins
@@ -25,7 +30,7 @@ from graphopt.searching.cost import CostModel
 from graphopt.searching.space import Choice, Space
 from graphopt.target import Target
 
-__all__ = ["correct", "spread_out"]
+__all__ = ["correct", "quickest", "spread_out"]
 
 #: How far the graded options of the models go.
 DEPTHS = (0.0, 0.35, 0.7)
@@ -39,8 +44,7 @@ def correct(
     seconds: float = 0.6,
 ) -> list[tuple[float, float]]:
     """Fit the weights of `cost`; predicted and measured milliseconds of each model timed."""
-    timer = timer_of(target)
-    if timer is None:
+    if not target.measured:
         return []
     text = f"{setting.digest} {target.name} {target.threads} {sorted(map(str, cost.space.groups))}"
     name = f"correction-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
@@ -51,26 +55,45 @@ def correct(
             return []
     drawn = stand_ins(setting.source.model, seed=setting.seed, shapes=setting.shapes)
     quick = dataclasses.replace(setting, samples=drawn, given=False, judge=None, guard=None)
-    timed: list[tuple[Choice, float]] = []
-    base = np.inf
     source = run(quick, cost.space.passes(cost.space.nothing)).model
+    choices: list[Choice] = []
+    latencies: list[float] = []
     every = list(dict.fromkeys(spread_out(cost.space)))
     for k, choice in enumerate(every):
         told("timing whole models", k, len(every))
         with contextlib.suppress(GraphOptError):
             made = run(quick, cost.space.passes(choice)).model
-            timing = timer(source, made, setting.feeds, seconds)
-            timed.append((choice, timing.ratio))
-            base = min(base, timing.a_ms)
-    if len(timed) < 3:
+            latencies.append(quickest([source, made], setting.feeds, target, seconds)[1])
+            choices.append(choice)
+    if len(choices) < 3:
         return []
-    choices = [choice for choice, _ in timed]
-    latencies = [ratio * base for _, ratio in timed]
     cost.correct(choices, latencies)
     if path is not None and setting.cache is not None:
         content = json.dumps({"weights": cost.weights.tolist()}) + "\n"
         setting.cache.write(path, content.encode())
     return [(cost.predict(c).latency, ms) for c, ms in zip(choices, latencies, strict=True)]
+
+
+def quickest(
+    models: Sequence[ir.Model], feeds: Arrays, target: Target, seconds: float
+) -> list[float]:
+    """Milliseconds of each model's quicker runs, all taking turns for about so many seconds.
+
+    Sums of kernels know nothing of who else is on the machine, so neither may what corrects them:
+    a tenth of the runs are quicker than what is returned.
+    """
+    backend = backend_of(target)
+    assert backend is not None
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        calls = []
+        for k, model in enumerate(models):
+            Path(folder, str(k)).mkdir()
+            path = backend.lower(model, target, Path(folder, str(k), "model.onnx"))
+            session = backend.session(path, target, beside=True)
+            calls.append(partial(session, feeds))
+        times = interleave(calls, seconds, sample=0)
+    quick: list[float] = np.quantile(times, 0.1, axis=0).tolist()
+    return quick
 
 
 def spread_out(space: Space) -> Iterator[Choice]:

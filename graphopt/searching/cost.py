@@ -136,13 +136,14 @@ class CostModel:
         x = rows / y[:, None]
         mean = np.abs(x).mean(0)
         some = mean > 1e-6 * mean.max()  # what no model has keeps what the table says
-        ridge = np.diag((0.05 * mean[some]) ** 2) * len(y)
-        known = x[:, some]
-        solved = np.linalg.solve(
-            known.T @ known + ridge, known.T @ np.ones(len(y)) + ridge @ prior[some]
-        )
-        self.weights = prior
-        self.weights[some] = np.maximum(solved, 0.0)
+        ridge = (0.05 * mean) ** 2 * len(y)
+        weights = prior.copy()
+        for _ in range(500):  # coordinate descent: none may be negative
+            for k in np.flatnonzero(some):
+                rest = 1 - x @ weights + x[:, k] * weights[k]
+                best = (x[:, k] @ rest + ridge[k] * prior[k]) / (x[:, k] @ x[:, k] + ridge[k])
+                weights[k] = max(best, 0.0)
+        self.weights = weights
         error: float = float(np.median(np.abs(x @ self.weights - 1)))
         return error
 

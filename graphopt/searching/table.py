@@ -36,7 +36,7 @@ __all__ = ["Entry", "Form", "Table", "Wanted"]
 #: Branches measured in one session, and bytes of their constants.
 BATCH, BATCH_BYTES = 48, 128 << 20
 #: Sessions that each batch is measured in; the least of their medians counts.
-SESSIONS = 2
+SESSIONS = 3
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _NAMED = re.compile(r"k(\d+)([nbv])")
 
