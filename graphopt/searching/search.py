@@ -356,21 +356,23 @@ class _Search:
         specs = [chosen[k][2] for k in new]
         if specs:
             self._tell(f"evaluating {len(specs)} candidates")
-        for place, outcome in staff.outcomes(specs):
-            k = new[place]
-            outcomes[k] = outcome
-            self.study.keep(chosen[k][3], outcome)  # the round may be cut short
-            if outcome.reason:
-                self.failures.append(outcome.reason)
-            left = len(chosen) - len(outcomes)
-            self._tell(f"evaluating {left} more candidates", outcomes, chosen)
-            if self._late():
-                break
-        for k, (one, choice, spec, key) in enumerate(chosen):  # in order, whoever came first
-            if k in outcomes:
-                predicted = self.cost.predict(choice)
-                trial = Trial(0, key, spec, choice, outcomes[k], predicted)
-                self.study.tell(one, trial, self.cost_of(trial))
+        try:
+            for place, outcome in staff.outcomes(specs):
+                k = new[place]
+                outcomes[k] = outcome
+                self.study.keep(chosen[k][3], outcome)  # this process may be killed
+                if outcome.reason:
+                    self.failures.append(outcome.reason)
+                left = len(chosen) - len(outcomes)
+                self._tell(f"evaluating {left} more candidates", outcomes, chosen)
+                if self._late():
+                    break
+        finally:  # in order, whoever came first
+            for k, (one, choice, spec, key) in enumerate(chosen):
+                if k in outcomes:
+                    predicted = self.cost.predict(choice)
+                    trial = Trial(0, key, spec, choice, outcomes[k], predicted)
+                    self.study.tell(one, trial, self.cost_of(trial))
         return len(chosen)
 
     def _fitted(self, trials: Sequence[Trial]) -> tuple[Losses, float, list[float]]:
@@ -443,8 +445,14 @@ class _Search:
 
     def met(self, trial: Trial) -> bool:
         """Whether a trial keeps the limits, as far as that is known before it is timed."""
-        size = self._limits().get("size", math.inf)
-        return trial.loss <= self.limit + 1e-12 and (trial.outcome.size or 0) <= size
+        return self._over(trial) <= 1
+
+    def _over(self, trial: Trial) -> float:
+        """How far over its limits a trial is: at most 1 if it keeps them."""
+        size = (trial.outcome.size or 0) / self._limits().get("size", math.inf)
+        if trial.loss <= self.limit + 1e-12:
+            return size if size > 1 else min(trial.loss / max(self.limit, 1e-12), 1.0)
+        return max(size, trial.loss / max(self.limit, 1e-12))
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials that came to something: those within the limits first, cheapest first."""
@@ -452,7 +460,7 @@ class _Search:
         return sorted(
             done,
             key=lambda t: (
-                (0, self.cost_of(t), t.loss) if self.met(t) else (1, t.loss, self.cost_of(t))
+                (0, self.cost_of(t), t.loss) if self.met(t) else (1, self._over(t), t.loss)
             ),
         )
 
@@ -584,8 +592,9 @@ class _Search:
             found.append(f"{len(self.failures)} trials failed; the first: {self.failures[0]}")
         if not self.met(ranked[0]):
             found.append(
-                f"no candidate keeps the limits: the nearest loses {ranked[0].loss:.4g}, and "
-                f"{self.limit:.4g} is allowed; allow that, give more samples, or more --trials"
+                f"no candidate keeps the limits: the nearest loses {ranked[0].loss:.4g} "
+                f"({self.limit:.4g} is allowed) at {ranked[0].outcome.size:,} bytes; allow that, "
+                "give more samples, or more --trials"
             )
         return tuple(found)
 

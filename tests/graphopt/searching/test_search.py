@@ -45,7 +45,8 @@ def test_without_labels_the_outputs_judge(folder):
 
 
 def test_a_budget_that_nothing_keeps_gives_the_nearest_and_says_so(folder):
-    found = search("model.onnx", budget=Budget(max_error=0.0), minimize="size", **QUICK)
+    budget = Budget(max_error=0.01, max_size="100B")
+    found = search("model.onnx", budget=budget, minimize="size", **QUICK)
     assert not found.met
     assert any("no candidate keeps the limits" in note for note in found.report.notes)
 
@@ -139,3 +140,15 @@ def test_the_report_is_plain_data(folder):
     assert data["schema"] == 1
     assert {"layer", "option", "saved", "loss"} == data["layers"][0].keys()
     assert len(found.front) == len(data["front"])
+
+
+def test_ctrl_c_ends_with_the_best_so_far(folder):
+    def watch(standing):
+        if standing.trials:
+            raise KeyboardInterrupt
+
+    given = {**QUICK, "trials": 20, "minimize": "size"}
+    found = search("model.onnx", budget=Budget(max_error=0.5), watch=watch, study="st", **given)
+    assert found.report.interrupted
+    assert found.met
+    assert len(found.report.trials) < 20
