@@ -210,8 +210,6 @@ class Shapes:
 
     def _invented(self, fact: Fact) -> bool:
         """Whether an unknown of our own making is in a value's shape or data."""
-        if not self._count:
-            return False
         parts = list(fact.dims or ())
         if fact.data is not None and fact.data.dtype == object:
             parts += fact.data.ravel().tolist()
@@ -235,15 +233,19 @@ class Shapes:
         if value.shape is None:
             return None
         dims: list[Dim] = []
-        for d in value.shape:
+        for k, d in enumerate(value.shape):
             name = axis_name(d)
             bound = self._bound_symbols().get(name) if name else None
             if isinstance(d, int):
                 dims.append(d)
             elif bound is not None:
                 dims.append(bound)
+            elif name:
+                dims.append(symbol(clean_name(name)))
+            elif value.is_graph_input():
+                dims.append(symbol(f"?@{clean_name(value.name or '')}.{k}"))
             else:
-                dims.append(symbol(clean_name(name)) if name else self.fresh())
+                dims.append(self.fresh())
         return tuple(dims)
 
     def _bound_symbols(self) -> dict[str, int]:
