@@ -23,7 +23,7 @@ from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, refusals, try_pass
-from graphopt.reporting.records import Figures, Report, Step, Undone
+from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
 from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
 
@@ -77,6 +77,12 @@ def _worse(total: Timing | None) -> list[str]:
     """That the result is slower than the source, where it is."""
     slower = objection(total)
     return [f"the result is {slower}"] if slower else []
+
+
+def _evidence(steps: Sequence[Step]) -> Evidence | None:
+    """What is known of every edit that was kept."""
+    found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
+    return sum(found, Evidence()) if found else None
 
 
 class _Run:
@@ -160,8 +166,8 @@ class _Run:
                 before,
                 self.outputs,
                 self.evaluated,
-                denied=[Edit(r, n) for r, n in decided.denied] if decided else (),
-                facts=decided.facts if decided else None,
+                denied={Edit(r, n): "" for r, n in decided.denied} if decided else {},
+                facts=decided.facts if decided else {},
                 previous=known,
                 search=decided is None,
                 lossy=self.lossy + 1,
@@ -245,8 +251,11 @@ class _Run:
             error_vs_previous=checked.vs_previous,
             metric=checked.metric,
             agreement=checked.agreement,
+            evidence=Evidence(**trial.evidence.counts)
+            if trial.evidence is not None and status == "kept"
+            else None,
             undone=tuple(
-                Undone(e.rule, e.node, "changed the outputs") for e in trial.denied if searched
+                Undone(e.rule, e.node, why) for e, why in trial.denied.items() if searched
             ),
             notes=tuple(notes),
         )
@@ -289,6 +298,7 @@ class _Run:
             latency_ratio_ci=total.ci if total else None,
             verdict=found,
             validated=made.validated,
+            evidence=_evidence(steps),
             machine={
                 "processor": processor(),
                 "extensions": list(extensions()),

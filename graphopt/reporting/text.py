@@ -186,6 +186,8 @@ def print_report(console: Console, report: Report) -> None:
             console.print(Text(printable(step.spec), "bold"), Text(f"({step.status})", "dim"))
             for line in said:
                 console.print(f"  {line}")
+    if report.evidence is not None:
+        console.print(str(report.evidence))
     if changed := report.changed_operators:
         pairs = ", ".join(f"{name} {a} -> {b}" for name, (a, b) in changed.items())
         console.print(f"operators: {pairs}")
