@@ -8,9 +8,8 @@ two equal expressions always denote equal sizes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -25,8 +24,7 @@ __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
 DATA_LIMIT = 128
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What is known about a value on every run.
 
     Attributes:
@@ -280,12 +278,12 @@ class Shapes:
             return fact if fact.dtype is not None else Fact(type=value.type)
         dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
         if not self._trust or value.shape is None:
-            return dataclasses.replace(fact, dtype=dtype)
+            return fact if fact.dtype is dtype else fact._replace(dtype=dtype)
         if fact.dims is None:
             return Fact(dtype, self._declared(value))
         if len(fact.dims) != len(value.shape):
             self._conflict = True
-            return dataclasses.replace(fact, dtype=dtype)
+            return fact._replace(dtype=dtype)
         dims = list(fact.dims)
         for k, (have, said) in enumerate(zip(fact.dims, value.shape, strict=True)):
             name = axis_name(said)
