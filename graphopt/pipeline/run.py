@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from graphopt import __version__
+from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
@@ -214,6 +215,8 @@ class _Run:
             copy = self.state.model.clone()
             if self.context is not None:  # its analyses know the objects of the state's own model
                 copy, self.state.model = self.state.model, copy
+            elif self.state.context.model is self.state.model:
+                self.context = hand_on(self.state.context, copy)
             self.work = copy
         return self.work
 

@@ -8,7 +8,7 @@ two equal expressions always denote equal sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol, unnamed
 from graphopt.graph.axes import axis_name
 from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_graphs
 
 __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
 
@@ -154,6 +155,18 @@ class Shapes:
             if None in dims:
                 return None
             found._facts[value] = Fact(fact.dtype, dims)  # type: ignore[arg-type]
+        return found
+
+    def of_copy(self, model: ir.Model) -> Shapes:
+        """The same for `model`, a copy of the model that was walked."""
+        found = Shapes(model, self._inputs, self._trust, self._infer_node)
+        found._count, found._vague, found._conflict = self._count, self._vague, self._conflict
+        graphs = zip(all_graphs(self.model.graph), all_graphs(model.graph), strict=True)
+        for pair in graphs:
+            for old, new in zip(*map(_values, pair), strict=True):
+                fact = self._facts.get(old)
+                if fact is not None:
+                    found._facts[new] = fact
         return found
 
     # --- inference --------------------------------------------------------------------------
@@ -296,6 +309,13 @@ class Shapes:
             else:
                 self._conflict = True
         return Fact(dtype, tuple(dims), fact.data)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 def _agree(a: Fact, b: Fact) -> bool:
