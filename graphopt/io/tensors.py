@@ -117,16 +117,16 @@ class ProtoTensor(ir.TensorProtoTensor):
     def __init__(self, proto: onnx.TensorProto) -> None:
         super().__init__(proto)
         self._dtype, self._shape = super().dtype, super().shape
-        self._size = math.prod(proto.dims)
+        self._size: int = math.prod(proto.dims)
         self._array: Array | None = None
 
     @property
-    def dtype(self) -> ir.DataType:
+    def dtype(self) -> ir.DataType:  # type: ignore[override]  # no supertype's is ever written
         """The element type."""
         return self._dtype
 
     @property
-    def shape(self) -> ir.Shape:
+    def shape(self) -> ir.Shape:  # type: ignore[override]
         """The shape, frozen."""
         return self._shape
 

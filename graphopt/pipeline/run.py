@@ -313,12 +313,11 @@ class _Run:
     def _recorded(self, made: recipe.Recipe, notes: list[str]) -> State:
         """The last state with its recipe, and as much provenance as the file's share allows."""
         model = self._working() if self.state is self.setting.source else self.state.model
-        text = made.to_text()
-        model.metadata_props[provenance.RECIPE] = text
-        final = self.state.with_metadata(model, provenance.RECIPE, text)
+        model.metadata_props[provenance.RECIPE] = made.to_text()
+        final = self.state.with_metadata(model)
         if provenance.trim(model, final.bytes):
             notes.append("single nodes' provenance was left out: it is over 5 % of the file")
-            return State(model, self.setting.shapes, context=self.state.context)
+            return self.state.with_metadata(model)
         return final
 
     def _recipe(self) -> recipe.Recipe:
