@@ -147,14 +147,19 @@ class Shapes:
     def at(self, sizes: Mapping[str, int]) -> Shapes | None:
         """These shapes where the unknowns have these sizes; None if they leave one open."""
         found = Shapes(self.model, self._inputs, False, self._infer_node)
+        sized: dict[tuple[Dim, ...], tuple[int | None, ...]] = {}
         for value, fact in self._facts.items():
-            if fact.dims is None or all(isinstance(d, int) for d in fact.dims):
+            if fact.dims is None:
                 found._facts[value] = fact
                 continue
-            dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
-            if None in dims:
-                return None
-            found._facts[value] = Fact(fact.dtype, dims)  # type: ignore[arg-type]
+            dims = sized.get(fact.dims)
+            if dims is None:
+                dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
+                if None in dims:
+                    return None
+                sized[fact.dims] = dims
+            same = dims == fact.dims
+            found._facts[value] = fact if same else Fact(fact.dtype, dims)  # type: ignore[arg-type]
         return found
 
     def of_copy(self, model: ir.Model) -> Shapes:
