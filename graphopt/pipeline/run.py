@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from graphopt import __version__
+from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
@@ -220,6 +221,8 @@ class _Run:
             copy = self.state.model.clone()
             if self.context is not None:  # its analyses know the objects of the state's own model
                 copy, self.state.model = self.state.model, copy
+            elif self.state.context.model is self.state.model:
+                self.context = hand_on(self.state.context, copy)
             self.work = copy
         return self.work
 
@@ -320,12 +323,11 @@ class _Run:
     def _recorded(self, made: recipe.Recipe, notes: list[str]) -> State:
         """The last state with its recipe, and as much provenance as the file's share allows."""
         model = self._working() if self.state is self.setting.source else self.state.model
-        text = made.to_text()
-        model.metadata_props[provenance.RECIPE] = text
-        final = self.state.with_metadata(model, provenance.RECIPE, text)
+        model.metadata_props[provenance.RECIPE] = made.to_text()
+        final = self.state.with_metadata(model)
         if provenance.trim(model, final.bytes):
             notes.append("single nodes' provenance was left out: it is over 5 % of the file")
-            return State(model, self.setting.shapes, context=self.state.context)
+            return self.state.with_metadata(model)
         return final
 
     def _recipe(self) -> recipe.Recipe:

@@ -82,9 +82,9 @@ def _width(console: Console, made: Table) -> int:
     return total
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str) -> Table:
     """An empty table; columns whose name starts with `>` are right-aligned numbers."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         right = column.startswith(">")
         made.add_column(
