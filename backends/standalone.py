@@ -9,8 +9,10 @@ threads. Inputs and outputs are arrays by name. Import it to keep the session:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,9 @@ def opened(path: Path, options: Any, providers: list[Any]) -> Any:
     name, given = providers[0]
     if name != "CPUExecutionProvider":
         ort.preload_dlls()  # CUDA's libraries, where they are Python packages
+    if name == "TensorrtExecutionProvider":
+        with contextlib.suppress(ImportError):
+            import_module("tensorrt")  # which loads its own
     try:
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:

@@ -22,10 +22,13 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import multiprocessing
+import os
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,9 @@ class Row:
     """One form of one model; `said` is why it has no figures."""
 
     form: str
+    tolerance: float
+    file: Path | None = None
+    on_cpu: Any = None
     changes: str = ""
     size: int = 0
     kept: float = float("nan")
@@ -89,50 +95,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
     target = find_target(args.target)
     if not target.measured:
         raise SystemExit(f"'{target.name}' does not run here; see `graphopt targets`")
+    paths = [p for folder in args.models for p in sorted(folder.glob("*.onnx"))]
+    paths = [p for p in paths if not args.names or p.stem in args.names]
     lines = [*preface(), HEAD, "|---" * HEAD.count(" | ") + "|---|"]
-    for folder in args.models:
-        for path in sorted(folder.glob("*.onnx")):
-            if args.names and path.stem not in args.names:
-                continue
-            for line in through(path, target, args.seconds):
-                lines.append(line)
-                print(line, flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        folders = {p: Path(work, str(k)) for k, p in enumerate(paths)}
+        tasks = [
+            (p, form, target, folders[p] / str(k)) for p in paths for k, form in enumerate(FORMS)
+        ]
+        count = max(1, (os.cpu_count() or 1) // 2)
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+            rows = list(pool.map(prepare, *zip(*tasks, strict=True)))
+        for path in paths:
+            mine, rows = rows[: len(FORMS)], rows[len(FORMS) :]
+            for row in through(path, target, mine, args.seconds):
+                lines.append(line(path.stem, row))
+                print(lines[-1], flush=True)
             (args.out / f"{target.name}.md").write_text("\n".join(lines) + "\n")
             gc.collect()
 
 
-def through(path: Path, target: Any, seconds: float) -> Iterator[str]:
-    """A line per form of one model."""
-    feeds = inputs(path)
-    expected = on_cpu(path, feeds)
-    assert expected is not None
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = []
-        for form in FORMS:
-            folder = Path(scratch, form.name.replace("/", ""))
-            folder.mkdir()
-            rows.append(make(path, form, target, folder, feeds, expected))
-        plain = Row("source, plain session")
-        with refusals(plain):
-            how = backend_of(target).how(path, target)  # type: ignore[union-attr]
-            plain.call = open_manifest(path, Manifest(target.name, how.provider, extra="cuda"))
-            judge(plain, plain.call(feeds), expected, expected, FORMS[0].tolerance)
-        plain.size = rows[0].size
-        time_all([rows[0], plain, *rows[1:]], feeds, seconds)
-    for row in (r for r in (plain, *rows) if "changes nothing" not in r.said):
-        yield line(path.stem, row)
-
-
-def make(
-    path: Path, form: Form, target: Any, folder: Path, feeds: Any, expected: dict[str, Any]
-) -> Row:
-    """One form, written, opened and run once on the target and on the CPU."""
-    row = Row(form.name)
+def prepare(path: Path, form: Form, target: Any, folder: Path) -> Row:
+    """One form, written for the target and run on the CPU; several are made at a time."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    row, feeds = Row(form.name, form.tolerance), inputs(path)
     backend = backend_of(target)
     assert backend is not None
     with refusals(row):
@@ -152,23 +142,47 @@ def make(
             if idle:
                 row.said = f"{idle[0].spec} changes nothing"
                 return row
-        file = backend.lower(model, target, folder / "model.onnx")
+        folder.mkdir(parents=True)
+        row.file = backend.lower(model, target, folder / "model.onnx")
         row.size = sum(f.stat().st_size for f in folder.glob("model.onnx*"))
-        row.call = backend.session(file, target)
-        got = row.call(feeds)
-        again = row.call(feeds)  # the first that replays a CUDA graph
-        if any(not np.array_equal(got[k], again[k], equal_nan=True) for k in got):
-            row.said = "two runs differ"
-        judge(row, again, on_cpu(file, feeds), expected, form.tolerance)
+        row.on_cpu = on_cpu(row.file, feeds)
     return row
 
 
-def judge(row: Row, got: Any, same: Any, expected: Any, tolerance: float) -> None:
+def through(path: Path, target: Any, rows: list[Row], seconds: float) -> list[Row]:
+    """Every form of one model run on the target, compared and timed; those that change nothing
+    are left out.
+    """
+    feeds, backend = inputs(path), backend_of(target)
+    assert backend is not None
+    source = rows[0]
+    plain = Row("source, plain session", source.tolerance, file=source.file, size=source.size)
+    plain.on_cpu = source.on_cpu
+    rows = [source, plain, *(r for r in rows[1:] if "changes nothing" not in r.said)]
+    for row in rows:
+        if row.file is None:
+            continue
+        with refusals(row):
+            if row is plain:
+                provider = backend.how(row.file, target).provider  # type: ignore[attr-defined]
+                row.call = open_manifest(row.file, Manifest(target.name, provider))
+            else:
+                row.call = backend.session(row.file, target)
+            first = row.call(feeds)
+            again = row.call(feeds)  # a CUDA graph is replayed from the second run on
+            if any(relative(again[k], first[k]) > row.tolerance for k in first):
+                row.said = "two runs differ"
+            judge(row, again, source.on_cpu)
+    time_all(rows, feeds, seconds)
+    return rows
+
+
+def judge(row: Row, got: Any, expected: Any) -> None:
     """How far outputs are from the same file's and from the source's on the CPU."""
     row.lost = max(relative(got[k], expected[k]) for k in expected)
-    if same is not None:
-        row.kept = max(relative(got[k], same[k]) for k in same)
-    row.fits = row.kept <= tolerance
+    if row.on_cpu is not None:
+        row.kept = max(relative(got[k], row.on_cpu[k]) for k in row.on_cpu)
+    row.fits = row.kept <= row.tolerance
 
 
 @contextlib.contextmanager

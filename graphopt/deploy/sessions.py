@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -205,6 +206,8 @@ def _open_provider(path: Path, options: Any, manifest: Manifest, given: Mapping[
     import onnxruntime as ort
 
     ort.preload_dlls()  # CUDA's libraries, where they are Python packages
+    if manifest.provider == "TensorrtExecutionProvider":
+        _package("tensorrt")  # which loads its own
     behind = [*manifest.fallbacks, CPU]
     try:
         raw = ort.InferenceSession(
@@ -289,4 +292,5 @@ def _refused(path: Path, manifest: Manifest, error: Exception) -> ModelError:
     placed = ("Exception from", "Check '", "[ONNXRuntimeError] : 11")
     said = [t for t in lines if not t.startswith(placed)] or lines or [type(error).__name__]
     text = next((t for t in said if t.startswith("While validating")), said[0])
+    text = re.sub(r"^/\S+:\d+ .*?\) (?=\S)", "", text)
     return ModelError(f"{path.name} does not open for '{manifest.target}': {text[:400]}")

@@ -19,6 +19,7 @@ from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest, wri
 from graphopt.deploy.sessions import BoundSession, open_manifest, session
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.pipeline.optimize import optimize
+from graphopt.pipeline.recipe import versions
 from graphopt.samples import Samples
 from graphopt.testing import parse_model
 
@@ -270,6 +271,58 @@ def test_half_precision_for_tensorrt_is_allowed_by_its_flag():
     options = tensorrt.manifest(model, target).provider_options
     assert options["trt_fp16_enable"] == "1"
     assert "trt_int8_enable" not in options
+
+
+def test_the_gpu_build_of_the_runtime_is_a_package_of_another_name(monkeypatch):
+    import importlib.metadata as metadata
+
+    import onnxruntime as ort
+
+    known = metadata.version
+
+    def version(name):
+        if name == "onnxruntime":
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert versions()["onnxruntime"] == ort.__version__
+    found = optimize(convnet(), "fuse", target="cuda-sm80", measure=False)
+    assert found.report.steps[0].edits > 0
+
+
+def test_a_target_is_measured_only_where_its_provider_opens_a_model(monkeypatch):
+    """onnxruntime-gpu lists TensorRT's provider with and without TensorRT."""
+    import onnxruntime as ort
+
+    monkeypatch.setattr(gpu, "capability", lambda: "sm90")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [tensorrt.PROVIDER, cuda.PROVIDER])
+    monkeypatch.setattr(ort, "InferenceSession", Listed)
+    gpu.opens.cache_clear()
+    try:
+        assert find_target("cuda").measured
+        assert find_target("cuda").isa == ("sm90",)
+        assert not find_target("tensorrt").measured
+    finally:
+        gpu.opens.cache_clear()
+
+
+class Listed(Opened):
+    def __init__(self, path, options, providers, enable_fallback):
+        if providers[0][0] == tensorrt.PROVIDER:
+            raise RuntimeError(
+                "/onnxruntime_src/python/state.cc:729 void register(Options&) Please install TensorRT"
+            )
+
+
+def test_a_refusal_leaves_the_runtimes_source_out(monkeypatch, tmp_path):
+    import onnxruntime as ort
+
+    path = tensorrt.BACKEND.lower(convnet(), find_target("tensorrt"), tmp_path / "m.onnx")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [tensorrt.PROVIDER])
+    monkeypatch.setattr(ort, "InferenceSession", Listed)
+    with pytest.raises(ModelError, match="for 'tensorrt': Please install TensorRT$"):
+        session(path)
 
 
 MATRIX = (RNG.standard_normal((256, 512)) / 16).astype(np.float32)
