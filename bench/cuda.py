@@ -101,19 +101,15 @@ def main() -> None:
     paths = [p for folder in args.models for p in sorted(folder.glob("*.onnx"))]
     paths = [p for p in paths if not args.names or p.stem in args.names]
     lines = [*preface(), HEAD, "|---" * HEAD.count(" | ") + "|---|"]
-    with tempfile.TemporaryDirectory() as work:
-        folders = {p: Path(work, str(k)) for k, p in enumerate(paths)}
-        tasks = [
-            (p, form, target, folders[p] / str(k)) for p in paths for k, form in enumerate(FORMS)
-        ]
-        count = max(1, (os.cpu_count() or 1) // 2)
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-            rows = list(pool.map(prepare, *zip(*tasks, strict=True)))
+    count = min(len(FORMS), os.cpu_count() or 1)
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
         for path in paths:
-            mine, rows = rows[: len(FORMS)], rows[len(FORMS) :]
-            for row in through(path, target, mine, args.seconds):
-                lines.append(line(path.stem, row))
-                print(lines[-1], flush=True)
+            with tempfile.TemporaryDirectory() as work:
+                tasks = [(path, f, target, Path(work, str(k))) for k, f in enumerate(FORMS)]
+                rows = list(pool.map(prepare, *zip(*tasks, strict=True)))
+                for row in through(path, target, rows, args.seconds):
+                    lines.append(line(path.stem, row))
+                    print(lines[-1], flush=True)
             (args.out / f"{target.name}.md").write_text("\n".join(lines) + "\n")
             gc.collect()
 
