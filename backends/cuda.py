@@ -87,7 +87,7 @@ def manifest(model: ir.Model, target: Target) -> Manifest:
             "enable_cuda_graph": "1" if static else "0",
             "prefer_nhwc": "1" if convolves else "0",
         },
-        bind="cuda" if static else "",  # for replay alone: otherwise it costs a third more
+        bind="cuda",
         extra="cuda",
     )
 

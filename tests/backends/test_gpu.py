@@ -71,7 +71,6 @@ def test_cuda_replays_a_graph_only_where_shapes_are_static(tmp_path):
     assert fixed.provider_options["enable_cuda_graph"] == "1"
     assert fixed.provider_options["prefer_nhwc"] == "1"
     free = cuda.manifest(dynamic(convnet()), target)
-    assert free.bind == ""
     assert free.provider_options["enable_cuda_graph"] == "0"
     matmul = parse_model("y = MatMul(x, w)", constants={"w": np.eye(3, dtype="f4")})
     assert cuda.manifest(matmul, target).provider_options["prefer_nhwc"] == "0"
@@ -379,6 +378,6 @@ def test_on_a_gpu_what_it_has_no_kernel_for_runs_beside_it(here, tmp_path, text)
 @pytest.mark.parametrize("spec", ["fuse", "fp16", "weight_only(bits=4)", "weight_only, fp16"])
 @pytest.mark.parametrize(("made", "feeds"), [(convnet, X), (perceptron, ROWS)])
 def test_on_a_gpu_every_form_computes_what_it_does_on_the_cpu(here, tmp_path, spec, made, feeds):
-    found = optimize(made(), spec, target=here, samples=Samples([feeds]), measure_seconds=0.2)
+    found = optimize(made(), spec, target=here, samples=Samples([feeds]), measure=False)
     path = cuda.BACKEND.lower(found.model, here, tmp_path / "m.onnx")
     close(session(path)(feeds)["y"], open_manifest(path, Manifest("cpu"))(feeds)["y"])
