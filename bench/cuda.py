@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from backends import relative
 from graphopt import load, optimize
 from graphopt.backend import Timing, backend_of, find_target
 from graphopt.deploy.manifest import Manifest
@@ -230,18 +231,6 @@ def on_cpu(path: Path, feeds: Any) -> dict[str, Any] | None:
         return None
 
 
-def relative(got: Any, expected: Any) -> float:
-    """Relative L2 difference; infinite where shapes or integers differ or values aren't finite."""
-    a, b = np.asarray(expected), np.asarray(got)
-    if a.shape != b.shape:
-        return float("inf")
-    if a.dtype.kind not in "f":
-        return 0.0 if (a == b).all() else float("inf")
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    error = np.linalg.norm(b - a) / max(np.linalg.norm(a), 1e-30)
-    return float(error) if np.isfinite(error) else float("inf")
-
-
 def line(model: str, row: Row) -> str:
     """A row of the table."""
     cells = [model, row.form, row.changes, f"{row.size:,}" if row.size else ""]
@@ -259,10 +248,7 @@ def preface() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError):
         said = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        return [
-            f"{said}; ONNX Runtime {ort.__version__}; batch 1 or as the models' inputs say.",
-            "",
-        ]
+        return [f"{said}; ONNX Runtime {ort.__version__}.", ""]
     return [f"ONNX Runtime {ort.__version__}, no GPU.", ""]
 
 
