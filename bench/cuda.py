@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from backends import relative
 from graphopt import load, optimize
 from graphopt.backend import Timing, backend_of, find_target
 from graphopt.deploy.manifest import Manifest
@@ -229,6 +228,18 @@ def on_cpu(path: Path, feeds: Any) -> dict[str, Any] | None:
     except Exception as error:
         print(f"  not on the CPU: {str(error)[:300]}", flush=True)
         return None
+
+
+def relative(got: Any, expected: Any) -> float:
+    """Relative L2 difference; infinite where shapes or integers differ or values aren't finite."""
+    a, b = np.asarray(expected), np.asarray(got)
+    if a.shape != b.shape:
+        return float("inf")
+    if a.dtype.kind not in "f":
+        return 0.0 if (a == b).all() else float("inf")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    error = np.linalg.norm(b - a) / max(np.linalg.norm(a), 1e-30)
+    return float(error) if np.isfinite(error) else float("inf")
 
 
 def line(model: str, row: Row) -> str:
