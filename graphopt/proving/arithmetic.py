@@ -113,7 +113,7 @@ def clipped(m: Meaning, p: Poly, low: float | None, high: float | None) -> Poly:
         inner = a.scale(a.sub(p, a.number(low)), 1 / width)
         return a.add(a.number(low), a.scale(a.function("unit clip", inner), width))
     if high is None and low == 0:
-        return a.function("relu", p)
+        return _once(m, "relu", p)
     return a.function("clip", p, data=(low, high))
 
 
@@ -190,10 +190,23 @@ def activated(m: Meaning, name: str, p: Poly, attribute: Callable[[str], float |
         return a.mul(p, a.function("sigmoid", a.scale(p, Fraction(steep))))
     if name == "Exp":
         return a.exp(p)
+    if name in IDEMPOTENT:
+        return _once(m, name.lower(), p)
     extra = tuple(attribute(n) for n in _PARAMETERS.get(name, ()))
     return a.function(name.lower(), p, data=extra)
 
 
+def _once(m: Meaning, name: str, p: Poly) -> Poly:
+    """f(f(x)) = f(x)"""
+    alone = len(p) == 1 and p[0][1] == 1 and not p[0][0].bound and len(p[0][0].factors) == 1
+    if alone:
+        atom, power = p[0][0].factors[0]
+        if power == 1 and atom.kind == "fn" and atom.data == (name,):
+            return p
+    return m.algebra.function(name, p)
+
+
+IDEMPOTENT = frozenset(("Abs", "Ceil", "Floor", "Round", "Sign"))
 _PARAMETERS = {
     "LeakyRelu": ("alpha",),
     "Elu": ("alpha",),

@@ -237,8 +237,8 @@ def reshaped(
                 break
             if left == right and a > i and b > j:
                 break
-        if left != right:
-            return None
+        if left != right and not (a == len(old) and b == len(new)):
+            return None  # all that is left holds as many elements on either side
         found += _group(index[j:b], new[j:b], old[i:a], ranges)
         i, j = a, b
         if i == len(old) and all(d == 1 for d in new[j:]):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analyses.shapes.symbolic import Dim
+from graphopt.analyses.shapes.symbolic import Dim, capped
 from graphopt.graph.attributes import default_attribute
 from graphopt.proving.scalars import Algebra, Poly, TooLarge, Unprovable
 from graphopt.proving.terms import Term
@@ -176,7 +176,7 @@ class Meaning:
         for k, size in enumerate(own):
             if size == 1:
                 at.append(0)
-            elif size == dims[k + shift]:
+            elif size == dims[k + shift] or capped(size, dims[k + shift]):
                 at.append(index[k + shift])
             else:
                 raise Unprovable(f"sizes {size} and {dims[k + shift]} side by side")

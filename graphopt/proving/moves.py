@@ -153,6 +153,23 @@ def _identity(m: Meaning, t: Term, ix: Index) -> Poly:
     return m.at(t.args[0], ix)
 
 
+def _shape(m: Meaning, t: Term, ix: Index) -> Poly:
+    """y[k] = the size of axis k"""
+    dims = m.dims(t.args[0])
+    start = m.axis(m.attribute(t, "start", 0), len(dims))
+    sizes = dims[start:]
+    if isinstance(ix[0], int):
+        return m.algebra.size(sizes[ix[0]])
+    count = m.dims(t)[0]
+    if not isinstance(count, int):
+        raise Unprovable("a Shape of unknown length")
+    parts = [
+        m.algebra.mul(m.algebra.inside(ix[0] - k, 1), m.algebra.size(sizes[k]))
+        for k in range(count)
+    ]
+    return m.algebra.add(*parts)
+
+
 MOVES: dict[str, Operator] = {
     "Concat": _concat,
     "ConstantOfShape": _filled,
@@ -164,6 +181,7 @@ MOVES: dict[str, Operator] = {
     "Resize": _resize,
     "Upsample": _resize,
     "Reshape": _reshape,
+    "Shape": _shape,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _reshape,

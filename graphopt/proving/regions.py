@@ -125,11 +125,13 @@ def _drawn(term: Term, sizes: Mapping[str, int], kind: str, rng: np.random.Gener
     if term.dtype is ir.DataType.BOOL:
         return rng.random(shape) < 0.7
     if term.dtype.is_integer():
-        return rng.integers(0, 2, shape).astype(term.dtype.numpy())
+        whole: Array = rng.integers(0, 2, shape).astype(term.dtype.numpy())
+        return whole
     if not term.dtype.is_floating_point():
         raise _Unrunnable(f"inputs of type {term.dtype.name}")
     if kind == "zeros":
-        return np.zeros(shape) * rng.choice([-1.0, 1.0], shape)
+        signs: Array = rng.choice([-0.0, 0.0], shape)
+        return signs
     if kind == "ones":
         return np.ones(shape)
     scale = {"normal": 1.0, "large": 32.0, "tiny": 2.0**-12}[kind]

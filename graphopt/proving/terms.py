@@ -29,6 +29,8 @@ __all__ = ["Term", "Terms", "Walk"]
 COMPUTED = 1 << 16
 #: Tensors up to this many bytes are told apart by their bytes at once.
 SMALL = 1 << 12
+#: Loops of up to so many turns are followed turn by turn.
+TURNS = 16
 #: Where a newer version of an operator means something else by the same words.
 BREAKS = {
     "Hardmax": (13,),
@@ -161,6 +163,8 @@ class Walk:
         #: Before IR version 4 every initializer had to be listed as an input.
         self._overridable = model.ir_version >= 4
         self.values: dict[ir.Value, Term] = {}
+        #: Told of every value of a subgraph.
+        self.met: Callable[[ir.Value], None] = lambda value: None
         for value in model.graph.inputs:
             if not value.is_initializer():
                 self.values[value] = self._leaf(("input", value.name), "input", value)
@@ -203,8 +207,8 @@ class Walk:
         args = [self.of(v) for v in node.inputs]
         attributes = _attributes(node, self.opset)
         if domain == "":
-            if node.op_type in ("Identity",) and args[0] is not None:
-                return [args[0]]
+            if args and args[0] is not None and self._passes_on(node, args):
+                return [args[0], *self._rest(node)]
             if node.op_type == "If":
                 return self._branches(node, args, attributes)
             if node.op_type == "CastLike" and args[1] is not None and args[1].dtype is not None:
@@ -222,6 +226,9 @@ class Walk:
                     args.append(self.terms.constant(ir.Tensor(array)))
         while args and args[-1] is None:
             args.pop()
+        turned = self._turns(node, args) if domain == "" and node.op_type == "Loop" else None
+        if turned is not None:
+            return turned
         graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
         if graphs:
             attributes["\0graphs"] = graphs
@@ -244,6 +251,27 @@ class Walk:
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
             return [self._computed(node, args, made[0])]
         return made
+
+    def _passes_on(self, node: ir.Node, args: Sequence[Term | None]) -> bool:
+        """Whether the first output is the first input: Identity, a Cast to its type, no dropout."""
+        if node.op_type == "Identity":
+            return True
+        x = args[0]
+        if node.op_type == "Cast":
+            to = node.attributes["to"].value
+            return x is not None and x.dtype is not None and x.dtype.value == to
+        if node.op_type != "Dropout" or any(o.uses() for o in node.outputs[1:]):
+            return False
+        if self.opset < 7:
+            return bool("is_test" in node.attributes and node.attributes["is_test"].value)
+        mode = args[2] if len(args) > 2 else None
+        return mode is None or (mode.op == "const" and not mode.array().any())
+
+    def _rest(self, node: ir.Node) -> list[Term]:
+        """Terms for outputs that nobody reads."""
+        return [
+            self._leaf(("unread", node.name, k), "input", o) for k, o in enumerate(node.outputs[1:])
+        ]
 
     def _cast(self, node: ir.Node, x: Term | None, to: ir.DataType) -> Term:
         """CastLike(x, y) = Cast(x) to the type of y."""
@@ -292,7 +320,7 @@ class Walk:
         if fact.data is None or fact.dtype is None:
             return None
         if fact.data.dtype != object:
-            return self.terms.constant(ir.Tensor(np.ascontiguousarray(fact.data), dtype=fact.dtype))
+            return self.terms.constant(ir.Tensor(np.array(fact.data, order="C"), dtype=fact.dtype))
         elements = tuple(fact.data.ravel().tolist())
         if any(isinstance(e, Expr) and not shareable(e) for e in elements):
             return None
@@ -313,7 +341,7 @@ class Walk:
         found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
         if found is None or term.dtype is None:
             return term
-        return self.terms.constant(ir.Tensor(np.ascontiguousarray(found[0]), dtype=term.dtype))
+        return self.terms.constant(ir.Tensor(np.array(found[0], order="C"), dtype=term.dtype))
 
     def _branches(
         self, node: ir.Node, args: Sequence[Term | None], attributes: dict[str, Any]
@@ -339,9 +367,32 @@ class Walk:
             made.append(self.terms.named(key, make))
         return made
 
+    def _turns(self, node: ir.Node, args: Sequence[Term | None]) -> list[Term] | None:
+        """A Loop of few turns, one after the other; None if nothing says how many."""
+        limit, start, *state = args
+        body = node.attributes["body"].as_graph()
+        if limit is None or limit.op != "const" or (start is not None and start.op != "const"):
+            return None
+        turns = int(limit.array().reshape(-1)[0])
+        if not 0 < turns <= TURNS or len(body.outputs) != len(state) + 1 or None in state:
+            return None
+        if start is not None and not start.array().all():
+            return None
+        going = self.terms.constant(ir.Tensor(np.array(True)))
+        found = [s for s in state if s is not None]
+        for turn in range(turns):
+            count = self.terms.constant(ir.Tensor(np.array(turn, np.int64)))
+            self.values.update(zip(body.inputs, [count, going, *found], strict=False))
+            again, *found = self._inside(body)
+            if again is not going:
+                return None
+        return found
+
     def _inside(self, graph: ir.Graph) -> list[Term]:
         for inner in graph:
             self.visit(inner)
+            for value in inner.outputs:
+                self.met(value)
         return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
 
     def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
+from graphopt.analyses.shapes.symbolic import Dim, capped
 from graphopt.graph.traverse import all_nodes
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.compare import Comparer
@@ -35,6 +36,10 @@ OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
 #: Constants beyond this, or below its inverse, take products out of range.
 HUGE = 1e12
 SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
+#: Regions that may fail before no more are looked at: what depends on them fails too.
+PATIENCE = 24
+#: How often the leaves of a window are looked into, for what is known of their values.
+DEEPER = 2
 OPERATORS = {**MOVES, **ARITHMETIC, **NETWORKS}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
@@ -100,7 +105,7 @@ class _Comparison:
         #: Terms of the trusted graph.
         self.trusted: set[Term] = set()
         self.windows: list[Window] = []
-        self.apart: set[Term] = set()
+        self.failed = 0
 
     def __call__(self) -> Difference:
         for value in self.before.graph.inputs:
@@ -115,6 +120,7 @@ class _Comparison:
                 if value.name and term is not None:
                     self.names[value.name] = term
                     self.trusted.add(term)
+        self.new.met = self._meet
         for node in self.after.graph:
             self.new.visit(node)
             for value in node.outputs:
@@ -136,23 +142,24 @@ class _Comparison:
             self.new.values[value] = old
 
     def _joined(self, name: str, old: Term | None, new: Term | None) -> bool:
-        if old is None or new is None:
+        if old is None or new is None or self.failed > PATIENCE:
             return False
         window = self._window(name, old, new)
         if window is None:
             return False
         self.windows.append(window)
-        return window.verdict in ("proved", "checked")
+        joined = window.verdict in ("proved", "checked")
+        self.failed += not joined
+        return joined
 
     def _window(self, name: str, old: Term, new: Term) -> Window | None:
-        """The smallest region that is proved, or else the first one, checked."""
-        first: Window | None = None
+        """The smallest region that is proved, or else the smallest one that checks."""
+        tried: list[Window] = []
         for leaves in self._cuts(old, new):
             inner = (_cone(old, leaves), _cone(new, leaves))
             if max(map(len, inner)) > LARGEST:
                 break
             window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
-            first = first or window
             try:
                 if _risky(inner):
                     raise Unprovable("its arithmetic may overflow where the source's does not")
@@ -161,12 +168,16 @@ class _Comparison:
                 reason = "its normal forms differ"
             except Unprovable as error:
                 reason = str(error)
-            except RecursionError:
-                reason = "it is too deep"
-        if first is None:
-            return None
-        verdict, means = self.check(dataclasses.replace(first, means=reason))
-        return dataclasses.replace(first, verdict=verdict, means=means)
+            except (RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                reason = f"it is beyond the normal form ({type(error).__name__})"
+            tried.append(dataclasses.replace(window, means=reason))
+        judged: Window | None = None
+        for window in tried:
+            verdict, means = self.check(window)
+            judged = dataclasses.replace(window, verdict=verdict, means=means)
+            if verdict != "refuted":
+                break  # what differs on any input may agree on those that there are
+        return judged
 
     def _cuts(self, old: Term, new: Term) -> Iterable[set[Term]]:
         """Sets of leaves, the nearest first."""
@@ -175,12 +186,15 @@ class _Comparison:
         if near is None:
             return
         yield near
-        # one that computes another of them is looked into
+        # one that computes another of them is looked into, and then all are
         deep = {t for t in near if any(a in near for a in _all(t, set()) - {t})}
         if deep:
             far = _frontier(new, above - deep)
             if far is not None:
                 yield far
+        for _ in range(DEEPER):
+            near = {a for t in near for a in _below(t)}
+            yield near
 
 
 def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
@@ -210,13 +224,24 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     """
     if old.dtype != new.dtype or old.dims is None or new.dims is None:
         raise Unprovable("a type or shape that is not known")
-    if old.dims != new.dims:
+    if len(old.dims) != len(new.dims) or not all(map(_meet, old.dims, new.dims)):
         raise Unprovable("shapes that are written differently")
     algebra = Algebra()
     meaning = Meaning(algebra, leaves, OPERATORS)
     index = tuple(algebra.ranges.variable(d, f"#i{k}") for k, d in enumerate(old.dims))
     p, q = meaning.at(old, index), meaning.at(new, index)
     return Comparer(algebra, meaning.terms).equal(p, q)
+
+
+def _below(leaf: Term) -> list[Term]:
+    """What a leaf is made of, itself if of nothing."""
+    made = [a for a in leaf.args if a is not None and a.op not in ("const", "data")]
+    return made or [leaf]
+
+
+def _meet(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are the same, or one of them is the other up to a limit."""
+    return a == b or capped(a, b) or capped(b, a)
 
 
 def _near(top: Term) -> list[Term]:
