@@ -163,7 +163,9 @@ class Walk:
         #: Before IR version 4 every initializer had to be listed as an input.
         self._overridable = model.ir_version >= 4
         self.values: dict[ir.Value, Term] = {}
-        #: Told of every value of a subgraph.
+        #: Names the subgraph that is walked: two of them may use one name for different values.
+        self.scope: tuple[str, ...] = ()
+        #: Told of every value, after its node was visited.
         self.met: Callable[[ir.Value], None] = lambda value: None
         for value in model.graph.inputs:
             if not value.is_initializer():
@@ -190,6 +192,7 @@ class Walk:
             self.values[value] = term
             if term.tensor is not None:
                 self.facts.learn(value, term.tensor)
+            self.met(value)
 
     def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:
         def make() -> Term:
@@ -350,9 +353,9 @@ class Walk:
         condition = args[0]
         bodies = [node.attributes[k].as_graph() for k in ("then_branch", "else_branch")]
         if condition is not None and condition.op == "const":
-            body = bodies[0 if condition.array().ravel()[0] else 1]
-            return self._inside(body)
-        inside = [self._inside(b) for b in bodies]
+            k = 0 if condition.array().ravel()[0] else 1
+            return self._inside(node, bodies[k], k)
+        inside = [self._inside(node, b, k) for k, b in enumerate(bodies)]
         made = []
         for k, value in enumerate(node.outputs):
             pair = tuple(b[k] for b in inside)
@@ -383,16 +386,18 @@ class Walk:
         for turn in range(turns):
             count = self.terms.constant(ir.Tensor(np.array(turn, np.int64)))
             self.values.update(zip(body.inputs, [count, going, *found], strict=False))
-            again, *found = self._inside(body)
+            again, *found = self._inside(node, body, turn)
             if again is not going:
                 return None
         return found
 
-    def _inside(self, graph: ir.Graph) -> list[Term]:
+    def _inside(self, node: ir.Node, graph: ir.Graph, k: int) -> list[Term]:
+        """The outputs of the k-th subgraph of a node."""
+        outer = self.scope
+        self.scope = (*outer, f"{node.outputs[0].name}.{k}")
         for inner in graph:
             self.visit(inner)
-            for value in inner.outputs:
-                self.met(value)
+        self.scope = outer
         return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
 
     def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> tuple[Any, ...]:
@@ -400,7 +405,7 @@ class Walk:
         holder = next((o.name for o in node.outputs if o.name), node.name)
         for j, value in enumerate(graph.inputs):
             self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
-        return (len(graph.inputs), tuple(self._inside(graph)))
+        return (len(graph.inputs), tuple(self._inside(node, graph, k)))
 
 
 #: Unknowns that one analysis made up.

@@ -18,7 +18,6 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.analyses.shapes.symbolic import Dim, capped
-from graphopt.graph.traverse import all_nodes
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.compare import Comparer
 from graphopt.proving.meaning import Meaning
@@ -101,7 +100,7 @@ class _Comparison:
         self.before, self.after, self.check = before, after, check
         self.old = Walk(self.terms, before, on_demand(before))
         self.new = Walk(self.terms, after, on_demand(after))
-        self.names: dict[str, Term] = {}
+        self.names: dict[tuple[tuple[str, ...], str], Term] = {}
         #: Terms of the trusted graph.
         self.trusted: set[Term] = set()
         self.windows: list[Window] = []
@@ -112,19 +111,12 @@ class _Comparison:
             term = self.old.of(value)
             if term is not None:
                 self.trusted.add(term)
+        self.old.met = self._note
         for node in self.before.graph:
             self.old.visit(node)
-        for node in all_nodes(self.before.graph):
-            for value in node.outputs:
-                term = self.old.values.get(value)
-                if value.name and term is not None:
-                    self.names[value.name] = term
-                    self.trusted.add(term)
         self.new.met = self._meet
         for node in self.after.graph:
             self.new.visit(node)
-            for value in node.outputs:
-                self._meet(value)
         open_ = []
         for a, b in zip(self.before.graph.outputs, self.after.graph.outputs, strict=True):
             one, two = self.old.of(a), self.new.of(b)
@@ -132,9 +124,16 @@ class _Comparison:
                 open_.append(b.name or "")
         return Difference(tuple(self.windows), tuple(open_))
 
+    def _note(self, value: ir.Value) -> None:
+        """A value of the trusted graph."""
+        term = self.old.values[value]
+        self.trusted.add(term)
+        if value.name:
+            self.names[self.old.scope, value.name] = term
+
     def _meet(self, value: ir.Value) -> None:
         """Where a value has a trusted one of its name: are they the same?"""
-        old = self.names.get(value.name or "")
+        old = self.names.get((self.new.scope, value.name or ""))
         new = self.new.values[value]
         if old is None or old is new:
             return
