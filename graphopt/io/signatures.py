@@ -77,9 +77,10 @@ def _check_signatures(
                 raise ModelError(
                     f"{title_of(node)} has {have} {what}, the operator has {limit}{wanted}"
                 )
-        single = onnx.defs.OpSchema.FormalParameterOption.Single
-        for k, (name, parameter) in enumerate(zip(node.input, schema.inputs, strict=False)):
-            if not name and parameter.option == single:
+        optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+        for k, name in enumerate(node.input):
+            parameter = schema.inputs[min(k, len(schema.inputs) - 1)]  # the last may be many
+            if not name and parameter.option != optional:
                 raise ModelError(f"{title_of(node)} lacks its input {k} ({parameter.name})")
         given = {a.name: a for a in node.attribute}
         for name, wanted in schema.attributes.items():

@@ -59,6 +59,8 @@ SIGNATURES = [
     ([node("MatMul", [], ["y"])], "has 0 inputs"),
     ([node("Relu", ["x", "x"], ["y"])], "has 2 inputs, the operator has 1"),
     ([node("Add", ["", "x"], ["y"])], "lacks its input 0"),
+    ([node("Min", ["x", "", "x"], ["y"])], "lacks its input 1"),
+    ([node("Concat", ["x", ""], ["y"], axis=0)], "lacks its input 1"),
     ([node("Softmax", ["x"], ["y"], axis="last")], "attribute 'axis': not INT"),
     ([node("Relu", ["x"], ["y", "z"])], "has 2 outputs"),
     ([node("Pad", ["x"], ["y"])], "has 1 inputs, the operator has at least 2"),
@@ -68,6 +70,13 @@ SIGNATURES = [
 @pytest.mark.parametrize(("nodes", "says"), SIGNATURES)
 def test_operators_without_what_they_need(tmp_path, nodes, says):
     fails(tmp_path, model(nodes), says)
+
+
+def test_a_model_without_outputs(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"])])
+    del proto.graph.output[:]
+    with pytest.raises(ModelError, match=r"m\.onnx has no outputs"):
+        graphopt.optimize(write(tmp_path, proto), "clean", measure=False)
 
 
 def test_operators_in_branches_and_functions_too(tmp_path):
