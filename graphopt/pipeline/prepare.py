@@ -63,6 +63,7 @@ class Setting:
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
+        max_opset: no pass raises the model's opset beyond this; None: as far as it likes.
         notes: plain sentences for the report.
     """
 
@@ -82,6 +83,7 @@ class Setting:
     debug: bool
     digest: str
     cache: Cache | None
+    max_opset: int | None = None
     notes: tuple[str, ...] = ()
 
     def for_target(self, target: Target) -> Setting:
@@ -174,6 +176,7 @@ def prepare(
         debug=debug,
         digest=digest(source.model),
         cache=open_cache(cache),
+        max_opset=max_opset,
         notes=tuple(notes),
     )
 
