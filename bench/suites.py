@@ -1,4 +1,4 @@
-"""Other projects' models through an exact and a lossy pipeline: none crashes, is refused or changed.
+"""Other projects' models through an exact and a lossy pipeline: none crashes or is changed.
 
     python bench/suites.py FOLDER [--largest 4000000] [--out bench/results/suites.md]
 
