@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 import onnx
@@ -21,6 +21,8 @@ __all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
 STANDARD = ("", "ai.onnx")
 #: Nodes that functions may become where they are called.
 _MOST = 1_000_000
+#: Beyond this no axis is looked for: shape inference dies of it.
+_AXES = 1 << 10
 #: Types that count, as sizes and steps do.
 _COUNTS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 #: Numbers of element types.
@@ -35,8 +37,8 @@ def title_of(node: onnx.NodeProto) -> str:
 
 
 def check_signatures(proto: onnx.ModelProto) -> None:
-    """Standard operators have the inputs, outputs and attributes they need. Raises ModelError."""
-    local = {(f.domain, f.name) for f in proto.functions}
+    """Operators have the inputs, outputs and attributes they need. Raises ModelError."""
+    local = {(f.domain, f.name): (len(f.input), len(f.output)) for f in proto.functions}
     sliced = any(n.op_type == "Slice" for n in proto.graph.node)
     zeros = frozenset(_zeros(proto.graph) if sliced else ())
     _check_signatures(proto.graph.node, _standard(proto.opset_import), local, zeros=zeros)
@@ -52,7 +54,7 @@ def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
 def _check_signatures(
     nodes: Iterable[onnx.NodeProto],
     version: int,
-    local: set[tuple[str, str]],
+    local: Mapping[tuple[str, str], tuple[int, int]],
     parameters: frozenset[str] = frozenset(),
     zeros: frozenset[str] = frozenset(),
 ) -> None:
@@ -63,7 +65,13 @@ def _check_signatures(
             for graph in (attribute.g, *attribute.graphs):
                 _check_signatures(graph.node, version, local, parameters, zeros)
         schema = None
-        if node.domain in STANDARD and (node.domain, node.op_type) not in local:
+        takes = local.get((node.domain, node.op_type))
+        if takes is not None and (len(node.input) > takes[0] or len(node.output) > takes[1]):
+            raise ModelError(
+                f"{title_of(node)} has {len(node.input)} inputs and {len(node.output)} outputs, "
+                f"the function has {takes[0]} and {takes[1]}"
+            )
+        if node.domain in STANDARD and takes is None:
             schema = _schema(node.op_type, version)
         if schema is None:
             continue
@@ -102,7 +110,9 @@ def _check_signatures(
 def _check_values(
     node: onnx.NodeProto, given: dict[str, onnx.AttributeProto], zeros: frozenset[str]
 ) -> None:
-    """Permutations permute, and no Slice has a step of 0: no runtime opens such a model."""
+    """Permutations permute, axes are few, no Slice has a step of 0: else no runtime opens it."""
+    if "axis" in given and abs(given["axis"].i) > _AXES:
+        raise ModelError(f"{title_of(node)}: no tensor has an axis {given['axis'].i}")
     perm = list(given["perm"].ints) if node.op_type == "Transpose" and "perm" in given else []
     if sorted(perm) != list(range(len(perm))) and not given["perm"].ref_attr_name:
         raise ModelError(f"{title_of(node)}: perm {perm[:20]} is no permutation")

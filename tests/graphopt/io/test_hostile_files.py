@@ -63,6 +63,8 @@ SIGNATURES = [
     ([node("Concat", ["x", ""], ["y"], axis=0)], "lacks its input 1"),
     ([node("Softmax", ["x"], ["y"], axis="last")], "attribute 'axis': not INT"),
     ([node("Relu", ["x"], ["y", "z"])], "has 2 outputs"),
+    ([node("Softmax", ["x"], ["y"], axis=1 << 31)], "no tensor has an axis 2147483648"),
+    ([node("Concat", ["x", "x"], ["y"], axis=-1 << 63)], "no tensor has an axis -9223"),
     ([node("Pad", ["x"], ["y"])], "has 1 inputs, the operator has at least 2"),
 ]
 
@@ -110,6 +112,15 @@ def test_functions_that_double_are_refused_and_a_few_are_not(tmp_path):
     call = [node("F0", ["x"], ["y"], domain="f")]
     fails(tmp_path, model(call, functions=doubling(30, "Relu")), "1,000,000 nodes")
     graphopt.load(write(tmp_path, model(call, functions=doubling(4, "Relu"))))
+
+
+@pytest.mark.parametrize(
+    ("ins", "outs", "says"), [(["x", "x"], ["y"], "2 inputs"), (["x"], ["y", "z"], "2 outputs")]
+)
+def test_calls_with_more_than_the_function_has(tmp_path, ins, outs, says):
+    body = [node("Relu", ["a"], ["b"])]
+    act = helper.make_function("f", "act", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    fails(tmp_path, model([node("act", ins, outs, domain="f")], functions=[act]), says)
 
 
 def test_functions_that_call_themselves(tmp_path):
