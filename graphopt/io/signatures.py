@@ -110,12 +110,15 @@ def _check_signatures(
 def _check_values(
     node: onnx.NodeProto, given: dict[str, onnx.AttributeProto], zeros: frozenset[str]
 ) -> None:
-    """Permutations permute, axes are few, no Slice has a step of 0: else no runtime opens it."""
+    """Permutations permute, axes are few, no step is 0, Splits add up: else no runtime opens it."""
     if "axis" in given and abs(given["axis"].i) > _AXES:
         raise ModelError(f"{title_of(node)}: no tensor has an axis {given['axis'].i}")
     perm = list(given["perm"].ints) if node.op_type == "Transpose" and "perm" in given else []
     if sorted(perm) != list(range(len(perm))) and not given["perm"].ref_attr_name:
         raise ModelError(f"{title_of(node)}: perm {perm[:20]} is no permutation")
+    parts = given["num_outputs"].i if "num_outputs" in given else len(node.output)
+    if node.op_type == "Split" and parts != len(node.output):
+        raise ModelError(f"{title_of(node)} has {len(node.output)} outputs, num_outputs={parts}")
     if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] in zeros:
         raise ModelError(f"{title_of(node)} has a step of 0")
 

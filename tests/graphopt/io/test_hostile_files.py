@@ -114,6 +114,25 @@ def test_functions_that_double_are_refused_and_a_few_are_not(tmp_path):
     graphopt.load(write(tmp_path, model(call, functions=doubling(4, "Relu"))))
 
 
+def test_a_split_into_more_than_it_says(tmp_path):
+    made = node("Split", ["x"], ["y", "z"], num_outputs=3)
+    fails(tmp_path, model([made], opset=18), "Split 'y' has 2 outputs, num_outputs=3")
+
+
+def test_functions_of_another_opset_are_left_as_they_are(tmp_path):
+    body = [node("Relu", ["a"], ["b"])]
+    act = helper.make_function("f", "act", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    proto = model([node("act", ["x"], ["y"], domain="f")], functions=[act], opset=15)
+    made = graphopt.optimize(write(tmp_path, proto), "clean, fold, fuse", measure=False).model
+    assert [n.op_type for n in made.graph] == ["act"]
+
+
+def test_an_output_that_is_listed_twice_is_of_one_type(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"])], outputs=[info("y"), info("y", (2, 3, 1), 0)])
+    read, _ = notes(tmp_path, proto)
+    assert [(v.name, v.dtype.name) for v in read.graph.outputs] == [("y", "FLOAT")] * 2
+
+
 @pytest.mark.parametrize(
     ("ins", "outs", "says"), [(["x", "x"], ["y"], "2 inputs"), (["x"], ["y", "z"], "2 outputs")]
 )
