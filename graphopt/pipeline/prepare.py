@@ -64,6 +64,8 @@ class Setting:
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
         max_opset: no pass raises the model's opset beyond this; None: as far as it likes.
+        verify: what is compared after every pass: outputs and edits, or the graph alone.
+        trust: the weakest evidence that an exact edit may stand on.
         notes: plain sentences for the report.
     """
 
@@ -84,6 +86,8 @@ class Setting:
     digest: str
     cache: Cache | None
     max_opset: int | None = None
+    trust: Literal["checked", "assumed"] = "checked"
+    verify: Literal["outputs", "graph"] = "outputs"
     notes: tuple[str, ...] = ()
 
     def for_target(self, target: Target) -> Setting:
@@ -107,6 +111,7 @@ def prepare(
     progress: Progress | None = None,
     source_path: str | Path | None = None,
     max_opset: int | None = None,
+    trust: Literal["checked", "assumed"] = "checked",
 ) -> Setting:
     """Check, run and count `model` once; `run` then takes passes over it as often as asked.
 
@@ -177,6 +182,8 @@ def prepare(
         digest=digest(source.model),
         cache=open_cache(cache),
         max_opset=max_opset,
+        trust=trust,
+        verify=verify,
         notes=tuple(notes),
     )
 
