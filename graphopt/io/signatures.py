@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 import onnx
@@ -21,6 +21,8 @@ __all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
 STANDARD = ("", "ai.onnx")
 #: Nodes that functions may become where they are called.
 _MOST = 1_000_000
+#: Beyond this no axis is looked for: shape inference dies of it.
+_AXES = 1 << 10
 #: Types that count, as sizes and steps do.
 _COUNTS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 #: Numbers of element types.
@@ -35,8 +37,8 @@ def title_of(node: onnx.NodeProto) -> str:
 
 
 def check_signatures(proto: onnx.ModelProto) -> None:
-    """Standard operators have the inputs, outputs and attributes they need. Raises ModelError."""
-    local = {(f.domain, f.name) for f in proto.functions}
+    """Operators have the inputs, outputs and attributes they need. Raises ModelError."""
+    local = {(f.domain, f.name): (len(f.input), len(f.output)) for f in proto.functions}
     sliced = any(n.op_type == "Slice" for n in proto.graph.node)
     zeros = frozenset(_zeros(proto.graph) if sliced else ())
     _check_signatures(proto.graph.node, _standard(proto.opset_import), local, zeros=zeros)
@@ -52,7 +54,7 @@ def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
 def _check_signatures(
     nodes: Iterable[onnx.NodeProto],
     version: int,
-    local: set[tuple[str, str]],
+    local: Mapping[tuple[str, str], tuple[int, int]],
     parameters: frozenset[str] = frozenset(),
     zeros: frozenset[str] = frozenset(),
 ) -> None:
@@ -62,7 +64,13 @@ def _check_signatures(
             _check_attribute(node, attribute, parameters)
             for graph in (attribute.g, *attribute.graphs):
                 _check_signatures(graph.node, version, local, parameters, zeros)
-        if node.domain not in STANDARD or (node.domain, node.op_type) in local:
+        takes = local.get((node.domain, node.op_type))
+        if takes is not None and (len(node.input) > takes[0] or len(node.output) > takes[1]):
+            raise ModelError(
+                f"{title_of(node)} has {len(node.input)} inputs and {len(node.output)} outputs, "
+                f"the function has {takes[0]} and {takes[1]}"
+            )
+        if node.domain not in STANDARD or takes is not None:
             continue
         misfit = _misfit(
             node.op_type,
@@ -108,9 +116,10 @@ def _misfit(
             wanted = low if low == high or have < low else high
             limit = "" if low == high else "at least " if have < low else "at most "
             return f" has {have} {what}, the operator has {limit}{wanted}"
-    single = onnx.defs.OpSchema.FormalParameterOption.Single
-    for k, (named, parameter) in enumerate(zip(inputs, schema.inputs, strict=False)):
-        if not named and parameter.option == single:
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    for k, named in enumerate(inputs):
+        parameter = schema.inputs[min(k, len(schema.inputs) - 1)]  # the last may be many
+        if not named and parameter.option != optional:
             return f" lacks its input {k} ({parameter.name})"
     given = {name: (kind, stands) for name, kind, stands in attributes}
     for name, wanted in schema.attributes.items():
@@ -126,7 +135,13 @@ def _misfit(
 
 
 def _check_values(node: onnx.NodeProto, zeros: frozenset[str]) -> None:
-    """Permutations permute, and no Slice has a step of 0: no runtime opens such a model."""
+    """Permutations permute, axes are few, no step is 0, Splits add up: else no runtime opens it."""
+    for attribute in node.attribute:
+        if attribute.name == "axis" and abs(attribute.i) > _AXES:
+            raise ModelError(f"{title_of(node)}: no tensor has an axis {attribute.i}")
+        if attribute.name == "num_outputs" and attribute.i not in (0, len(node.output)):
+            made = f"{len(node.output)} outputs, num_outputs={attribute.i}"
+            raise ModelError(f"{title_of(node)} has {made}")
     for attribute in node.attribute if node.op_type == "Transpose" else ():
         perm = list(attribute.ints)
         if sorted(perm) != list(range(len(perm))) and not attribute.ref_attr_name:

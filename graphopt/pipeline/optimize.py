@@ -70,7 +70,7 @@ def optimize(
         debug: recompute every analysis that a pass claims to preserve, and compare.
         progress: called with (text, steps done, steps in all).
         source_path: where a `model` given as an object came from, for the report.
-        max_opset: no pass raises the model's opset beyond this.
+        max_opset: no pass raises the model's opset beyond this; as in the recipe with `replay`.
         trust: "checked" undoes edits of exact passes that are neither proved nor checked,
             "assumed" keeps them.
 
@@ -101,7 +101,7 @@ def optimize(
         debug=debug,
         progress=progress,
         source_path=source_path,
-        max_opset=max_opset,
+        max_opset=replay.max_opset if replay is not None and max_opset is None else max_opset,
     )
     if everywhere:
         return run_everywhere(setting, passes, progress=progress)

@@ -343,8 +343,10 @@ class _Run:
             or setting.budget.evaluate is not None,
             versions=recipe.versions(),
             steps=tuple(self.decisions),
+            max_opset=setting.max_opset,
         )
-        for what in ("source", "samples", "target", "seed"):
+        for what in ("source", "samples", "target", "seed", "max_opset"):
             if self.replay is not None and getattr(self.replay, what) != getattr(made, what):
-                raise InputError(f"the recipe was made with another {what}; give it the same one")
+                name = what.replace("_", " ")
+                raise InputError(f"the recipe was made with another {name}; give it the same one")
         return made
