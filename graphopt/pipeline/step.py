@@ -114,6 +114,8 @@ def try_pass(
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True))
         verdict = verify(one, state, setting, outputs, metric, lossy)
+        if evidence is not None and not verdict.reason and setting.judge is not None:
+            evidence = evidence.whole(len(setting.judge.all))
         return Trial(ctx, edits, state, verdict, evidence=evidence)
 
     first = attempt(model, lambda e: e not in denied, facts, previous)

@@ -39,6 +39,25 @@ class Examined:
         found = Counter(v for _, v in self.edits)
         return {v: found[v] for v in ("proved", "checked", "assumed")}
 
+    def whole(self, runs: int) -> Examined:
+        """With what the whole model agreed on in so many runs, as the region around the others.
+
+        Not for a region with a branch in it: no run need have taken it.
+        """
+        unknown = [w for w in self.windows if w.verdict == "assumed"]
+        if runs < 2 or any(t.op == "If" for w in unknown for side in w.inner for t in side):
+            return self
+
+        def better(verdict: Verdict) -> Verdict:
+            return "checked" if verdict == "assumed" else verdict
+
+        means = f"the whole model agrees on {runs} runs"
+        windows = tuple(
+            dataclasses.replace(w, verdict="checked", means=means) if w in unknown else w
+            for w in self.windows
+        )
+        return Examined(windows, tuple((e, better(v)) for e, v in self.edits), self.open)
+
     @property
     def refuted(self) -> Window | None:
         """The first region that computes something else, if an output depends on it."""
