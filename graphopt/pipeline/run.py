@@ -24,6 +24,7 @@ from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, refusals, try_pass
+from graphopt.proving.certificate import certified
 from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
 from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
@@ -273,7 +274,7 @@ class _Run:
         total = self.gauge.ratio(setting.source, self.state, setting.feeds) if judged else None
         found = verdict(total) if total else None
         made = self._recipe()
-        final = self._recorded(made, notes)
+        final = self._recorded(made, steps, notes)
         after = dataclasses.replace(
             final.figures(),
             metric=self.state.figures().metric,
@@ -320,10 +321,14 @@ class _Run:
             tuned=(setting.measure_seconds, setting.shapes) if timed else None,
         )
 
-    def _recorded(self, made: recipe.Recipe, notes: list[str]) -> State:
-        """The last state with its recipe, and as much provenance as the file's share allows."""
+    def _recorded(self, made: recipe.Recipe, steps: Sequence[Step], notes: list[str]) -> State:
+        """The last state with recipe, certificate, and provenance as its share of it allows."""
         model = self._working() if self.state is self.setting.source else self.state.model
         model.metadata_props[provenance.RECIPE] = made.to_text()
+        model.metadata_props.pop(provenance.CERTIFICATE, None)
+        if self.setting.verify == "outputs":
+            paper = certified(self.setting.digest, model, steps)
+            model.metadata_props[provenance.CERTIFICATE] = paper.to_text()
         final = self.state.with_metadata(model)
         if provenance.trim(model, final.bytes):
             notes.append("single nodes' provenance was left out: it is over 5 % of the file")
