@@ -24,8 +24,12 @@ from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
 from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
+from graphopt.verification.strain import strain
 
 __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
+
+#: Share of the guard's limits that a pass should use up: other inputs are not the samples.
+SAFE = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ def try_pass(
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
-    lossy: int = 1,
+    share: float = 1.0,
     progress: Progress,
 ) -> Trial:
     """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
@@ -89,7 +93,7 @@ def try_pass(
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
-        lossy: how many lossy steps there are with this one; each may use the guard's limits.
+        share: of the guard's limits that may be used after this step.
         progress: told what goes on.
     """
 
@@ -99,11 +103,11 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        ctx, edits = run_pass(one, work, setting, allow, decided, known, lossy, progress)
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, share, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
-        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric, lossy))
+        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric, share))
 
     first = attempt(model, lambda e: e not in denied, facts, previous)
     if not (search and first.verdict.broken):
@@ -128,7 +132,7 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
-    lossy: int,
+    share: float,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
@@ -153,7 +157,7 @@ def run_pass(
         timer=timer_of(setting.target),
         cache=setting.cache,
         source=setting.source.model,
-        disagreement=_disagreement(setting.guard, lossy),
+        referee=_Referee(setting.guard, share) if setting.guard else None,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -199,7 +203,7 @@ def verify(
     setting: Setting,
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
-    lossy: int = 1,
+    share: float = 1.0,
 ) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
     try:
@@ -236,7 +240,7 @@ def verify(
     if forms:
         reason = f"changed the outputs: {forms}, at other sizes than the samples"
         return dataclasses.replace(verdict, reason=reason, broken=True)
-    agreement = setting.guard.judge(outputs[:probed], lossy) if setting.guard else None
+    agreement = setting.guard.judge(outputs[:probed], share) if setting.guard else None
     verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
     if not reason and verdict.disagrees:
@@ -245,16 +249,25 @@ def verify(
     return dataclasses.replace(verdict, reason=reason)
 
 
-def _disagreement(guard: Guard | None, lossy: int) -> Callable[[ir.Model], float] | None:
-    """How far over the guard's limits a model is, as passes ask for it."""
-    if guard is None:
-        return None
+@dataclasses.dataclass(frozen=True)
+class _Referee:
+    """The guard as a pass asks it."""
 
-    def over(model: ir.Model) -> float:
-        found = guard.judge(run_each(model, guard.probe), lossy)
-        return max((one.over for one in found.values()), default=0.0)
+    guard: Guard
+    share: float
 
-    return over
+    @property
+    def runs(self) -> int:
+        return len(self.guard.probe)
+
+    def over(self, model: ir.Model) -> float:
+        made = list(run_each(model, self.guard.probe, optimize=True))  # as users run it, and sooner
+        found = self.guard.judge(made, self.share)
+        worst = max((one.over for one in found.values()), default=0.0)
+        return max(worst / SAFE, strain(self.guard, made) / self.share)
+
+    def strain(self, model: ir.Model, runs: int) -> float:
+        return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))
 
 
 def short_name(one: Any) -> str:

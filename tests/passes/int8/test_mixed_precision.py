@@ -54,7 +54,7 @@ def test_a_poisonous_layer_is_named_and_left_in_float():
 def test_a_budget_that_int8_meets_takes_nothing_back():
     edits, _, ctx = quantize(Budget(max_error=10.0))
     assert edits == 3
-    assert ctx.facts[precision.FACT] == {}
+    assert ctx.facts[precision.FACT] == {"left": {}, "bits": {}, "forms": {}, "nearest": False}
 
 
 def test_a_budget_no_integer_meets_leaves_the_model_float():
