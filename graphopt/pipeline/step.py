@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.blame import described
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
-from graphopt.execution.runtime import run_each
+from graphopt.execution.runtime import opened, run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
@@ -30,6 +30,8 @@ __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
 
 #: Share of the guard's limits that a pass should use up: other inputs are not the samples.
 SAFE = 0.7
+#: What strains its limits this many times on the first few runs is not looked at further.
+HOPELESS, GLANCE = 5.0, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +263,14 @@ class _Referee:
         return len(self.guard.probe)
 
     def over(self, model: ir.Model) -> float:
-        made = list(run_each(model, self.guard.probe, optimize=True))  # as users run it, and sooner
+        made = []
+        with opened(model) as predict:  # optimized: as users run it, and sooner
+            for feeds in self.guard.probe:
+                made.append(predict(feeds))
+                if len(made) == GLANCE:
+                    strained = strain(self.guard, made) / self.share
+                    if strained > HOPELESS:
+                        return strained
         found = self.guard.judge(made, self.share)
         worst = max((one.over for one in found.values()), default=0.0)
         return max(worst / SAFE, strain(self.guard, made) / self.share)
