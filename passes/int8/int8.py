@@ -119,7 +119,8 @@ class Int8(Pass):
                 "or accuracy may suffer."
             )
         given = self._opened(model, ctx, scheme)
-        settled += bool(given) + open_fused(model, ctx) + settle_weights(model, ctx)
+        weights = settle_weights(model, ctx)
+        settled += bool(given) + open_fused(model, ctx) + weights.edits
         static = samples is not None or bool(given)
         forms = {n.name or "": f for n, f in by_node(self.layers, model.graph, "int8").items()}
         for node in model.graph if given else ():  # trained ranges are better than those of a run
@@ -143,7 +144,8 @@ class Int8(Pass):
             )
 
         def stored_bits(name: str, chosen: Choice) -> int:
-            return 0 if forms.get(name) == "float" else chosen.bits.get(name, 8)
+            stays = forms.get(name) == "float" or name in weights.larger
+            return 0 if stays else chosen.bits.get(name, 8)
 
         draft = planned(model.graph, Choice())
         while samples is None and (lost := _unseen(draft, given)):
@@ -181,6 +183,7 @@ class Int8(Pass):
             ctx.invalidate()
             return 0
         float_ = model.clone() if trained else model
+        weights.finish(plan.modes())
         apply(model, ctx, plan, ranges, scheme, {} if choice.nearest else refined)
         if trained:
             trained.put(model, float_, ctx)
