@@ -75,13 +75,8 @@ def _sizes(
 
 
 def infer(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
-    """Walk the model; a model caught with one wrong annotation is not believed in any other."""
-    found = Shapes(model, inputs or {}, not inputs, infer_node)
-    if found.walk():
-        return found
-    found = on_demand(model, inputs)
-    found.walk()
-    return found
+    """Walk the model; annotations are believed of operators that nobody here knows."""
+    return Shapes(model, inputs or {}, not inputs, infer_node).walk()
 
 
 def on_demand(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol, unnamed
+from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol
 from graphopt.graph.axes import axis_name
 from graphopt.graph.constants import constant_value
 
@@ -51,8 +51,8 @@ class Fact:
 UNKNOWN = Fact()
 
 
-#: The facts of a node's outputs, from those of its inputs.
-InferNode = Callable[[ir.Node, "Sequence[Fact]", "Shapes"], "list[Fact]"]
+#: The facts of a node's outputs, from those of its inputs; None for an operator nobody knows.
+InferNode = Callable[[ir.Node, "Sequence[Fact]", "Shapes"], "list[Fact] | None"]
 
 
 class Shapes:
@@ -74,8 +74,6 @@ class Shapes:
         self._busy: set[ir.Node] = set()
         self._count = 0
         self._vague = False
-        self._conflict = False
-        self._names: set[str] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether neither contradicts the other about a value of the model."""
@@ -160,14 +158,12 @@ class Shapes:
 
     # --- inference --------------------------------------------------------------------------
 
-    def walk(self) -> bool:
-        """Infer every node of the main graph in order; False if an annotation was found wrong."""
+    def walk(self) -> Shapes:
+        """Infer every node of the main graph in order."""
         for node in self.model.graph:
             if node.outputs and node.outputs[0] not in self._facts:
                 self._infer_with_producers(node)
-            if self._conflict and self._trust:
-                return False
-        return True
+        return self
 
     def enter(self, graph: ir.Graph, inputs: Sequence[Fact]) -> list[Fact]:
         """Facts of a subgraph's outputs, given those of its inputs."""
@@ -205,17 +201,15 @@ class Shapes:
                 self._infer(top)
 
     def _infer(self, node: ir.Node) -> None:
-        facts = self._infer_node(node, [self.fact(v) for v in node.inputs], self)
-        facts = list(facts) + [UNKNOWN] * (len(node.outputs) - len(facts))
+        found = self._infer_node(node, [self.fact(v) for v in node.inputs], self)
+        facts = (found or []) + [UNKNOWN] * (len(node.outputs) - len(found or []))
         for value, fact in zip(node.outputs, facts, strict=False):
-            made = self._facts[value] = self._merge(value, fact)
+            made = self._facts[value] = self._typed(value, fact, foreign=found is None)
             if not self._vague and value.name:
                 self._vague = made.dims is None or made.dtype is None or self._invented(made)
 
     def _invented(self, fact: Fact) -> bool:
         """Whether an unknown of our own making is in a value's shape or data."""
-        if not self._count:
-            return False
         parts = list(fact.dims or ())
         if fact.data is not None and fact.data.dtype == object:
             parts += fact.data.ravel().tolist()
@@ -239,27 +233,20 @@ class Shapes:
         if value.shape is None:
             return None
         dims: list[Dim] = []
-        for d in value.shape:
+        for k, d in enumerate(value.shape):
             name = axis_name(d)
             bound = self._bound_symbols().get(name) if name else None
             if isinstance(d, int):
                 dims.append(d)
             elif bound is not None:
                 dims.append(bound)
+            elif name:
+                dims.append(symbol(clean_name(name)))
+            elif value.is_graph_input():
+                dims.append(symbol(f"?@{clean_name(value.name or '')}.{k}"))
             else:
-                dims.append(symbol(clean_name(name)) if name else self.fresh())
+                dims.append(self.fresh())
         return tuple(dims)
-
-    def _named(self, name: str) -> bool:
-        """Whether a dimension of the model's inputs has this name: others denote no one size."""
-        if self._names is None:
-            self._names = {
-                said
-                for v in self.model.graph.inputs
-                for d in (v.shape or ())
-                if (said := axis_name(d)) is not None
-            }
-        return name in self._names
 
     def _bound_symbols(self) -> dict[str, int]:
         """Sizes of the named dimensions that the bound inputs fix."""
@@ -272,32 +259,20 @@ class Shapes:
                         sizes[name] = int(size)
         return sizes
 
-    def _merge(self, value: ir.Value, fact: Fact) -> Fact:
-        """`fact` completed by the annotation of `value`, where that is believed."""
+    def _typed(self, value: ir.Value, fact: Fact, foreign: bool) -> Fact:
+        """`fact` with the type that the file says; with its shape if no operator implies one.
+
+        An annotation of an inner value is a claim: what depends on data is not known because a
+        file says so. Of an operator that nobody here knows, it is the only word there is.
+        """
         if fact.type is not None:
             return fact
         if value.type is not None and not isinstance(value.type, ir.TensorType):
             return fact if fact.dtype is not None else Fact(type=value.type)
         dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
-        if not self._trust or value.shape is None:
-            return dataclasses.replace(fact, dtype=dtype)
-        if fact.dims is None:
+        if foreign and self._trust:
             return Fact(dtype, self._declared(value))
-        if len(fact.dims) != len(value.shape):
-            self._conflict = True
-            return dataclasses.replace(fact, dtype=dtype)
-        dims = list(fact.dims)
-        for k, (have, said) in enumerate(zip(fact.dims, value.shape, strict=True)):
-            name = axis_name(said)
-            if isinstance(have, Expr) and unnamed(have) and name and self._named(name):
-                dims[k] = symbol(clean_name(name))
-            if not isinstance(said, int) or have == said:
-                continue
-            if isinstance(have, Expr) and unnamed(have):
-                dims[k] = said
-            else:
-                self._conflict = True
-        return Fact(dtype, tuple(dims), fact.data)
+        return fact if dtype is fact.dtype else dataclasses.replace(fact, dtype=dtype)
 
 
 def _agree(a: Fact, b: Fact) -> bool:

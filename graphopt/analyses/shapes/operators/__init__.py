@@ -34,15 +34,16 @@ __all__ = ["OPERATORS", "infer_node"]
 Operator = Callable[[ir.Node, Facts, Shapes], "list[Fact] | None"]
 
 
-def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
-    """Facts of a node's outputs; unknown where nothing is sure.
+def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
+    """Facts of a node's outputs; unknown where nothing is sure, None for unknown operators.
 
     An operator may stand where it never runs with what it cannot take (a permutation out of range,
     a step of 0, sizes of 2^70): nothing is known of what it makes, and a runtime that does run it
     says what is wrong.
     """
     try:
-        return [_settled(f) for f in _infer(node, inputs, shapes)]
+        found = _infer(node, inputs, shapes)
+        return None if found is None else [_settled(f) for f in found]
     except _MISFITS:
         return []
 
@@ -60,7 +61,7 @@ _MISFITS = (
 )
 
 
-def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
+def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain == "":
         function = OPERATORS.get(node.op_type)
@@ -69,6 +70,8 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
     facts = None if function is None else function(node, inputs, shapes)
     if facts is None:
         facts = by_onnx(node, domain, inputs, shapes)
+    if facts is None:
+        return None
     if len(facts) == 1 and facts[0].data is None and inputs and _small(facts[0]):
         return [_computed(node, inputs, facts[0])]
     return facts

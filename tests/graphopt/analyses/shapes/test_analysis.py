@@ -152,11 +152,36 @@ def test_bound_inputs_make_everything_static():
     assert facts.static(m.graph.outputs[0]) == (1, 3, 112, 100)
 
 
-def test_a_wrong_annotation_is_not_believed_nor_any_other():
+def test_a_wrong_annotation_is_not_believed():
     """A model made dynamic by hand keeps the shapes of the batch it was exported with."""
     m = model("g (float[N, 3] x, float[M] i) => (y) <float[1, 3] a> { a = Relu(x) y = Neg(a) }")
     facts = infer(m)
     assert [str(d) for d in facts.shape(m.graph.outputs[0]) or ()] == ["N", "3"]
+
+
+@pytest.mark.parametrize(
+    ("maker", "rank"),
+    [
+        ("y = Unsqueeze(x, n)", None),
+        ("y = Expand(x, n)", None),
+        ("y = Reshape(x, n)", None),
+        ("y = Tile(x, n)", 3),
+        ("y = Pad(x, n)", 3),
+        ("y = ConstantOfShape(n)", None),
+        ("y = Slice(x, n, n)", 3),
+        ("y = TopK(x, n)", None),
+    ],
+)
+def test_what_depends_on_data_is_not_known_because_a_file_says_so(maker, rank):
+    """Axes, sizes and counts that are inputs: the annotation is of one run."""
+    said = "<float[3, 4, 5] y>"
+    facts = infer(
+        m := model(f"g (float[3, 4, 5] x, int64[K] n) => (z) {said} {{ {maker} z = Neg(y) }}")
+    )
+    value = next(iter(m.graph)).outputs[0]
+    dims = facts.shape(value)
+    assert dims is None or not all(isinstance(d, int) for d in dims)
+    assert rank is None or len(dims) == rank
 
 
 def test_an_unknown_operator_is_described_by_its_annotation():

@@ -1,0 +1,318 @@
+"""Value numbering: both graphs as terms in one table, equal terms being one object.
+
+Hash-consing decides what congruence decides: dead code, duplicates, moved constants, renamed values
+and decided branches need no further proof (Downey, Sethi and Tarjan, 1980).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.graph.attributes import default_attribute
+from graphopt.graph.constants import QUANTIZATION
+from graphopt.graph.evaluation import deterministic, evaluate
+from graphopt.graph.traverse import subgraphs
+
+__all__ = ["Term", "Terms", "Walk"]
+
+#: Constants up to this many elements are computed when a term is made.
+COMPUTED = 1 << 16
+#: Tensors up to this many bytes are told apart by their bytes at once.
+SMALL = 1 << 12
+#: Where a newer version of an operator means something else by the same words.
+BREAKS = {
+    "Hardmax": (13,),
+    "LogSoftmax": (13,),
+    "Resize": (11,),
+    "Softmax": (13,),
+    "BatchNormalization": (7, 14),
+    "Dropout": (7, 12),
+}
+#: Attributes that newer versions take as inputs: (operator, attribute) -> position.
+MOVED = {
+    **{(f"Reduce{k}", "axes"): 1 for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
+    **{(f"Reduce{k}", "axes"): 1 for k in ("Min", "Prod", "Sum", "SumSquare")},
+    ("Squeeze", "axes"): 1,
+    ("Unsqueeze", "axes"): 1,
+    ("Split", "split"): 1,
+    ("Slice", "starts"): 1,
+    ("Slice", "ends"): 2,
+    ("Slice", "axes"): 3,
+    ("Clip", "min"): 1,
+    ("Clip", "max"): 2,
+    ("Pad", "pads"): 1,
+    ("Reshape", "shape"): 1,
+}
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Term:
+    """A value as what computes it.
+
+    Attributes:
+        op: operator with its domain; "input", "const", "data" and "bound" are made by no node.
+        args: the terms of its inputs.
+        attributes: of its node, defaults left out.
+        output: which output of the node.
+        dims, dtype: its shape and element type, where they are known.
+        tensor: what a constant holds.
+        node: a node that computes it.
+        opset: the version of the standard that its node is of.
+    """
+
+    op: str
+    args: tuple[Term | None, ...] = ()
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    output: int = 0
+    dims: tuple[Dim, ...] | None = None
+    dtype: ir.DataType | None = None
+    tensor: ir.TensorProtocol | None = None
+    node: ir.Node | None = None
+    opset: int = 0
+    serial: int = dataclasses.field(default_factory=itertools.count().__next__)
+
+    def array(self) -> np.ndarray[Any, Any]:
+        """The elements of a constant."""
+        assert self.tensor is not None
+        return self.tensor.numpy()
+
+
+class Terms:
+    """The table of all terms."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Term] = {}
+        self._by_object: dict[int, Term] = {}
+        self._alike: dict[Any, list[Term]] = {}
+        self._kept: list[Any] = []
+
+    def named(self, key: Any, make: Callable[[], Term]) -> Term:
+        """The term of `key`, made if it is new."""
+        term = self._known.get(key)
+        if term is None:
+            term = self._known[key] = make()
+        return term
+
+    def constant(self, tensor: ir.TensorProtocol) -> Term:
+        """The term of a tensor: one for equal contents."""
+        known = self._by_object.get(id(tensor))
+        if known is None:
+            known = self._by_object[id(tensor)] = self._constant(tensor)
+            self._kept.append(tensor)
+        return known
+
+    def _constant(self, tensor: ir.TensorProtocol) -> Term:
+        shape = tuple(int(d) for d in tensor.shape)  # type: ignore[arg-type]
+        made = Term("const", dims=shape, dtype=tensor.dtype, tensor=tensor)
+        if tensor.dtype is ir.DataType.STRING:
+            return self.named(("text", shape, tuple(np.ravel(tensor.numpy()).tolist())), lambda: made)
+        if tensor.nbytes <= SMALL:
+            return self.named(("small", shape, tensor.dtype, tensor.tobytes()), lambda: made)
+        array = tensor.numpy()
+        sample = array.reshape(-1)[:: max(1, array.size // 64)].tobytes()
+        alike = self._alike.setdefault((shape, tensor.dtype, sample), [])
+        for term in alike:
+            if term.tensor is not None and _same_bits(term.tensor.numpy(), array):
+                return term
+        alike.append(made)
+        return made
+
+
+def _same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    if a is b:
+        return True
+    return a.tobytes() == b.tobytes() if a.nbytes < 1 << 20 else bool(
+        np.array_equal(_bits(a), _bits(b))
+    )
+
+
+def _bits(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(a).view(np.uint8)
+
+
+class Walk:
+    """One graph's values as terms.
+
+    Args:
+        terms: the table, shared by the graphs that are compared.
+        facts: shapes of this graph, from its inputs and operators alone.
+        known: terms that values stand for because they were found equal to the other graph's.
+    """
+
+    def __init__(self, terms: Terms, model: ir.Model, facts: Shapes) -> None:
+        self.terms = terms
+        self.facts = facts
+        self.opsets = dict(model.graph.opset_imports)
+        self.opset = self.opsets.get("", self.opsets.get("ai.onnx", 0))
+        self.values: dict[ir.Value, Term] = {}
+        for value in model.graph.inputs:
+            if not value.is_initializer():
+                self.values[value] = self._leaf(("input", value.name), "input", value)
+
+    def of(self, value: ir.Value | None) -> Term | None:
+        """The term of a value that was visited, or is constant."""
+        if value is None:
+            return None
+        term = self.values.get(value)
+        if term is None:
+            tensor = value.const_value if value.is_initializer() else None
+            if tensor is None or value.is_graph_input():
+                return self._leaf(("free", value.name), "input", value)
+            term = self.values[value] = self.terms.constant(tensor)
+        return term
+
+    def visit(self, node: ir.Node) -> None:
+        """Give every output of `node` its term; its inputs have theirs."""
+        made = self._made(node)
+        for value, term in zip(node.outputs, made, strict=True):
+            self.values[value] = term
+
+    def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:
+        def make() -> Term:
+            fact = self.facts.fact(value)
+            return Term(op, attributes={"name": key}, dims=fact.dims, dtype=fact.dtype)
+
+        return self.terms.named(key, make)
+
+    def _made(self, node: ir.Node) -> list[Term]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if domain == "" and node.op_type == "Constant":
+            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            if tensor is not None:
+                return [self.terms.constant(tensor)]
+        args = [self.of(v) for v in node.inputs]
+        attributes = _attributes(node, self.opset)
+        if domain == "":
+            if node.op_type in ("Identity",) and args[0] is not None:
+                return [args[0]]
+            if node.op_type == "If":
+                return self._branches(node, args, attributes)
+            for (op, name), k in MOVED.items():
+                if op == node.op_type and name in attributes and k >= len(args):
+                    args += [None] * (k - len(args))
+                    array = np.array(attributes.pop(name))
+                    if array.dtype.kind == "f":
+                        array = array.astype(np.float32)
+                    args.append(self.terms.constant(ir.Tensor(array)))
+        while args and args[-1] is None:
+            args.pop()
+        graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
+        if graphs:
+            attributes["\0graphs"] = graphs
+        op = f"{domain}:{node.op_type}" if domain else node.op_type
+        stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
+        version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
+        key = (op, tuple(args), tuple(sorted((k, _hashable(v)) for k, v in attributes.items())),
+               version, None if stable or graphs else node.name)
+        made = []
+        for k, value in enumerate(node.outputs):
+            def make(k: int = k, value: ir.Value = value) -> Term:
+                fact = self.facts.fact(value)
+                return Term(op, tuple(args), attributes, k, fact.dims, fact.dtype, None, node, self.opset)
+
+            known = self._data(value) if stable and not graphs else None
+            made.append(known or self.terms.named((key, k), make))
+        if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
+            return [self._computed(node, args, made[0])]
+        return made
+
+    def _data(self, value: ir.Value) -> Term | None:
+        """A small value whose elements are numbers or sizes."""
+        fact = self.facts.fact(value)
+        if fact.data is None or fact.dtype is None:
+            return None
+        if fact.data.dtype != object:
+            return self.terms.constant(ir.Tensor(np.ascontiguousarray(fact.data), dtype=fact.dtype))
+        elements = tuple(fact.data.ravel().tolist())
+        if any(isinstance(e, Expr) and not shareable(e) for e in elements):
+            return None
+        shape = fact.data.shape
+        key = ("data", shape, fact.dtype, elements)
+        return self.terms.named(
+            key, lambda: Term("data", (), {"elements": elements}, 0, shape, fact.dtype)
+        )
+
+    def _computed(self, node: ir.Node, args: Sequence[Term | None], term: Term) -> Term:
+        """What is constant, computed."""
+        if node.op_type in QUANTIZATION or any(a is not None and a.op != "const" for a in args):
+            return term
+        sizes = [int(np.prod(t.dims)) for t in (term, *args) if t is not None and t.dims is not None]
+        if term.dims is None or not all(isinstance(d, int) for d in term.dims):
+            return term
+        if max(sizes, default=0) > COMPUTED:
+            return term
+        found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
+        if found is None or term.dtype is None:
+            return term
+        return self.terms.constant(ir.Tensor(np.ascontiguousarray(found[0]), dtype=term.dtype))
+
+    def _branches(
+        self, node: ir.Node, args: Sequence[Term | None], attributes: dict[str, Any]
+    ) -> list[Term]:
+        """An If: the branch that is always taken, or both."""
+        condition = args[0]
+        bodies = [node.attributes[k].as_graph() for k in ("then_branch", "else_branch")]
+        if condition is not None and condition.op == "const":
+            body = bodies[0 if condition.array().ravel()[0] else 1]
+            return self._inside(body)
+        inside = [self._inside(b) for b in bodies]
+        made = []
+        for k, value in enumerate(node.outputs):
+            pair = tuple(b[k] for b in inside)
+            key = ("If", condition, pair)
+
+            def make(pair: tuple[Term, ...] = pair, value: ir.Value = value) -> Term:
+                fact = self.facts.fact(value)
+                return Term("If", (condition, *pair), {}, 0, fact.dims, fact.dtype, None, node, self.opset)
+
+            made.append(self.terms.named(key, make))
+        return made
+
+    def _inside(self, graph: ir.Graph) -> list[Term]:
+        for inner in graph:
+            self.visit(inner)
+        return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
+
+    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> tuple[Any, ...]:
+        """A loop's body: its outputs as terms over its own inputs."""
+        holder = next((o.name for o in node.outputs if o.name), node.name)
+        for j, value in enumerate(graph.inputs):
+            self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
+        return (len(graph.inputs), tuple(self._inside(graph)))
+
+
+def shareable(e: Expr) -> bool:
+    """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
+    return not any(mark in a for a in e.atoms for mark in ("?1", "?2", "?3", "?4", "?5", "?6", "?7", "?8", "?9", "~"))
+
+
+def _attributes(node: ir.Node, opset: int) -> dict[str, Any]:
+    """Attributes that say something: graphs and defaults left out."""
+    found: dict[str, Any] = {}
+    for a in node.attributes.values():
+        if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            continue
+        value = a.value
+        if isinstance(value, (list, tuple)):
+            value = tuple(value)
+        default = default_attribute(node.domain, node.op_type, a.name, opset or None)
+        if isinstance(default, list):
+            default = tuple(default)
+        if a.type is not ir.AttributeType.TENSOR and value == default:
+            continue
+        found[a.name] = value
+    return found
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, ir.TensorProtocol):
+        return (tuple(value.shape.numpy()), value.dtype, value.tobytes())
+    return value if not isinstance(value, (list, np.ndarray)) else tuple(value)

@@ -1,0 +1,241 @@
+"""Translation validation: two graphs cut where their values agree, each region proved or checked.
+
+A value keeps its name as long as it keeps its meaning, so equal names are cut points: where the
+definitions differ, the two cones down to what both share are a window, whose outputs must be equal
+for equal inputs (Pnueli et al., 1998; Necula, PLDI 2000). What is found equal is one value from
+there on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.analysis import on_demand
+from graphopt.graph.traverse import all_nodes
+from graphopt.proving.arithmetic import ARITHMETIC
+from graphopt.proving.compare import Comparer
+from graphopt.proving.meaning import Meaning
+from graphopt.proving.moves import MOVES
+from graphopt.proving.networks import NETWORKS
+from graphopt.proving.scalars import Algebra, Unprovable
+from graphopt.proving.terms import Term, Terms, Walk
+
+__all__ = ["Difference", "Window", "windows_of"]
+
+#: Terms in a window: what no longer agrees after so many is not followed further.
+LARGEST = 64
+OPERATORS = {**MOVES, **ARITHMETIC, **NETWORKS}
+
+Verdict = Literal["proved", "checked", "assumed", "refuted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A region before and after, with equal inputs and one output.
+
+    Attributes:
+        name: of the value that both compute.
+        before, after: its terms.
+        leaves: the terms that both read.
+        inner: terms of either side that are no leaves.
+        verdict: what is known of it, and `means` how.
+    """
+
+    name: str
+    before: Term
+    after: Term
+    leaves: tuple[Term, ...]
+    inner: tuple[tuple[Term, ...], tuple[Term, ...]]
+    verdict: Verdict
+    means: str
+
+    def nodes(self) -> set[str]:
+        """Names of the nodes on either side."""
+        return {
+            t.node.name for side in self.inner for t in side if t.node is not None and t.node.name
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How two graphs differ: windows in order, and outputs that nothing joins."""
+
+    windows: tuple[Window, ...]
+    open: tuple[str, ...]
+
+
+#: Runs both sides of a window: how it went, and by which means.
+Check = Callable[[Window], tuple[Verdict, str]]
+
+
+def windows_of(before: ir.Model, after: ir.Model, check: Check) -> Difference:
+    """The windows between two graphs with the same inputs and outputs.
+
+    Args:
+        before: the graph that is trusted.
+        after: the graph that an exact pass made of it.
+        check: is asked about a window that is not proved.
+    """
+    return _Comparison(before, after, check)()
+
+
+class _Comparison:
+    def __init__(self, before: ir.Model, after: ir.Model, check: Check) -> None:
+        self.terms = Terms()
+        self.before, self.after, self.check = before, after, check
+        self.old = Walk(self.terms, before, on_demand(before))
+        self.new = Walk(self.terms, after, on_demand(after))
+        self.names: dict[str, Term] = {}
+        #: Terms of the trusted graph.
+        self.trusted: set[Term] = set()
+        self.windows: list[Window] = []
+        self.apart: set[Term] = set()
+
+    def __call__(self) -> Difference:
+        for value in self.before.graph.inputs:
+            term = self.old.of(value)
+            if term is not None:
+                self.trusted.add(term)
+        for node in self.before.graph:
+            self.old.visit(node)
+        for node in all_nodes(self.before.graph):
+            for value in node.outputs:
+                term = self.old.values.get(value)
+                if value.name and term is not None:
+                    self.names[value.name] = term
+                    self.trusted.add(term)
+        for node in self.after.graph:
+            self.new.visit(node)
+            for value in node.outputs:
+                self._meet(value)
+        open_ = []
+        for a, b in zip(self.before.graph.outputs, self.after.graph.outputs, strict=True):
+            one, two = self.old.of(a), self.new.of(b)
+            if one is not two and not self._joined(b.name or "", one, two):
+                open_.append(b.name or "")
+        return Difference(tuple(self.windows), tuple(open_))
+
+    def _meet(self, value: ir.Value) -> None:
+        """Where a value has a trusted one of its name: are they the same?"""
+        old = self.names.get(value.name or "")
+        new = self.new.values[value]
+        if old is None or old is new:
+            return
+        if self._joined(value.name or "", old, new):
+            self.new.values[value] = old
+
+    def _joined(self, name: str, old: Term | None, new: Term | None) -> bool:
+        if old is None or new is None:
+            return False
+        window = self._window(name, old, new)
+        if window is None:
+            return False
+        self.windows.append(window)
+        return window.verdict in ("proved", "checked")
+
+    def _window(self, name: str, old: Term, new: Term) -> Window | None:
+        """The smallest region that is proved, or else the first one, checked."""
+        first: Window | None = None
+        for leaves in self._cuts(old, new):
+            inner = (_cone(old, leaves), _cone(new, leaves))
+            if max(map(len, inner)) > LARGEST:
+                break
+            window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
+            first = first or window
+            try:
+                if proved(old, new, leaves):
+                    return dataclasses.replace(window, verdict="proved", means="normal form")
+                reason = "its normal forms differ"
+            except Unprovable as error:
+                reason = str(error)
+            except RecursionError:
+                reason = "it is too deep"
+        if first is None:
+            return None
+        verdict, means = self.check(dataclasses.replace(first, means=reason))
+        return dataclasses.replace(first, verdict=verdict, means=means)
+
+    def _cuts(self, old: Term, new: Term) -> Iterable[set[Term]]:
+        """Sets of leaves, the nearest first."""
+        above = set(_near(old)) - {old}
+        near = _frontier(new, above)
+        if near is None:
+            return
+        yield near
+        # one that computes another of them is looked into
+        deep = {t for t in near if any(a in near for a in _all(t, set()) - {t})}
+        if deep:
+            far = _frontier(new, above - deep)
+            if far is not None:
+                yield far
+
+
+def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
+    """Whether two terms have the same normal form over `leaves`.
+
+    Raises:
+        Unprovable: the normal form does not know an operator or a size.
+    """
+    if old.dtype != new.dtype or old.dims is None or new.dims is None:
+        raise Unprovable("a type or shape that is not known")
+    if old.dims != new.dims:
+        raise Unprovable("shapes that are written differently")
+    algebra = Algebra()
+    meaning = Meaning(algebra, leaves, OPERATORS)
+    index = tuple(algebra.ranges.variable(d, f"#i{k}") for k, d in enumerate(old.dims))
+    p, q = meaning.at(old, index), meaning.at(new, index)
+    return Comparer(algebra, meaning.terms).equal(p, q)
+
+
+def _near(top: Term) -> list[Term]:
+    """The terms closest to `top`, breadth first."""
+    found = [top]
+    seen = {top}
+    for term in found:
+        for a in term.args:
+            if a is not None and a not in seen and len(found) < LARGEST:
+                seen.add(a)
+                found.append(a)
+    return found
+
+
+def _frontier(top: Term, stops: set[Term]) -> set[Term] | None:
+    """The first of `stops` on every way down from `top`; None if one is too long."""
+    found: set[Term] = set()
+    seen: set[Term] = set()
+    stack = [top]
+    while stack:
+        term = stack.pop()
+        if term in seen:
+            continue
+        seen.add(term)
+        if len(seen) > LARGEST:
+            return None
+        if term is not top and (term in stops or not term.args):
+            if term.op not in ("const", "data"):
+                found.add(term)
+            continue
+        stack += [a for a in term.args if a is not None]
+    return found
+
+
+def _cone(top: Term, leaves: set[Term]) -> tuple[Term, ...]:
+    """The terms from `top` down to `leaves`, without constants."""
+    return tuple(t for t in _all(top, leaves) if t not in leaves and t.op not in ("const", "data"))
+
+
+def _all(top: Term, leaves: set[Term]) -> set[Term]:
+    found: set[Term] = set()
+    stack = [top]
+    while stack and len(found) <= 2 * LARGEST:
+        term = stack.pop()
+        if term in found:
+            continue
+        found.add(term)
+        if term is top or term not in leaves:
+            stack += [a for a in term.args if a is not None]
+    return found
