@@ -34,6 +34,7 @@ from graphopt.errors import ModelError
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.constants import weight_of
+from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.layers import by_node
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
@@ -340,10 +341,11 @@ def _count(inside: dict[ir.Value, int], value: ir.Value | None) -> None:
 
 def _drop_unused(model: ir.Model) -> None:
     """Remove constants nothing reads any more: no dead float copies."""
-    graph = model.graph
-    remove_dead(n for n in list(graph) if n.op_type in ("Constant", "Identity", "Transpose"))
-    for name in [n for n, v in graph.initializers.items() if not _read(v)]:
-        del graph.initializers[name]
+    held = ("Constant", "Identity", "Transpose")
+    remove_dead(n for n in list(all_nodes(model.graph)) if n.op_type in held)
+    for graph in all_graphs(model.graph):
+        for name in [n for n, v in graph.initializers.items() if not _read(v)]:
+            del graph.initializers[name]
 
 
 def _read(value: ir.Value) -> bool:

@@ -21,6 +21,7 @@ from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.linear import linear_of
 from graphopt.graph.constants import weight_of
+from graphopt.graph.traverse import all_nodes
 from graphopt.target import Target
 
 __all__ = ["Choice", "Mode", "Plan", "Quantize", "make_plan"]
@@ -195,7 +196,7 @@ def make_plan(
         plan.joined = [n for n, k in plan.nodes.items() if _two_axes(n, k) and not plan.whole(n)]
     if scheme.stores:
         done = plan.modes()
-        for node in graph:
+        for node in all_nodes(graph):  # of branches too: what they read may lie outside
             positions = weights_to_store(node) if node not in done else ()
             if positions and (stored := bits(node)):
                 plan.stored[node] = positions, stored

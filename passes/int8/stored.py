@@ -28,17 +28,20 @@ SMALLEST = 1 << 11
 _SUMMED: dict[str, dict[int, tuple[int, ...]]] = {
     "Conv": {1: (1, 2, 3, 4)},
     "ConvTranspose": {1: (0, 2, 3, 4)},
+    "FusedConv": {1: (1, 2, 3, 4)},
+    "FusedGemm": {1: ()},
     "GRU": {1: (2,), 2: (2,)},
     "Gemm": {1: ()},
     "LSTM": {1: (2,), 2: (2,)},
     "MatMul": {0: (-1,), 1: (-2,)},
     "RNN": {1: (2,), 2: (2,)},
 }
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
 def weights_to_store(node: ir.Node) -> tuple[int, ...]:
     """Positions of the float weights of `node` that are worth storing in int8."""
-    known = _SUMMED.get(node.op_type, {}) if node.domain in ("", "ai.onnx") else {}
+    known = _SUMMED.get(node.op_type, {}) if node.domain in _DOMAINS else {}
     return tuple(k for k in known if k < len(node.inputs) and _worth(node.inputs[k]))
 
 
@@ -61,7 +64,7 @@ def store(
         assert weight is not None
         array = weight.array()
         axes = _SUMMED[node.op_type][k]
-        if node.op_type == "Gemm":
+        if node.op_type in ("FusedGemm", "Gemm"):
             axes = (1,) if node.attributes.get_int("transB", 0) else (0,)
         axes = tuple(a for a in axes if a < array.ndim)
         key = (weight.key, bits, axes)

@@ -110,3 +110,27 @@ def test_a_transform_that_8_bits_spoil_keeps_16_and_the_rest_8():
     held = {n: v.const_value.dtype for n, v in result.model.graph.initializers.items()}
     assert held["w_q"] == ir.DataType.INT16
     assert held["u_q"] == ir.DataType.INT8
+
+
+def test_weights_of_branches_are_stored_too():
+    branch = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (bool b, float[4, 64] x) => (float[4, 64] y) {
+        y = If(b) <then_branch = a () => (float[4, 64] p) { p = MatMul(x, w) },
+                   else_branch = c () => (float[4, 64] q) { q = MatMul(x, v) }>
+    }
+    """
+    import onnx
+
+    proto = onnx.parser.parse_model(branch)
+    for name, attribute in zip("wv", proto.graph.node[0].attribute, strict=True):
+        attribute.g.initializer.append(onnx.numpy_helper.from_array(normal(64, 64), name))
+    model = ir.from_proto(proto)
+    feeds = [{"b": np.array(b), "x": normal(4, 64)} for b in (True, False)]
+    before = [run(model, f)["y"] for f in feeds]
+    size = len(ir.to_proto(model).SerializeToString())
+    assert Int8().run(model, Context(model, target=CPU)) == 2
+    assert len(ir.to_proto(model).SerializeToString()) < 0.4 * size
+    for f, y in zip(feeds, before, strict=True):
+        error = np.linalg.norm(run(model, f)["y"] - y) / np.linalg.norm(y)
+        assert 0 < error < 0.02
