@@ -273,8 +273,7 @@ class _Referee:
                         return strained
         found = self.guard.judge(made, self.share)
         worst = max((one.over for one in found.values()), default=0.0)
-        strained = strain(self.guard, made) / self.share
-        return max(worst / SAFE, strained / SAFE**2)  # strain is of squares
+        return max(worst / SAFE, strain(self.guard, made) / self.share / SAFE)
 
     def strain(self, model: ir.Model, runs: int) -> float:
         return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))

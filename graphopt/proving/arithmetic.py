@@ -136,7 +136,9 @@ def gelu(m: Meaning, p: Poly, approximate: str = "none") -> Poly:
     a = m.algebra
     if approximate == "tanh":
         cube = a.mul(a.mul(p, p), p)
-        inner = a.scale(a.add(p, a.scale(cube, Fraction(0.044715))), Fraction(math.sqrt(2 / math.pi)))
+        inner = a.scale(
+            a.add(p, a.scale(cube, Fraction(0.044715))), Fraction(math.sqrt(2 / math.pi))
+        )
         inside = a.function("tanh", inner)
     else:
         inside = a.function("erf", a.scale(p, Fraction(math.sqrt(0.5))))

@@ -113,7 +113,9 @@ class Comparer:
             e = atom.index[0]
             sizes = self.algebra.ranges.sizes
             known = all(isinstance(sizes[v], int) for v in self.algebra.ranges.variables(e))
-            return known and all(isinstance(d, int) or set(d.atoms) <= set(sizes) for d in atom.index)
+            return known and all(
+                isinstance(d, int) or set(d.atoms) <= set(sizes) for d in atom.index
+            )
         if atom.kind == "base" or (atom.kind == "fn" and atom.data == ("exp",)):
             return all(self.fixed(a) for m, _ in atom.polys[0] for a, _ in m.factors)
         return False
@@ -218,7 +220,9 @@ class Comparer:
             for j, (n, s) in enumerate(extra):
                 if not isinstance(s, int):
                     raise Unprovable("a sum of constants over an unknown size")
-                own[n] = np.arange(s).reshape([-1 if i == rank + j else 1 for i in range(rank + len(extra))])
+                own[n] = np.arange(s).reshape(
+                    [-1 if i == rank + j else 1 for i in range(rank + len(extra))]
+                )
             own = {
                 n: g.reshape(g.shape + (1,) * (rank + len(extra) - g.ndim)) for n, g in own.items()
             }
@@ -230,7 +234,8 @@ class Comparer:
             else:
                 axes = tuple(range(rank, rank + len(extra)))
                 wide = np.broadcast_to(
-                    value, value.shape[:rank] + tuple(int(s) for _, s in extra)  # type: ignore[arg-type]
+                    value,
+                    value.shape[:rank] + tuple(int(s) for _, s in extra),  # type: ignore[arg-type]
                 )
                 found, magnitude = wide.sum(axes), np.abs(wide).sum(axes)
             total = total + found

@@ -37,9 +37,7 @@ FLOATS = frozenset(
 class Meaning:
     """Elements of terms; those in `leaves` are not looked into."""
 
-    def __init__(
-        self, algebra: Algebra, leaves: set[Term], operators: dict[str, Operator]
-    ) -> None:
+    def __init__(self, algebra: Algebra, leaves: set[Term], operators: dict[str, Operator]) -> None:
         self.algebra = algebra
         self.leaves = leaves
         self.opened = 0
@@ -70,7 +68,9 @@ class Meaning:
         dims = self.dims(term)
         index = tuple(0 if d == 1 else i for i, d in zip(index, dims, strict=True))
         self.terms[term.serial] = term
-        return self.algebra.atom(self.algebra.made("elem", (term.serial, term.op == "const"), index))
+        return self.algebra.atom(
+            self.algebra.made("elem", (term.serial, term.op == "const"), index)
+        )
 
     def _made(self, term: Term, index: Index) -> Poly:
         if term.op == "const":

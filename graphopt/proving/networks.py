@@ -208,9 +208,7 @@ def _over_last(
     dims = m.dims(t)
     axis = m.axis(m.attribute(t, "axis", -1), len(ix))
     epsilon = m.attribute(t, "epsilon", 1e-5)
-    made = normalized(
-        m, lambda w: x((*ix[:axis], *w)), ix[axis:], dims[axis:], epsilon, centred
-    )
+    made = normalized(m, lambda w: x((*ix[:axis], *w)), ix[axis:], dims[axis:], epsilon, centred)
     parts = [m.argument(t, k) for k in (first, first + 1)]
     if not centred:
         parts[1] = None
@@ -403,16 +401,14 @@ def _rotary(m: Meaning, t: Term, ix: Index) -> Poly:
 
     def angle(table: Term | None, column: Dim) -> Poly:
         if positions is not None:
-            return m.gathered(table, 0, (), positions, (0 if m.dims(positions)[0] == 1 else b, row), (column,))
+            return m.gathered(
+                table, 0, (), positions, (0 if m.dims(positions)[0] == 1 else b, row), (column,)
+            )
         return m.broadcast(table, (b, row, column), (dims[0], m.dims(x)[-2], half))
 
     first, second = a.inside(j, half), a.inside(j - half, half)
-    low = a.sub(
-        a.mul(part(j), angle(cos, j)), a.mul(part(j + half), angle(sin, j))
-    )
-    high = a.add(
-        a.mul(part(j), angle(cos, j - half)), a.mul(part(j - half), angle(sin, j - half))
-    )
+    low = a.sub(a.mul(part(j), angle(cos, j)), a.mul(part(j + half), angle(sin, j)))
+    high = a.add(a.mul(part(j), angle(cos, j - half)), a.mul(part(j - half), angle(sin, j - half)))
     return a.add(a.mul(first, low), a.mul(second, high))
 
 

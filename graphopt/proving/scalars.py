@@ -104,7 +104,10 @@ class Algebra:
                 free |= self.ranges.variables(e)
             for p in polys:
                 free |= self.free_in(p)
-            inner = max((a.level + bool(m.bound) for p in polys for m, _ in p for a, _ in m.factors), default=0)
+            inner = max(
+                (a.level + bool(m.bound) for p in polys for m, _ in p for a, _ in m.factors),
+                default=0,
+            )
             free -= {n for n, _ in bound}
             atom = Atom(*key, frozenset(free), max(inner, 1) if bound else inner)
             atom.text = f"@{len(self._atoms)}"
@@ -195,9 +198,7 @@ class Algebra:
         ranges = [a.index for a, _ in m.factors if a.kind == "in"]
         for (e, n), (f, k) in itertools.combinations(ranges, 2):
             gap = f - e  # f = e + gap
-            if not self.ranges.variables(gap) and (
-                nonnegative(-gap - n) or nonnegative(gap - k)
-            ):
+            if not self.ranges.variables(gap) and (nonnegative(-gap - n) or nonnegative(gap - k)):
                 return True
         return False
 
@@ -356,9 +357,7 @@ class Algebra:
         powers: dict[Atom, Fraction] = {}
         for atom, e in (*a.factors, *b.factors):
             powers[atom] = powers.get(atom, Fraction(0)) + e
-        kept = [
-            (x, Fraction(1) if x.kind == "in" and e > 0 else e) for x, e in powers.items() if e
-        ]
+        kept = [(x, Fraction(1) if x.kind == "in" and e > 0 else e) for x, e in powers.items() if e]
         return self._canonical(Monomial(a.bound + b.bound, tuple(kept)))
 
     def _settled(self, made: Mapping[Monomial, Fraction]) -> Poly:

@@ -113,7 +113,9 @@ class Terms:
         shape = tuple(int(d) for d in tensor.shape)  # type: ignore[arg-type]
         made = Term("const", dims=shape, dtype=tensor.dtype, tensor=tensor)
         if tensor.dtype is ir.DataType.STRING:
-            return self.named(("text", shape, tuple(np.ravel(tensor.numpy()).tolist())), lambda: made)
+            return self.named(
+                ("text", shape, tuple(np.ravel(tensor.numpy()).tolist())), lambda: made
+            )
         if tensor.nbytes <= SMALL:
             return self.named(("small", shape, tensor.dtype, tensor.tobytes()), lambda: made)
         array = tensor.numpy()
@@ -129,8 +131,10 @@ class Terms:
 def _same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     if a is b:
         return True
-    return a.tobytes() == b.tobytes() if a.nbytes < 1 << 20 else bool(
-        np.array_equal(_bits(a), _bits(b))
+    return (
+        a.tobytes() == b.tobytes()
+        if a.nbytes < 1 << 20
+        else bool(np.array_equal(_bits(a), _bits(b)))
     )
 
 
@@ -210,13 +214,21 @@ class Walk:
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
-        key = (op, tuple(args), tuple(sorted((k, _hashable(v)) for k, v in attributes.items())),
-               version, None if stable or graphs else node.name)
+        key = (
+            op,
+            tuple(args),
+            tuple(sorted((k, _hashable(v)) for k, v in attributes.items())),
+            version,
+            None if stable or graphs else node.name,
+        )
         made = []
         for k, value in enumerate(node.outputs):
+
             def make(k: int = k, value: ir.Value = value) -> Term:
                 fact = self.facts.fact(value)
-                return Term(op, tuple(args), attributes, k, fact.dims, fact.dtype, None, node, self.opset)
+                return Term(
+                    op, tuple(args), attributes, k, fact.dims, fact.dtype, None, node, self.opset
+                )
 
             known = self._data(value) if stable and not graphs else None
             made.append(known or self.terms.named((key, k), make))
@@ -244,7 +256,9 @@ class Walk:
         """What is constant, computed."""
         if node.op_type in QUANTIZATION or any(a is not None and a.op != "const" for a in args):
             return term
-        sizes = [int(np.prod(t.dims)) for t in (term, *args) if t is not None and t.dims is not None]
+        sizes = [
+            int(np.prod(t.dims)) for t in (term, *args) if t is not None and t.dims is not None
+        ]
         if term.dims is None or not all(isinstance(d, int) for d in term.dims):
             return term
         if max(sizes, default=0) > COMPUTED:
@@ -271,7 +285,9 @@ class Walk:
 
             def make(pair: tuple[Term, ...] = pair, value: ir.Value = value) -> Term:
                 fact = self.facts.fact(value)
-                return Term("If", (condition, *pair), {}, 0, fact.dims, fact.dtype, None, node, self.opset)
+                return Term(
+                    "If", (condition, *pair), {}, 0, fact.dims, fact.dtype, None, node, self.opset
+                )
 
             made.append(self.terms.named(key, make))
         return made
@@ -291,7 +307,11 @@ class Walk:
 
 def shareable(e: Expr) -> bool:
     """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
-    return not any(mark in a for a in e.atoms for mark in ("?1", "?2", "?3", "?4", "?5", "?6", "?7", "?8", "?9", "~"))
+    return not any(
+        mark in a
+        for a in e.atoms
+        for mark in ("?1", "?2", "?3", "?4", "?5", "?6", "?7", "?8", "?9", "~")
+    )
 
 
 def _attributes(node: ir.Node, opset: int) -> dict[str, Any]:

@@ -19,9 +19,7 @@ __all__ = ["by_onnx"]
 WRONG = frozenset([("", "STFT")])
 
 
-def by_onnx(
-    node: ir.Node, domain: str, ins: Sequence[Fact], shapes: Shapes
-) -> list[Fact] | None:
+def by_onnx(node: ir.Node, domain: str, ins: Sequence[Fact], shapes: Shapes) -> list[Fact] | None:
     """ONNX's own inference for one node, symbolic sizes passing as names; None: not its own."""
     version = shapes.opsets.get(node.domain, shapes.opsets.get(domain, 0))
     schema = _schema(domain, node.op_type, version)
