@@ -165,6 +165,10 @@ class Context:
 
         self._cache = {a: r for a, r in self._cache.items() if stays(a)}
 
+    def know(self, analysis: Analysis[T], result: T) -> None:
+        """Take `result` for what the analysis, which needs no other, would find."""
+        self._cache[analysis] = result
+
     def cached(self) -> dict[Analysis[Any], Any]:
         """The analyses computed so far and their results (a copy; the debug mode compares them)."""
         return dict(self._cache)

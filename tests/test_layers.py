@@ -52,7 +52,7 @@ def test_extras_are_imported_where_they_are_used(path):
 FLOORS = (
     {"__main__", "cli", "conformance", "testing"},
     {"pipeline", "search"},
-    {"calibration", "tracing", "training", "verification"},
+    {"calibration", "proving", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
     {"budget", "cache", "execution", "io", "samples"},

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -27,8 +28,7 @@ Shape = tuple[int, ...]
 MacRule = Callable[[ir.Node, list[Shape | None], list[Shape | None]], int | None]
 
 
-@dataclasses.dataclass(frozen=True)
-class NodeCost:
+class NodeCost(NamedTuple):
     """What one node costs.
 
     Attributes:

@@ -81,7 +81,14 @@ from graphopt.errors import GraphOptError, UsageError
     type=click.Choice(["outputs", "graph"]),
     default="outputs",
     show_default=True,
-    help="Compare outputs after every pass, or only check the graph.",
+    help="Compare outputs and prove edits after every pass, or only check the graph.",
+)
+@click.option(
+    "--trust",
+    type=click.Choice(["checked", "assumed"]),
+    default="checked",
+    show_default=True,
+    help="The weakest evidence that an exact edit may stand on.",
 )
 @click.option("--measure/--no-measure", default=True, help="Time every step; undo slower ones.")
 @click.option(
@@ -199,7 +206,7 @@ def _run(options: dict[str, Any]) -> int:
                 "progress": shown,
                 "source_path": source,
                 **{k: options[k] for k in ("seed", "verify", "measure", "measure_seconds")},
-                **{k: options[k] for k in ("cache", "debug", "max_opset")},
+                **{k: options[k] for k in ("cache", "debug", "max_opset", "trust")},
             }
             if options["dry_run"]:
                 from graphopt.cli.plan import show_plan

@@ -61,6 +61,8 @@ class Setting:
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
+        verify: what is compared after every pass: outputs and edits, or the graph alone.
+        trust: the weakest evidence that an exact edit may stand on.
         notes: plain sentences for the report.
     """
 
@@ -80,6 +82,8 @@ class Setting:
     debug: bool
     digest: str
     cache: Cache | None
+    trust: Literal["checked", "assumed"] = "checked"
+    verify: Literal["outputs", "graph"] = "outputs"
     notes: tuple[str, ...] = ()
 
     def for_target(self, target: Target) -> Setting:
@@ -103,6 +107,7 @@ def prepare(
     progress: Progress | None = None,
     source_path: str | Path | None = None,
     max_opset: int | None = None,
+    trust: Literal["checked", "assumed"] = "checked",
 ) -> Setting:
     """Check, run and count `model` once; `run` then takes passes over it as often as asked.
 
@@ -167,6 +172,8 @@ def prepare(
         debug=debug,
         digest=digest(source.model),
         cache=open_cache(cache),
+        trust=trust,
+        verify=verify,
         notes=tuple(notes),
     )
 

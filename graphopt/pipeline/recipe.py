@@ -98,7 +98,10 @@ def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
     from importlib.metadata import version
 
-    return {n: version(n) for n in ("numpy", "onnx", "onnx-ir", "onnxruntime")}
+    import onnxruntime  # of several packages: the GPU's build is called onnxruntime-gpu
+
+    found = {n: version(n) for n in ("numpy", "onnx", "onnx-ir")}
+    return {**found, "onnxruntime": onnxruntime.__version__}
 
 
 def portable(spec: str) -> str:

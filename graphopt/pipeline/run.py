@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from graphopt import __version__
+from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
@@ -23,7 +24,7 @@ from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, refusals, try_pass
-from graphopt.reporting.records import Figures, Report, Step, Undone
+from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
 from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
 
@@ -77,6 +78,12 @@ def _worse(total: Timing | None) -> list[str]:
     """That the result is slower than the source, where it is."""
     slower = objection(total)
     return [f"the result is {slower}"] if slower else []
+
+
+def _evidence(steps: Sequence[Step]) -> Evidence | None:
+    """What is known of every edit that was kept."""
+    found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
+    return sum(found, Evidence()) if found else None
 
 
 class _Run:
@@ -162,8 +169,8 @@ class _Run:
                 before,
                 self.outputs,
                 self.evaluated,
-                denied=[Edit(r, n) for r, n in decided.denied] if decided else (),
-                facts=decided.facts if decided else None,
+                denied={Edit(r, n): "" for r, n in decided.denied} if decided else {},
+                facts=decided.facts if decided else {},
                 previous=known,
                 search=decided is None,
                 share=max(self.lossy, 1) / self.losses,
@@ -217,6 +224,8 @@ class _Run:
             copy = self.state.model.clone()
             if self.context is not None:  # its analyses know the objects of the state's own model
                 copy, self.state.model = self.state.model, copy
+            elif self.state.context.model is self.state.model:
+                self.context = hand_on(self.state.context, copy)
             self.work = copy
         return self.work
 
@@ -248,8 +257,11 @@ class _Run:
             error_vs_previous=checked.vs_previous,
             metric=checked.metric,
             agreement=checked.agreement,
+            evidence=Evidence(**trial.evidence.counts)
+            if trial.evidence is not None and status == "kept"
+            else None,
             undone=tuple(
-                Undone(e.rule, e.node, "changed the outputs") for e in trial.denied if searched
+                Undone(e.rule, e.node, why) for e, why in trial.denied.items() if searched
             ),
             notes=tuple(notes),
         )
@@ -292,6 +304,7 @@ class _Run:
             latency_ratio_ci=total.ci if total else None,
             verdict=found,
             validated=made.validated,
+            evidence=_evidence(steps),
             machine={
                 "processor": processor(),
                 "extensions": list(extensions()),
@@ -313,12 +326,11 @@ class _Run:
     def _recorded(self, made: recipe.Recipe, notes: list[str]) -> State:
         """The last state with its recipe, and as much provenance as the file's share allows."""
         model = self._working() if self.state is self.setting.source else self.state.model
-        text = made.to_text()
-        model.metadata_props[provenance.RECIPE] = text
-        final = self.state.with_metadata(model, provenance.RECIPE, text)
+        model.metadata_props[provenance.RECIPE] = made.to_text()
+        final = self.state.with_metadata(model)
         if provenance.trim(model, final.bytes):
             notes.append("single nodes' provenance was left out: it is over 5 % of the file")
-            return State(model, self.setting.shapes, context=self.state.context)
+            return self.state.with_metadata(model)
         return final
 
     def _recipe(self) -> recipe.Recipe:

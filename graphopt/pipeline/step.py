@@ -20,6 +20,7 @@ from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
+from graphopt.proving.evidence import Examined, examine
 from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
@@ -32,6 +33,11 @@ __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
 SAFE = 0.7
 #: What strains its limits this many times on the first few runs is not looked at further.
 HOPELESS, GLANCE = 5.0, 4
+
+
+NOTHING: Mapping[Edit, str] = {}
+#: Of an edit that nobody could judge.
+UNKNOWN = "neither proved nor checked (--trust assumed keeps them)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One pass run and verified: its context, the state it made, and what was denied.
+    """One pass run and verified: its context, the state it made, and what was denied, why.
 
     `fault` is what was wrong before edits were denied for it.
     """
@@ -63,8 +69,9 @@ class Trial:
     edits: int
     state: State
     verdict: Verdict
-    denied: tuple[Edit, ...] = ()
+    denied: Mapping[Edit, str] = dataclasses.field(default_factory=dict)
     fault: str = ""
+    evidence: Examined | None = None
 
 
 def try_pass(
@@ -75,7 +82,7 @@ def try_pass(
     outputs: Sequence[Outputs],
     metric: Callable[[State], float | None],
     *,
-    denied: Sequence[Edit] = (),
+    denied: Mapping[Edit, str] = NOTHING,
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
@@ -91,7 +98,7 @@ def try_pass(
         before: the state that `model` is a copy of.
         outputs: its outputs on the probe inputs.
         metric: the user's evaluation of a state.
-        denied: edits that are not allowed.
+        denied: edits that are not allowed, and why.
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
@@ -109,22 +116,59 @@ def try_pass(
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
-        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric, share))
+        evidence, fault = _evidence(one, before, ctx, setting)
+        if fault:
+            return Trial(ctx, edits, state, Verdict(fault, broken=True))
+        verdict = verify(one, state, setting, outputs, metric, share)
+        return Trial(ctx, edits, state, verdict, evidence=evidence)
 
     first = attempt(model, lambda e: e not in denied, facts, previous)
+    unknown = _unknown(first, setting) if search else []
+    if unknown:
+        denied = {**denied, **dict.fromkeys(unknown, UNKNOWN)}
+        first = attempt(before.model.clone(), lambda e: e not in denied, first.ctx.facts)
+        if _unknown(first, setting):
+            verdict = Verdict(f"edits are {UNKNOWN}")
+            return dataclasses.replace(first, verdict=verdict)
     if not (search and first.verdict.broken):
-        return dataclasses.replace(first, denied=tuple(denied))
+        return dataclasses.replace(first, denied=denied)
     progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
     last = [first]
 
     def fails(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:
-        last[0] = attempt(before.model.clone(), allow, first.ctx.facts)
+        last[0] = attempt(
+            before.model.clone(), lambda e: allow(e) and e not in denied, first.ctx.facts
+        )
         return last[0].ctx.edits, not last[0].verdict.reason
 
     guilty = guilty_edits(first.ctx.edits, fails)
     if guilty is None:
         return first
-    return dataclasses.replace(last[0], denied=tuple(guilty), fault=first.verdict.reason)
+    why = first.verdict.reason
+    denied = {**denied, **dict.fromkeys(guilty, why)}
+    return dataclasses.replace(last[0], denied=denied, fault=why)
+
+
+def _evidence(
+    one: Any, before: State, ctx: Context, setting: Setting
+) -> tuple[Examined | None, str]:
+    """What is known of an exact pass' edits, and what one of them changed."""
+    if getattr(one, "lossy", False) or setting.verify != "outputs":
+        return None, ""
+    if changed_signature(before.model, ctx.model):
+        return None, ""  # it is undone for that
+    found = examine(before.model, ctx.model, ctx.edits)
+    refuted = found.refuted
+    if refuted is None:
+        return found, ""
+    return found, f"changed {refuted.name}: {refuted.means}"
+
+
+def _unknown(trial: Trial, setting: Setting) -> list[Edit]:
+    """Edits that were neither proved nor checked, where such may not stay."""
+    if setting.trust == "assumed" or trial.evidence is None:
+        return []
+    return [e for e, verdict in trial.evidence.edits if verdict == "assumed"]
 
 
 def run_pass(

@@ -6,6 +6,7 @@ same number for every index, up to the rounding of a constant that was stored an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ __all__ = ["Comparer"]
 Array = np.ndarray[Any, Any]
 
 #: Coefficients compared in one go.
-MOST = 1 << 24
+MOST = 1 << 22
 #: Relative difference of two coefficients: a few roundings of float32.
 ROUNDING = 2.0**-20
 
@@ -146,7 +147,7 @@ class Comparer:
                 if r is None:
                     return None
                 sides[-1].append(part._replace(factor=float(part.factor) * r))
-        return self._coefficients(*sides, expected)
+        return self._coefficients(sides[0], sides[1], expected)
 
     def _product_ratio(self, a: Monomial, b: Monomial) -> float | None:
         """r with a = r b, functions in them compared by their arguments."""
@@ -191,7 +192,8 @@ class Comparer:
                         return None
                     names[v] = size
         order = sorted(names)
-        if int(np.prod([names[n] for n in order], initial=1)) > MOST:
+        inner = [s for p in (*parts, *others) for _, s in p.bound if isinstance(s, int)]
+        if math.prod((*names.values(), max(inner, default=1))) > MOST:
             raise Unprovable("too many coefficients to compare")
         grid = {
             n: np.arange(names[n]).reshape([-1 if j == k else 1 for j in range(len(order))])
@@ -262,8 +264,8 @@ class Comparer:
             if m.bound:
                 raise Unprovable("a sum inside of a constant")
             value: Array = np.full((), float(k))
-            for inner, e in m.factors:
-                value = value * self.number(inner, grid) ** float(e)
+            for inner, power in m.factors:
+                value = value * self.number(inner, grid) ** float(power)
             total = total + value
         return np.exp(total) if atom.kind == "fn" else total
 

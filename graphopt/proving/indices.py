@@ -94,7 +94,7 @@ class Ranges:
         return whole + self._opaque("floor", rest, by), self._opaque("mod", rest, by)
 
     def _shared(self, e: Dim, by: Dim) -> tuple[int, Dim, Dim] | None:
-        """(g, a, r) with e = g a + r, 0 <= r < g and g dividing `by`: floor(e / by) asks a alone."""
+        """(g, a, r) with e = g a + r, 0 <= r < g and g | by: the quotient by `by` asks a alone."""
         if not isinstance(e, Expr) or not isinstance(by, int):
             return None
         for g in sorted({abs(k) for _, k in e.terms}, reverse=True):

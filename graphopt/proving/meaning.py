@@ -86,29 +86,30 @@ class Meaning:
         return function(self, term, index)
 
     def _constant(self, term: Term, index: Index) -> Poly:
-        algebra, dims = self.algebra, self.dims(term)
+        dims = self.dims(term)
         array = term.array()
         if array.dtype.kind not in "fiub" or array.dtype.num >= 256:
             return self.leaf(term, index)
         if array.size == 1 or all(isinstance(i, int) for i in index):
-            at = tuple(0 if d == 1 else i for i, d in zip(index, dims, strict=True))
+            at: Any = tuple(0 if d == 1 else i for i, d in zip(index, dims, strict=True))
             x = array[at] if array.size > 1 else array.reshape(-1)[0]
-            return self._number(x)
+            return self.number(x)
         first = array.reshape(-1)[0]
         if array.size <= 1 << 22 and bool((array == first).all()):
-            return self._number(first)
+            return self.number(first)
         return self.leaf(term, index)
 
-    def _number(self, x: Any) -> Poly:
+    def number(self, x: Any) -> Poly:
+        """A stored number, exactly; infinities and NaN are symbols."""
         algebra = self.algebra
         if np.isnan(x):
             return algebra.function("nan")
         if np.isinf(x):
             return algebra.scale(algebra.function("inf"), 1 if x > 0 else -1)
-        return algebra.number(x.item())
+        return algebra.number(x.item() if hasattr(x, "item") else x)
 
     def finite(self, term: Term) -> bool:
-        """Whether finite inputs make a term finite, overflow aside: no infinity is written in it."""
+        """Whether finite inputs make a term finite, overflow aside."""
         known = self._finite.get(term)
         if known is None:
             self._finite[term] = False  # a term does not depend on itself

@@ -109,6 +109,12 @@ def _gather(m: Meaning, t: Term, ix: Index) -> Poly:
     return m.gathered(x, axis, before, where, j, after)
 
 
+def _filled(m: Meaning, t: Term, ix: Index) -> Poly:
+    """ConstantOfShape holds one number."""
+    tensor = t.attributes.get("value")
+    return m.number(0.0 if tensor is None else tensor.numpy().reshape(-1)[0])
+
+
 def _resize(m: Meaning, t: Term, ix: Index) -> Poly:
     """Scales of 1 sample each point at itself, except in a cropped region."""
     cropped = m.attribute(t, "coordinate_transformation_mode") == "tf_crop_and_resize"
@@ -149,6 +155,7 @@ def _identity(m: Meaning, t: Term, ix: Index) -> Poly:
 
 MOVES: dict[str, Operator] = {
     "Concat": _concat,
+    "ConstantOfShape": _filled,
     "Expand": _expand,
     "Flatten": _reshape,
     "Gather": _gather,

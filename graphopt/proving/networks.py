@@ -116,7 +116,7 @@ def _pads(m: Meaning, t: Term, dims: Sequence[Dim], kernel: Sequence[Dim]) -> Se
     spatial = len(dims) - 2
     auto = m.attribute(t, "auto_pad", "NOTSET")
     if auto in ("NOTSET", "", None):
-        return m.attribute(t, "pads") or (0,) * (2 * spatial)  # type: ignore[no-any-return]
+        return m.attribute(t, "pads") or (0,) * (2 * spatial)
     if auto == "VALID":
         return (0,) * (2 * spatial)
     before, after = [], []
@@ -282,7 +282,6 @@ def _batch_norm(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _attention(m: Meaning, t: Term, ix: Index) -> Poly:
     """softmax(q k' scale + mask) v (arXiv:1706.03762), heads packed or not, keys shared or not"""
-    a = m.algebra
     q, k, v = t.args[:3]
     if len(t.args) > 4 or t.output or m.attribute(t, "softcap", 0.0):
         raise Unprovable("attention with a past, a cap or further outputs")

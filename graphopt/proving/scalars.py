@@ -104,10 +104,7 @@ class Algebra:
                 free |= self.ranges.variables(e)
             for p in polys:
                 free |= self.free_in(p)
-            inner = max(
-                (a.level + bool(m.bound) for p in polys for m, _ in p for a, _ in m.factors),
-                default=0,
-            )
+            inner = max(map(_depth, polys), default=0)
             free -= {n for n, _ in bound}
             atom = Atom(*key, frozenset(free), max(inner, 1) if bound else inner)
             atom.text = f"@{len(self._atoms)}"
@@ -226,7 +223,8 @@ class Algebra:
     def _power_of_one(self, m: Monomial, k: Fraction, e: Fraction) -> Poly:
         """(k m)^e: factors that are free of the sum come out of it."""
         bound = {n for n, _ in m.bound}
-        out, left = [], []
+        out: list[tuple[Atom, Fraction]] = []
+        left: list[tuple[Atom, Fraction]] = []
         for atom, power in m.factors:
             free = not bound or not (self.free(atom) & bound)
             exact = e.denominator == 1 or self._positive(atom, power)
@@ -278,7 +276,7 @@ class Algebra:
         pairs = tuple((n, self.ranges.sizes[n]) for n in names)
         if not pairs:
             return p
-        level = 1 + max((a.level + bool(m.bound) for m, _ in p for a, _ in m.factors), default=0)
+        level = 1 + _depth(p)
         named = {n: f"#{level}_{k}m_{s}" for k, (n, s) in enumerate(pairs)}
         self.ranges.sizes.update({named[n]: s for n, s in pairs})
         p = self.renamed(p, {n: symbol(new) for n, new in named.items()})
@@ -354,10 +352,13 @@ class Algebra:
                 tuple((str(away[n]), s) for n, s in b.bound),
                 tuple((self._renamed(x, away), e) for x, e in b.factors),
             )
-        powers: dict[Atom, Fraction] = {}
+        powers: dict[tuple[Atom, bool], Fraction] = {}
         for atom, e in (*a.factors, *b.factors):
-            powers[atom] = powers.get(atom, Fraction(0)) + e
-        kept = [(x, Fraction(1) if x.kind == "in" and e > 0 else e) for x, e in powers.items() if e]
+            key = (atom, e < 0 and not _nonzero(atom))  # x / x is 1 only where x is not 0
+            powers[key] = powers.get(key, Fraction(0)) + e
+        kept = [
+            (x, Fraction(1) if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e
+        ]
         return self._canonical(Monomial(a.bound + b.bound, tuple(kept)))
 
     def _settled(self, made: Mapping[Monomial, Fraction]) -> Poly:
@@ -446,9 +447,18 @@ class Algebra:
         return f"{x.kind}{x.data}[{index}]({polys}){_bound(x.bound)}"
 
 
+def _nonzero(atom: Atom) -> bool:
+    return atom.kind == "size" or (atom.kind == "fn" and atom.data[0] == "exp")
+
+
 def _shift(factor: tuple[Atom, Fraction]) -> bool:
     atom = factor[0]
     return atom.kind == "over" or (atom.kind == "elem" and bool(atom.data[1]))
+
+
+def _depth(p: Poly) -> int:
+    """How deep bound variables nest in a polynomial."""
+    return max((a.level + bool(m.bound) for m, _ in p for a, _ in m.factors), default=0)
 
 
 def _sums(p: Poly) -> bool:

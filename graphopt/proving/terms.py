@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -147,8 +149,8 @@ class Walk:
 
     Args:
         terms: the table, shared by the graphs that are compared.
-        facts: shapes of this graph, from its inputs and operators alone.
-        known: terms that values stand for because they were found equal to the other graph's.
+        model: the graph.
+        facts: its shapes, from its inputs and operators alone.
     """
 
     def __init__(self, terms: Terms, model: ir.Model, facts: Shapes) -> None:
@@ -156,6 +158,8 @@ class Walk:
         self.facts = facts
         self.opsets = dict(model.graph.opset_imports)
         self.opset = self.opsets.get("", self.opsets.get("ai.onnx", 0))
+        #: Before IR version 4 every initializer had to be listed as an input.
+        self._overridable = model.ir_version >= 4
         self.values: dict[ir.Value, Term] = {}
         for value in model.graph.inputs:
             if not value.is_initializer():
@@ -168,9 +172,11 @@ class Walk:
         term = self.values.get(value)
         if term is None:
             tensor = value.const_value if value.is_initializer() else None
-            if tensor is None or value.is_graph_input():
+            if tensor is None or (value.is_graph_input() and self._overridable):
                 return self._leaf(("free", value.name), "input", value)
             term = self.values[value] = self.terms.constant(tensor)
+            if value.is_graph_input():
+                self.facts.learn(value, tensor)
         return term
 
     def visit(self, node: ir.Node) -> None:
@@ -178,6 +184,8 @@ class Walk:
         made = self._made(node)
         for value, term in zip(node.outputs, made, strict=True):
             self.values[value] = term
+            if term.tensor is not None:
+                self.facts.learn(value, term.tensor)
 
     def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:
         def make() -> Term:
@@ -199,6 +207,12 @@ class Walk:
                 return [args[0]]
             if node.op_type == "If":
                 return self._branches(node, args, attributes)
+            if node.op_type == "CastLike" and args[1] is not None and args[1].dtype is not None:
+                return [self._cast(node, args[0], args[1].dtype)]
+            if node.op_type == "SequenceAt":
+                part = self._part(node, args)
+                if part is not None:
+                    return [part]
             for (op, name), k in MOVED.items():
                 if op == node.op_type and name in attributes and k >= len(args):
                     args += [None] * (k - len(args))
@@ -214,13 +228,8 @@ class Walk:
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
-        key = (
-            op,
-            tuple(args),
-            tuple(sorted((k, _hashable(v)) for k, v in attributes.items())),
-            version,
-            None if stable or graphs else node.name,
-        )
+        written = tuple(sorted((k, _hashable(v)) for k, v in attributes.items()))
+        key = (op, tuple(args), written, version, None if stable or graphs else node.name)
         made = []
         for k, value in enumerate(node.outputs):
 
@@ -235,6 +244,47 @@ class Walk:
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
             return [self._computed(node, args, made[0])]
         return made
+
+    def _cast(self, node: ir.Node, x: Term | None, to: ir.DataType) -> Term:
+        """CastLike(x, y) = Cast(x) to the type of y."""
+        assert x is not None
+        cast = ir.Node("", "Cast", [], [ir.AttrInt64("to", to.value)], name=node.name)
+        key = (("Cast", (x,), (("to", to.value),), 0, None), 0)
+        made = self.terms.named(
+            key, lambda: Term("Cast", (x,), {"to": to.value}, 0, x.dims, to, None, cast, self.opset)
+        )
+        return self._computed(cast, [x], made)
+
+    def _part(self, node: ir.Node, args: Sequence[Term | None]) -> Term | None:
+        """SequenceAt(SplitToSequence(x, sizes), k) = Split(x, sizes)_k"""
+        whole, at = args
+        if whole is None or whole.op != "SplitToSequence" or at is None or at.op != "const":
+            return None
+        x, *rest = whole.args
+        k = int(at.array().reshape(-1)[0])
+        axis = int(whole.attributes.get("axis", 0))
+        if x is None or x.dims is None or not rest or rest[0] is None:
+            return None
+        sizes = rest[0]
+        size = x.dims[axis]
+        if sizes.op != "const" or not isinstance(size, int):
+            return None
+        given = [int(s) for s in np.ravel(sizes.array())]
+        if sizes.dims == ():
+            given = [min(given[0], size - j) for j in range(0, size, given[0])]
+        if k < 0:
+            k += len(given)
+        if not 0 <= k < len(given):
+            return None
+        split = self.terms.constant(ir.Tensor(np.array(given, np.int64)))
+        attributes = {} if axis == 0 else {"axis": axis}
+        dims = (*x.dims[:axis], given[k], *x.dims[axis % len(x.dims) + 1 :])
+        key = ("Split", (x, split), tuple(attributes.items()), 0, None)
+        made = ir.Node("", "Split", [], [ir.AttrInt64("axis", axis)], num_outputs=len(given))
+        return self.terms.named(
+            (key, k),
+            lambda: Term("Split", (x, split), attributes, k, dims, x.dtype, None, made, self.opset),
+        )
 
     def _data(self, value: ir.Value) -> Term | None:
         """A small value whose elements are numbers or sizes."""
@@ -256,13 +306,10 @@ class Walk:
         """What is constant, computed."""
         if node.op_type in QUANTIZATION or any(a is not None and a.op != "const" for a in args):
             return term
-        sizes = [
-            int(np.prod(t.dims)) for t in (term, *args) if t is not None and t.dims is not None
-        ]
-        if term.dims is None or not all(isinstance(d, int) for d in term.dims):
-            return term
-        if max(sizes, default=0) > COMPUTED:
-            return term
+        for one in (term, *args):
+            size = COMPUTED + 1 if one is None or one.dims is None else math.prod(one.dims)
+            if one is not None and not (isinstance(size, int) and size <= COMPUTED):
+                return term
         found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
         if found is None or term.dtype is None:
             return term
@@ -305,13 +352,13 @@ class Walk:
         return (len(graph.inputs), tuple(self._inside(graph)))
 
 
+#: Unknowns that one analysis made up.
+_OWN = re.compile(r"\?\d|~")
+
+
 def shareable(e: Expr) -> bool:
     """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
-    return not any(
-        mark in a
-        for a in e.atoms
-        for mark in ("?1", "?2", "?3", "?4", "?5", "?6", "?7", "?8", "?9", "~")
-    )
+    return not any(_OWN.search(a) for a in e.atoms)
 
 
 def _attributes(node: ir.Node, opset: int) -> dict[str, Any]:

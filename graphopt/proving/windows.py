@@ -9,9 +9,11 @@ there on.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
@@ -28,6 +30,11 @@ __all__ = ["Difference", "Window", "windows_of"]
 
 #: Terms in a window: what no longer agrees after so many is not followed further.
 LARGEST = 64
+#: Operators whose result leaves the range of float32 for ordinary operands.
+OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
+#: Constants beyond this, or below its inverse, take products out of range.
+HUGE = 1e12
+SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
 OPERATORS = {**MOVES, **ARITHMETIC, **NETWORKS}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
@@ -147,6 +154,8 @@ class _Comparison:
             window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
             first = first or window
             try:
+                if _risky(inner):
+                    raise Unprovable("its arithmetic may overflow where the source's does not")
                 if proved(old, new, leaves):
                     return dataclasses.replace(window, verdict="proved", means="normal form")
                 reason = "its normal forms differ"
@@ -172,6 +181,25 @@ class _Comparison:
             far = _frontier(new, above - deep)
             if far is not None:
                 yield far
+
+
+def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
+    """Whether the new side may overflow in other places: equal over the reals is not enough."""
+    before, after = (Counter(t.op for t in side) for side in inner)
+    if any(after[op] > before[op] for op in OVERFLOWING):
+        return True
+    held: list[set[Term]] = [
+        {a for t in side if t.op in SCALING for a in t.args if a is not None and a.op == "const"}
+        for side in inner
+    ]
+    return any(_extreme(t) for t in held[1] - held[0])
+
+
+def _extreme(term: Term) -> bool:
+    if term.dtype is None or not term.dtype.is_floating_point() or term.array().dtype.kind != "f":
+        return False
+    size = np.abs(term.array())
+    return bool(size.size and (size.max() > HUGE or (size[size > 0] < 1 / HUGE).any()))
 
 
 def proved(old: Term, new: Term, leaves: set[Term]) -> bool:

@@ -8,9 +8,8 @@ two equal expressions always denote equal sizes.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +17,7 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol
 from graphopt.graph.axes import axis_name
 from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_graphs
 
 __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
 
@@ -25,8 +25,7 @@ __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
 DATA_LIMIT = 128
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What is known about a value on every run.
 
     Attributes:
@@ -138,6 +137,11 @@ class Shapes:
         self._infer_with_producers(node)
         return self._facts.get(value, UNKNOWN)
 
+    def learn(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+        """Take down that a value always holds `tensor`."""
+        dims = tuple(int(d) for d in tensor.shape)  # type: ignore[arg-type]
+        self._facts[value] = Fact(tensor.dtype, dims, small_data(tensor))
+
     def fresh(self, *, sign: bool = False) -> Expr:
         """A new unknown: the size of an axis, or with `sign` any integer."""
         self._count += 1
@@ -146,14 +150,31 @@ class Shapes:
     def at(self, sizes: Mapping[str, int]) -> Shapes | None:
         """These shapes where the unknowns have these sizes; None if they leave one open."""
         found = Shapes(self.model, self._inputs, False, self._infer_node)
+        sized: dict[tuple[Dim, ...], tuple[int | None, ...]] = {}
         for value, fact in self._facts.items():
-            if fact.dims is None or all(isinstance(d, int) for d in fact.dims):
+            if fact.dims is None:
                 found._facts[value] = fact
                 continue
-            dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
-            if None in dims:
-                return None
-            found._facts[value] = Fact(fact.dtype, dims)  # type: ignore[arg-type]
+            dims = sized.get(fact.dims)
+            if dims is None:
+                dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
+                if None in dims:
+                    return None
+                sized[fact.dims] = dims
+            same = dims == fact.dims
+            found._facts[value] = fact if same else Fact(fact.dtype, dims)  # type: ignore[arg-type]
+        return found
+
+    def of_copy(self, model: ir.Model) -> Shapes:
+        """The same for `model`, a copy of the model that was walked."""
+        found = Shapes(model, self._inputs, self._trust, self._infer_node)
+        found._count, found._vague = self._count, self._vague
+        graphs = zip(all_graphs(self.model.graph), all_graphs(model.graph), strict=True)
+        for pair in graphs:
+            for old, new in zip(*map(_values, pair), strict=True):
+                fact = self._facts.get(old)
+                if fact is not None:
+                    found._facts[new] = fact
         return found
 
     # --- inference --------------------------------------------------------------------------
@@ -272,7 +293,14 @@ class Shapes:
         dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
         if foreign and self._trust:
             return Fact(dtype, self._declared(value))
-        return fact if dtype is fact.dtype else dataclasses.replace(fact, dtype=dtype)
+        return fact if dtype is fact.dtype else fact._replace(dtype=dtype)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 def _agree(a: Fact, b: Fact) -> bool:

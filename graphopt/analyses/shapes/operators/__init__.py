@@ -6,7 +6,7 @@ the facts of the outputs, or None to leave the node to ONNX's own inference.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -22,7 +22,6 @@ from graphopt.analyses.shapes.rules import (
     axes_of,
     broadcast,
     matrix_product,
-    product,
 )
 from graphopt.analyses.shapes.symbolic import Expr
 from graphopt.graph.attributes import attribute
@@ -80,17 +79,20 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
 def _settled(fact: Fact) -> Fact:
     """A type that is none is unknown; elements from among symbols are numbers if none is one."""
     if fact.dtype is ir.DataType.UNDEFINED:
-        return dataclasses.replace(fact, dtype=None, data=None)
+        return fact._replace(dtype=None, data=None)
     if fact.data is None or fact.data.dtype != object or fact.dtype is None:
         return fact
     if any(isinstance(e, Expr) for e in fact.data.ravel().tolist()):
         return fact
-    return dataclasses.replace(fact, data=fact.data.astype(fact.dtype.numpy()))
+    return fact._replace(data=fact.data.astype(fact.dtype.numpy()))
 
 
 def _small(fact: Fact) -> bool:
-    size = None if fact.dims is None else product(fact.dims)
-    return isinstance(size, int) and size <= DATA_LIMIT
+    if fact.dims is None:
+        return False
+    sizes = [d for d in fact.dims if isinstance(d, int)]
+    count = math.prod(sizes)
+    return count == 0 or (len(sizes) == len(fact.dims) and count <= DATA_LIMIT)
 
 
 def _computed(node: ir.Node, inputs: Facts, fact: Fact) -> Fact:

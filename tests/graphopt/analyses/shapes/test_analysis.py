@@ -235,3 +235,26 @@ def test_axes_of_no_name_are_not_tied():
             assert dims is not None
             assert (dims[2] == dims[3]) is (tied or dims[2] == 3)
     assert bound_shapes(m, {"x": (1, 2, 3, 5)}).static(m.graph[0].outputs[0]) == (1, 2, 3, 5)
+
+
+def test_a_copy_is_known_as_its_source_is():
+    source = model(
+        """g (float[n, 3] x, bool c) => (float[n, 6] y, float[n, 3] z)
+        <int64[2] to = {0, 3}> {
+            a = Concat<axis = 1>(x, x)
+            y = Relu(a)
+            z = If(c) <then_branch = t () => (float[n, 3] u) { u = Reshape(x, to) },
+                       else_branch = e () => (float[n, 3] v) { v = Neg(x) }>
+        }"""
+    )
+    known = infer(source)
+    copied = source.clone()
+    moved, walked = known.of_copy(copied), infer(copied)
+    values = [v for n in copied.graph.all_nodes() for v in n.outputs]
+    assert len(values) == 5
+    assert [shown(moved.fact(v)) for v in values] == [shown(walked.fact(v)) for v in values]
+    assert moved.certain is walked.certain is True
+    assert moved.data(copied.graph.initializers["to"]).tolist() == [0, 3]
+    fresh = ir.Value(name="w", shape=ir.Shape(["n", 9]), type=ir.TensorType(ir.DataType.FLOAT))
+    assert shown(moved.fact(fresh)) == ["n", "9"], "values made later can be asked for"
+    assert known.of_copy(copied) == walked

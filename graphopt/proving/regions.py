@@ -1,0 +1,288 @@
+"""Differential testing of a window: both sides run alone on inputs drawn for it, in float64.
+
+Node by node, so that no optimizer of a runtime is between; an operator without a kernel for float64
+is run in float32. The tolerance is what rounding its inputs and constants anew does to the source's
+side (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter 1), never a fixed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.deploy.runtime import open_cpu, session_options
+from graphopt.graph.evaluation import deterministic, quick
+from graphopt.proving.terms import Term
+from graphopt.proving.windows import Verdict, Window
+
+__all__ = ["check"]
+
+Array = np.ndarray[Any, Any]
+#: Elements of everything in a window, above which it is not run.
+LARGEST = 1 << 23
+#: Sizes of the dynamic axes: two assignments, a batch above 1 and one of 1 among them.
+SIZES = ((2, 3, 4, 5, 6, 7), (3, 1, 5, 2, 4, 6))
+#: How the inputs are drawn: normal twice, large, small, and the edges.
+DRAWS = ("normal", "normal", "large", "tiny", "ones", "zeros")
+#: Perturbations that measure the effect of rounding.
+ROUNDINGS = 3
+
+
+class _Unrunnable(Exception):
+    """No kernel, sizes that do not fit, or values that no run of the model has."""
+
+
+def check(window: Window) -> tuple[Verdict, str]:
+    """Run both sides of a window on the same inputs; `means` says on what, or why not."""
+    runs = 0
+    reason = window.means
+    for feeds, sizes, kind in _inputs(window):
+        try:
+            verdict = _compare(window, feeds, sizes)
+        except _Unrunnable as error:
+            reason = f"{window.means}; {error}"
+            continue
+        if verdict is None:
+            continue
+        if not verdict:
+            return "refuted", f"its outputs differ on {kind} inputs"
+        runs += 1
+    if runs < 2:
+        return "assumed", reason
+    if not _stays_finite(window):
+        return "refuted", "it overflows where the source does not"
+    return "checked", f"equal on {runs} inputs of its own"
+
+
+def _stays_finite(window: Window) -> bool:
+    """Whether in float32, on large inputs, one side is finite where the other is."""
+    rng = np.random.default_rng(1)
+    sizes = {n: SIZES[0][k % len(SIZES[0])] for k, n in enumerate(_symbols(window))}
+    for scale in (64.0, 4096.0):
+        feeds = {t: _drawn(t, sizes, "normal", rng) for t in window.leaves}
+        run = _Run(sizes, wide=np.float32)
+        given = {t: run.wide(x * scale) if x.dtype.kind == "f" else x for t, x in feeds.items()}
+        try:
+            before = run(window.before, window.inner[0], given)
+            if before.dtype.kind != "f" or not np.isfinite(before).all():
+                continue
+            after = run(window.after, window.inner[1], given)
+        except _Unrunnable:
+            continue
+        if not np.isfinite(after).all():
+            return False
+    return True
+
+
+def _inputs(window: Window) -> Iterator[tuple[dict[Term, Array], dict[str, int], str]]:
+    names = _symbols(window)
+    rng = np.random.default_rng(0)
+    for row in SIZES if names else SIZES[:1]:
+        sizes = {n: row[k % len(row)] for k, n in enumerate(names)}
+        for kind in DRAWS:
+            try:
+                yield {t: _drawn(t, sizes, kind, rng) for t in window.leaves}, sizes, kind
+            except _Unrunnable:
+                return
+
+
+def _symbols(window: Window) -> list[str]:
+    """The sizes that its inputs leave open."""
+    dims = [d for t in _read(window) for d in _dims(t) if isinstance(d, Expr)]
+    return sorted({a for d in dims for a in d.atoms})
+
+
+def _read(window: Window) -> list[Term]:
+    terms = dict.fromkeys(window.leaves)
+    for side in window.inner:
+        for t in side:
+            terms.update(dict.fromkeys(a for a in t.args if a is not None))
+    return list(terms)
+
+
+def _dims(term: Term) -> tuple[Dim, ...]:
+    return (*(term.dims or ()), *(term.attributes["elements"] if term.op == "data" else ()))
+
+
+def _size(e: Dim, sizes: Mapping[str, int]) -> int:
+    found = e if isinstance(e, int) else e.at(sizes)
+    if found is None or found < 0:
+        raise _Unrunnable("a size that depends on data")
+    return found
+
+
+def _drawn(term: Term, sizes: Mapping[str, int], kind: str, rng: np.random.Generator) -> Array:
+    if term.dims is None or term.dtype is None:
+        raise _Unrunnable("an input of unknown shape or type")
+    shape = tuple(_size(d, sizes) for d in term.dims)
+    if int(np.prod(shape)) > LARGEST:
+        raise _Unrunnable("it is too large to be run")
+    if term.dtype is ir.DataType.BOOL:
+        return rng.random(shape) < 0.7
+    if term.dtype.is_integer():
+        return rng.integers(0, 2, shape).astype(term.dtype.numpy())
+    if not term.dtype.is_floating_point():
+        raise _Unrunnable(f"inputs of type {term.dtype.name}")
+    if kind == "zeros":
+        return np.zeros(shape) * rng.choice([-1.0, 1.0], shape)
+    if kind == "ones":
+        return np.ones(shape)
+    scale = {"normal": 1.0, "large": 32.0, "tiny": 2.0**-12}[kind]
+    drawn: Array = rng.standard_normal(shape) * scale
+    return drawn
+
+
+def _compare(window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int]) -> bool | None:
+    """Whether both sides agree; None where the source's side is not finite."""
+    run = _Run(sizes)
+    before = run(window.before, window.inner[0], feeds)
+    if before.dtype.kind == "f" and not np.isfinite(before).all():
+        return None
+    after = run(window.after, window.inner[1], feeds)
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return False
+    if before.dtype.kind != "f":
+        return bool(np.array_equal(before, after))
+    constants = [
+        {t for s in side for t in s.args if t is not None and t.op == "const"}
+        for side in window.inner
+    ]
+    unit = 2.0**-24 if run.narrow or constants[0] != constants[1] else 2.0**-50
+    moved = np.zeros_like(before)
+    for k in range(ROUNDINGS):
+        rounded = _Run(sizes, np.random.default_rng(k), unit)
+        given = {t: rounded.rounded(x) for t, x in feeds.items()}
+        moved = np.maximum(moved, np.abs(rounded(window.before, window.inner[0], given) - before))
+    typical = float(np.sqrt(np.mean(moved * moved))) if moved.size else 0.0
+    allowed = 16 * np.maximum(moved, typical) + 64 * unit * np.abs(before) + 1e-300
+    return bool((np.abs(after - before) <= allowed).all())
+
+
+class _Run:
+    """Values of one side's terms, floating point in float64."""
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        rng: np.random.Generator | None = None,
+        unit: float = 0.0,
+        wide: Any = np.float64,
+    ) -> None:
+        self.sizes, self.rng, self.unit, self.dtype = sizes, rng, unit, wide
+        self.narrow = False
+
+    def wide(self, x: Array) -> Array:
+        """Floating point in the type that this run computes in."""
+        return x.astype(self.dtype) if x.dtype.kind == "f" else x
+
+    def rounded(self, x: Array) -> Array:
+        """Each number moved by about one rounding."""
+        if self.rng is None or x.dtype.kind != "f":
+            return x
+        moved: Array = x * (1 + self.unit * self.rng.uniform(-1, 1, x.shape))
+        return moved
+
+    def __call__(self, top: Term, inner: tuple[Term, ...], feeds: Mapping[Term, Array]) -> Array:
+        values: dict[Term, Array] = dict(feeds)
+        made: dict[ir.Node, list[Array]] = {}
+        for term in _ordered(top, set(inner)):
+            node = term.node
+            if node is None:
+                raise _Unrunnable(f"{term.op} cannot be run")
+            if node not in made:
+                inputs = [None if a is None else self._value(a, values) for a in term.args]
+                made[node] = self._outputs(term, node, inputs)
+            if term.output >= len(made[node]):
+                raise _Unrunnable(f"{term.op} gives too few outputs")
+            values[term] = made[node][term.output]
+            if sum(v.size for v in values.values()) > LARGEST:
+                raise _Unrunnable("it is too large to be run")
+        return values[top]
+
+    def _value(self, term: Term, values: dict[Term, Array]) -> Array:
+        if term in values:
+            return values[term]
+        if term.op == "const":
+            array = term.array()
+            if array.dtype.num >= 256 or array.dtype.kind not in "fiub":
+                raise _Unrunnable(f"a constant of type {array.dtype}")
+            found = self.rounded(self.wide(array)) if array.size > 1 else self.wide(array)
+        elif term.op == "data" and term.dtype is not None:
+            numbers = [_size(e, self.sizes) for e in term.attributes["elements"]]
+            shape = [d for d in term.dims or () if isinstance(d, int)]
+            found = np.array(numbers, term.dtype.numpy()).reshape(shape)
+        else:
+            raise _Unrunnable(f"{term.op} cannot be run")
+        values[term] = found
+        return found
+
+    def _outputs(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
+        if node.domain in ("", "ai.onnx") and not deterministic(node):
+            raise _Unrunnable(f"{node.op_type} cannot be run alone")
+        x = inputs[0] if inputs else None
+        if (
+            node.op_type == "Cast"
+            and x is not None
+            and x.dtype.kind == "f"
+            and ir.DataType(node.attributes["to"].value).is_floating_point()
+        ):
+            return [x]  # computed in one type throughout
+        inputs = inputs[: len(node.inputs)]
+        found = quick(node, inputs)
+        if found is None:
+            found = self._by_runtime(term, node, inputs)
+        return [self.wide(np.asarray(x)) for x in found]
+
+    def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
+        """One node in ONNX Runtime: in float64, else in float32."""
+        for dtype in dict.fromkeys((self.dtype, np.float32)):
+            given = [
+                x.astype(dtype) if x is not None and x.dtype.kind == "f" else x for x in inputs
+            ]
+            model = _model(term, node, given)
+            try:
+                session = open_cpu(model.SerializeToString(), session_options(threads=1))
+                feeds = {f"i{k}": x for k, x in enumerate(given) if x is not None}
+                found: list[Array] = session.run(None, feeds)
+            except Exception:  # whatever a runtime raises where it has no kernel
+                continue
+            self.narrow = self.narrow or dtype is not np.float64
+            return found
+        raise _Unrunnable(f"no kernel runs {node.op_type}")
+
+
+def _ordered(top: Term, inner: set[Term]) -> list[Term]:
+    order: dict[Term, None] = {}
+    stack = [top]
+    while stack:
+        term = stack[-1]
+        waiting = [a for a in term.args if a in inner and a not in order]
+        if waiting:
+            stack += [a for a in waiting if a is not None]
+        else:
+            order[stack.pop()] = None
+    return list(order)
+
+
+def _model(term: Term, node: ir.Node, inputs: list[Array | None]) -> onnx.ModelProto:
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
+    infos = []
+    for k, x in enumerate(inputs):
+        proto.input.append("" if x is None else f"i{k}")
+        if x is not None:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
+            infos.append(onnx.helper.make_tensor_value_info(f"i{k}", kind, list(x.shape)))
+    last = max((k for k, v in enumerate(node.outputs) if v.name), default=0)
+    proto.output.extend(f"o{k}" for k in range(last + 1))
+    outputs = [onnx.ValueInfoProto(name=o) for o in proto.output]
+    graph = onnx.helper.make_graph([proto], "node", infos, outputs)
+    imports = [onnx.helper.make_opsetid("", term.opset)]
+    if node.domain not in ("", "ai.onnx"):
+        imports.append(onnx.helper.make_opsetid(node.domain, 1))
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
