@@ -58,7 +58,7 @@ from graphopt.errors import GraphOptError, UsageError
 @click.option(
     "--max-disagreement",
     metavar="X|none",
-    help="Share of decisions on the samples a lossy step may change; default 0.01.",
+    help="Share of decisions on the samples that lossy steps may change; default 0.01.",
 )
 @click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
 @click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")

@@ -42,7 +42,7 @@ from graphopt.verification.outputs import Judge
 __all__ = ["Setting", "prepare"]
 
 #: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
-PROBE_RUNS, PROBE_MACS = 64, 100e9
+PROBE_RUNS, PROBE_MACS = 128, 100e9
 #: Other batch sizes that exact passes are compared at, for runs of at most so many MACs and bytes.
 BATCHES, BEYOND_MACS, BEYOND_BYTES = (2, 3, 5), 5e9, 1 << 26
 

@@ -100,10 +100,11 @@ class _Run:
         self.work: ir.Model | None = None
         self.context: Context | None = None
         self.decisions: list[recipe.Decision] = []
-        self.lossy = 0  # steps that may have used the guard's limits
+        #: Lossy steps begun, and in all: each may use as much of the guard's limits as the others.
+        self.lossy, self.losses = 0, 1
         self.disagrees = False  # the last step was undone by the guard
         #: Before the first step that a later pass is to make good: its number, and what was then.
-        self.safe: tuple[int, State, Sequence[Outputs], int] | None = None
+        self.safe: tuple[int, State, Sequence[Outputs]] | None = None
 
     def __call__(self, passes: Sequence[Any]) -> Result:
         specs = [recipe.portable(format_pass(p)) for p in passes]
@@ -116,11 +117,12 @@ class _Run:
         self.evaluated(self.setting.source)
         before = self.setting.source.figures()
         steps: list[Step] = []
+        self.losses = max(1, sum(bool(getattr(p, "lossy", False)) for p in passes))
         for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
             self.progress(spec, k, len(passes))
             later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
             if later and self.safe is None:
-                self.safe = (k, self.state, self.outputs, self.lossy)
+                self.safe = (k, self.state, self.outputs)
             steps.append(self._step(one, spec, k, judged=not later))
             if not later:
                 self._settle(steps)
@@ -142,7 +144,7 @@ class _Run:
         safe, self.safe = self.safe, None
         if safe is None or not self.disagrees:
             return
-        first, self.state, self.outputs, self.lossy = safe
+        first, self.state, self.outputs = safe
         self.work = self.context = None
         for k in range(first, len(steps)):
             if steps[k].status == "kept":
@@ -158,7 +160,7 @@ class _Run:
         decided = self.replay.steps[k] if self.replay else None
         if decided is not None and decided.ran:
             (one,) = parse(decided.ran)
-        lossy = bool(getattr(one, "lossy", False))
+        self.lossy += bool(getattr(one, "lossy", False))
 
         def attempt(form: Any, model: ir.Model, known: Context | None) -> Trial:
             return try_pass(
@@ -172,7 +174,7 @@ class _Run:
                 facts=decided.facts if decided else {},
                 previous=known,
                 search=decided is None,
-                lossy=self.lossy + 1,
+                share=max(self.lossy, 1) / self.losses,
                 progress=self.progress,
             )
 
@@ -205,8 +207,9 @@ class _Run:
             self.context = trial.ctx
             if trial.edits:
                 self.state, self.outputs, self.work = trial.state, trial.verdict.outputs, None
-                self.lossy += lossy
                 trial.ctx.notes += _raised(before.model, self.state.model)
+            else:
+                self.work = trial.ctx.model
         else:
             self.context = self.work = None
         denied = tuple((e.rule, e.node) for e in trial.denied) if not reason else ()

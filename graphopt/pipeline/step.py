@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.blame import described
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
-from graphopt.execution.runtime import run_each
+from graphopt.execution.runtime import opened, run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
@@ -25,8 +25,14 @@ from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
 from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
+from graphopt.verification.strain import strain
 
 __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
+
+#: Share of the guard's limits that a pass should use up: other inputs are not the samples.
+SAFE = 0.7
+#: What strains its limits this many times on the first few runs is not looked at further.
+HOPELESS, GLANCE = 5.0, 4
 
 
 NOTHING: Mapping[Edit, str] = {}
@@ -80,7 +86,7 @@ def try_pass(
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
-    lossy: int = 1,
+    share: float = 1.0,
     progress: Progress,
 ) -> Trial:
     """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
@@ -96,7 +102,7 @@ def try_pass(
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
-        lossy: how many lossy steps there are with this one; each may use the guard's limits.
+        share: of the guard's limits that may be used after this step.
         progress: told what goes on.
     """
 
@@ -106,14 +112,14 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        ctx, edits = run_pass(one, work, setting, allow, decided, known, lossy, progress)
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, share, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
         evidence, fault = _evidence(one, before, ctx, setting)
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True))
-        verdict = verify(one, state, setting, outputs, metric, lossy)
+        verdict = verify(one, state, setting, outputs, metric, share)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
         return Trial(ctx, edits, state, verdict, evidence=evidence)
@@ -174,7 +180,7 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
-    lossy: int,
+    share: float,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
@@ -199,7 +205,7 @@ def run_pass(
         timer=timer_of(setting.target),
         cache=setting.cache,
         source=setting.source.model,
-        disagreement=_disagreement(setting.guard, lossy),
+        referee=_Referee(setting.guard, share) if setting.guard else None,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -245,7 +251,7 @@ def verify(
     setting: Setting,
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
-    lossy: int = 1,
+    share: float = 1.0,
 ) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
     try:
@@ -282,7 +288,7 @@ def verify(
     if forms:
         reason = f"changed the outputs: {forms}, at other sizes than the samples"
         return dataclasses.replace(verdict, reason=reason, broken=True)
-    agreement = setting.guard.judge(outputs[:probed], lossy) if setting.guard else None
+    agreement = setting.guard.judge(outputs[:probed], share) if setting.guard else None
     verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
     if not reason and verdict.disagrees:
@@ -291,16 +297,32 @@ def verify(
     return dataclasses.replace(verdict, reason=reason)
 
 
-def _disagreement(guard: Guard | None, lossy: int) -> Callable[[ir.Model], float] | None:
-    """How far over the guard's limits a model is, as passes ask for it."""
-    if guard is None:
-        return None
+@dataclasses.dataclass(frozen=True)
+class _Referee:
+    """The guard as a pass asks it."""
 
-    def over(model: ir.Model) -> float:
-        found = guard.judge(run_each(model, guard.probe), lossy)
-        return max((one.over for one in found.values()), default=0.0)
+    guard: Guard
+    share: float
 
-    return over
+    @property
+    def runs(self) -> int:
+        return len(self.guard.probe)
+
+    def over(self, model: ir.Model) -> float:
+        made = []
+        with opened(model) as predict:  # optimized: as users run it, and sooner
+            for feeds in self.guard.probe:
+                made.append(predict(feeds))
+                if len(made) == GLANCE:
+                    strained = strain(self.guard, made) / self.share
+                    if strained > HOPELESS:
+                        return strained
+        found = self.guard.judge(made, self.share)
+        worst = max((one.over for one in found.values()), default=0.0)
+        return max(worst / SAFE, strain(self.guard, made) / self.share / SAFE)
+
+    def strain(self, model: ir.Model, runs: int) -> float:
+        return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))
 
 
 def short_name(one: Any) -> str:
