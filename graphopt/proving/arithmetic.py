@@ -125,6 +125,8 @@ def _clip(m: Meaning, t: Term, ix: Index) -> Poly:
             bounds.append(None)
         elif given.op == "const":
             x = float(given.array().reshape(-1)[0])
+            if math.isnan(x) or x == (math.inf if k == 1 else -math.inf):
+                raise Unprovable("a Clip to what is no number")
             bounds.append(x if math.isfinite(x) else None)
         else:
             raise Unprovable("a Clip whose bounds are not constant")
@@ -229,7 +231,8 @@ def _named(name: str) -> Operator:
         args = _operands(m, t, ix)
         if name in COMMUTES:
             args.sort(key=lambda p: [written(x) for x, _ in p])
-        data = (m.attribute(t, "fmod", 0),) if name == "Mod" else ()
+        said = {"Mod": "fmod", "BitShift": "direction"}.get(name)
+        data = () if said is None else (m.attribute(t, said),)
         return m.algebra.function(name.lower(), *args, data=data)
 
     return made
@@ -247,6 +250,8 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
         raise Unprovable("axes that are not constant")
     if not axes:
         if m.attribute(t, "noop_with_empty_axes", 0):
+            if t.op not in _PLAIN:
+                raise Unprovable(f"{t.op} of no axes")
             return ix, []
         axes = list(range(len(dims)))
     gone = {m.axis(k, len(dims)) for k in axes}
@@ -263,6 +268,12 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
         at.append(m.fresh([size])[0])
         bound.append(at[-1])
     return tuple(at), bound
+
+
+#: Reductions that leave one element as it is.
+_PLAIN = frozenset(f"Reduce{k}" for k in ("Max", "Mean", "Min", "Prod", "Sum"))
+#: Reductions that round integers.
+_REAL = frozenset(f"Reduce{k}" for k in ("L2", "LogSum", "LogSumExp", "Mean"))
 
 
 def _count(m: Meaning, bound: Sequence[Dim]) -> Poly:
@@ -282,6 +293,8 @@ def mean(m: Meaning, p: Poly, bound: Sequence[Dim]) -> Poly:
 def _reduce(kind: str) -> Operator:
     def made(m: Meaning, t: Term, ix: Index) -> Poly:
         a = m.algebra
+        if kind in _REAL and not m.real(t):
+            raise Unprovable(f"{kind} of integers")
         at, bound = _reduced(m, t, ix)
         x = m.at(t.args[0], at)
         if kind == "ReduceMean":
@@ -294,6 +307,10 @@ def _reduce(kind: str) -> Operator:
             return a.power(a.sum(a.mul(x, x), bound), HALF)
         if kind == "ReduceLogSumExp":
             return a.function("log", a.sum(a.exp(x), bound))
+        if kind == "ReduceLogSum":
+            return a.function("log", a.sum(x, bound))
+        if kind == "ReduceL1":
+            return a.sum(_once(m, "abs", x), bound)
         return a.over(kind, x, bound)
 
     return made
