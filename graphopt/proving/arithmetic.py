@@ -67,7 +67,7 @@ def _where(m: Meaning, t: Term, ix: Index) -> Poly:
     minus = m.algebra.scale(m.algebra.function("inf"), -1)
     if b == minus and a != minus:
         return m.algebra.add(a, m.algebra.function("where", c, (), b))
-    if not a and c == m.algebra.function("isnan", b):
+    if not a and c == m.algebra.function("isnan", b) and all(map(_is_softmax, b)):
         return guarded(m, b)
     return m.algebra.function("where", c, a, b)
 
@@ -76,6 +76,12 @@ def guarded(m: Meaning, p: Poly) -> Poly:
     """A softmax of which a fully masked row is 0: of finite scores it is the softmax itself."""
     masked = any(_masked(m, monomial) for monomial, _ in p)
     return m.algebra.function("guarded", p) if masked else p
+
+
+def _is_softmax(item: tuple[Monomial, Fraction]) -> bool:
+    """Whether it is an exponential over a sum: no number only where its exponents are none."""
+    kinds = {(a.kind, e > 0) for a, e in item[0].factors if a.kind == "base" or a.data == ("exp",)}
+    return kinds >= {("fn", True), ("base", False)}
 
 
 def _masked(m: Meaning, product: Monomial) -> bool:

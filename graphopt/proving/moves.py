@@ -22,6 +22,8 @@ def _transpose(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _reshape(m: Meaning, t: Term, ix: Index) -> Poly:
     """Row-major order is kept."""
+    if not m.dims(t.args[0]):
+        return m.at(t.args[0], ())
     at = reshaped(ix, m.dims(t), m.dims(t.args[0]), m.algebra.ranges)
     if at is None:
         raise Unprovable("a Reshape whose axes do not show what belongs together")
@@ -58,6 +60,8 @@ def _slice(m: Meaning, t: Term, ix: Index) -> Poly:
         if m.dims(t)[k] == size and step > 0:
             continue  # a forward slice of full length starts at 0
         if isinstance(start, int) and start < 0:
+            if not isinstance(size, int) and not isinstance(m.dims(t)[k], int):
+                raise Unprovable("a Slice that may start before its operand")
             start = size + start
         if isinstance(start, int) and step > 0:
             start = max(start, 0)

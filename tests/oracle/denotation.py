@@ -1,4 +1,4 @@
-"""Polynomials of `graphopt.proving` as numbers: an evaluator that shares no code with the proofs."""
+"""Polynomials of `graphopt.proving` as numbers, by an evaluator that no proof uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.proving.meaning import Meaning
-from graphopt.proving.scalars import Algebra
+from graphopt.proving.scalars import Algebra, Unprovable
 from graphopt.proving.terms import Terms, Walk
 from graphopt.proving.windows import OPERATORS
 
@@ -22,7 +22,8 @@ def sigmoid(x):
 
 def _cast(x, to, source):
     numpy = ir.DataType[to].numpy()
-    return (x != 0).astype(float) if numpy == bool else np.asarray(x).astype(numpy).astype(float)
+    made = x != 0 if numpy.kind == "b" else np.asarray(x).astype(numpy)
+    return made.astype(float)
 
 
 def _shift(x, by, direction):
@@ -186,33 +187,41 @@ class Evaluator:
         return array[tuple(np.broadcast_arrays(*at))] if at else array
 
 
-def denoted(model, feeds, sizes, output=0):
+def denoted(model, feeds, sizes, shape, output=0):
     """The values of an output, from the polynomial that is said to be its element.
 
     Args:
         model: an `onnx_ir.Model`.
         feeds: array by input.
         sizes: the number that each symbolic size stands for.
+        shape: of the output, for sizes that have no closed form.
 
-    Returns:
-        The values, and whether the operator was looked into.
+    Raises:
+        Unprovable: the operator was not looked into.
     """
     terms = Terms()
     walk = Walk(terms, model, on_demand(model))
     for node in model.graph:
         walk.visit(node)
     term = walk.of(model.graph.outputs[output])
+    if term.dims is None:
+        raise Unprovable("a shape that is not known")
     leaves = {walk.of(v): v.name for v in model.graph.inputs}
     algebra = Algebra()
     meaning = Meaning(algebra, set(leaves), OPERATORS)
     index = tuple(algebra.ranges.variable(d, f"#i{k}") for k, d in enumerate(term.dims))
     p = meaning.at(term, index)
+    if term.serial in meaning.terms:
+        raise Unprovable("not looked into")
     arrays = {t.serial: feeds[n] for t, n in leaves.items()}
     arrays |= {s: t.array() for s, t in meaning.terms.items() if t.op == "const"}
+    made = zip(term.dims, shape, strict=True)
+    sizes = {**{d.name: s for d, s in made if not isinstance(d, int)}, **sizes}
     evaluator = Evaluator(algebra, arrays, sizes)
-    shape = tuple(evaluator.size(d) for d in term.dims)
+    if tuple(evaluator.size(d) for d in term.dims) != shape:
+        raise Unprovable("a size of no closed form")
     grid = np.meshgrid(*map(np.arange, shape), indexing="ij") if shape else []
     env = {i.name: g for i, g in zip(index, grid, strict=True) if not isinstance(i, int)}
     with np.errstate(all="ignore"):
         found = evaluator.poly(p, env)
-    return np.broadcast_to(found, shape), term.serial not in meaning.terms
+    return np.broadcast_to(found, shape)
