@@ -67,7 +67,7 @@ def _where(m: Meaning, t: Term, ix: Index) -> Poly:
     minus = m.algebra.scale(m.algebra.function("inf"), -1)
     if b == minus and a != minus:
         return m.algebra.add(a, m.algebra.function("where", c, (), b))
-    if not a and c == m.algebra.function("isnan", b):
+    if not a and c == m.algebra.function("isnan", b) and all(map(_is_softmax, b)):
         return guarded(m, b)
     return m.algebra.function("where", c, a, b)
 
@@ -76,6 +76,12 @@ def guarded(m: Meaning, p: Poly) -> Poly:
     """A softmax of which a fully masked row is 0: of finite scores it is the softmax itself."""
     masked = any(_masked(m, monomial) for monomial, _ in p)
     return m.algebra.function("guarded", p) if masked else p
+
+
+def _is_softmax(item: tuple[Monomial, Fraction]) -> bool:
+    """Whether it is an exponential over a sum: no number only where its exponents are none."""
+    kinds = {(a.kind, e > 0) for a, e in item[0].factors if a.kind == "base" or a.data == ("exp",)}
+    return kinds >= {("fn", True), ("base", False)}
 
 
 def _masked(m: Meaning, product: Monomial) -> bool:
@@ -125,6 +131,8 @@ def _clip(m: Meaning, t: Term, ix: Index) -> Poly:
             bounds.append(None)
         elif given.op == "const":
             x = float(given.array().reshape(-1)[0])
+            if math.isnan(x) or x == (math.inf if k == 1 else -math.inf):
+                raise Unprovable("a Clip to what is no number")
             bounds.append(x if math.isfinite(x) else None)
         else:
             raise Unprovable("a Clip whose bounds are not constant")
@@ -229,7 +237,8 @@ def _named(name: str) -> Operator:
         args = _operands(m, t, ix)
         if name in COMMUTES:
             args.sort(key=lambda p: [written(x) for x, _ in p])
-        data = (m.attribute(t, "fmod", 0),) if name == "Mod" else ()
+        said = {"Mod": "fmod", "BitShift": "direction"}.get(name)
+        data = () if said is None else (m.attribute(t, said),)
         return m.algebra.function(name.lower(), *args, data=data)
 
     return made
@@ -247,6 +256,8 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
         raise Unprovable("axes that are not constant")
     if not axes:
         if m.attribute(t, "noop_with_empty_axes", 0):
+            if t.op not in _PLAIN:
+                raise Unprovable(f"{t.op} of no axes")
             return ix, []
         axes = list(range(len(dims)))
     gone = {m.axis(k, len(dims)) for k in axes}
@@ -263,6 +274,12 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
         at.append(m.fresh([size])[0])
         bound.append(at[-1])
     return tuple(at), bound
+
+
+#: Reductions that leave one element as it is.
+_PLAIN = frozenset(f"Reduce{k}" for k in ("Max", "Mean", "Min", "Prod", "Sum"))
+#: Reductions that round integers.
+_REAL = frozenset(f"Reduce{k}" for k in ("L2", "LogSum", "LogSumExp", "Mean"))
 
 
 def _count(m: Meaning, bound: Sequence[Dim]) -> Poly:
@@ -282,6 +299,8 @@ def mean(m: Meaning, p: Poly, bound: Sequence[Dim]) -> Poly:
 def _reduce(kind: str) -> Operator:
     def made(m: Meaning, t: Term, ix: Index) -> Poly:
         a = m.algebra
+        if kind in _REAL and not m.real(t):
+            raise Unprovable(f"{kind} of integers")
         at, bound = _reduced(m, t, ix)
         x = m.at(t.args[0], at)
         if kind == "ReduceMean":
@@ -294,6 +313,10 @@ def _reduce(kind: str) -> Operator:
             return a.power(a.sum(a.mul(x, x), bound), HALF)
         if kind == "ReduceLogSumExp":
             return a.function("log", a.sum(a.exp(x), bound))
+        if kind == "ReduceLogSum":
+            return a.function("log", a.sum(x, bound))
+        if kind == "ReduceL1":
+            return a.sum(_once(m, "abs", x), bound)
         return a.over(kind, x, bound)
 
     return made

@@ -210,7 +210,9 @@ class Comparer:
                 return None
             r = top / bottom
         allowed = ROUNDING * np.maximum(size_a, abs(r) * size_b)
-        return r if bool((np.abs(a - r * b) <= allowed).all()) else None
+        with np.errstate(invalid="ignore"):  # infinities are equal or not
+            same = (a == r * b) | (np.abs(a - r * b) <= allowed) & np.isfinite(allowed)
+        return r if bool(same.all()) else None
 
     def _total(self, parts: Sequence[_Part], grid: dict[str, Array]) -> tuple[Array, Array]:
         """The sum of coefficients on the grid, and of their magnitudes."""

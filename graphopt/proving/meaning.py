@@ -27,8 +27,11 @@ Operator = Callable[["Meaning", Term, Index], Poly]
 MOST_GATHERED = 1 << 20
 #: Elements of inner terms looked at in one proof.
 MOST_ELEMENTS = 600
-#: Operators that make infinities of finite numbers.
-INFINITE = frozenset(("Div", "Log", "Reciprocal", "Pow", "If", "Loop", "Scan", "bound"))
+#: Operators that make infinities, or no number, of finite numbers.
+INFINITE = frozenset(
+    """Acos Acosh Asin Atanh Div If Log Loop Mod Pow Reciprocal ReduceLogSum Scan Sqrt
+    bound""".split()  # noqa: SIM905
+)
 FLOATS = frozenset(
     (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 )
@@ -41,6 +44,8 @@ class Meaning:
         self.algebra = algebra
         self.leaves = leaves
         self.opened = 0
+        #: Sizes that meet in a broadcast, the one being the other up to a limit.
+        self.held: set[tuple[Dim, Dim]] = set()
         #: Terms by their number, those made here among them.
         self.terms: dict[int, Term] = {}
         self._finite: dict[Term, bool] = {}
@@ -176,7 +181,10 @@ class Meaning:
         for k, size in enumerate(own):
             if size == 1:
                 at.append(0)
-            elif size == dims[k + shift] or capped(size, dims[k + shift]):
+            elif size == dims[k + shift]:
+                at.append(index[k + shift])
+            elif capped(size, dims[k + shift]):
+                self.held.add((size, dims[k + shift]))
                 at.append(index[k + shift])
             else:
                 raise Unprovable(f"sizes {size} and {dims[k + shift]} side by side")

@@ -22,6 +22,8 @@ def _transpose(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _reshape(m: Meaning, t: Term, ix: Index) -> Poly:
     """Row-major order is kept."""
+    if not m.dims(t.args[0]):
+        return m.at(t.args[0], ())
     at = reshaped(ix, m.dims(t), m.dims(t.args[0]), m.algebra.ranges)
     if at is None:
         raise Unprovable("a Reshape whose axes do not show what belongs together")
@@ -58,7 +60,11 @@ def _slice(m: Meaning, t: Term, ix: Index) -> Poly:
         if m.dims(t)[k] == size and step > 0:
             continue  # a forward slice of full length starts at 0
         if isinstance(start, int) and start < 0:
+            if not isinstance(size, int) and not isinstance(m.dims(t)[k], int):
+                raise Unprovable("a Slice that may start before its operand")
             start = size + start
+        if isinstance(start, int) and step > 0:
+            start = max(start, 0)
         if step < 0 and isinstance(size, int) and isinstance(start, int):
             start = min(start, size - 1)
         elif step < 0:
@@ -116,13 +122,15 @@ def _filled(m: Meaning, t: Term, ix: Index) -> Poly:
 
 
 def _resize(m: Meaning, t: Term, ix: Index) -> Poly:
-    """Scales of 1 sample each point at itself, except in a cropped region."""
-    cropped = m.attribute(t, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    if cropped or m.dims(t) != m.dims(t.args[0]):
+    """Scales of 1 sample each point at itself, except where TensorFlow's modes shift it."""
+    mode = m.attribute(t, "coordinate_transformation_mode", "")
+    if mode.startswith("tf_") or m.dims(t) != m.dims(t.args[0]):
         return m.leaf(t, ix)
     scales = m.argument(t, 1 if t.op == "Upsample" or len(t.args) == 2 else 2)
-    given = scales is not None and scales.op == "const" and scales.array().size
-    if given and not (scales.array() == 1).all():  # type: ignore[union-attr]
+    if scales is None:
+        if t.op == "Upsample":
+            return m.leaf(t, ix)
+    elif scales.op != "const" or not (scales.array() == 1).all():
         return m.leaf(t, ix)
     return m.at(t.args[0], ix)
 

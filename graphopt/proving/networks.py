@@ -207,7 +207,7 @@ def _over_last(
         raise Unprovable("a second output of a normalization")
     dims = m.dims(t)
     axis = m.axis(m.attribute(t, "axis", -1), len(ix))
-    epsilon = m.attribute(t, "epsilon", 1e-5)
+    epsilon = m.attribute(t, "epsilon", 1e-12 if "Skip" in t.op else 1e-5)
     made = normalized(m, lambda w: x((*ix[:axis], *w)), ix[axis:], dims[axis:], epsilon, centred)
     parts = [m.argument(t, k) for k in (first, first + 1)]
     if not centred:

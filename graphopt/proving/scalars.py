@@ -106,7 +106,7 @@ class Algebra:
                 free |= self.free_in(p)
             inner = max(map(_depth, polys), default=0)
             free -= {n for n, _ in bound}
-            atom = Atom(*key, frozenset(free), max(inner, 1) if bound else inner)
+            atom = Atom(*key, frozenset(free), inner + bool(bound))
             atom.text = f"@{len(self._atoms)}"
             self._atoms[key] = atom
         return atom

@@ -53,6 +53,7 @@ MOVED = {
     ("Clip", "min"): 1,
     ("Clip", "max"): 2,
     ("Pad", "pads"): 1,
+    ("Pad", "value"): 2,
     ("Reshape", "shape"): 1,
 }
 

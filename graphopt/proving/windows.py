@@ -9,6 +9,7 @@ there on.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -17,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
-from graphopt.analyses.shapes.symbolic import Dim, capped
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.compare import Comparer
 from graphopt.proving.meaning import Meaning
@@ -35,6 +35,10 @@ OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
 #: Constants beyond this, or below its inverse, take products out of range.
 HUGE = 1e12
 SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
+#: What is added loses the digits of what it is added to, above this and all that was added before.
+CANCELLING = 1e4
+SHIFTING = frozenset(("Add", "Sub", "Sum"))
+EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 #: Regions that may fail before no more are looked at: what depends on them fails too.
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
@@ -210,18 +214,40 @@ def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
     before, after = (Counter(t.op for t in side) for side in inner)
     if any(after[op] > before[op] for op in OVERFLOWING):
         return True
-    held: list[set[Term]] = [
-        {a for t in side if t.op in SCALING for a in t.args if a is not None and a.op == "const"}
-        for side in inner
-    ]
-    return any(_extreme(t) for t in held[1] - held[0])
+    exponents = [{_unmoved(t.args[0]) for t in side if t.op in EXPONENTIAL} for side in inner]
+    if exponents[1] - exponents[0]:
+        return True  # a shift of them may be gone
+    scales = [_magnitudes(side, SCALING) for side in inner]
+    new = [m for t, m in scales[1].items() if t not in scales[0]]
+    if math.prod(high for _, high in new) > HUGE or math.prod(low for low, _ in new) < 1 / HUGE:
+        return True
+    shifts = [_magnitudes(side, SHIFTING) for side in inner]
+    most = max([CANCELLING, *(high for _, high in shifts[0].values())])
+    return any(high > most for t, (_, high) in shifts[1].items() if t not in shifts[0])
 
 
-def _extreme(term: Term) -> bool:
-    if term.dtype is None or not term.dtype.is_floating_point() or term.array().dtype.kind != "f":
-        return False
-    size = np.abs(term.array())
-    return bool(size.size and (size.max() > HUGE or (size[size > 0] < 1 / HUGE).any()))
+def _unmoved(term: Term | None) -> Term | None:
+    """What a term moves about."""
+    while term is not None and term.op in MOVES and term.args and term.op != "Concat":
+        term = term.args[0]
+    return term
+
+
+def _magnitudes(
+    side: tuple[Term, ...], operators: frozenset[str]
+) -> dict[Term, tuple[float, float]]:
+    """The least magnitude up to 1 and the greatest from 1 of each constant that they read."""
+    found: dict[Term, tuple[float, float]] = {}
+    for t in side:
+        for a in t.args if t.op in operators else ():
+            if a is not None and a.op == "const" and a.array().dtype.kind == "f":
+                size = np.abs(a.array())
+                size = size[(size > 0) & np.isfinite(size)]
+                found[a] = (
+                    float(size.min(initial=1.0)),
+                    float(size.max(initial=1.0)),
+                )
+    return found
 
 
 def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
@@ -232,12 +258,18 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     """
     if old.dtype != new.dtype or old.dims is None or new.dims is None:
         raise Unprovable("a type or shape that is not known")
-    if len(old.dims) != len(new.dims) or not all(map(_meet, old.dims, new.dims)):
-        raise Unprovable("shapes that are written differently")
+    if len(old.dims) != len(new.dims):
+        raise Unprovable("another rank")
     algebra = Algebra()
     meaning = Meaning(algebra, leaves, OPERATORS)
     index = tuple(algebra.ranges.variable(d, f"#i{k}") for k, d in enumerate(old.dims))
-    p, q = meaning.at(old, index), meaning.at(new, index)
+    p = meaning.at(old, index)
+    # the source runs where these are equal, and nowhere else
+    held = {*meaning.held, *((b, a) for a, b in meaning.held)}
+    q = meaning.at(new, index)
+    pairs = {(a, b) for a, b in zip(old.dims, new.dims, strict=True) if a != b}
+    if not (pairs | meaning.held) <= held:
+        raise Unprovable("shapes that are written differently")
     return Comparer(algebra, meaning.terms).equal(p, q)
 
 
@@ -245,11 +277,6 @@ def _below(leaf: Term) -> list[Term]:
     """What a leaf is made of, itself if of nothing."""
     made = [a for a in leaf.args if a is not None and a.op not in ("const", "data")]
     return made or [leaf]
-
-
-def _meet(a: Dim, b: Dim) -> bool:
-    """Whether two sizes are the same, or one of them is the other up to a limit."""
-    return a == b or capped(a, b) or capped(b, a)
 
 
 def _near(top: Term) -> list[Term]:
@@ -276,7 +303,7 @@ def _frontier(top: Term, stops: set[Term]) -> set[Term] | None:
         seen.add(term)
         if len(seen) > LARGEST:
             return None
-        if term is not top and (term in stops or not term.args):
+        if not term.args or (term is not top and term in stops):
             if term.op not in ("const", "data"):
                 found.add(term)
             continue
