@@ -15,6 +15,9 @@ import collections
 import random
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +40,8 @@ from graphopt.proving.windows import windows_of
 TARGET = cpu.TARGETS["cpu-avx512-vnni"]
 #: Elements of constants above which a region is not broken.
 LARGEST = 1 << 18
+#: Mutants per process.
+CHUNK = 100
 
 
 def steps(path):
@@ -212,32 +217,28 @@ def same(a, b):
     )
 
 
-def broken(windows, count, seed):
-    """(fault, verdict, means, operators) of so many mutants."""
+def broken(pairs, count, seed):
+    """(fault, verdict, means, both models) of so many mutants, and how many were none."""
     rng = random.Random(seed)
-    pairs = list(windows.values())
-    fine, seen, dropped = {}, set(), collections.Counter()
-    tries = 0
-    while len(seen) < count and tries < 40 * count:
-        tries += 1
+    fine, seen, found, none = {}, set(), [], collections.Counter()
+    for _ in range(40 * count):
+        if len(seen) == count:
+            break
         k = rng.randrange(len(pairs))
-        before, after = pairs[k]
+        before, after = map(onnx.load_from_string, pairs[k])
         fault = rng.choice(list(MUTATIONS))
-        mutant = onnx.ModelProto()
-        mutant.CopyFrom(after)
-        if not MUTATIONS[fault](mutant, rng):
-            continue
-        key = (k, mutant.SerializeToString())
-        if key in seen:
+        mutant = onnx.load_from_string(pairs[k][1])
+        key = MUTATIONS[fault](mutant, rng) and (k, mutant.SerializeToString())
+        if not key or key in seen:
             continue
         seen.add(key)
         if k not in fine:
             fine[k] = runs(after)
         got = runs(mutant)
         if fine[k] is None or got is None:
-            dropped["do not run"] += 1
+            none["do not run"] += 1
         elif same(fine[k], got):
-            dropped["compute the same bits"] += 1
+            none["compute the same bits"] += 1
         else:
             difference = windows_of(ir.from_proto(before), ir.from_proto(mutant), check)
             last = {w.verdict for w in difference.windows}
@@ -245,8 +246,18 @@ def broken(windows, count, seed):
             if not difference.open:
                 verdict = "checked" if "checked" in last else "proved"
             means = difference.windows[-1].means if difference.windows else "no window"
-            yield fault, verdict, means, before, mutant
-    yield "", dropped, len(pairs), None, None
+            found.append((fault, verdict, means, pairs[k][0], key[1]))
+    return found, none
+
+
+def chunks(pairs, count, seed):
+    """Mutants in processes of their own: some bring the runtime down."""
+    for start in range(0, count, CHUNK):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            try:
+                yield pool.submit(broken, pairs, CHUNK, seed + start).result()
+            except BrokenProcessPool:
+                yield [], collections.Counter({"were lost as the runtime crashed": CHUNK})
 
 
 def main():
@@ -266,19 +277,19 @@ def main():
             f"{v['assumed']} | {passes:.1f} s | {evidence:.1f} s |"
         )
         print(rows[-1], flush=True)
-    table = collections.defaultdict(collections.Counter)
-    for fault, verdict, means, before, mutant in broken(windows, args.mutants, args.seed):
-        if not fault:
-            dropped, regions = verdict, means
-            continue
-        table[fault][verdict] += 1
-        if verdict != "refuted":
-            print(f"{verdict}: {fault}: {means}", flush=True)
-            if args.keep:
+    pairs = [tuple(m.SerializeToString() for m in pair) for pair in windows.values()]
+    table, none = collections.defaultdict(collections.Counter), collections.Counter()
+    for found, missing in chunks(pairs, args.mutants, args.seed):
+        none += missing
+        for k, (fault, verdict, means, before, mutant) in enumerate(found):
+            table[fault][verdict] += 1
+            if verdict != "refuted":
+                print(f"{verdict}: {fault}: {means}", flush=True)
+            if verdict != "refuted" and args.keep:
                 args.keep.mkdir(parents=True, exist_ok=True)
-                name = f"{sum(map(sum, (t.values() for t in table.values())))}-{fault}-{verdict}"
-                onnx.save(before, args.keep / f"{name}.before.onnx")
-                onnx.save(mutant, args.keep / f"{name}.mutant.onnx")
+                name = f"{sum(table[fault].values())}-{k}-{fault}-{verdict}"
+                (args.keep / f"{name}.before.onnx").write_bytes(before)
+                (args.keep / f"{name}.mutant.onnx").write_bytes(mutant)
     kinds = ("proved", "checked", "assumed", "refuted")
     rows += ["", "| fault | mutants | proved | checked | assumed | refuted |", "|" + "---|" * 6]
     total = sum(table.values(), collections.Counter())
@@ -286,7 +297,7 @@ def main():
         rows.append(
             f"| {fault} | {sum(v.values())} | " + " | ".join(str(v[k]) for k in kinds) + " |"
         )
-    rows += ["", f"{regions} regions; of further mutants {dict(dropped)}."]
+    rows += ["", f"{len(pairs)} regions; of further mutants {dict(none)}."]
     print("\n".join(rows))
     if args.out:
         args.out.write_text("\n".join(rows) + "\n")

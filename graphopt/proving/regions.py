@@ -134,7 +134,8 @@ def _centres(window: Window) -> Array:
     """The numbers about which its sides may decide something."""
     found = [a.ravel()[:64] for a in _constants(window) if a.dtype.kind == "f" and a.size]
     whole = np.concatenate([np.zeros(1), *(x.astype(np.float64) for x in found)])
-    return np.unique(whole[np.abs(whole) < 1e6])
+    whole = whole[np.abs(whole) < 1e6]
+    return np.unique(np.concatenate([whole, -whole]))  # x + c decides at -c
 
 
 def _limit(window: Window) -> int:
