@@ -106,6 +106,7 @@ _U8S8 = Int8Scheme(
     group_channels=32,  # 4, 8, 16, 32 channels a group: 0.5, 0.9, 1.0, 1.7 times float
     # the same speed as static products, LSTM 3 times float; ranges fit each run
     dynamic=frozenset({"Gemm", "LSTM", "MatMul"}),
+    stores=True,
 )
 
 #: The targets by name: extensions, integer scheme, block of channels in the convolution layout.

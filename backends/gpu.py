@@ -9,17 +9,20 @@ from __future__ import annotations
 import abc
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+import onnx
 import onnx_ir as ir
 from graphopt.backends.ort import OrtBackend
 
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
-from graphopt.errors import UsageError
+from graphopt.deploy.sessions import open_manifest
+from graphopt.errors import GraphOptError, UsageError
 from graphopt.formats import save
 from graphopt.replacing import replace_files
 from graphopt.target import Target
@@ -36,6 +39,7 @@ CAPABILITIES: dict[str, tuple[str, ...]] = {
     "sm90": ("float32", "bfloat16", "float16", "int8"),
 }
 DEFAULT = "sm80"
+_RELU = '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Relu(x) }'
 
 
 def precisions(capability: str) -> tuple[str, ...]:
@@ -63,6 +67,20 @@ def parse_capability(text: str) -> str | None:
     first = text.strip().splitlines()[:1]
     digits = first[0].strip().replace(".", "") if first else ""
     return f"sm{digits}" if digits.isdigit() else None
+
+
+@cache
+def opens(provider: str) -> bool:
+    """Whether the provider opens a model here: the runtime also lists those it can't load."""
+    relu = onnx.parser.parse_model(_RELU).SerializeToString()
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder, "model.onnx")
+        path.write_bytes(relu)
+        try:
+            open_manifest(path, Manifest("", provider, extra="cuda"))
+        except GraphOptError:
+            return False
+    return True
 
 
 def fixed_shapes(model: ir.Model) -> bool:
@@ -96,13 +114,10 @@ class GpuBackend(OrtBackend):
 
     def capability(self, target: str) -> tuple[str, bool]:
         """The compute capability of a target by its name, and whether it can be run here."""
-        import onnxruntime as ort
-
         if target != self.name:
             return target.removeprefix(f"{self.name}-"), False
         here = capability()
-        able = here is not None and self.provider in ort.get_available_providers()
-        return here or DEFAULT, able
+        return here or DEFAULT, here is not None and opens(self.provider)
 
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the model, its manifest and the script that runs it; needs no GPU.

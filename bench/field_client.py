@@ -24,7 +24,7 @@ import numpy as np
 from field_inputs import shipped
 
 #: Most runs that are recorded of a part, spread evenly over all that the client makes.
-RUNS = 32
+RUNS = 128
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from graphopt.user_code import load_attribute
 
 __all__ = ["Budget", "Limit"]
 
-#: Share of decisions that one lossy step may change where no limit says otherwise.
+#: Share of decisions that lossy steps together may change where no limit says otherwise.
 MAX_DISAGREEMENT = 0.01
 
 _UNITS: dict[str, dict[str, float]] = {
@@ -62,7 +62,7 @@ class Budget:
 
     Attributes:
         max_error: worst output's relative L2 difference against the source model.
-        max_disagreement: share of decisions that each lossy step may change on the samples
+        max_disagreement: share of decisions that all lossy steps may change on the samples
             (`graphopt.verification.agreement`). None: 0.01, unless `max_error` or `max_drop` judge
             lossy steps; inf: any, so that nothing judges them.
         max_drop: how far the metric of `evaluate` may fall, in its own units.
@@ -144,7 +144,7 @@ class Budget:
 
     @property
     def guard(self) -> float | None:
-        """The share of decisions that a lossy step may change; None where nothing guards them."""
+        """The share of decisions that lossy steps may change; None where nothing guards them."""
         if self.max_disagreement is not None:
             return self.max_disagreement if math.isfinite(self.max_disagreement) else None
         return MAX_DISAGREEMENT if self.max_error is None and self.max_drop is None else None

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,7 @@ from graphopt.graph import provenance
 from graphopt.samples.stream import Samples
 from graphopt.target import ONNX, Target
 
-__all__ = ["Analysis", "Context", "Edit", "Pair", "Progress", "Refusal", "Timer"]
+__all__ = ["Analysis", "Context", "Edit", "Pair", "Progress", "Referee", "Refusal", "Timer"]
 
 logger = logging.getLogger("graphopt")
 
@@ -56,6 +56,20 @@ class Refusal:
     reason: str
 
 
+class Referee(Protocol):
+    """The guard as a pass may ask it: two figures in units of what is allowed, so that 1 is all."""
+
+    @property
+    def runs(self) -> int:
+        """How many runs of samples it has."""
+
+    def over(self, model: ir.Model) -> float:
+        """By what has changed and what is likely to: above 1 other inputs may say otherwise."""
+
+    def strain(self, model: ir.Model, runs: int) -> float:
+        """By what is likely to change, on the first runs: small changes add up in it."""
+
+
 class Context:
     """Everything a pass may ask for, and the permission it needs before an edit.
 
@@ -73,8 +87,8 @@ class Context:
         timer: times two models on the target, for `faster`; None where nothing is to be timed.
         cache: what was timed before on this machine is taken from it; None keeps nothing.
         source: the model as it came into the run, not to be changed; None outside a pipeline.
-        disagreement: how far from saying what the source says a model is on the samples, in units
-            of what is allowed (above 1 the step is undone); None where no guard judges.
+        referee: how far from saying what the source says a model is on the samples; None where no
+            guard judges.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
@@ -99,11 +113,11 @@ class Context:
         timer: Timer | None = None,
         cache: Cache | None = None,
         source: ir.Model | None = None,
-        disagreement: Callable[[ir.Model], float] | None = None,
+        referee: Referee | None = None,
     ) -> None:
         self.model = model
         self.source = source
-        self.disagreement = disagreement
+        self.referee = referee
         self.target = target
         self.samples = samples
         self.budget = budget
@@ -150,6 +164,10 @@ class Context:
             return analysis in kept and all(stays(n) for n in self._needs.get(analysis, ()))
 
         self._cache = {a: r for a, r in self._cache.items() if stays(a)}
+
+    def know(self, analysis: Analysis[T], result: T) -> None:
+        """Take `result` for what the analysis, which needs no other, would find."""
+        self._cache[analysis] = result
 
     def cached(self) -> dict[Analysis[Any], Any]:
         """The analyses computed so far and their results (a copy; the debug mode compares them)."""

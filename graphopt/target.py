@@ -38,6 +38,8 @@ class Int8Scheme:
         dynamic: operators better quantized at run time (activation ranges found on the fly),
             unless what they read already is integer.
         bias: type of biases: "int32" at the scale of data times weight, or "float32" as they were.
+        stores: what is computed from constants is computed once, on loading: weights of float
+            operators can lie in the file as integers.
     """
 
     activation: Literal["uint8", "int8"] = "uint8"
@@ -50,6 +52,7 @@ class Int8Scheme:
     conv_pack: int = 1
     dynamic: frozenset[str] = frozenset()
     bias: Literal["int32", "float32"] = "int32"
+    stores: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,7 @@ FLOORS = (
     {"__main__", "cli", "conformance", "testing"},
     {"searching"},
     {"pipeline"},
-    {"calibration", "tracing", "training", "verification"},
+    {"calibration", "proving", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context"},
     {"budget", "cache", "execution", "io", "samples"},

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -20,15 +21,14 @@ from graphopt.context import Context
 from graphopt.graph.attributes import attribute
 from graphopt.graph.traverse import all_graphs, all_nodes, subgraphs
 
-__all__ = ["Cost", "MacRule", "NodeCost", "cost", "macs_of"]
+__all__ = ["Cost", "MacRule", "NodeCost", "constant_trips", "cost", "macs_of"]
 
 Shape = tuple[int, ...]
 #: MACs of a node, given the shapes of its inputs and outputs (None where absent or unknown).
 MacRule = Callable[[ir.Node, list[Shape | None], list[Shape | None]], int | None]
 
 
-@dataclasses.dataclass(frozen=True)
-class NodeCost:
+class NodeCost(NamedTuple):
     """What one node costs.
 
     Attributes:
@@ -112,7 +112,7 @@ def _graph(
             unknown.append(name)
         inner = [_graph(sub, sizes, nodes, unknown) for sub in subgraphs(node)]
         if inner:
-            macs = max(inner) if node.op_type == "If" else sum(inner) * _trips(node)
+            macs = max(inner) if node.op_type == "If" else sum(inner) * constant_trips(node)
         tensors = [t for v in node.inputs if v is not None and (t := _tensor(v)) is not None]
         made = [sizes[v] for v in node.outputs]
         nodes[name] = NodeCost(
@@ -125,7 +125,7 @@ def _graph(
     return total
 
 
-def _trips(node: ir.Node) -> int:
+def constant_trips(node: ir.Node) -> int:
     """How often a body runs, where a constant says so; else 1."""
     if node.op_type == "Loop" and node.inputs and node.inputs[0] is not None:
         tensor = _tensor(node.inputs[0])

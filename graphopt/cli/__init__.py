@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
     "bench": ("bench", "Time models on targets, threads and batch sizes, beside each other."),
     "show": ("show", "Show the recipe and provenance of an optimized model."),
+    "record": ("record", "Run a program and record what it feeds its models, as samples."),
     "passes": ("passes", "List the passes with their options."),
     "targets": ("targets", "List what --target takes, and what runs on this machine."),
     "demo": ("demo", "Optimize a small trained model that ships with graphopt."),

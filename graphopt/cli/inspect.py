@@ -34,6 +34,7 @@ def command(
     debug: bool,
 ) -> None:
     """Show what is in MODEL: operators, shapes, parameters, MACs, memory, time."""
+    from graphopt.analyses.demand import unfit_for
     from graphopt.backend import find_target
     from graphopt.cli.progress import progress
     from graphopt.context import Context
@@ -42,7 +43,7 @@ def command(
     from graphopt.samples import bind_shapes
 
     loaded = named(load(model))  # figures are known by the names of nodes
-    bound, notes = bind_shapes(loaded, parse_shapes(shapes))
+    bound, notes = bind_shapes(loaded, parse_shapes(shapes), unfit=unfit_for(loaded))
     where = find_target(target)
     ctx = Context(loaded, target=where, shapes=bound)
     with progress(not as_json) as shown:

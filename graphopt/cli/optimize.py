@@ -58,7 +58,7 @@ from graphopt.errors import GraphOptError, UsageError
 @click.option(
     "--max-disagreement",
     metavar="X|none",
-    help="Share of decisions on the samples a lossy step may change; default 0.01.",
+    help="Share of decisions on the samples that lossy steps may change; default 0.01.",
 )
 @click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
 @click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
@@ -81,7 +81,14 @@ from graphopt.errors import GraphOptError, UsageError
     type=click.Choice(["outputs", "graph"]),
     default="outputs",
     show_default=True,
-    help="Compare outputs after every pass, or only check the graph.",
+    help="Compare outputs and prove edits after every pass, or only check the graph.",
+)
+@click.option(
+    "--trust",
+    type=click.Choice(["checked", "assumed"]),
+    default="checked",
+    show_default=True,
+    help="The weakest evidence that an exact edit may stand on.",
 )
 @click.option("--measure/--no-measure", default=True, help="Time every step; undo slower ones.")
 @click.option(
@@ -199,7 +206,7 @@ def _run(options: dict[str, Any]) -> int:
                 "progress": shown,
                 "source_path": source,
                 **{k: options[k] for k in ("seed", "verify", "measure", "measure_seconds")},
-                **{k: options[k] for k in ("cache", "debug", "max_opset")},
+                **{k: options[k] for k in ("cache", "debug", "max_opset", "trust")},
             }
             if options["dry_run"]:
                 from graphopt.cli.plan import show_plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -39,21 +40,27 @@ class OrtSession:
 class BoundSession(OrtSession):
     """A model whose inputs and outputs stay in a device's memory, at the same place in every run.
 
-    CUDA graphs need that: they replay the kernels of an earlier run, addresses included.
+    CUDA graphs need that: they replay the kernels of an earlier run, addresses included. Outputs
+    get other memory where their sizes may differ from those of the last run.
     """
 
     def __init__(self, raw: Any, device: str) -> None:
         super().__init__(raw)
         self._binding = raw.io_binding()
         self._held: dict[str, Any] = {}
-        for name in self.outputs:
-            self._binding.bind_output(name, device)
         self._device = device
+        self._static = all(isinstance(d, int) for o in raw.get_outputs() for d in o.shape)
+        self._bind_outputs()
+
+    def _bind_outputs(self) -> None:
+        for name in self.outputs:
+            self._binding.bind_output(name, self._device)
 
     def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Run once: arrays by input name in, arrays by output name out."""
         from onnxruntime import OrtValue
 
+        fresh = not self._static
         for name, given in feeds.items():
             array = np.asarray(given, order="C")
             held = self._held.get(name)
@@ -62,6 +69,9 @@ class BoundSession(OrtSession):
                 continue
             self._held[name] = OrtValue.ortvalue_from_numpy(array, self._device, 0)
             self._binding.bind_ortvalue_input(name, self._held[name])
+            fresh = True
+        if fresh:
+            self._bind_outputs()
         self.raw.run_with_iobinding(self._binding)
         values = self._binding.copy_outputs_to_cpu()
         return dict(zip(self.outputs, values, strict=True))
@@ -178,15 +188,46 @@ def _open_ort(
             given["load_config"] = json.dumps({"CPU": _properties(manifest)})
         options.add_provider_for_devices(devices, given)
         return OrtSession(ort.InferenceSession(str(path), options))
-    providers: list[Any] = [CPU]
-    if manifest.provider != CPU:
-        providers = [
-            (manifest.provider, _placed(path, manifest.provider_options)),
-            *manifest.fallbacks,
-            CPU,
-        ]
-    raw = ort.InferenceSession(str(path), options, providers=providers)
+    if manifest.provider == CPU:
+        raw = ort.InferenceSession(str(path), options, providers=[CPU])
+    else:
+        given = _placed(path, manifest.provider_options)
+        # a replayed graph names no nodes in a profile
+        raw = _open_provider(path, options, manifest, given if profile is None else _eager(given))
     return BoundSession(raw, manifest.bind) if manifest.bind else OrtSession(raw)
+
+
+def _open_provider(path: Path, options: Any, manifest: Manifest, given: Mapping[str, str]) -> Any:
+    """The runtime's session on the manifest's provider, or an error: never on the CPU unasked.
+
+    A model with nodes that the provider leaves to the CPU can't be replayed as one CUDA graph; the
+    runtime refuses it, and it is opened without.
+    """
+    import onnxruntime as ort
+
+    ort.preload_dlls()  # CUDA's libraries, where they are Python packages
+    if manifest.provider == "TensorrtExecutionProvider":
+        _package("tensorrt")  # which loads its own
+    behind = [*manifest.fallbacks, CPU]
+    try:
+        raw = ort.InferenceSession(
+            str(path), options, providers=[(manifest.provider, given), *behind], enable_fallback=0
+        )
+    except Exception as error:
+        if "graph capture" not in str(error):
+            raise
+        return _open_provider(path, options, manifest, _eager(given))
+    if manifest.provider not in raw.get_providers():
+        raise ModelError(
+            f"onnxruntime could not load {manifest.provider} for '{manifest.target}': its log says "
+            f"which library is missing (CUDA and cuDNN: pip install onnxruntime-gpu[cuda,cudnn])"
+        )
+    return raw
+
+
+def _eager(options: Mapping[str, str]) -> dict[str, str]:
+    """Provider options without CUDA graphs."""
+    return {k: "0" if "cuda_graph" in k else v for k, v in options.items()}
 
 
 def _open_native(path: Path, manifest: Manifest, profile: bool) -> OpenVinoSession:
@@ -251,4 +292,5 @@ def _refused(path: Path, manifest: Manifest, error: Exception) -> ModelError:
     placed = ("Exception from", "Check '", "[ONNXRuntimeError] : 11")
     said = [t for t in lines if not t.startswith(placed)] or lines or [type(error).__name__]
     text = next((t for t in said if t.startswith("While validating")), said[0])
+    text = re.sub(r"^/\S+:\d+ .*?\) (?=\S)", "", text)
     return ModelError(f"{path.name} does not open for '{manifest.target}': {text[:400]}")

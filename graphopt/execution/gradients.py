@@ -73,7 +73,6 @@ def backward(
     loss: Literal["own", "drawn"],
     seed: int = 0,
     values: Sequence[str] = (),
-    rows: int = ROWS,
 ) -> Iterator[Step]:
     """One backward pass for every few rows of `samples`.
 
@@ -83,7 +82,6 @@ def backward(
         loss: see above.
         seed: of the draws.
         values: names of values of the main graph whose gradients are wanted too.
-        rows: most rows of a pass, where the inputs' first axes are a batch of any size.
 
     Raises:
         MissingExtra: torch is not installed.
@@ -105,7 +103,7 @@ def backward(
     random = torch.Generator().manual_seed(seed)
     scales: dict[int, float] = {}
     for feeds in samples:
-        for part, count in _parts(feeds, inputs, rows):
+        for part, count in _parts(feeds, inputs):
             given = [torch.from_numpy(np.array(part[n])) for n in names]
             made = list(module(*given))
             seen = {n: made[places[n]] for n in values if made[places[n]].requires_grad}
@@ -127,9 +125,7 @@ def backward(
             )
 
 
-def _parts(
-    feeds: Arrays, inputs: Sequence[ir.Value], most: int
-) -> Iterator[tuple[dict[str, Array], int]]:
+def _parts(feeds: Arrays, inputs: Sequence[ir.Value]) -> Iterator[tuple[dict[str, Array], int]]:
     """Some rows at a time, where all inputs have a free first axis of one size; else all."""
     sizes = {len(feeds[v.name or ""]) if np.ndim(feeds[v.name or ""]) else 0 for v in inputs}
     free = all(
@@ -140,8 +136,8 @@ def _parts(
         yield dict(feeds), len(first) if np.ndim(first) else 1
         return
     (total,) = sizes
-    for at in range(0, total, most):
-        yield {k: a[at : at + most] for k, a in feeds.items()}, min(most, total - at)
+    for at in range(0, total, ROWS):
+        yield {k: a[at : at + ROWS] for k, a in feeds.items()}, min(ROWS, total - at)
 
 
 def _scores(value: ir.Value) -> bool:

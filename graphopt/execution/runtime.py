@@ -30,19 +30,18 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 _Predict = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 
-def open_session(path: Path, *, optimize: bool = False, threads: int = 0) -> Any:
+def open_session(path: Path, *, optimize: bool = False) -> Any:
     """An `onnxruntime.InferenceSession` for the model file at `path`, as any user would open it.
 
     Args:
         path: the .onnx file.
         optimize: let the runtime apply its own graph optimizations.
-        threads: intra-op threads; 0 leaves the choice to the runtime.
 
     Raises:
         ModelError: the runtime cannot load the model; one line, with the operator if it names one.
     """
     with runtime_errors(str(path)):
-        return open_cpu(path, session_options(optimize=optimize, threads=threads))
+        return open_cpu(path, session_options(optimize=optimize))
 
 
 def run_each(

@@ -170,17 +170,23 @@ class Builder:
         return self.node(node.op_type, inputs, kept | changed, domain=domain).outputs[0]
 
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
-        """Let `new` stand wherever `old` stood: its users, its name, its type, its outputs."""
+        """Let `new` stand wherever `old` stood: its users, its name, its type, its outputs.
+
+        A value keeps its name as long as it keeps its meaning, so a node made here gives its output
+        the name of what it replaces.
+        """
         if new is old:
             return
         if new.type is None:
             new.type = old.type
         if new.shape is None:
             new.shape = old.shape
+        ours = any(new.producer() is n for n in self.nodes)
         if not old.is_graph_output():
             old.replace_all_uses_with(new)
+            if ours:
+                new.name, old.name = old.name, new.name
             return
-        ours = any(new.producer() is n for n in self.nodes)
         if not ours and not can_replace(old, new):
             new = self.node("Identity", [new]).outputs[0]
             new.type, new.shape = old.type, old.shape

@@ -40,7 +40,8 @@ def deterministic(node: ir.Node) -> bool:
         training = node.attributes.get("training_mode")
         return training is None or training.value == 0
     graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return not any(a.type in graphs or a.is_ref() for a in node.attributes.values())
+    given = node.attributes
+    return not given or not any(a.type in graphs or a.is_ref() for a in given.values())
 
 
 def quick(node: ir.Node, inputs: Inputs) -> list[Array] | None:

@@ -17,6 +17,7 @@ from graphopt.graph.traverse import all_nodes
 
 __all__ = [
     "BY",
+    "CERTIFICATE",
     "FROM",
     "KEPT",
     "RECIPE",
@@ -34,6 +35,8 @@ __all__ = [
 
 FROM, BY, WHY = "graphopt.from", "graphopt.by", "graphopt.why"
 KEPT, RECIPE = "graphopt.kept", "graphopt.recipe"
+#: Hashes of source and result, and what is known of the edits between (`graphopt.proving`).
+CERTIFICATE = "graphopt.certificate"
 #: Set on a model whose nodes' provenance was left out to keep the file small.
 TRIMMED = "graphopt.trimmed"
 #: Names that percent-encoding leaves as they are: most, and encoding takes long.
@@ -93,7 +96,7 @@ def strip(model: ir.Model) -> None:
     for node in all_nodes(model.graph):
         for key in (FROM, BY, WHY):
             node.metadata_props.pop(key, None)
-    for key in (KEPT, RECIPE, TRIMMED):
+    for key in (CERTIFICATE, KEPT, RECIPE, TRIMMED):
         model.metadata_props.pop(key, None)
 
 
@@ -120,7 +123,7 @@ def trim(model: ir.Model, size: int) -> bool:
 
 def _spent(stores: Iterable[MutableMapping[str, str]]) -> int:
     """Bytes that our entries take in the file: text, field tags and lengths."""
-    keys = (FROM, BY, WHY, KEPT, RECIPE)
+    keys = (FROM, BY, WHY, CERTIFICATE, KEPT, RECIPE)
     return sum(len(k) + len(s[k].encode()) + 10 for s in stores for k in keys if k in s)
 
 

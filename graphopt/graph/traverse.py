@@ -37,6 +37,7 @@ def all_graphs(graph: ir.Graph) -> list[ir.Graph]:
     """The graph and every subgraph, outer before inner."""
     found = [graph]
     for node in graph:
-        for inner in subgraphs(node):
-            found += all_graphs(inner)
+        if node.op_type in HOLDERS or node.domain not in STANDARD:
+            for inner in subgraphs(node):
+                found += all_graphs(inner)
     return found

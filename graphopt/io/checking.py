@@ -7,7 +7,7 @@ name, every name defined, no cycles, tensors whose data has the size their shape
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx
 import onnx_ir as ir
@@ -30,6 +30,8 @@ _TYPED = {
     "uint64_data": {"UINT32": 1, "UINT64": 1},
     "string_data": {"STRING": 1},
 }
+#: What defines each name.
+_Defined = dict[str, "str | onnx.NodeProto"]
 _FIELD = {d: (f, n) for f, types in _TYPED.items() for d, n in types.items()}
 
 
@@ -90,7 +92,8 @@ def check_structure(proto: onnx.ModelProto) -> list[str]:
     check_calls(proto)
     for function in proto.functions:
         where = f"function {function.domain}:{function.name}"
-        inner = _check_nodes(function.node, dict.fromkeys(function.input, "input"), where, notes)
+        given: _Defined = dict.fromkeys(function.input, "input")
+        inner = _check_nodes(function.node, given, where, notes)
         for name, reader in inner.items():
             raise ModelError(f"{where}: {reader} reads '{name}', which nothing defines")
         made = {*function.input, *(o for n in function.node for o in n.output)}
@@ -132,7 +135,7 @@ def check_tensor(tensor: onnx.TensorProto, what: str) -> int:
 
 def _check_graph(graph: onnx.GraphProto, where: str, notes: list[str]) -> dict[str, str]:
     """Names the graph reads from outside it, each with who reads it."""
-    defined: dict[str, str] = {}
+    defined: _Defined = {}
     for value in graph.input:
         _define(defined, value.name, "input", where)
     inputs = set(defined)
@@ -154,7 +157,7 @@ def _check_graph(graph: onnx.GraphProto, where: str, notes: list[str]) -> dict[s
 
 
 def _check_nodes(
-    nodes: Iterable[onnx.NodeProto], defined: dict[str, str], where: str, notes: list[str]
+    nodes: Iterable[onnx.NodeProto], defined: _Defined, where: str, notes: list[str]
 ) -> dict[str, str]:
     """Define what `nodes` make; returns the names they read that `defined` lacks."""
     listed = list(nodes)
@@ -162,7 +165,7 @@ def _check_nodes(
     for k, node in enumerate(listed):
         for name in node.output:
             if name:
-                _define(defined, name, title_of(node), where)
+                _define(defined, name, node, where)
                 maker[name] = k
     free: dict[str, str] = {}
     needs: list[list[int]] = []
@@ -171,12 +174,13 @@ def _check_nodes(
         if not node.op_type:
             raise ModelError(f"{where}: node '{node.name}' has no operator")
         before: list[int] = []
-        for name, reader in _reads(node, where, notes):
+        inner = _inner_reads(node, where, notes) if node.attribute else {}
+        for name in (*node.input, *inner):
             if name in maker:
                 before.append(maker[name])
                 ordered = ordered and maker[name] < k
-            elif name not in defined:
-                free.setdefault(name, reader)
+            elif name and name not in defined:
+                free.setdefault(name, inner.get(name) or title_of(node))
         needs.append(before)
     if not ordered:
         cycle = _cycle(needs)
@@ -187,24 +191,22 @@ def _check_nodes(
     return free
 
 
-def _reads(node: onnx.NodeProto, where: str, notes: list[str]) -> Iterator[tuple[str, str]]:
-    """Names a node reads, its subgraphs' outside reads included, each with the reader."""
-    title = title_of(node)
-    for name in node.input:
-        if name:
-            yield name, title
+def _inner_reads(node: onnx.NodeProto, where: str, notes: list[str]) -> dict[str, str]:
+    """Names that a node's subgraphs read from outside them, each with the reader."""
+    reads: dict[str, str] = {}
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
-            check_tensor(attribute.t, f"{title}, attribute '{attribute.name}'")
+            check_tensor(attribute.t, f"{title_of(node)}, attribute '{attribute.name}'")
         elif attribute.type in _SPARSE:
             raise ModelError(
-                f"{title} has a sparse tensor as attribute '{attribute.name}', which would be "
-                "lost: make it dense"
+                f"{title_of(node)} has a sparse tensor as attribute '{attribute.name}', which "
+                "would be lost: make it dense"
             )
         elif attribute.type in _GRAPHS:
             for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                inside = f"{title}, {attribute.name}"
-                yield from _check_graph(graph, inside, notes).items()
+                inside = f"{title_of(node)}, {attribute.name}"
+                reads = {**_check_graph(graph, inside, notes), **reads}
+    return reads
 
 
 def _check_sparse(sparse: onnx.SparseTensorProto, what: str) -> None:
@@ -232,9 +234,10 @@ def _check_outputs(names: Iterable[str], defined: set[str], where: str) -> None:
             raise ModelError(f"{where}: output '{name}' is made by no node in it")
 
 
-def _define(defined: dict[str, str], name: str, by: str, where: str) -> None:
+def _define(defined: _Defined, name: str, by: str | onnx.NodeProto, where: str) -> None:
     if name in defined:
-        raise ModelError(f"{where}: '{name}' is defined twice, by {defined[name]} and by {by}")
+        first, second = (b if isinstance(b, str) else title_of(b) for b in (defined[name], by))
+        raise ModelError(f"{where}: '{name}' is defined twice, by {first} and by {second}")
     defined[name] = by
 
 

@@ -32,7 +32,12 @@ def digest(model: ir.Model) -> str:
             outputs = ",".join(v.name or "" for v in node.outputs)
             seen.update(f"{node.domain}|{node.op_type}|{names}|{outputs}|".encode())
             for attribute in sorted(node.attributes.values(), key=lambda a: a.name):
-                if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                if attribute.type is ir.AttributeType.TENSOR:  # whatever it is called
+                    tensor = attribute.as_tensor()
+                    seen.update(f"{attribute.name}|{tensor.dtype}|{tensor.shape}|".encode())
+                    for chunk in chunks(tensor):
+                        seen.update(chunk)
+                elif attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
                     seen.update(
                         serde.serialize_attribute(attribute).SerializeToString(deterministic=True)
                     )

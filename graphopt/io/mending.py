@@ -25,6 +25,7 @@ def mend(proto: onnx.ModelProto) -> list[str]:
     for value in proto.graph.output:  # one value: what it is as an input, callers must give
         if value.name in declared:
             value.type.CopyFrom(declared[value.name])
+        declared[value.name] = value.type  # listed again, it is what it was at first
     for values, nodes in _graphs(proto):
         for value in values:
             if _forget_negative(value.type):

@@ -20,7 +20,7 @@ from graphopt.graph.traverse import all_graphs
 from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
 from graphopt.io.mending import mend, take_maps
-from graphopt.io.tensors import MappedFile, MappedTensor, SparseTensor
+from graphopt.io.tensors import MappedFile, MappedTensor, ProtoTensor, SparseTensor
 
 __all__ = [
     "EXAMPLES",
@@ -263,6 +263,8 @@ def _attach(graph: ir.Graph, attach: Callable[[ir.ExternalTensor], ir.TensorProt
     for value in graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = attach(value.const_value)
+        elif isinstance(value.const_value, ir.TensorProtoTensor):
+            value.const_value = ProtoTensor(value.const_value.raw)
     for node in graph:
         for name, one in node.attributes.items():
             if one.type == ir.AttributeType.TENSOR and isinstance(one.value, ir.ExternalTensor):

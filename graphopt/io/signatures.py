@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 import onnx
 
@@ -21,6 +21,8 @@ __all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
 STANDARD = ("", "ai.onnx")
 #: Nodes that functions may become where they are called.
 _MOST = 1_000_000
+#: Beyond this no axis is looked for: shape inference dies of it.
+_AXES = 1 << 10
 #: Types that count, as sizes and steps do.
 _COUNTS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 #: Numbers of element types.
@@ -35,8 +37,8 @@ def title_of(node: onnx.NodeProto) -> str:
 
 
 def check_signatures(proto: onnx.ModelProto) -> None:
-    """Standard operators have the inputs, outputs and attributes they need. Raises ModelError."""
-    local = {(f.domain, f.name) for f in proto.functions}
+    """Operators have the inputs, outputs and attributes they need. Raises ModelError."""
+    local = {(f.domain, f.name): (len(f.input), len(f.output)) for f in proto.functions}
     sliced = any(n.op_type == "Slice" for n in proto.graph.node)
     zeros = frozenset(_zeros(proto.graph) if sliced else ())
     _check_signatures(proto.graph.node, _standard(proto.opset_import), local, zeros=zeros)
@@ -52,7 +54,7 @@ def _standard(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
 def _check_signatures(
     nodes: Iterable[onnx.NodeProto],
     version: int,
-    local: set[tuple[str, str]],
+    local: Mapping[tuple[str, str], tuple[int, int]],
     parameters: frozenset[str] = frozenset(),
     zeros: frozenset[str] = frozenset(),
 ) -> None:
@@ -62,49 +64,88 @@ def _check_signatures(
             _check_attribute(node, attribute, parameters)
             for graph in (attribute.g, *attribute.graphs):
                 _check_signatures(graph.node, version, local, parameters, zeros)
-        schema = None
-        if node.domain in STANDARD and (node.domain, node.op_type) not in local:
-            schema = _schema(node.op_type, version)
-        if schema is None:
+        takes = local.get((node.domain, node.op_type))
+        if takes is not None and (len(node.input) > takes[0] or len(node.output) > takes[1]):
+            raise ModelError(
+                f"{title_of(node)} has {len(node.input)} inputs and {len(node.output)} outputs, "
+                f"the function has {takes[0]} and {takes[1]}"
+            )
+        if node.domain not in STANDARD or takes is not None:
             continue
-        for have, low, high, what in (
-            (len(node.input), schema.min_input, schema.max_input, "inputs"),
-            (len(node.output), schema.min_output, schema.max_output, "outputs"),
-        ):
-            if not low <= have <= high:
-                wanted = low if low == high or have < low else high
-                limit = "" if low == high else "at least " if have < low else "at most "
-                raise ModelError(
-                    f"{title_of(node)} has {have} {what}, the operator has {limit}{wanted}"
-                )
-        single = onnx.defs.OpSchema.FormalParameterOption.Single
-        for k, (name, parameter) in enumerate(zip(node.input, schema.inputs, strict=False)):
-            if not name and parameter.option == single:
-                raise ModelError(f"{title_of(node)} lacks its input {k} ({parameter.name})")
-        given = {a.name: a for a in node.attribute}
-        for name, wanted in schema.attributes.items():
-            if name not in given:
-                if wanted.required:
-                    raise ModelError(f"{title_of(node)} lacks the attribute '{name}'")
-                continue
-            kind = given[name].type
-            if kind and kind != wanted.type.value and not given[name].ref_attr_name:
-                raise ModelError(f"{title_of(node)}, attribute '{name}': not {wanted.type.name}")
-        for name in given:
-            if name not in schema.attributes and not name.startswith("__"):
-                raise ModelError(f"{title_of(node)} has the unknown attribute '{name}'")
-        _check_values(node, given, zeros)
+        misfit = _misfit(
+            node.op_type,
+            version,
+            tuple(map(bool, node.input)),
+            len(node.output),
+            tuple((a.name, a.type, bool(a.ref_attr_name)) for a in node.attribute),
+        )
+        if misfit is None:
+            continue
+        if misfit:
+            raise ModelError(f"{title_of(node)}{misfit}")
+        _check_values(node, zeros)
         if node.op_type == "Constant" and len(node.attribute) != 1:
             raise ModelError(f"{title_of(node)} holds {len(node.attribute)} values, not one")
 
 
-def _check_values(
-    node: onnx.NodeProto, given: dict[str, onnx.AttributeProto], zeros: frozenset[str]
-) -> None:
-    """Permutations permute, and no Slice has a step of 0: no runtime opens such a model."""
-    perm = list(given["perm"].ints) if node.op_type == "Transpose" and "perm" in given else []
-    if sorted(perm) != list(range(len(perm))) and not given["perm"].ref_attr_name:
-        raise ModelError(f"{title_of(node)}: perm {perm[:20]} is no permutation")
+@lru_cache(maxsize=4096)
+def _misfit(
+    op_type: str,
+    version: int,
+    inputs: tuple[bool, ...],
+    outputs: int,
+    attributes: tuple[tuple[str, int, bool], ...],
+) -> str | None:
+    """What of a node does not fit the operator's schema; "" if all does, None if there is none.
+
+    Args:
+        op_type, version: the operator, and the opset.
+        inputs: whether each has a name.
+        outputs: how many there are.
+        attributes: name and type of each, and whether it stands for a function's.
+    """
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return None
+    for have, low, high, what in (
+        (len(inputs), schema.min_input, schema.max_input, "inputs"),
+        (outputs, schema.min_output, schema.max_output, "outputs"),
+    ):
+        if not low <= have <= high:
+            wanted = low if low == high or have < low else high
+            limit = "" if low == high else "at least " if have < low else "at most "
+            return f" has {have} {what}, the operator has {limit}{wanted}"
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    for k, named in enumerate(inputs):
+        parameter = schema.inputs[min(k, len(schema.inputs) - 1)]  # the last may be many
+        if not named and parameter.option != optional:
+            return f" lacks its input {k} ({parameter.name})"
+    given = {name: (kind, stands) for name, kind, stands in attributes}
+    for name, wanted in schema.attributes.items():
+        if name not in given:
+            if wanted.required:
+                return f" lacks the attribute '{name}'"
+            continue
+        kind, stands = given[name]
+        if kind and kind != wanted.type.value and not stands:
+            return f", attribute '{name}': not {wanted.type.name}"
+    unknown = [n for n in given if n not in schema.attributes and not n.startswith("__")]
+    return f" has the unknown attribute '{unknown[0]}'" if unknown else ""
+
+
+def _check_values(node: onnx.NodeProto, zeros: frozenset[str]) -> None:
+    """Permutations permute, axes are few, no step is 0, Splits add up: else no runtime opens it."""
+    for attribute in node.attribute:
+        if attribute.name == "axis" and abs(attribute.i) > _AXES:
+            raise ModelError(f"{title_of(node)}: no tensor has an axis {attribute.i}")
+        if attribute.name == "num_outputs" and attribute.i not in (0, len(node.output)):
+            made = f"{len(node.output)} outputs, num_outputs={attribute.i}"
+            raise ModelError(f"{title_of(node)} has {made}")
+    for attribute in node.attribute if node.op_type == "Transpose" else ():
+        perm = list(attribute.ints)
+        if sorted(perm) != list(range(len(perm))) and not attribute.ref_attr_name:
+            raise ModelError(f"{title_of(node)}: perm {perm[:20]} is no permutation")
     if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] in zeros:
         raise ModelError(f"{title_of(node)} has a step of 0")
 
@@ -142,16 +183,10 @@ def _check_attribute(
         raise ModelError(f"{title_of(node)}: {attribute.i} is no element type")
 
 
-@cache
-def _schema(op_type: str, version: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(op_type, version, "")
-    except onnx.defs.SchemaError:
-        return None
-
-
 def check_calls(proto: onnx.ModelProto) -> None:
     """Functions end, and do not stand for too many nodes. Raises ModelError."""
+    if not proto.functions:
+        return
     calls = {(f.domain, f.name, f.overload): Counter(_called(f.node)) for f in proto.functions}
     main = ("", "", "")
     calls[main] = Counter(_called(proto.graph.node))

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.graph.collector import resting_collector
+from graphopt.graph.traverse import subgraphs
 from graphopt.io.reading import THRESHOLD, graphs_of, set_aside
 from graphopt.io.tensors import SparseTensor, chunks
 
@@ -86,6 +87,14 @@ class Skeleton:
                 tensor.raw_data = b"".join(chunks(one.tensor))
         return proto, tuple(placed.values())
 
+    def with_metadata(self, model: ir.Model) -> Skeleton:
+        """The skeleton of `model`, which is the same but for metadata of its own and its nodes'."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        _renew(proto.metadata_props, model.metadata_props)
+        _renew_nodes(proto.graph, model.graph)
+        return dataclasses.replace(self, proto=proto, model=model)
+
     def places(self, proto: onnx.ModelProto) -> list[tuple[onnx.TensorProto, Held]]:
         """Where in a copy of `proto` each of `held` belongs, in their order."""
         main = all(one.owner == "main" for one in self.held)
@@ -94,6 +103,22 @@ class Skeleton:
             if tensor.external_data and tensor.external_data[0].value.startswith(TOKEN):
                 found[int(tensor.external_data[0].value.removeprefix(TOKEN))] = tensor
         return [(t, one) for t, one in zip(found, self.held, strict=True) if t is not None]
+
+
+def _renew_nodes(graph: onnx.GraphProto, of: ir.Graph) -> None:
+    for proto, node in zip(graph.node, of, strict=True):
+        _renew(proto.metadata_props, node.metadata_props)
+        held = [g for a in proto.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+        for graphs in zip(held, subgraphs(node), strict=False):
+            _renew_nodes(*graphs)
+
+
+def _renew(entries: Any, metadata: Mapping[str, str]) -> None:
+    """Write metadata in the place of what stands there, in the order of a serialized model."""
+    if len(entries) != len(metadata) or any(metadata.get(e.key) != e.value for e in entries):
+        del entries[:]
+        for key in sorted(metadata):
+            entries.add(key=key, value=metadata[key])
 
 
 def locate(

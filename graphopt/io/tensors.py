@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-__all__ = ["MappedFile", "MappedTensor", "SparseTensor", "chunks", "share_key"]
+__all__ = ["MappedFile", "MappedTensor", "ProtoTensor", "SparseTensor", "chunks", "share_key"]
 
 Array = np.ndarray[Any, Any]
 _CHUNK = 8 << 20
@@ -54,7 +54,7 @@ class MappedTensor(ir.LazyTensor):
     `numpy()` is a read-only array over the file itself; element types below 8 bits are unpacked.
     """
 
-    __slots__ = ("external", "file", "offset")
+    __slots__ = ("_nbytes", "external", "file", "offset")
 
     def __init__(
         self,
@@ -77,9 +77,15 @@ class MappedTensor(ir.LazyTensor):
             metadata_props=metadata_props,
         )
         shape.freeze()
+        self._nbytes = super().nbytes
         self.file = file
         self.offset = offset
         self.external = external
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes in the file."""
+        return self._nbytes
 
     @property
     def view(self) -> memoryview:
@@ -101,6 +107,40 @@ class MappedTensor(ir.LazyTensor):
 
     def __repr__(self) -> str:
         return f"{self._repr_base()}(name={self.name!r}, offset={self.offset})"
+
+
+class ProtoTensor(ir.TensorProtoTensor):
+    """A small tensor as it lies in protobuf, decoded once; its array is read-only."""
+
+    __slots__ = ("_array", "_dtype", "_shape", "_size")
+
+    def __init__(self, proto: onnx.TensorProto) -> None:
+        super().__init__(proto)
+        self._dtype, self._shape = super().dtype, super().shape
+        self._size: int = math.prod(proto.dims)
+        self._array: Array | None = None
+
+    @property
+    def dtype(self) -> ir.DataType:  # type: ignore[override]  # no supertype's is ever written
+        """The element type."""
+        return self._dtype
+
+    @property
+    def shape(self) -> ir.Shape:  # type: ignore[override]
+        """The shape, frozen."""
+        return self._shape
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._size
+
+    def numpy(self) -> Array:
+        """The elements."""
+        if self._array is None:
+            self._array = super().numpy()
+            self._array.flags.writeable = False
+        return self._array
 
 
 class SparseTensor(ir.LazyTensor):

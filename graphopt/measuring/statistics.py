@@ -56,7 +56,6 @@ def time_pair(
     seconds: float,
     *,
     again: Callable[[], object] | None = None,
-    seed: int = 0,
 ) -> Timing:
     """Time two calls beside each other for about `seconds`, or until the ratio is known well.
 
@@ -64,9 +63,8 @@ def time_pair(
         a, b: one run each.
         seconds: bound on the timed part; at least five rounds are timed whatever they take.
         again: a second session of `a`, whose memory lies elsewhere; None runs `a` itself twice.
-        seed: seeds the order inside the rounds.
     """
-    times = interleave([a, b, again or a], seconds, seed=seed, enough=known)
+    times = interleave([a, b, again or a], seconds, enough=known)
     return compare_times(times[:, 0], times[:, 1], times[:, 2])
 
 
@@ -88,18 +86,16 @@ def interleave(
     runs: Sequence[Callable[[], object]],
     seconds: float,
     *,
-    seed: int = 0,
     enough: Callable[[Array], bool] | None = None,
-    sample: float = SAMPLE,
 ) -> Array:
     """Milliseconds per run, one row a round and one column per call; order random in each round.
 
-    Every call is warmed up first. A call quicker than `sample` seconds is repeated inside its
-    sample, all calls equally often, so that the clock and the switch between models weigh little;
-    0 times single runs. Rounds end after `seconds`, or when `enough(times)` says so.
+    Every call is warmed up first. A call quicker than `SAMPLE` seconds is repeated inside its
+    sample, all calls equally often, so that the clock and the switch between models weigh little.
+    Rounds end after `seconds`, or when `enough(times)` says so.
     """
-    rng = np.random.default_rng(seed)
-    repeats = max(1, math.ceil(sample / max(1e-7, min(_warm(run) for run in runs))))
+    rng = np.random.default_rng(0)
+    repeats = max(1, math.ceil(SAMPLE / max(1e-7, min(_warm(run) for run in runs))))
     rows: list[list[float]] = []
     collecting = gc.isenabled()
     gc.disable()

@@ -49,11 +49,11 @@ class Served:
     process: subprocess.Popen[str]
     weight: Weight
 
-    def burst(self, seconds: float = BURST) -> list[float]:
-        """Milliseconds of the runs of one turn of about `seconds`, two runs before it not told."""
+    def burst(self) -> list[float]:
+        """Milliseconds of the runs of one turn, two runs before it not told."""
         self.resume()
         try:
-            return [float(t) for t in self._ask(repr(seconds))]
+            return [float(t) for t in self._ask(repr(BURST))]
         finally:
             self.stop()
 

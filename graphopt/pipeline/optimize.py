@@ -42,6 +42,7 @@ def optimize(
     progress: Progress | None = None,
     source_path: str | Path | None = None,
     max_opset: int | None = None,
+    trust: Literal["checked", "assumed"] = "checked",
 ) -> Result:
     """Run `passes` over `model` and keep what is right, within budget and not slower.
 
@@ -59,7 +60,8 @@ def optimize(
         budget: what may be lost and what must be gained.
         seed: seeds everything that is drawn at random.
         shapes: concrete shapes of inputs with dynamic axes, for measuring and probing.
-        verify: "outputs" compares outputs after every pass, "graph" only checks the graph.
+        verify: "outputs" compares outputs after every pass and proves or checks each edit of the
+            exact ones, "graph" only checks the graph.
         measure: time every step on the target, and undo those that are slower.
         measure_seconds: about how long to time each step.
         replay: take every decision from this recipe and measure nothing.
@@ -68,7 +70,9 @@ def optimize(
         debug: recompute every analysis that a pass claims to preserve, and compare.
         progress: called with (text, steps done, steps in all).
         source_path: where a `model` given as an object came from, for the report.
-        max_opset: no pass raises the model's opset beyond this.
+        max_opset: no pass raises the model's opset beyond this; as in the recipe with `replay`.
+        trust: "checked" undoes edits of exact passes that are neither proved nor checked,
+            "assumed" keeps them.
 
     Raises:
         UsageError: a spec, option or target that does not exist, samples that a pass needs.
@@ -90,13 +94,14 @@ def optimize(
         seed=seed,
         shapes=shapes,
         verify=verify,
+        trust=trust,
         measure=measure and replay is None,
         measure_seconds=measure_seconds,
         cache=cache,
         debug=debug,
         progress=progress,
         source_path=source_path,
-        max_opset=max_opset,
+        max_opset=replay.max_opset if replay is not None and max_opset is None else max_opset,
     )
     if everywhere:
         return run_everywhere(setting, passes, progress=progress)

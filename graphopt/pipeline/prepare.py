@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphopt.analyses.demand import allowed_bytes, too_much, unfit_for
 from graphopt.backend import find_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
@@ -34,15 +36,16 @@ from graphopt.samples import (
 from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
+from graphopt.verification.branches import untaken
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
 
 __all__ = ["Setting", "prepare"]
 
 #: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
-PROBE_RUNS, PROBE_MACS = 64, 100e9
-#: Other batch sizes that exact passes are compared at, for runs of at most so many MACs.
-BATCHES, BEYOND_MACS = (2, 3, 5), 5e9
+PROBE_RUNS, PROBE_MACS = 128, 100e9
+#: Other batch sizes that exact passes are compared at, for runs of at most so many MACs and bytes.
+BATCHES, BEYOND_MACS, BEYOND_BYTES = (2, 3, 5), 5e9, 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,9 @@ class Setting:
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
+        max_opset: no pass raises the model's opset beyond this; None: as far as it likes.
+        verify: what is compared after every pass: outputs and edits, or the graph alone.
+        trust: the weakest evidence that an exact edit may stand on.
         notes: plain sentences for the report.
     """
 
@@ -80,6 +86,9 @@ class Setting:
     debug: bool
     digest: str
     cache: Cache | None
+    max_opset: int | None = None
+    trust: Literal["checked", "assumed"] = "checked"
+    verify: Literal["outputs", "graph"] = "outputs"
     notes: tuple[str, ...] = ()
 
     def for_target(self, target: Target) -> Setting:
@@ -103,6 +112,7 @@ def prepare(
     progress: Progress | None = None,
     source_path: str | Path | None = None,
     max_opset: int | None = None,
+    trust: Literal["checked", "assumed"] = "checked",
 ) -> Setting:
     """Check, run and count `model` once; `run` then takes passes over it as often as asked.
 
@@ -113,6 +123,8 @@ def prepare(
         path, model = Path(model), load(model)
     elif isinstance(model, onnx.ModelProto):
         model = from_proto(model)
+    if not model.graph.outputs:
+        raise ModelError(f"{path or 'the model'} has no outputs: there is nothing to optimize")
     target = find_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
     if budget.timed and not (measure and target.measured):
@@ -122,7 +134,8 @@ def prepare(
         )
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
-    bound, chosen = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()}, like=first)
+    fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
+    bound, chosen = bind_shapes(model, fixed, first, unfit_for(model))
     notes = [*warnings_of(model), *chosen]
     if measure and not target.measured:
         notes.append(
@@ -136,8 +149,10 @@ def prepare(
         limit_opset(model, max_opset)
     source = State(model, bound, path)
     judge: Judge | None = None
-    unable = ""
-    if verify == "outputs":
+    unable = too_large = too_much(source.context)
+    if too_large:
+        notes.append(f"outputs were not compared: {too_large}")
+    elif verify == "outputs":
         if progress is not None:
             progress("running the source model", 0, 0)
         probe = _probe(source, given or drawn, notes)
@@ -145,16 +160,21 @@ def prepare(
         if judge.unable:
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
-        elif judge.silent:
+        elif missing := untaken(source.model, [*judge.probe, *judge.extra]):
+            notes.append(
+                f"taken by no run: {', '.join(missing[:8])}; edits there stand on the evidence of "
+                "their own regions"
+            )
+        if judge is not None and judge.silent:
             notes.append(
                 f"{', '.join(judge.silent)}: empty or NaN on every run, so that agreeing about it "
                 "means nothing; give --samples that the model answers"
             )
     return Setting(
         source=source,
-        target=target if measure else dataclasses.replace(target, measured=False),
-        samples=given or drawn,
-        given=given is not None,
+        target=target if measure and not too_large else dataclasses.replace(target, measured=False),
+        samples=_not_run(too_large) if too_large else given or drawn,
+        given=given is not None and not too_large,
         feeds=next(iter(drawn)),
         budget=budget,
         seed=seed,
@@ -167,8 +187,21 @@ def prepare(
         debug=debug,
         digest=digest(source.model),
         cache=open_cache(cache),
+        max_opset=max_opset,
+        trust=trust,
+        verify=verify,
         notes=tuple(notes),
     )
+
+
+def _not_run(why: str) -> Samples:
+    """Samples for a model that is not to be run: whoever asks for them is told why."""
+
+    class Refused:
+        def __iter__(self) -> Iterator[Feeds]:
+            raise ModelError(f"the model is not run: {why}")
+
+    return Samples(Refused())
 
 
 def named(model: ir.Model) -> ir.Model:
@@ -213,14 +246,20 @@ def _beyond(
     """
     inputs = inputs_of(source.model)
     free = {i.name for i in inputs if i.dims and i.batch is None}
-    runs: list[Feeds] = [
-        {n: a * a.dtype.type(k) if a.dtype.kind == "f" else a for n, a in probe[0].items()}
-        for k in ((0, 10) if probe else ())
-    ]
+    with np.errstate(over="ignore"):
+        runs: list[Feeds] = [
+            {n: a * a.dtype.type(k) if a.dtype.kind == "f" else a for n, a in probe[0].items()}
+            for k in ((0, 10) if probe else ())
+        ]
     for batch in BATCHES if free else ():
         sized = {n: (batch, *s[1:]) if n in free else s for n, s in shapes.items()}
         runs.append(next(iter(synthetic(source.model, seed=seed + batch, shapes=sized, runs=1))))
-    return [r for r in runs if source.cost.macs * _batch(r) <= BEYOND_MACS]
+    cost, memory = source.cost, allowed_bytes(source.context)
+    return [
+        r
+        for r in runs
+        if cost.macs * _batch(r) <= BEYOND_MACS and cost.peak_activation_bytes * _batch(r) <= memory
+    ]
 
 
 def _batch(feeds: Feeds) -> int:

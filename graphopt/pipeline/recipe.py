@@ -34,7 +34,10 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model was made; `source` and `samples` are SHA-256 digests (None: no samples)."""
+    """How a model was made; `source` and `samples` are SHA-256 digests (None: no samples).
+
+    `max_opset` is the opset that no pass was to raise the model beyond, or None.
+    """
 
     graphopt: str
     target: str
@@ -44,11 +47,14 @@ class Recipe:
     validated: bool
     versions: dict[str, str]
     steps: tuple[Decision, ...]
+    max_opset: int | None = None
 
     def to_text(self) -> str:
         """Compact JSON with sorted keys: the same recipe gives the same text."""
         data = dataclasses.asdict(self)
         data["steps"] = [_without_defaults(d) for d in data["steps"]]
+        if self.max_opset is None:
+            del data["max_opset"]
         return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -98,7 +104,10 @@ def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
     from importlib.metadata import version
 
-    return {n: version(n) for n in ("numpy", "onnx", "onnx-ir", "onnxruntime")}
+    import onnxruntime  # of several packages: the GPU's build is called onnxruntime-gpu
+
+    found = {n: version(n) for n in ("numpy", "onnx", "onnx-ir")}
+    return {**found, "onnxruntime": onnxruntime.__version__}
 
 
 def portable(spec: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from graphopt import __version__
+from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
@@ -23,7 +24,8 @@ from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, refusals, try_pass
-from graphopt.reporting.records import Figures, Report, Step, Undone
+from graphopt.proving.certificate import certified
+from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
 from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
 
@@ -81,6 +83,12 @@ def _worse(total: Timing | None) -> list[str]:
     return [f"the result is {slower}"] if slower else []
 
 
+def _evidence(steps: Sequence[Step]) -> Evidence | None:
+    """What is known of every edit that was kept."""
+    found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
+    return sum(found, Evidence()) if found else None
+
+
 class _Run:
     """One run of the pipeline: the model as it is, and what was decided so far."""
 
@@ -94,10 +102,11 @@ class _Run:
         self.work: ir.Model | None = None
         self.context: Context | None = None
         self.decisions: list[recipe.Decision] = []
-        self.lossy = 0  # steps that may have used the guard's limits
+        #: Lossy steps begun, and in all: each may use as much of the guard's limits as the others.
+        self.lossy, self.losses = 0, 1
         self.disagrees = False  # the last step was undone by the guard
         #: Before the first step that a later pass is to make good: its number, and what was then.
-        self.safe: tuple[int, State, Sequence[Outputs], int] | None = None
+        self.safe: tuple[int, State, Sequence[Outputs]] | None = None
 
     def __call__(self, passes: Sequence[Any]) -> Result:
         specs = [recipe.portable(format_pass(p)) for p in passes]
@@ -110,11 +119,12 @@ class _Run:
         self.evaluated(self.setting.source)
         before = self.setting.source.figures()
         steps: list[Step] = []
+        self.losses = max(1, sum(bool(getattr(p, "lossy", False)) for p in passes))
         for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
             self.progress(spec, k, len(passes))
             later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
             if later and self.safe is None:
-                self.safe = (k, self.state, self.outputs, self.lossy)
+                self.safe = (k, self.state, self.outputs)
             steps.append(self._step(one, spec, k, judged=not later))
             if not later:
                 self._settle(steps)
@@ -136,7 +146,7 @@ class _Run:
         safe, self.safe = self.safe, None
         if safe is None or not self.disagrees:
             return
-        first, self.state, self.outputs, self.lossy = safe
+        first, self.state, self.outputs = safe
         self.work = self.context = None
         for k in range(first, len(steps)):
             if steps[k].status == "kept":
@@ -152,7 +162,7 @@ class _Run:
         decided = self.replay.steps[k] if self.replay else None
         if decided is not None and decided.ran:
             (one,) = parse(decided.ran)
-        lossy = bool(getattr(one, "lossy", False))
+        self.lossy += bool(getattr(one, "lossy", False))
 
         def attempt(form: Any, model: ir.Model, known: Context | None) -> Trial:
             return try_pass(
@@ -162,11 +172,11 @@ class _Run:
                 before,
                 self.outputs,
                 self.evaluated,
-                denied=[Edit(r, n) for r, n in decided.denied] if decided else (),
-                facts=decided.facts if decided else None,
+                denied={Edit(r, n): "" for r, n in decided.denied} if decided else {},
+                facts=decided.facts if decided else {},
                 previous=known,
                 search=decided is None,
-                lossy=self.lossy + 1,
+                share=max(self.lossy, 1) / self.losses,
                 progress=self.progress,
             )
 
@@ -199,8 +209,9 @@ class _Run:
             self.context = trial.ctx
             if trial.edits:
                 self.state, self.outputs, self.work = trial.state, trial.verdict.outputs, None
-                self.lossy += lossy
                 trial.ctx.notes += _raised(before.model, self.state.model)
+            else:
+                self.work = trial.ctx.model
         else:
             self.context = self.work = None
         denied = tuple((e.rule, e.node) for e in trial.denied) if not reason else ()
@@ -216,6 +227,8 @@ class _Run:
             copy = self.state.model.clone()
             if self.context is not None:  # its analyses know the objects of the state's own model
                 copy, self.state.model = self.state.model, copy
+            elif self.state.context.model is self.state.model:
+                self.context = hand_on(self.state.context, copy)
             self.work = copy
         return self.work
 
@@ -247,8 +260,11 @@ class _Run:
             error_vs_previous=checked.vs_previous,
             metric=checked.metric,
             agreement=checked.agreement,
+            evidence=Evidence(**trial.evidence.counts)
+            if trial.evidence is not None and status == "kept"
+            else None,
             undone=tuple(
-                Undone(e.rule, e.node, "changed the outputs") for e in trial.denied if searched
+                Undone(e.rule, e.node, why) for e, why in trial.denied.items() if searched
             ),
             notes=tuple(notes),
         )
@@ -263,7 +279,7 @@ class _Run:
         total = self.gauge.ratio(setting.source, self.state, setting.feeds) if judged else None
         found = verdict(total) if total else None
         made = self._recipe()
-        final = self._recorded(made, notes)
+        final = self._recorded(made, steps, notes)
         after = dataclasses.replace(
             final.figures(),
             metric=self.state.figures().metric,
@@ -291,6 +307,7 @@ class _Run:
             latency_ratio_ci=total.ci if total else None,
             verdict=found,
             validated=made.validated,
+            evidence=_evidence(steps),
             machine={
                 "processor": processor(),
                 "extensions": list(extensions()),
@@ -309,15 +326,18 @@ class _Run:
             tuned=(setting.measure_seconds, setting.shapes) if timed else None,
         )
 
-    def _recorded(self, made: recipe.Recipe, notes: list[str]) -> State:
-        """The last state with its recipe, and as much provenance as the file's share allows."""
+    def _recorded(self, made: recipe.Recipe, steps: Sequence[Step], notes: list[str]) -> State:
+        """The last state with recipe, certificate, and provenance as its share of it allows."""
         model = self._working() if self.state is self.setting.source else self.state.model
-        text = made.to_text()
-        model.metadata_props[provenance.RECIPE] = text
-        final = self.state.with_metadata(model, provenance.RECIPE, text)
+        model.metadata_props[provenance.RECIPE] = made.to_text()
+        model.metadata_props.pop(provenance.CERTIFICATE, None)
+        if self.setting.verify == "outputs":
+            paper = certified(self.setting.digest, model, steps)
+            model.metadata_props[provenance.CERTIFICATE] = paper.to_text()
+        final = self.state.with_metadata(model)
         if provenance.trim(model, final.bytes):
             notes.append("single nodes' provenance was left out: it is over 5 % of the file")
-            return State(model, self.setting.shapes, context=self.state.context)
+            return self.state.with_metadata(model)
         return final
 
     def _recipe(self) -> recipe.Recipe:
@@ -333,8 +353,10 @@ class _Run:
             or setting.budget.evaluate is not None,
             versions=recipe.versions(),
             steps=tuple(self.decisions),
+            max_opset=setting.max_opset,
         )
-        for what in ("source", "samples", "target", "seed"):
+        for what in ("source", "samples", "target", "seed", "max_opset"):
             if self.replay is not None and getattr(self.replay, what) != getattr(made, what):
-                raise InputError(f"the recipe was made with another {what}; give it the same one")
+                name = what.replace("_", " ")
+                raise InputError(f"the recipe was made with another {name}; give it the same one")
         return made

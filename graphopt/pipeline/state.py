@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -59,20 +58,23 @@ class State:
         """Parameters, MACs and activations."""
         return self.context.get(cost)
 
-    def figures(self) -> Figures:
-        """Bytes, nodes, params, MACs, peak of activations; and the metric, if it is known."""
-        operators = Counter(
+    @cached_property
+    def _operators(self) -> Counter[str]:
+        return Counter(
             f"{node.domain}:{node.op_type}" if node.domain else node.op_type
             for node in all_nodes(self.model.graph)
         )
+
+    def figures(self) -> Figures:
+        """Bytes, nodes, params, MACs, peak of activations; and the metric, if it is known."""
         return Figures(
             bytes=self.bytes,
-            nodes=operators.total(),
+            nodes=self._operators.total(),
             params=self.cost.params,
             macs=self.cost.macs,
             peak_activation_bytes=self.cost.peak_activation_bytes,
             metric=self._metric,
-            operators=dict(operators),
+            operators=dict(self._operators),
         )
 
     def metric(self, evaluate: Callable[[State], float]) -> float:
@@ -81,14 +83,11 @@ class State:
             self._metric = evaluate(self)
         return self._metric
 
-    def with_metadata(self, model: ir.Model, key: str, text: str) -> State:
-        """The state of `model`, which is this one's but for new metadata: serialized only once."""
+    def with_metadata(self, model: ir.Model) -> State:
+        """The state of `model`, which is this one's but for metadata: serialized only once."""
         made = State(model, self.context.shapes, context=self.context)
         if "skeleton" in self.__dict__:
-            proto = type(self.skeleton.proto)()
-            proto.CopyFrom(self.skeleton.proto)
-            proto.metadata_props.add(key=key, value=text)
-            made.__dict__["skeleton"] = dataclasses.replace(self.skeleton, proto=proto)
+            made.__dict__["skeleton"] = self.skeleton.with_metadata(model)
         return made
 
 

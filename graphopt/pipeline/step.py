@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.blame import described
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
-from graphopt.execution.runtime import run_each
+from graphopt.execution.runtime import opened, run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
@@ -20,12 +20,24 @@ from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
+from graphopt.proving.evidence import Examined, examine
 from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
 from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
+from graphopt.verification.strain import strain
 
 __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
+
+#: Share of the guard's limits that a pass should use up: other inputs are not the samples.
+SAFE = 0.7
+#: What strains its limits this many times on the first few runs is not looked at further.
+HOPELESS, GLANCE = 5.0, 4
+
+
+NOTHING: Mapping[Edit, str] = {}
+#: Of an edit that nobody could judge.
+UNKNOWN = "neither proved nor checked (--trust assumed keeps them)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One pass run and verified: its context, the state it made, and what was denied.
+    """One pass run and verified: its context, the state it made, and what was denied, why.
 
     `fault` is what was wrong before edits were denied for it.
     """
@@ -57,8 +69,9 @@ class Trial:
     edits: int
     state: State
     verdict: Verdict
-    denied: tuple[Edit, ...] = ()
+    denied: Mapping[Edit, str] = dataclasses.field(default_factory=dict)
     fault: str = ""
+    evidence: Examined | None = None
 
 
 def try_pass(
@@ -69,11 +82,11 @@ def try_pass(
     outputs: Sequence[Outputs],
     metric: Callable[[State], float | None],
     *,
-    denied: Sequence[Edit] = (),
+    denied: Mapping[Edit, str] = NOTHING,
     facts: Mapping[str, Any] | None = None,
     previous: Context | None = None,
     search: bool = True,
-    lossy: int = 1,
+    share: float = 1.0,
     progress: Progress,
 ) -> Trial:
     """Run `one` on `model` in place, verify it, and bisect if it broke its promise.
@@ -85,11 +98,11 @@ def try_pass(
         before: the state that `model` is a copy of.
         outputs: its outputs on the probe inputs.
         metric: the user's evaluation of a state.
-        denied: edits that are not allowed.
+        denied: edits that are not allowed, and why.
         facts: decisions of an earlier run to repeat.
         previous: the context whose analyses of this very model still hold.
         search: look for the edit at fault.
-        lossy: how many lossy steps there are with this one; each may use the guard's limits.
+        share: of the guard's limits that may be used after this step.
         progress: told what goes on.
     """
 
@@ -99,26 +112,71 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        ctx, edits = run_pass(one, work, setting, allow, decided, known, lossy, progress)
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, share, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
-        return Trial(ctx, edits, state, verify(one, state, setting, outputs, metric, lossy))
+        evidence, fault = _evidence(one, before, ctx, setting)
+        if fault:
+            return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
+        verdict = verify(one, state, setting, outputs, metric, share)
+        if evidence is not None and not verdict.reason and setting.judge is not None:
+            evidence = evidence.whole(len(setting.judge.all))
+        return Trial(ctx, edits, state, verdict, evidence=evidence)
 
     first = attempt(model, lambda e: e not in denied, facts, previous)
+    unknown = _unknown(first, setting) if search else []
+    if unknown:
+        denied = {**denied, **dict.fromkeys(unknown, UNKNOWN)}
+        first = attempt(before.model.clone(), lambda e: e not in denied, first.ctx.facts)
+        if _unknown(first, setting):
+            verdict = Verdict(f"edits are {UNKNOWN}")
+            return dataclasses.replace(first, verdict=verdict)
     if not (search and first.verdict.broken):
-        return dataclasses.replace(first, denied=tuple(denied))
+        fault = f"edits are {UNKNOWN}" if unknown else ""
+        return dataclasses.replace(first, denied=denied, fault=fault)
     progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
     last = [first]
+    why = first.verdict.reason
 
     def fails(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:
-        last[0] = attempt(before.model.clone(), allow, first.ctx.facts)
+        last[0] = attempt(
+            before.model.clone(), lambda e: allow(e) and e not in denied, first.ctx.facts
+        )
         return last[0].ctx.edits, not last[0].verdict.reason
 
+    refuted = first.evidence.refuted if first.evidence is not None else None
+    suspects = [e for e in first.ctx.edits if refuted and e.node in refuted.nodes()]
+    if len(suspects) == 1 and fails(lambda e: e not in suspects)[1]:
+        denied = {**denied, suspects[0]: why}
+        return dataclasses.replace(last[0], denied=denied, fault=why)
     guilty = guilty_edits(first.ctx.edits, fails)
     if guilty is None:
         return first
-    return dataclasses.replace(last[0], denied=tuple(guilty), fault=first.verdict.reason)
+    denied = {**denied, **dict.fromkeys(guilty, why)}
+    return dataclasses.replace(last[0], denied=denied, fault=why)
+
+
+def _evidence(
+    one: Any, before: State, ctx: Context, setting: Setting
+) -> tuple[Examined | None, str]:
+    """What is known of an exact pass' edits, and what one of them changed."""
+    if getattr(one, "lossy", False) or setting.verify != "outputs":
+        return None, ""
+    if changed_signature(before.model, ctx.model):
+        return None, ""  # it is undone for that
+    found = examine(before.model, ctx.model, ctx.edits)
+    refuted = found.refuted
+    if refuted is None:
+        return found, ""
+    return found, f"changed {refuted.name}: {refuted.means}"
+
+
+def _unknown(trial: Trial, setting: Setting) -> list[Edit]:
+    """Edits that were neither proved nor checked, where such may not stay."""
+    if setting.trust == "assumed" or trial.evidence is None:
+        return []
+    return [e for e, verdict in trial.evidence.edits if verdict == "assumed"]
 
 
 def run_pass(
@@ -128,7 +186,7 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
-    lossy: int,
+    share: float,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
@@ -153,7 +211,7 @@ def run_pass(
         timer=timer_of(setting.target),
         cache=setting.cache,
         source=setting.source.model,
-        disagreement=_disagreement(setting.guard, lossy),
+        referee=_Referee(setting.guard, share) if setting.guard else None,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -199,7 +257,7 @@ def verify(
     setting: Setting,
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
-    lossy: int = 1,
+    share: float = 1.0,
 ) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
     try:
@@ -236,7 +294,7 @@ def verify(
     if forms:
         reason = f"changed the outputs: {forms}, at other sizes than the samples"
         return dataclasses.replace(verdict, reason=reason, broken=True)
-    agreement = setting.guard.judge(outputs[:probed], lossy) if setting.guard else None
+    agreement = setting.guard.judge(outputs[:probed], share) if setting.guard else None
     verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
     if not reason and verdict.disagrees:
@@ -245,16 +303,32 @@ def verify(
     return dataclasses.replace(verdict, reason=reason)
 
 
-def _disagreement(guard: Guard | None, lossy: int) -> Callable[[ir.Model], float] | None:
-    """How far over the guard's limits a model is, as passes ask for it."""
-    if guard is None:
-        return None
+@dataclasses.dataclass(frozen=True)
+class _Referee:
+    """The guard as a pass asks it."""
 
-    def over(model: ir.Model) -> float:
-        found = guard.judge(run_each(model, guard.probe), lossy)
-        return max((one.over for one in found.values()), default=0.0)
+    guard: Guard
+    share: float
 
-    return over
+    @property
+    def runs(self) -> int:
+        return len(self.guard.probe)
+
+    def over(self, model: ir.Model) -> float:
+        made = []
+        with opened(model) as predict:  # optimized: as users run it, and sooner
+            for feeds in self.guard.probe:
+                made.append(predict(feeds))
+                if len(made) == GLANCE:
+                    strained = strain(self.guard, made) / self.share
+                    if strained > HOPELESS:
+                        return strained
+        found = self.guard.judge(made, self.share)
+        worst = max((one.over for one in found.values()), default=0.0)
+        return max(worst / SAFE, strain(self.guard, made) / self.share / SAFE)
+
+    def strain(self, model: ir.Model, runs: int) -> float:
+        return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))
 
 
 def short_name(one: Any) -> str:

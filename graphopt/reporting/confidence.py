@@ -6,19 +6,21 @@ import math
 
 __all__ = ["upper_bound"]
 
+CONFIDENCE = 0.95
 
-def upper_bound(disagreements: int, n: int, confidence: float = 0.95) -> float:
+
+def upper_bound(disagreements: int, n: int) -> float:
     """The largest share of disagreements that n cases with so many do not contradict.
 
     The one-sided bound of Clopper and Pearson (Biometrika 26, 1934): the share p at which so few
-    are seen with probability 1 - confidence.
+    are seen with probability 5 %.
     """
     if disagreements >= n:
         return 1.0
     low, high = disagreements / n, 1.0
     for _ in range(60):
         p = (low + high) / 2
-        if _at_most(disagreements, n, p) > 1 - confidence:
+        if _at_most(disagreements, n, p) > 1 - CONFIDENCE:
             low = p
         else:
             high = p

@@ -7,7 +7,17 @@ import math
 from pathlib import PurePath
 from typing import Any, Literal
 
-__all__ = ["Agreement", "Figures", "OutputError", "Report", "Status", "Step", "Undone", "Verdict"]
+__all__ = [
+    "Agreement",
+    "Evidence",
+    "Figures",
+    "OutputError",
+    "Report",
+    "Status",
+    "Step",
+    "Undone",
+    "Verdict",
+]
 
 SCHEMA = 1
 #: Of at least so many cases a single one may differ, whatever the limit.
@@ -100,6 +110,32 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of the edits of exact passes (`graphopt.proving`).
+
+    Attributes:
+        proved: equal for every input, by congruence or by normal form.
+        checked: equal on inputs drawn for their region alone, in float64.
+        assumed: neither could be done; kept only where `trust` says so.
+    """
+
+    proved: int = 0
+    checked: int = 0
+    assumed: int = 0
+
+    def __add__(self, other: Evidence) -> Evidence:
+        return Evidence(
+            self.proved + other.proved, self.checked + other.checked, self.assumed + other.assumed
+        )
+
+    def __str__(self) -> str:
+        total = self.proved + self.checked + self.assumed
+        return (
+            f"{total} edits: {self.proved} proved, {self.checked} checked, {self.assumed} assumed"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Undone:
     """An edit that was taken back."""
 
@@ -133,6 +169,7 @@ class Step:
     error_vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
     agreement: dict[str, Agreement] | None = None
+    evidence: Evidence | None = None
     undone: tuple[Undone, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -168,6 +205,7 @@ class Report:
     latency_ratio_ci: tuple[float, float] | None = None
     verdict: Verdict | None = None
     validated: bool = False
+    evidence: Evidence | None = None
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     command: str | None = None

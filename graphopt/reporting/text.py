@@ -82,9 +82,9 @@ def _width(console: Console, made: Table) -> int:
     return total
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str) -> Table:
     """An empty table; columns whose name starts with `>` are right-aligned numbers."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         right = column.startswith(">")
         made.add_column(
@@ -186,6 +186,8 @@ def print_report(console: Console, report: Report) -> None:
             console.print(Text(printable(step.spec), "bold"), Text(f"({step.status})", "dim"))
             for line in said:
                 console.print(f"  {line}")
+    if report.evidence is not None:
+        console.print(str(report.evidence))
     if changed := report.changed_operators:
         pairs = ", ".join(f"{name} {a} -> {b}" for name, (a, b) in changed.items())
         console.print(f"operators: {pairs}")

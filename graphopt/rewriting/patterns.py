@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import EllipsisType
@@ -280,7 +281,10 @@ def _equals(value: ir.Value, number: float) -> bool:
     array = tensor.numpy()
     if array.dtype.kind not in "fiu" and tensor.dtype not in (ir.DataType.BFLOAT16,):
         return False
-    return bool(np.allclose(array.astype(np.float64), number, rtol=1e-6, atol=0.0))
+    first = float(array.flat[0])  # most that differ do so here, and comparing arrays takes long
+    if first != number and not abs(first - number) <= 1e-6 * abs(number) < math.inf:
+        return False
+    return array.size == 1 or bool(np.allclose(array.astype(np.float64), number, rtol=1e-6, atol=0))
 
 
 def _attribute_is(node: ir.Node, name: str, want: Any) -> bool:

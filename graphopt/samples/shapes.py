@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -27,6 +27,7 @@ def bind_shapes(
     model: ir.Model,
     given: Mapping[str, Sequence[int]] | None = None,
     like: Feeds | None = None,
+    unfit: Callable[[Shapes], str] = lambda shapes: "",
 ) -> tuple[Shapes, list[str]]:
     """A shape for every input that must be given, and sentences on what was chosen.
 
@@ -38,6 +39,7 @@ def bind_shapes(
         given: shapes by input name.
         like: inputs the model runs with, such as the first of the samples; those that it was
             traced on if None.
+        unfit: says why the model is not to be run at some sizes, or "".
 
     Raises:
         UsageError: `given` names no input of the model, or does not fit it.
@@ -68,7 +70,7 @@ def bind_shapes(
         tried = {n: c[min(k, len(c) - 1)] for n, c in choices.items()}
         shapes = {i.name: _shape(i, fixed, {**sizes, **tried}) for i in inputs}
         first = first or shapes
-        if _runs(model, shapes):
+        if not unfit(shapes) and _runs(model, shapes):
             return shapes, _notes(inputs, fixed, shapes)
     assert first is not None
     listed = ", ".join(f"{i.name}={'x'.join(map(str, first[i.name]))}" for i in inputs)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -116,31 +116,35 @@ def inputs_of(model: ir.Model) -> list[Input]:
         if value.shape is not None:
             dims = tuple(d if isinstance(d, int) else axis_name(d) for d in value.shape)
         found[value.name] = value.type.dtype.numpy(), dims
-    shapes = [dims for _, dims in found.values() if dims]
-    return [Input(n, dtype, dims, _batch_axis(dims, shapes)) for n, (dtype, dims) in found.items()]
+    axis = _batch_axes([dims for _, dims in found.values() if dims])
+    return [Input(n, dtype, dims, axis(dims)) for n, (dtype, dims) in found.items()]
 
 
-def _batch_axis(
-    dims: tuple[int | str | None, ...] | None, every: list[tuple[int | str | None, ...]]
-) -> int | None:
-    """The axis of an input that holds the samples, by the names of the axes of `every` input.
+def _batch_axes(
+    every: list[tuple[int | str | None, ...]],
+) -> Callable[[tuple[int | str | None, ...] | None], int | None]:
+    """Which axis of an input holds the samples, by the names of the axes of `every` input.
 
     A name is a batch's if it says so, or else stands first somewhere and does not deny it. The
     axis of such a name is taken wherever it stands, else the first one if it has no other meaning.
     """
-    if not dims:
-        return None
-    first = [d[0] for d in every if isinstance(d[0], str) and d[0] not in d[1:]]
-    said = [d for d in first if _BATCH.search(d)]
-    leading = said or [d for d in first if not _NOT_BATCH.search(d)]
-    inner = next((k for k, d in enumerate(dims) if k and d in leading), None)
-    if not isinstance(dims[0], str):
-        return 0 if inner is None else inner
-    if inner is not None and dims[0] not in said:
-        return None if dims[0] in dims[1:] else inner
-    within = any(dims[0] in d[1:] for d in every)
-    named = dims[0] in leading or not (within or _NOT_BATCH.search(dims[0]))
-    return 0 if named and dims[0] not in dims[1:] else None
+    first = {d[0] for d in every if isinstance(d[0], str) and d[0] not in d[1:]}
+    said = {d for d in first if _BATCH.search(d)}
+    leading = said or {d for d in first if not _NOT_BATCH.search(d)}
+    within = {name for d in every for name in d[1:]}
+
+    def axis(dims: tuple[int | str | None, ...] | None) -> int | None:
+        if not dims:
+            return None
+        inner = next((k for k, d in enumerate(dims) if k and d in leading), None)
+        if not isinstance(dims[0], str):
+            return 0 if inner is None else inner
+        if inner is not None and dims[0] not in said:
+            return None if dims[0] in dims[1:] else inner
+        named = dims[0] in leading or not (dims[0] in within or _NOT_BATCH.search(dims[0]))
+        return 0 if named and dims[0] not in dims[1:] else None
+
+    return axis
 
 
 def fit(

@@ -18,7 +18,7 @@ __all__ = ["synthetic"]
 Array = np.ndarray[Any, Any]
 RUNS = 2
 #: Bytes of one input that are drawn at most.
-LARGEST = 8 << 30
+LARGEST = 1 << 27
 
 
 class _Drawn:
@@ -83,7 +83,7 @@ def synthetic(
         size = math.prod(shape) * one.dtype.itemsize
         if size > LARGEST:
             raise SamplesError(
-                f"input '{one.name}' takes {one}, {size / 1e9:,.0f} GB: too large to draw; give "
+                f"input '{one.name}' takes {one}, {size / 1e9:,.1f} GB: too large to draw; give "
                 "--samples, or smaller sizes with --shape where axes are dynamic"
             )
     return Samples(_Drawn(plan, seed, runs), f"synthetic, seed {seed}", synthetic=True)

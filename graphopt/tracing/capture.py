@@ -20,6 +20,7 @@ from graphopt.tracing.axes import (
     wanted_axes,
 )
 from graphopt.tracing.blame import capture_failed
+from graphopt.tracing.recurrent import any_number_of_steps
 from graphopt.tracing.torch_side import evaluating, leaves, quiet
 
 __all__ = ["Captured", "capture", "captured_program", "resized"]
@@ -68,7 +69,7 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any) -> Captured:
     # sizes of 0 and 1 are not taken for fixed, as in PyTorch's own ONNX exporter
     general = _config.patch(backed_size_oblivious=True)
     try:
-        with evaluating(module), quiet(), general, torch.no_grad():
+        with evaluating(module), quiet(), general, torch.no_grad(), any_number_of_steps():
             program = torch.export.export(module, args, kwargs, dynamic_shapes=given, strict=False)
     except GraphOptError:
         raise
@@ -143,15 +144,17 @@ def _calling(module: Any, exported: bool = False) -> Callable[..., Any]:
 def _cannot_be_dynamic(captured: Captured, axis: Axis) -> str:
     """Why an axis is fixed: the line that took its size, or fails with another."""
     place = next((g.where for g in reversed(guards_on(captured.program, None)) if g.where), "")
+    why = f"the module works with other sizes, but tracing it takes size {axis.size} for granted"
     try:
         args, kwargs = resized(captured, axis, axis.size + 1)
         captured.call(*args, **kwargs)
     except Exception as error:
         place = line_of(error) or place
+        why = f"the module works with size {axis.size} alone"
     where = f" at {place}" if place else ""
     return (
-        f"{axis} cannot be dynamic: the module works with size {axis.size} alone{where}. Leave it "
-        "out of dynamic_shapes, or write that line for any size"
+        f"{axis} cannot be dynamic: {why}{where}. Leave it out of dynamic_shapes, or write that "
+        "line for any size"
     )
 
 

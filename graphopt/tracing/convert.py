@@ -20,6 +20,7 @@ from graphopt.errors import ModelError
 from graphopt.graph.building import Names
 from graphopt.io.reading import graphs_of
 from graphopt.tracing.blame import conversion_failed
+from graphopt.tracing.recurrent import any_number_of_steps
 from graphopt.tracing.torch_side import array_of, quiet
 
 __all__ = ["convert"]
@@ -49,7 +50,7 @@ def convert(
 
     _check_outputs(program)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), any_number_of_steps():
             made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
     except Exception as error:
         raise conversion_failed(error, program) from error

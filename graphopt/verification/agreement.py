@@ -6,6 +6,7 @@
     chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
     embedding    rows of unit length                 the angle between the two
     values       anything else                       error of each channel relative to its spread
+    state        values that the next run may take   the same, within a wider limit
 
 An error of the whole tensor says little: a column of scores beside pixel coordinates is lost in it.
 Rows of no known meaning are taken for scores that are values too (logits: both must agree), or,
@@ -24,24 +25,42 @@ import onnx_ir as ir
 from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.records import FEW, Agreement
 
-__all__ = ["Guard", "Kind", "kind_of"]
+__all__ = [
+    "MAX_ERROR",
+    "MAX_TURN",
+    "NEAR",
+    "STATE",
+    "THRESHOLDS",
+    "TURNED",
+    "Guard",
+    "Kind",
+    "as_rows",
+    "distributed",
+    "kind_of",
+    "spread_error",
+    "turn_of",
+    "weighty",
+]
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Any]
-Kind = Literal["decisions", "scores", "logits", "chances", "embedding", "values", "features"]
+Kind = Literal[
+    "decisions", "scores", "logits", "chances", "embedding", "values", "features", "state"
+]
 
-#: What one lossy step may change of what is not decided, where decisions may change by 1 %:
+#: What lossy steps may change of what is not decided, where decisions may change by 1 %:
 #: 1 - cosine of embeddings, error over spread of values.
 MAX_TURN, MAX_ERROR = 0.01, 0.1
-#: Features whose top class is believed must be this close in angle too; logits this close in value.
-_TURNED, _NEAR = 0.05, 0.5
+#: Features whose top class is believed must be this close in angle too; logits this close in value,
+#: and states, of which other outputs say what matters.
+TURNED, NEAR, STATE = 0.05, 0.5, 0.15
 #: Columns of which one is the largest in more rows than this are no classes.
 _ONE_CLASS = 0.9
 #: Rows of no known meaning are features if they are at least so wide, by whole vectors.
 _WIDE, _VECTOR = 64, 32
 #: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
 _ALIKE = 30
-_THRESHOLDS = (0.3, 0.5, 0.7)
+THRESHOLDS = (0.3, 0.5, 0.7)
 #: Operators that hand values on as they are.
 _MOVES = frozenset(
     {"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
@@ -62,21 +81,23 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
     while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     known = _BY_OPERATOR.get(node.op_type) if node is not None else None
-    rows = np.concatenate([_rows(a)[:256] for a in arrays if a.size][:16] or [np.zeros((0, 1))])
-    several = len({a.shape[-1:] for a in arrays}) == 1 and rows.shape[1] >= 2
-    if known == "chances" or (known == "scores" and several and _one(rows)):
+    alike = len({a.shape[-1:] for a in arrays}) == 1  # else the last axis is no row of classes
+    parts = [as_rows(a)[:256] if alike else a.reshape(-1, 1) for a in arrays if a.size]
+    rows = np.concatenate(parts[:16] or [np.zeros((0, 1))])
+    several = alike and rows.shape[1] >= 2
+    if known == "chances" or (known == "scores" and several and distributed(rows)):
         return known
     if not several or not np.isfinite(rows).all() or not len(rows):
         return "values"
-    if _one(rows):
+    if distributed(rows):
         return "scores"
     if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2) and rows.min() < 0:
         return "embedding"
     scales = rows.std(axis=0)
-    alike = scales.max() <= _ALIKE * scales.min()
+    near = scales.max() <= _ALIKE * scales.min()
     largest = np.bincount(rows.argmax(axis=1)).max() / len(rows)
     classes = len(rows) < FEW or largest <= _ONE_CLASS
-    if arrays[0].ndim not in (2, 3) or not (alike and classes):
+    if arrays[0].ndim not in (2, 3) or not (near and classes):
         return "values"
     width = rows.shape[1]
     return "features" if width >= _WIDE and width % _VECTOR == 0 else "logits"
@@ -105,27 +126,38 @@ class Guard:
             arrays = [run[value.name] for run in expected if value.name and value.name in run]
             if arrays and all(isinstance(a, np.ndarray) for a in arrays):
                 self.kinds[value.name or ""] = kind_of(value, arrays)
+        for name, kind in self.kinds.items():
+            if kind in ("values", "logits") and len(self.kinds) > 1 and self._returns(name):
+                self.kinds[name] = "state"
 
-    def judge(self, got: Iterable[Outputs], steps: int = 1) -> dict[str, Agreement]:
-        """How far each output agrees, on all runs; `steps` lossy ones may use the limit each."""
+    def _returns(self, output: str) -> bool:
+        """Whether an output has the form of an input in every run, as a recurrent state has."""
+        forms = [(run[output].shape, run[output].dtype) for run in self.expected]
+        return any(
+            forms == [(run[name].shape, run[name].dtype) for run in self.probe if name in run]
+            for name in (self.probe[0] if self.probe else ())
+        )
+
+    def judge(self, got: Iterable[Outputs], share: float = 1.0) -> dict[str, Agreement]:
+        """How far each output agrees, on all runs, where this share of the limits may be used."""
         made = list(got)
         return {
             name: _JUDGES[kind](
                 [run[name] for run in self.expected],
                 [run[name] for run in made],
-                self.limit * steps,
-                steps,
+                self.limit * share,
+                share,
             )
             for name, kind in self.kinds.items()
         }
 
 
-def _rows(a: Array) -> Array:
+def as_rows(a: Array) -> Array:
     """As rows of the last axis, in float64."""
     return a.reshape(-1, a.shape[-1] if a.ndim else 1).astype(np.float64)
 
 
-def _one(rows: Array) -> bool:
+def distributed(rows: Array) -> bool:
     """Whether each row is a distribution, or its logarithm."""
     if rows.min(initial=0) >= -1e-6:
         return bool(np.allclose(rows.sum(axis=1), 1, atol=1e-2))
@@ -136,27 +168,40 @@ def _one(rows: Array) -> bool:
 
 
 def _decided(kind: str, pairs: Iterable[tuple[Any, Any]], limit: float) -> Agreement:
-    """Agreement of decisions: the share of elements that differ."""
-    n = wrong = 0
+    """Agreement of decisions: the share of elements that differ, among as many of the rarer kind.
+
+    Where nearly all say the same (no note, no box, blank), those that do not are what matters.
+    """
+    wrong = 0
+    wanted = []
     for a, b in pairs:
-        n += int(np.size(a))
+        wanted.append(np.ravel(a))
         wrong += int(np.size(a)) if np.shape(a) != np.shape(b) else int((a != b).sum())
-    return Agreement(kind, n, wrong, wrong / n if n else 0.0, limit)
+    n = weighty(wanted)
+    return Agreement(kind, n, min(wrong, n), min(wrong / n, 1.0) if n else 0.0, limit)
 
 
-def _decisions(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+def weighty(decisions: Sequence[Array]) -> int:
+    """How many decisions count: twice those that are not of the most frequent kind."""
+    every = np.concatenate(decisions) if decisions else np.zeros(0)
+    counts = np.unique(every, return_counts=True)[1]
+    rare = len(every) - int(counts.max(initial=0))
+    return min(len(every), max(2 * rare, FEW))
+
+
+def _decisions(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     return _decided("decisions", zip(want, got, strict=True), limit)
 
 
-def _chances(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+def _chances(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     at = [
         _decided("chances", ((a > t, b > t) for a, b in zip(want, got, strict=True)), limit)
-        for t in _THRESHOLDS
+        for t in THRESHOLDS
     ]
     return max(at, key=lambda one: one.figure)
 
 
-def _scores(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+def _scores(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     tops = [(a.argmax(-1), b.argmax(-1)) for a, b in zip(want, got, strict=True)]
     single = _decided("scores", tops, limit)
     lines = [
@@ -177,26 +222,26 @@ def _collapsed(labels: Array) -> Array:
     return labels[np.r_[True, labels[1:] != labels[:-1]]] if labels.size else labels
 
 
-def _embedding(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
-    return Agreement("embedding", len(want), None, _turn(want, got), MAX_TURN * steps)
+def _embedding(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
+    return Agreement("embedding", len(want), None, turn_of(want, got), MAX_TURN * share)
 
 
-def _turn(want: list[Any], got: list[Any]) -> float:
+def turn_of(want: list[Any], got: list[Any]) -> float:
     """1 - the cosine between rows, the mean over all."""
     turns = []
     for a, b in zip(want, got, strict=True):
-        x, y = _rows(a), _rows(b)
+        x, y = as_rows(a), as_rows(b)
         lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
         cosine = np.divide((x * y).sum(axis=1), lengths, out=np.ones(len(x)), where=lengths > 0)
         turns.append(1 - cosine)
     return float(np.concatenate(turns).mean()) if turns else 0.0
 
 
-def _values(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
-    return Agreement("values", len(want), None, _spread_error(want, got), MAX_ERROR * steps)
+def _values(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
+    return Agreement("values", len(want), None, spread_error(want, got), MAX_ERROR * share)
 
 
-def _spread_error(want: list[Any], got: list[Any]) -> float:
+def spread_error(want: list[Any], got: list[Any]) -> float:
     """RMS error of each channel over its standard deviation, the mean over channels.
 
     Channels are the axis whose parts differ most in scale; one that never varies counts by the
@@ -206,6 +251,8 @@ def _spread_error(want: list[Any], got: list[Any]) -> float:
 
     def flat(arrays: list[Any]) -> Array:
         parts = [np.moveaxis(np.atleast_1d(a), axis, -1) for a in arrays]
+        if len({p.shape[-1] for p in parts}) > 1:  # no axis has one size in all runs
+            parts = [p.reshape(-1, 1) for p in parts]
         return np.concatenate([p.reshape(-1, p.shape[-1]).astype(np.float64) for p in parts])
 
     x, y = flat(want), flat(got)
@@ -232,28 +279,32 @@ def _channels(arrays: list[Any]) -> int:
     return chosen
 
 
-def _logits(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+def _logits(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     """As scores, and as values within a wider limit: the worse of the two."""
-    values = dataclasses.replace(_values(want, got, limit, steps), limit=_NEAR * steps)
+    values = dataclasses.replace(_values(want, got, limit, share), limit=NEAR * share)
     if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
         return values
-    return max(_scores(want, got, limit, steps), values, key=lambda one: one.over)
+    return max(_scores(want, got, limit, share), values, key=lambda one: one.over)
 
 
-def _features(want: list[Any], got: list[Any], limit: float, steps: int) -> Agreement:
+def _state(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
+    return dataclasses.replace(_values(want, got, limit, share), limit=STATE * share)
+
+
+def _features(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     """As values, or as scores whose rows have not turned far: the better of the two."""
-    values = _values(want, got, limit, steps)
+    values = _values(want, got, limit, share)
     if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
         return values
-    scores, turn = _scores(want, got, limit, steps), _turn(want, got)
-    if values.over <= 1 or max(scores.over, turn / _TURNED) >= values.over:
+    scores, turn = _scores(want, got, limit, share), turn_of(want, got)
+    if values.over <= 1 or max(scores.over, turn / TURNED / share) >= values.over:
         return values
-    if turn / _TURNED > scores.over:
-        return Agreement("embedding", len(want), None, turn, _TURNED)
+    if turn / TURNED / share > scores.over:
+        return Agreement("embedding", len(want), None, turn, TURNED * share)
     return dataclasses.replace(scores, kind="scores")
 
 
-_JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, int], Agreement]] = {
+_JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, float], Agreement]] = {
     "decisions": _decisions,
     "scores": _scores,
     "logits": _logits,
@@ -261,4 +312,5 @@ _JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, int], Agreement]] = {
     "embedding": _embedding,
     "values": _values,
     "features": _features,
+    "state": _state,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -10,9 +11,15 @@ import onnx_ir as ir
 from graphopt.errors import ModelError
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
+from graphopt.io.signatures import STANDARD
 from graphopt.io.skeleton import Skeleton, skeleton_of
 
 __all__ = ["changed_signature", "check_graph", "fingerprint"]
+
+#: A domain whose operators the checker knows nothing of.
+_OPAQUE = "graphopt.opaque"
+#: Operators by the opsets that deprecate them: opset 21 defined GroupNormalization anew.
+_STILL_RUN = {"GroupNormalization": range(18, 21)}
 
 
 def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
@@ -40,6 +47,7 @@ def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
                 onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape)
             )
     _show_unshaped(proto)
+    _hide_deprecated(proto)
     try:
         onnx.checker.check_model(proto, full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -58,12 +66,29 @@ def _show_unshaped(proto: onnx.ModelProto) -> None:
         kept = [v for v in proto.graph.input if _shaped(v)]
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
-        domain = "graphopt.unshaped"
-        given = onnx.helper.make_node("Given", [], [v.name for v in inputs], domain=domain)
+        given = onnx.helper.make_node("Given", [], [v.name for v in inputs], domain=_OPAQUE)
         proto.graph.node.insert(0, given)
-        proto.opset_import.add(domain=domain, version=1)
+        proto.opset_import.add(domain=_OPAQUE, version=1)
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
+
+
+def _hide_deprecated(proto: onnx.ModelProto) -> None:
+    """Hide operators from the checker that the standard deprecates and runtimes still have."""
+    version = next((e.version for e in proto.opset_import if e.domain in STANDARD), 0)
+    old = [n for n in _nodes(proto.graph) if version in _STILL_RUN.get(n.op_type, ())]
+    for node in old:
+        node.domain = _OPAQUE
+    if old and not any(e.domain == _OPAQUE for e in proto.opset_import):
+        proto.opset_import.add(domain=_OPAQUE, version=1)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _shaped(value: onnx.ValueInfoProto) -> bool:

@@ -236,7 +236,7 @@ class _Sums:
 
     def _add_channels(self, a: Any, b: Any) -> None:
         """Sums of |a|^2 and |a-b|^2 of each channel, along axis 1 and the last."""
-        if a.dtype.kind != "f" or a.ndim < 2:
+        if a.dtype.kind != "f" or a.ndim < 2 or a.size == 0:
             return
         with np.errstate(invalid="ignore", over="ignore"):
             apart = np.nan_to_num(a.astype(np.float64) - b, nan=0, posinf=0, neginf=0) ** 2

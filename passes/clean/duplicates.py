@@ -71,8 +71,9 @@ def _key(node: ir.Node) -> Any:
     inputs = [0 if v is None else id(v) for v in node.inputs]
     if node.op_type in COMMUTATIVE:
         inputs.sort()
-    attributes = tuple(sorted((a.name, _hashable(a)) for a in node.attributes.values()))
-    return node.domain, node.op_type, len(node.outputs), tuple(inputs), attributes
+    given = node.attributes
+    held = tuple(sorted((a.name, _hashable(a)) for a in given.values())) if given else ()
+    return node.domain, node.op_type, len(node.outputs), tuple(inputs), held
 
 
 def _hashable(attribute: ir.Attr) -> Any:

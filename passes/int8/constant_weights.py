@@ -1,10 +1,14 @@
 """Weights that a model computes from constants become constants, so that they can be rounded.
 
 Exporters reorder the gates of an LSTM, or normalize a convolution's weight, inside the graph.
-`fold` leaves what would make the file grow; here the integers that replace it are smaller.
+`fold` leaves what would make the file grow; here the integers that replace it are smaller. What
+is larger even so (a Fourier transform computed from a few numbers) is put back where it stays
+float.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 import numpy as np
 import onnx_ir as ir
@@ -12,16 +16,45 @@ from graphopt.passes.int8.plan import CORE, RECURRENT
 
 from graphopt.context import Context
 from graphopt.graph.building import Builder, Names, remove_dead
-from graphopt.graph.constants import constant_array, weight_of
+from graphopt.graph.constants import constant_array, constant_value, weight_of
 
-__all__ = ["settle_weights"]
+__all__ = ["Settled", "settle_weights"]
 
 
-def settle_weights(model: ir.Model, ctx: Context) -> int:
-    """Evaluate the constant inputs of nodes with weights; returns the edits made."""
+class Settled:
+    """Weights that were computed, and what they were computed by.
+
+    Attributes:
+        edits: how many nodes were given a constant.
+        larger: names of those whose integers still take more than what they are computed from.
+    """
+
+    def __init__(self) -> None:
+        self.edits = 0
+        self.larger: set[str] = set()
+        self._computed: dict[ir.Node, list[tuple[int, ir.Value]]] = {}
+
+    def add(self, node: ir.Node, position: int, computed: ir.Value, larger: bool) -> None:
+        """Remember what `node` read before."""
+        self._computed.setdefault(node, []).append((position, computed))
+        if larger:
+            self.larger.add(node.name or "")
+
+    def finish(self, integer: Container[ir.Node]) -> None:
+        """Put back what only takes space, and remove what computed the rest."""
+        for node, inputs in self._computed.items():
+            if node.name in self.larger and node not in integer:
+                for position, computed in inputs:
+                    node.replace_input_with(position, computed)
+        every = [v for inputs in self._computed.values() for _, v in inputs]
+        remove_dead(p for v in every if (p := v.producer()) is not None)
+
+
+def settle_weights(model: ir.Model, ctx: Context) -> Settled:
+    """Evaluate the constant inputs of nodes with weights; what computed them still stands."""
     names: Names | None = None
     made: dict[ir.Value, ir.Value] = {}
-    edits = 0
+    settled = Settled()
     for node in list(model.graph):
         if node.op_type not in CORE | RECURRENT:
             continue
@@ -40,8 +73,25 @@ def settle_weights(model: ir.Model, ctx: Context) -> int:
             if value not in made:
                 made[value] = builder.constant(np.ascontiguousarray(array), f"{value.name}_folded")
             node.replace_input_with(k, made[value])
-        remove_dead(p for v in inputs if v is not None and (p := v.producer()) is not None)
-        edits += 1
-    if edits:
+            settled.add(node, k, value, array.size > _held(value))
+        settled.edits += 1
+    if settled.edits:
         ctx.invalidate()
-    return edits
+    return settled
+
+
+def _held(value: ir.Value) -> int:
+    """Bytes of the constants that a value is computed from."""
+    found: dict[ir.Value, int] = {}
+    stack, seen = [value], set[ir.Value]()
+    while stack:
+        one = stack.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        tensor, node = constant_value(one), one.producer()
+        if tensor is not None:
+            found[one] = tensor.nbytes
+        elif node is not None:
+            stack.extend(v for v in node.inputs if v is not None)
+    return sum(found.values())

@@ -16,15 +16,16 @@ from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
-from graphopt.passes.int8.mixed_precision import float_nodes
+from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import ALREADY, FEW_BITS
-from graphopt.passes.int8.plan import Mode, Plan, make_plan
+from graphopt.passes.int8.plan import Choice, Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import slower_nodes
+from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 
@@ -34,7 +35,12 @@ from graphopt.errors import ModelError
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.constants import weight_of
+<<<<<<< HEAD
+from graphopt.graph.traverse import all_graphs, all_nodes
+from graphopt.layers import by_node
+=======
 from graphopt.layers import by_node, pattern_of
+>>>>>>> 78f41b2eab9f1ff206d6e91b958f08ea99228adb
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
 from graphopt.samples import plausible
@@ -126,6 +132,7 @@ class Int8(Pass):
         if self.qat and (reason := why_not(ctx)):
             ctx.refuse(self, "model", reason)
             return 0
+        untouched = model.clone()
         settled = 0
         if (model.graph.opset_imports.get("") or 0) < OPSET:
             if not self._raised(model, ctx):
@@ -144,7 +151,8 @@ class Int8(Pass):
                 "or accuracy may suffer."
             )
         given = self._opened(model, ctx, scheme)
-        settled += bool(given) + open_fused(model, ctx) + settle_weights(model, ctx)
+        weights = settle_weights(model, ctx)
+        settled += bool(given) + open_fused(model, ctx) + weights.edits
         static = samples is not None or bool(given)
         forms = {n.name or "": f for n, f in by_node(self.layers, model.graph, "int8").items()}
         for node in model.graph if given else ():  # trained ranges are better than those of a run
@@ -152,23 +160,32 @@ class Int8(Pass):
                 forms.setdefault(node.name or "", "static")
         unknown = {n: "layers= says so" for n, form in forms.items() if form == "float"}
 
-        def planned(
-            graph: ir.Graph, without: Mapping[str, str], asked: Asked = lambda _: True
-        ) -> Plan:
+        def planned(graph: ir.Graph, chosen: Choice, asked: Asked = lambda _: True) -> Plan:
             def reason(node: ir.Node, mode: Mode) -> str | None:
                 name = node.name or ""
-                known = unknown.get(name) or without.get(name)
+                known = unknown.get(name) or chosen.left.get(name)
                 return known or (None if asked(node) else "its edit was denied")
 
-            return make_plan(graph, ctx.target, reason, static=static, forms=forms)
+            return make_plan(
+                graph,
+                ctx.target,
+                reason,
+                static=static,
+                forms={**forms, **chosen.forms},
+                bits=lambda n: stored_bits(n.name or "", chosen) if asked(n) else 0,
+            )
 
-        draft = planned(model.graph, {})
+        def stored_bits(name: str, chosen: Choice) -> int:
+            stays = forms.get(name) == "float" or name in weights.larger
+            return 0 if stays else chosen.bits.get(name, 8)
+
+        draft = planned(model.graph, Choice())
         while samples is None and (lost := _unseen(draft, given)):
             unknown.update(dict.fromkeys(lost, "its ranges are not known without samples"))
-            draft = planned(model.graph, {})
+            draft = planned(model.graph, Choice())
         if self.balance and not given and (balanced := balance(model, ctx, draft)):
             settled += balanced
-            draft = planned(model.graph, {})
+            draft = planned(model.graph, Choice())
         ranges = self._ranges(model, ctx, draft, given)
         refined: dict[str, Refined] = {}
         if self.refine and samples is not None and not (samples.synthetic or self.qat):
@@ -176,27 +193,33 @@ class Int8(Pass):
             top = 63 if scheme.reduce_range else 127
             refined = refine(draft, nearest, learn(model, ctx, draft), top)
 
-        def quantize(trial: ir.Model, without: Mapping[str, str]) -> Plan:
+        def quantize(trial: ir.Model, chosen: Choice) -> Plan:
             inside = Context(trial, target=ctx.target)
-            made = planned(trial.graph, without)
-            apply(trial, inside, made, ranges, scheme, refined)
+            made = planned(trial.graph, chosen)
+            apply(trial, inside, made, ranges, scheme, {} if chosen.nearest else refined)
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
         trained: Trained | None = None
         if self.qat:
-            denied, trained = trained_within_budget(model, ctx, draft, slow, quantize)
+            choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)
         else:
-            denied = {**slow, **float_nodes(model, ctx, draft, slow, quantize)}
-        plan = planned(model.graph, denied, lambda n: ctx.edit(self, n))
+            choice = choose(model, ctx, draft, slow, quantize)
+        plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
         _report(model, ctx, plan)
         if not len(plan) and any(INTEGER.search(n.op_type) for n in model.graph):
             ctx.note("The model is quantized already: start from the float model.")
+        if settled and not (len(plan) or plan.stored or given):
+            ctx.model = untouched  # what was opened and balanced was for integers
+            ctx.edits.clear()
+            ctx.invalidate()
+            return 0
         float_ = model.clone() if trained else model
-        apply(model, ctx, plan, ranges, scheme, refined)
+        weights.finish(plan.modes())
+        apply(model, ctx, plan, ranges, scheme, {} if choice.nearest else refined)
         if trained:
             trained.put(model, float_, ctx)
-        return settled + len(plan)
+        return settled + len(plan) + len(plan.stored)
 
     def _raised(self, model: ir.Model, ctx: Context) -> bool:
         """Raise the opset to one with scales per channel, if that can be done."""
@@ -308,6 +331,10 @@ def apply(
         quantize_table(writer, node)
     for node in plan.recurrent:
         quantize_lstm(writer, node, bits=bits)
+    for node, (positions, width) in plan.stored.items():
+        known = (refined or {}).get(node.name or "") if width == 8 else None
+        rounded = None if known is None else (known.integers, known.scales)
+        store(writer, node, positions, width, rounded)
     remove_dead(dead)
     _drop_unused(model)
     for node in (*plan.nodes, *plan.clamps.values()):
@@ -345,10 +372,11 @@ def _count(inside: dict[ir.Value, int], value: ir.Value | None) -> None:
 
 def _drop_unused(model: ir.Model) -> None:
     """Remove constants nothing reads any more: no dead float copies."""
-    graph = model.graph
-    remove_dead(n for n in list(graph) if n.op_type in ("Constant", "Identity", "Transpose"))
-    for name in [n for n, v in graph.initializers.items() if not _read(v)]:
-        del graph.initializers[name]
+    held = ("Constant", "Identity", "Transpose")
+    remove_dead(n for n in list(all_nodes(model.graph)) if n.op_type in held)
+    for graph in all_graphs(model.graph):
+        for name in [n for n, v in graph.initializers.items() if not _read(v)]:
+            del graph.initializers[name]
 
 
 def _read(value: ir.Value) -> bool:

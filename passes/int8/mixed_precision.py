@@ -1,50 +1,60 @@
-"""Mixed precision: which nodes stay float so that budget and guard are met, found by measuring.
+"""Mixed precision: what every node becomes so that budget and guard are met, found by measuring.
 
-Each unit (what reads one activation) is made integer alone, and how far that moves the outputs is
-measured (`graphopt.calibration.sensitivity`). Units go back to float in the order of movement
-bought per multiply-accumulate lost; the smallest number of them that meets the budget is found by
-halving, each candidate measured as a whole.
+Each unit (what reads one activation) is made integer alone, and how far that moves the model
+towards its limits is measured: by the guard's own measure where a guard judges
+(`graphopt.verification.strain`), else by the squared error of the outputs. Units go back to float
+in the order of movement bought per multiply-accumulate lost; the smallest number of them that meets
+the budget is found by halving, each candidate measured as a whole. Then those that went back are
+offered again, all of them, halves, quarters: what spoiled the model may be few of them. Products
+are offered to be quantized at run time first, since ranges of each run have no outliers of others.
+What stays float has its weights in int8; if that is too much, some of them in 16 bits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.int8.plan import Plan, Quantize
+from graphopt.passes.int8.plan import Choice, Plan, Quantize
 
 from graphopt.analyses.cost import cost
 from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
+from graphopt.graph.constants import weight_of
 from graphopt.knapsack import marginal_steps
 from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["FACT", "float_nodes", "meets_budget", "unit_sensitivities"]
+__all__ = ["FACT", "choose", "meets_budget", "unit_sensitivities"]
 
 #: Nodes that become integer together, by name.
 Unit = tuple[str, ...]
 #: The name of the decisions in the recipe.
 FACT = "int8.precision"
-#: Runs of samples that errors are measured on: all of them, and of single units.
-RUNS, UNIT_RUNS = 16, 2
+#: Runs of samples that errors are measured on: all of them, and of single units; and how many
+#: multiply-accumulates a unit's runs may take where a guard measures it.
+RUNS, UNIT_RUNS, UNIT_MACS, MOST = 16, 2, 2e9, 16
+#: Whole models that are measured while units are offered again.
+OFFERS = 12
 
 
-def float_nodes(
+def choose(
     model: ir.Model, ctx: Context, plan: Plan, slow: Mapping[str, str], quantize: Quantize
-) -> dict[str, str]:
-    """Nodes of `plan` to leave in float for the budget's sake, by name, and why."""
+) -> Choice:
+    """What becomes of the nodes of `plan`, for the sake of budget and guard."""
     if FACT in ctx.facts:
-        return dict(ctx.facts[FACT])
-    if not _limited(ctx) or not len(plan):
-        return {}
-    search = _Search(model, ctx, quantize, slow)
-    found = search.run(plan)
-    ctx.facts[FACT] = found
-    return found
+        known = ctx.facts[FACT]
+        return Choice(**{**known, "left": {**slow, **known["left"]}})
+    if not _limited(ctx) or not (len(plan) or plan.stored):
+        return Choice(slow)
+    chosen = _Search(model, ctx, quantize, slow).run(plan)
+    left = {n: why for n, why in chosen.left.items() if n not in slow}
+    ctx.facts[FACT] = {**dataclasses.asdict(chosen), "left": left}
+    return chosen
 
 
 def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
@@ -55,7 +65,7 @@ def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
 def _limited(ctx: Context) -> bool:
     budget = ctx.budget
     limited = budget is not None and not (budget.max_error is None and budget.max_drop is None)
-    return (limited or ctx.disagreement is not None) and ctx.samples is not None
+    return (limited or ctx.referee is not None) and ctx.samples is not None
 
 
 class _Search:
@@ -68,37 +78,104 @@ class _Search:
         self.expected = list(run_each(model, self.probe))
         self.metric = self._metric(model)
 
-    def run(self, plan: Plan) -> dict[str, str]:
-        """Nothing if the budget is met, else the fewest units found that meet it."""
-        if self._met({}):
-            return {}
+    def run(self, plan: Plan) -> Choice:
+        """Everything if the budget is met, else the most that was found to meet it."""
+        if self._met(Choice(self.slow)):
+            return Choice(self.slow)
         moved = unit_sensitivities(self.model, self.ctx, plan, self.quantize, self.slow)
-        if not moved:
-            return {}
         ranked = self._ranked(moved)
         total = math.sqrt(sum(moved.values())) or 1.0
+        text = "alone it makes {:.0%} of the error of int8"
+        reasons = {n: text.format(math.sqrt(e) / total) for u, e in moved.items() for n in u}
 
-        def denied(units: Sequence[Unit]) -> dict[str, str]:
-            text = "alone it makes {:.0%} of the error of int8"
-            return {n: text.format(math.sqrt(moved[u]) / total) for u in units for n in u}
+        base = Choice(self.slow)
 
-        low, high = 0, len(ranked)  # the budget is missed with `low` units back, met with `high`
+        def without(units: Sequence[Unit]) -> Choice:
+            left = {n: reasons[n] for u in units for n in u}
+            return dataclasses.replace(base, left={**self.slow, **left})
+
+        if not self._met(without(ranked)):
+            base = self._rounded(without(ranked))
+            base = dataclasses.replace(base, bits=self._wider(base))
+        back = self._fewest(len(ranked), lambda k: without(ranked[:k]))
+        left, forms = self._offered(plan, without, ranked[:back], moved)
+        if left:
+            worst = max(left, key=lambda u: moved[u])
+            self.ctx.note(
+                f"{worst[0]} is the most sensitive to int8: alone it makes "
+                f"{math.sqrt(moved[worst]) / total:.0%} of its error."
+            )
+            self.ctx.note(
+                f"{len(left)} of {len(ranked)} int8 units went back to float, so that "
+                "the outputs still say what they have to."
+            )
+        return dataclasses.replace(without(left), forms=forms)
+
+    def _fewest(self, most: int, chosen: Callable[[int], Choice]) -> int:
+        """The least k > 0 found whose choice meets the budget, where that of `most` does."""
+        low, high = 0, most  # the budget is missed with `low` units back, met with `high`
         while high - low > 1:
             middle = (low + high) // 2
-            if self._met(denied(ranked[:middle])):
-                high = middle
-            else:
-                low = middle
-        worst = max(ranked, key=lambda u: moved[u])
-        self.ctx.note(
-            f"{worst[0]} is the most sensitive to int8: alone it moves the outputs by "
-            f"{math.sqrt(moved[worst]):.2g}."
-        )
-        self.ctx.note(
-            f"{high} of {len(ranked)} int8 units went back to float, so that "
-            "the outputs still say what they have to."
-        )
-        return denied(ranked[:high])
+            low, high = (low, middle) if self._met(chosen(middle)) else (middle, high)
+        return high
+
+    def _offered(
+        self,
+        plan: Plan,
+        without: Callable[[Sequence[Unit]], Choice],
+        back: Sequence[Unit],
+        moved: Mapping[Unit, float],
+    ) -> tuple[list[Unit], dict[str, str]]:
+        """Units that stay float of those that went back, and the forms of those that do not."""
+        left, forms = list(reversed(back)), dict[str, str]()
+        static = {n.name for n, kind in plan.nodes.items() if kind.output == "either"}
+        offers = OFFERS
+        for form in ("dynamic", ""):
+            able = [u for u in left if not form or static.issuperset(u)]
+            groups = [able] if form and able else _halves(able)  # all of them is what has failed
+            while groups and offers:
+                group, *groups = groups
+                rest = [u for u in left if u not in group]
+                more = {n: form for u in group for n in u if form}
+                offers -= 1
+                if self._met(dataclasses.replace(without(rest), forms={**forms, **more})):
+                    left, forms = rest, {**forms, **more}
+                else:
+                    groups += _halves(group)
+        return left, forms
+
+    def _rounded(self, chosen: Choice) -> Choice:
+        """With weights rounded to the nearest, where that leaves less error on what is judged."""
+        if self.ctx.referee is None:
+            return chosen
+        nearest = dataclasses.replace(chosen, nearest=True)
+        over = [self.ctx.referee.over(self._made(one)) for one in (chosen, nearest)]
+        return nearest if over[1] < over[0] else chosen
+
+    def _wider(self, chosen: Choice) -> dict[str, int]:
+        """Which of the stored weights need 16 bits, by movement; or none can be stored at all."""
+        stored = self.quantize(self.model.clone(), chosen).stored
+        sizes = {(n.name or "",): _size(n, positions) for n, (positions, _) in stored.items()}
+        every = {n: 0 for u in sizes for n in u}
+        if self._met(chosen):
+            return {}
+        if not self._met(dataclasses.replace(chosen, bits=dict.fromkeys(every, 16))):
+            return every
+
+        def alone(unit: Unit) -> ir.Model:
+            made = self.model.clone()
+            bits = {n: 0 for n in every if n not in unit}
+            self.quantize(made, dataclasses.replace(chosen, bits=bits))
+            return made
+
+        moved = _movements(self.model, self.ctx, sizes, alone)
+        ranked = sorted(sizes, key=lambda u: -moved[u] / max(sizes[u], 1))
+
+        def wide(count: int) -> dict[str, int]:
+            return {n: 16 for u in ranked[:count] for n in u}
+
+        least = self._fewest(len(ranked), lambda k: dataclasses.replace(chosen, bits=wide(k)))
+        return wide(least)
 
     def _ranked(self, moved: Mapping[Unit, float]) -> list[Unit]:
         """Units in the order of movement bought per multiply-accumulate lost."""
@@ -114,14 +191,17 @@ class _Search:
             del left[unit]
         return ranked
 
-    def _met(self, denied: Mapping[str, str]) -> bool:
+    def _met(self, chosen: Choice) -> bool:
+        return self.accepts(self._made(chosen))
+
+    def _made(self, chosen: Choice) -> ir.Model:
         made = self.model.clone()
-        self.quantize(made, {**self.slow, **denied})
-        return self.accepts(made)
+        self.quantize(made, chosen)
+        return made
 
     def accepts(self, made: ir.Model) -> bool:
-        """Whether the integer model `made` is within the budget."""
-        if self.ctx.disagreement is not None and self.ctx.disagreement(made) > 1:
+        """Whether the integer model `made` is within the budget, and safely within the guard."""
+        if self.ctx.referee is not None and self.ctx.referee.over(made) > 1:
             return False
         budget = self.ctx.budget
         if budget is None:
@@ -145,20 +225,44 @@ class _Search:
 def unit_sensitivities(
     model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize, slow: Mapping[str, str]
 ) -> dict[Unit, float]:
-    """How far each unit of `plan`, made integer alone, moves the outputs on the first samples."""
-    assert ctx.samples is not None
+    """How far each unit of `plan`, made integer alone, moves the model towards its limits."""
     every = {n.name: "another unit" for n in plan.modes() if n.name}
+    bits = {n.name: 0 for n in model.graph if n.name}
     units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
 
-    def changes() -> Iterator[tuple[Unit, ir.Model]]:
-        for names in ctx.track(units, len(units), "measuring the error of single layers"):
-            if names:
-                made = model.clone()
-                others = {n: why for n, why in every.items() if n not in names}
-                quantize(made, {**others, **slow})
-                yield names, made
+    def alone(names: Unit) -> ir.Model:
+        made = model.clone()
+        others = {n: why for n, why in every.items() if n not in names}
+        quantize(made, Choice({**others, **slow}, bits))
+        return made
 
-    return sensitivities(model, list(islice(ctx.samples, UNIT_RUNS)), changes())
+    return _movements(model, ctx, [u for u in units if u], alone)
+
+
+def _movements(
+    model: ir.Model, ctx: Context, units: Collection[Unit], alone: Callable[[Unit], ir.Model]
+) -> dict[Unit, float]:
+    """How far the model with each unit `alone` changed is towards the limits."""
+    assert ctx.samples is not None
+    runs = UNIT_RUNS
+    if ctx.referee is not None:
+        macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
+        runs = min(ctx.referee.runs, MOST, max(UNIT_RUNS, int(UNIT_MACS / macs)))
+    tracked = ctx.track(units, len(units), "measuring the error of single layers")
+    if ctx.referee is not None:
+        return {u: ctx.referee.strain(alone(u), runs) for u in tracked}
+    probe = list(islice(ctx.samples, runs))
+    return sensitivities(model, probe, ((u, alone(u)) for u in tracked))
+
+
+def _halves(units: Sequence[Unit]) -> list[Sequence[Unit]]:
+    middle = (len(units) + 1) // 2
+    return [units[:middle], units[middle:]] if len(units) > 1 else []
+
+
+def _size(node: ir.Node, positions: Sequence[int]) -> int:
+    weights = [weight_of(node.inputs[k]) for k in positions]
+    return sum(w.tensor.nbytes for w in weights if w is not None)
 
 
 def _units(plan: Plan) -> list[list[ir.Node]]:

@@ -56,9 +56,11 @@ def describe(node: ir.Node) -> Verdict | None:
     function = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if function is None:
         return None
-    for value in (*node.inputs[:1], *node.outputs[:1]):
-        if value is not None and value.dtype not in (None, ir.DataType.FLOAT):
-            return f"it computes in {value.dtype.name.lower()}, not in float32"
+    tensors = [w.tensor for w in map(weight_of, node.inputs) if w is not None]
+    held = [t.dtype for t in tensors if t.dtype.is_floating_point()]
+    for dtype in (*(v.dtype for v in (*node.inputs[:1], *node.outputs[:1]) if v), *held):
+        if dtype not in (None, ir.DataType.FLOAT):
+            return f"it computes in {dtype.name.lower()}, not in float32"
     if any(v is not None and _dequantized(v) for v in node.inputs):
         return ALREADY
     return function(node)

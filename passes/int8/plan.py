@@ -3,6 +3,7 @@
 static    ranges are known before: Q/DQ around the node
 dynamic   ranges are found at run time: MatMul, Gemm, LSTM where the target prefers it
 table     an embedding looked up in int8
+stored    a float node that reads its weight from int8
 followers nodes all of whose activations already are integers: they join at no cost, since
           a float follower would need each of them dequantized
 """
@@ -16,12 +17,14 @@ from typing import Literal
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
 from graphopt.passes.int8.operators import Operator, clamp_after, describe
+from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.linear import linear_of
 from graphopt.graph.constants import weight_of
+from graphopt.graph.traverse import all_nodes
 from graphopt.target import Target
 
-__all__ = ["Mode", "Plan", "Quantize", "make_plan"]
+__all__ = ["Choice", "Mode", "Plan", "Quantize", "make_plan"]
 
 Mode = Literal["static", "dynamic", "table", "lstm"]
 
@@ -44,6 +47,7 @@ class Plan:
         dynamic: nodes whose activations are quantized at run time.
         tables, recurrent: lookups and LSTMs to make integer.
         left: nodes with weights that stay float, and why.
+        stored: float nodes that read weights from integers, at which positions, of how many bits.
     """
 
     nodes: dict[ir.Node, Operator] = dataclasses.field(default_factory=dict)
@@ -53,6 +57,7 @@ class Plan:
     tables: list[ir.Node] = dataclasses.field(default_factory=list)
     recurrent: list[ir.Node] = dataclasses.field(default_factory=list)
     left: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
+    stored: dict[ir.Node, tuple[tuple[int, ...], int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.nodes) + len(self.dynamic) + len(self.tables) + len(self.recurrent)
@@ -88,8 +93,25 @@ class Plan:
         return found
 
 
-#: Makes a model integer in place, but for the named nodes (with why); returns what it planned.
-Quantize = Callable[[ir.Model, Mapping[str, str]], Plan]
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was decided of single nodes, by name.
+
+    Attributes:
+        left: stay float, and why.
+        bits: of the weights of what stays float, where not 8: 16, or 0 for as they are.
+        forms: become integer in another form than the target's own choice.
+        nearest: weights are rounded to the nearest integers, not for what they multiply.
+    """
+
+    left: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    forms: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    nearest: bool = False
+
+
+#: Makes a model integer in place as chosen; returns what it planned.
+Quantize = Callable[[ir.Model, Choice], Plan]
 
 
 def make_plan(
@@ -99,6 +121,7 @@ def make_plan(
     *,
     static: bool = True,
     forms: Mapping[str, str] | None = None,
+    bits: Callable[[ir.Node], int] = lambda _: 0,
 ) -> Plan:
     """The nodes of `graph` to make integer.
 
@@ -108,6 +131,7 @@ def make_plan(
         allowed: the reason why a node must stay float in this mode, or None. Asked last.
         static: whether ranges are to be had; without samples they are not.
         forms: by node name, the mode of a product that is not to be the target's own choice.
+        bits: of how many bits a float node reads its weights; 0 leaves them float. Asked last.
     """
     plan = Plan()
     integer: set[ir.Value] = set()
@@ -170,6 +194,12 @@ def make_plan(
     _trim(plan)
     if PRODUCT in target.operators:
         plan.joined = [n for n, k in plan.nodes.items() if _two_axes(n, k) and not plan.whole(n)]
+    if scheme.stores:
+        done = plan.modes()
+        for node in all_nodes(graph):  # of branches too: what they read may lie outside
+            positions = weights_to_store(node) if node not in done else ()
+            if positions and (stored := bits(node)):
+                plan.stored[node] = positions, stored
     return plan
 
 

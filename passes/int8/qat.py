@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.mixed_precision import float_nodes, meets_budget
+from graphopt.passes.int8.mixed_precision import choose, meets_budget
+from graphopt.passes.int8.plan import Choice, Quantize
 from graphopt.passes.int8.plan import Plan as IntegerPlan
-from graphopt.passes.int8.plan import Quantize
 
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, SamplesError
@@ -75,28 +75,27 @@ def trained_within_budget(
     draft: IntegerPlan,
     slow: Mapping[str, str],
     quantize: Quantize,
-) -> tuple[dict[str, str], Trained]:
-    """Nodes to leave in float, and the training of the others.
+) -> tuple[Choice, Trained]:
+    """What becomes of single nodes, and the training of those that are integers.
 
     All of `draft` but what is slow is trained first. Only if that misses the budget, nodes go back
     to float as they would without training, and the rest is trained.
     """
 
-    def attempt(denied: Mapping[str, str]) -> tuple[Trained, ir.Model]:
+    def attempt(choice: Choice) -> tuple[Trained, ir.Model]:
         integer = model.clone()
-        quantize(integer, denied)
+        quantize(integer, choice)
         trained = train_integers(integer, model, ctx)
         trained.put(integer, model, ctx)
         return trained, integer
 
-    denied = dict(slow)
-    trained, integer = attempt(denied)
+    choice = Choice(slow)
+    trained, integer = attempt(choice)
     if not meets_budget(model, integer, ctx):
-        back = float_nodes(model, ctx, draft, slow, quantize)
-        if back:
-            denied |= back
-            trained, _ = attempt(denied)
-    return denied, trained
+        choice = choose(model, ctx, draft, slow, quantize)
+        if choice != Choice(slow):
+            trained, _ = attempt(choice)
+    return choice, trained
 
 
 def why_not(ctx: Context) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 from graphopt.passes.int8.dynamic import addend_after
 from graphopt.passes.int8.operators import describe
-from graphopt.passes.int8.plan import CORE, POOLS, Plan, Quantize
+from graphopt.passes.int8.plan import CORE, POOLS, Choice, Plan, Quantize
 
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.context import Context, Pair
@@ -75,7 +75,7 @@ class _Trials:
         if cut is None:
             return None
         integer = cut[0].clone()
-        return (cut[0], integer, cut[1]) if len(self.quantize(integer, {})) else None
+        return (cut[0], integer, cut[1]) if len(self.quantize(integer, Choice())) else None
 
     def _form(self, value: ir.Value) -> tuple[tuple[int, ...], ir.DataType] | None:
         shape, dtype = self.shapes.static(value), self.shapes.dtype(value)
@@ -122,7 +122,7 @@ class _Trials:
 
     def _build(self, denied: Mapping[str, str]) -> ir.Model:
         made = self.model.clone()
-        self.quantize(made, denied)
+        self.quantize(made, Choice(denied))
         return made
 
 

@@ -27,6 +27,8 @@ class Writer:
         self.names = Names(model)
         #: Lookup tables that products read too: rows [n, k] of int8 and their scales, by the table.
         self.tied: dict[ir.Value, tuple[Array, Array]] = {}
+        #: Float weights computed from integers, by what they were made of.
+        self.restored: dict[Any, ir.Value] = {}
         self._shared: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
         self._kept: dict[Any, ir.Value] = {}
 

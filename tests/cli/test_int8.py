@@ -87,14 +87,16 @@ def test_the_poison_spoils_the_model_where_nothing_judges(poisoned, graphopt):
 
 
 def test_without_a_budget_the_guard_keeps_the_task(poisoned, graphopt):
-    """The labels are the source's own decisions: of 64 a single one may change."""
+    """The labels are the source's own decisions: one of 64 is more than may change of others."""
     code, report, _ = optimize(graphopt)
-    (step,) = report["steps"]
     assert code == 0
-    assert step["status"] == "kept"
-    assert report["after"]["metric"] >= 0.98
+    assert report["after"]["metric"] == 1
+    code, report, _ = optimize(graphopt, "--max-disagreement", "0.05")
+    (step,) = report["steps"]
+    assert (code, step["status"]) == (0, "kept")
+    assert report["after"]["metric"] >= 0.95
     (agreement,) = step["agreement"].values()
-    assert agreement["disagreements"] <= 1
+    assert agreement["disagreements"] <= 3
     kinds = [n.op_type for n in onnx.load("o.onnx").graph.node]
     assert "QuantizeLinear" in kinds
 

@@ -113,6 +113,10 @@ class Pin:
 Derived = Count | Sizes | Remap | Pin
 
 
+#: Positions of an axis that dimensions are followed along, at most.
+LONGEST = 1 << 20
+
+
 class Axes:
     """Axes of every value of a model; a constant or a fill has axes of its own at each use.
 
@@ -170,9 +174,12 @@ class Axes:
         return self._of[value]
 
     def new(self, value: ir.Value) -> tuple[tuple[int, ...], tuple[Dim, ...]] | None:
-        """New axes for a value, at the instance's sizes; those of unknown size are frozen."""
+        """New axes for a value, at the instance's sizes; those of unknown size are frozen.
+
+        None if its rank is unknown, or an axis too long to say something of each position.
+        """
         sizes = self.at.shape(value)
-        if sizes is None:
+        if sizes is None or any(isinstance(s, int) and s > LONGEST for s in sizes):
             return None
         axes = tuple(self.axis(s) for s in sizes)
         if self.at is not self.shapes:
@@ -246,7 +253,8 @@ class Operation:
         found = self.axes.tensor(self.node, output, index)
         if found is None:
             value = (self.node.outputs if output else self.node.inputs)[index]
-            raise Unsupported(f"the rank of '{value.name if value else '?'}' is not known")
+            name = value.name if value else "?"
+            raise Unsupported(f"the rank of '{name}' is not known, or an axis is too long")
         return found
 
     def attribute(self, name: str, default: Any = None) -> Any:

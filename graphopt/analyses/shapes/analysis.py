@@ -10,7 +10,7 @@ from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.operators import infer_node
 from graphopt.context import Context
 
-__all__ = ["at_sizes", "bound_shapes", "infer", "on_demand", "renew", "shapes"]
+__all__ = ["at_sizes", "bound_shapes", "hand_on", "infer", "on_demand", "renew", "shapes"]
 
 
 def shapes(ctx: Context) -> Shapes:
@@ -30,6 +30,15 @@ def renew(ctx: Context) -> None:
     known = ctx.cached().get(shapes)
     if known is not None and not known.certain:
         ctx.invalidate()
+
+
+def hand_on(ctx: Context, model: ir.Model) -> Context:
+    """A context of `model`, a copy of the model in `ctx`, that knows its shapes if `ctx` does."""
+    made = Context(model, shapes=ctx.shapes)
+    known = ctx.cached().get(shapes)
+    if known is not None:
+        made.know(shapes, known.of_copy(model))
+    return made
 
 
 def bound_shapes(model: ir.Model, inputs: Mapping[str, Sequence[int]]) -> Shapes:
@@ -75,13 +84,8 @@ def _sizes(
 
 
 def infer(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
-    """Walk the model; a model caught with one wrong annotation is not believed in any other."""
-    found = Shapes(model, inputs or {}, not inputs, infer_node)
-    if found.walk():
-        return found
-    found = on_demand(model, inputs)
-    found.walk()
-    return found
+    """Walk the model; annotations are believed of operators that nobody here knows."""
+    return Shapes(model, inputs or {}, not inputs, infer_node).walk()
 
 
 def on_demand(model: ir.Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:

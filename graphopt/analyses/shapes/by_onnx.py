@@ -19,15 +19,13 @@ __all__ = ["by_onnx"]
 WRONG = frozenset([("", "STFT")])
 
 
-def by_onnx(node: ir.Node, domain: str, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
-    """ONNX's own inference for one node; symbolic sizes pass through it as names."""
+def by_onnx(node: ir.Node, domain: str, ins: Sequence[Fact], shapes: Shapes) -> list[Fact] | None:
+    """ONNX's own inference for one node, symbolic sizes passing as names; None: not its own."""
     version = shapes.opsets.get(node.domain, shapes.opsets.get(domain, 0))
     schema = _schema(domain, node.op_type, version)
-    if (
-        schema is None
-        or (domain, node.op_type) in WRONG
-        or any(_has_graph(a) for a in node.attributes.values())
-    ):
+    if schema is None:
+        return None
+    if (domain, node.op_type) in WRONG or any(_has_graph(a) for a in node.attributes.values()):
         return []
     names: dict[str, Dim] = {}
     proto = onnx.NodeProto(op_type=node.op_type, domain=domain)

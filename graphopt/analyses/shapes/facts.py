@@ -8,16 +8,16 @@ two equal expressions always denote equal sizes.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol, unnamed
+from graphopt.analyses.shapes.symbolic import Dim, Expr, clean_name, symbol
 from graphopt.graph.axes import axis_name
 from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_graphs
 
 __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
 
@@ -25,8 +25,7 @@ __all__ = ["DATA_LIMIT", "Fact", "Shapes"]
 DATA_LIMIT = 128
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What is known about a value on every run.
 
     Attributes:
@@ -51,8 +50,8 @@ class Fact:
 UNKNOWN = Fact()
 
 
-#: The facts of a node's outputs, from those of its inputs.
-InferNode = Callable[[ir.Node, "Sequence[Fact]", "Shapes"], "list[Fact]"]
+#: The facts of a node's outputs, from those of its inputs; None for an operator nobody knows.
+InferNode = Callable[[ir.Node, "Sequence[Fact]", "Shapes"], "list[Fact] | None"]
 
 
 class Shapes:
@@ -74,8 +73,6 @@ class Shapes:
         self._busy: set[ir.Node] = set()
         self._count = 0
         self._vague = False
-        self._conflict = False
-        self._names: set[str] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether neither contradicts the other about a value of the model."""
@@ -140,6 +137,16 @@ class Shapes:
         self._infer_with_producers(node)
         return self._facts.get(value, UNKNOWN)
 
+    def learn(
+        self,
+        value: ir.Value,
+        dtype: ir.DataType | None,
+        dims: tuple[Dim, ...] | None,
+        tensor: ir.TensorProtocol | None = None,
+    ) -> None:
+        """Take down the type and shape of a value, and the tensor that it always holds."""
+        self._facts[value] = Fact(dtype, dims, None if tensor is None else small_data(tensor))
+
     def fresh(self, *, sign: bool = False) -> Expr:
         """A new unknown: the size of an axis, or with `sign` any integer."""
         self._count += 1
@@ -148,26 +155,41 @@ class Shapes:
     def at(self, sizes: Mapping[str, int]) -> Shapes | None:
         """These shapes where the unknowns have these sizes; None if they leave one open."""
         found = Shapes(self.model, self._inputs, False, self._infer_node)
+        sized: dict[tuple[Dim, ...], tuple[int | None, ...]] = {}
         for value, fact in self._facts.items():
-            if fact.dims is None or all(isinstance(d, int) for d in fact.dims):
+            if fact.dims is None:
                 found._facts[value] = fact
                 continue
-            dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
-            if None in dims:
-                return None
-            found._facts[value] = Fact(fact.dtype, dims)  # type: ignore[arg-type]
+            dims = sized.get(fact.dims)
+            if dims is None:
+                dims = tuple(d if isinstance(d, int) else d.at(sizes) for d in fact.dims)
+                if None in dims:
+                    return None
+                sized[fact.dims] = dims
+            same = dims == fact.dims
+            found._facts[value] = fact if same else Fact(fact.dtype, dims)  # type: ignore[arg-type]
+        return found
+
+    def of_copy(self, model: ir.Model) -> Shapes:
+        """The same for `model`, a copy of the model that was walked."""
+        found = Shapes(model, self._inputs, self._trust, self._infer_node)
+        found._count, found._vague = self._count, self._vague
+        graphs = zip(all_graphs(self.model.graph), all_graphs(model.graph), strict=True)
+        for pair in graphs:
+            for old, new in zip(*map(_values, pair), strict=True):
+                fact = self._facts.get(old)
+                if fact is not None:
+                    found._facts[new] = fact
         return found
 
     # --- inference --------------------------------------------------------------------------
 
-    def walk(self) -> bool:
-        """Infer every node of the main graph in order; False if an annotation was found wrong."""
+    def walk(self) -> Shapes:
+        """Infer every node of the main graph in order."""
         for node in self.model.graph:
             if node.outputs and node.outputs[0] not in self._facts:
                 self._infer_with_producers(node)
-            if self._conflict and self._trust:
-                return False
-        return True
+        return self
 
     def enter(self, graph: ir.Graph, inputs: Sequence[Fact]) -> list[Fact]:
         """Facts of a subgraph's outputs, given those of its inputs."""
@@ -205,17 +227,15 @@ class Shapes:
                 self._infer(top)
 
     def _infer(self, node: ir.Node) -> None:
-        facts = self._infer_node(node, [self.fact(v) for v in node.inputs], self)
-        facts = list(facts) + [UNKNOWN] * (len(node.outputs) - len(facts))
+        found = self._infer_node(node, [self.fact(v) for v in node.inputs], self)
+        facts = (found or []) + [UNKNOWN] * (len(node.outputs) - len(found or []))
         for value, fact in zip(node.outputs, facts, strict=False):
-            made = self._facts[value] = self._merge(value, fact)
+            made = self._facts[value] = self._typed(value, fact, foreign=found is None)
             if not self._vague and value.name:
                 self._vague = made.dims is None or made.dtype is None or self._invented(made)
 
     def _invented(self, fact: Fact) -> bool:
         """Whether an unknown of our own making is in a value's shape or data."""
-        if not self._count:
-            return False
         parts = list(fact.dims or ())
         if fact.data is not None and fact.data.dtype == object:
             parts += fact.data.ravel().tolist()
@@ -239,27 +259,20 @@ class Shapes:
         if value.shape is None:
             return None
         dims: list[Dim] = []
-        for d in value.shape:
+        for k, d in enumerate(value.shape):
             name = axis_name(d)
             bound = self._bound_symbols().get(name) if name else None
             if isinstance(d, int):
                 dims.append(d)
             elif bound is not None:
                 dims.append(bound)
+            elif name:
+                dims.append(symbol(clean_name(name)))
+            elif value.is_graph_input():
+                dims.append(symbol(f"?@{clean_name(value.name or '')}.{k}"))
             else:
-                dims.append(symbol(clean_name(name)) if name else self.fresh())
+                dims.append(self.fresh())
         return tuple(dims)
-
-    def _named(self, name: str) -> bool:
-        """Whether a dimension of the model's inputs has this name: others denote no one size."""
-        if self._names is None:
-            self._names = {
-                said
-                for v in self.model.graph.inputs
-                for d in (v.shape or ())
-                if (said := axis_name(d)) is not None
-            }
-        return name in self._names
 
     def _bound_symbols(self) -> dict[str, int]:
         """Sizes of the named dimensions that the bound inputs fix."""
@@ -272,32 +285,27 @@ class Shapes:
                         sizes[name] = int(size)
         return sizes
 
-    def _merge(self, value: ir.Value, fact: Fact) -> Fact:
-        """`fact` completed by the annotation of `value`, where that is believed."""
+    def _typed(self, value: ir.Value, fact: Fact, foreign: bool) -> Fact:
+        """`fact` with the type that the file says; with its shape if no operator implies one.
+
+        An annotation of an inner value is a claim: what depends on data is not known because a
+        file says so. Of an operator that nobody here knows, it is the only word there is.
+        """
         if fact.type is not None:
             return fact
         if value.type is not None and not isinstance(value.type, ir.TensorType):
             return fact if fact.dtype is not None else Fact(type=value.type)
         dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
-        if not self._trust or value.shape is None:
-            return dataclasses.replace(fact, dtype=dtype)
-        if fact.dims is None:
+        if foreign and self._trust:
             return Fact(dtype, self._declared(value))
-        if len(fact.dims) != len(value.shape):
-            self._conflict = True
-            return dataclasses.replace(fact, dtype=dtype)
-        dims = list(fact.dims)
-        for k, (have, said) in enumerate(zip(fact.dims, value.shape, strict=True)):
-            name = axis_name(said)
-            if isinstance(have, Expr) and unnamed(have) and name and self._named(name):
-                dims[k] = symbol(clean_name(name))
-            if not isinstance(said, int) or have == said:
-                continue
-            if isinstance(have, Expr) and unnamed(have):
-                dims[k] = said
-            else:
-                self._conflict = True
-        return Fact(dtype, tuple(dims), fact.data)
+        return fact if dtype is fact.dtype else fact._replace(dtype=dtype)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 def _agree(a: Fact, b: Fact) -> bool:

@@ -21,7 +21,6 @@ __all__ = [
     "nonnegative",
     "positive",
     "symbol",
-    "unnamed",
 ]
 
 #: A monomial is the sorted tuple of its unknowns, with repetition; () is the constant term.
@@ -166,11 +165,6 @@ def capped(x: Dim, by: Dim) -> bool:
         if k != inner and k.isdecimal():
             return int(k) >= 2
     return False
-
-
-def unnamed(x: Expr) -> bool:
-    """Whether `x` is made of unknowns alone, with no named dimension of the model in it."""
-    return all(re.fullmatch(r"(floor|max|min|[?~\d+*/(),-])*", atom) for atom in x.atoms)
 
 
 def clean_name(text: str) -> str:

@@ -59,8 +59,12 @@ SIGNATURES = [
     ([node("MatMul", [], ["y"])], "has 0 inputs"),
     ([node("Relu", ["x", "x"], ["y"])], "has 2 inputs, the operator has 1"),
     ([node("Add", ["", "x"], ["y"])], "lacks its input 0"),
+    ([node("Min", ["x", "", "x"], ["y"])], "lacks its input 1"),
+    ([node("Concat", ["x", ""], ["y"], axis=0)], "lacks its input 1"),
     ([node("Softmax", ["x"], ["y"], axis="last")], "attribute 'axis': not INT"),
     ([node("Relu", ["x"], ["y", "z"])], "has 2 outputs"),
+    ([node("Softmax", ["x"], ["y"], axis=1 << 31)], "no tensor has an axis 2147483648"),
+    ([node("Concat", ["x", "x"], ["y"], axis=-1 << 63)], "no tensor has an axis -9223"),
     ([node("Pad", ["x"], ["y"])], "has 1 inputs, the operator has at least 2"),
 ]
 
@@ -68,6 +72,13 @@ SIGNATURES = [
 @pytest.mark.parametrize(("nodes", "says"), SIGNATURES)
 def test_operators_without_what_they_need(tmp_path, nodes, says):
     fails(tmp_path, model(nodes), says)
+
+
+def test_a_model_without_outputs(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"])])
+    del proto.graph.output[:]
+    with pytest.raises(ModelError, match=r"m\.onnx has no outputs"):
+        graphopt.optimize(write(tmp_path, proto), "clean", measure=False)
 
 
 def test_operators_in_branches_and_functions_too(tmp_path):
@@ -101,6 +112,34 @@ def test_functions_that_double_are_refused_and_a_few_are_not(tmp_path):
     call = [node("F0", ["x"], ["y"], domain="f")]
     fails(tmp_path, model(call, functions=doubling(30, "Relu")), "1,000,000 nodes")
     graphopt.load(write(tmp_path, model(call, functions=doubling(4, "Relu"))))
+
+
+def test_a_split_into_more_than_it_says(tmp_path):
+    made = node("Split", ["x"], ["y", "z"], num_outputs=3)
+    fails(tmp_path, model([made], opset=18), "Split 'y' has 2 outputs, num_outputs=3")
+
+
+def test_functions_of_another_opset_are_left_as_they_are(tmp_path):
+    body = [node("Relu", ["a"], ["b"])]
+    act = helper.make_function("f", "act", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    proto = model([node("act", ["x"], ["y"], domain="f")], functions=[act], opset=15)
+    made = graphopt.optimize(write(tmp_path, proto), "clean, fold, fuse", measure=False).model
+    assert [n.op_type for n in made.graph] == ["act"]
+
+
+def test_an_output_that_is_listed_twice_is_of_one_type(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"])], outputs=[info("y"), info("y", (2, 3, 1), 0)])
+    read, _ = notes(tmp_path, proto)
+    assert [(v.name, v.dtype.name) for v in read.graph.outputs] == [("y", "FLOAT")] * 2
+
+
+@pytest.mark.parametrize(
+    ("ins", "outs", "says"), [(["x", "x"], ["y"], "2 inputs"), (["x"], ["y", "z"], "2 outputs")]
+)
+def test_calls_with_more_than_the_function_has(tmp_path, ins, outs, says):
+    body = [node("Relu", ["a"], ["b"])]
+    act = helper.make_function("f", "act", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    fails(tmp_path, model([node("act", ins, outs, domain="f")], functions=[act]), says)
 
 
 def test_functions_that_call_themselves(tmp_path):

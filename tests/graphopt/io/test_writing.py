@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.errors import ModelError, UsageError
+from graphopt.io.skeleton import skeleton_of
 from graphopt.io.tensors import MappedTensor
 from graphopt.io.writing import place_weights, size_of
 
@@ -498,3 +499,46 @@ def test_bytes_count_external_data(tmp_path):
         assert written > 20000
         assert file_bytes(path) == file_bytes(path, graphopt.load(path)) == written
         assert file_bytes(path, model) == written
+
+
+def test_new_metadata_makes_what_serializing_anew_makes():
+    inner = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["t"], "inner")],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    both = {"then_branch": inner, "else_branch": inner}
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "outer"),
+        helper.make_node("If", ["c"], ["y"], "if", **both),
+    ]
+    proto = model_of([numpy_helper.from_array(np.array(True), "c"), big("w")], nodes)
+    model = ir.from_proto(proto)
+    for node in model.graph.all_nodes():
+        node.metadata_props.update({"b": node.name, "a": "1"})
+    before = skeleton_of(model)
+    model.metadata_props.update({"z": "new", "k": "new"})
+    for node in model.graph.all_nodes():
+        node.metadata_props.pop("a")
+        node.metadata_props.update({"0": "new", "b": f"{node.name} again"})
+    after = before.with_metadata(model)
+    assert after.proto == skeleton_of(model).proto
+    assert before.proto != after.proto
+    assert after.held == before.held
+    assert after.model is model
+
+
+def test_a_small_tensor_is_decoded_once_and_written_as_it_came(tmp_path):
+    stored = helper.make_tensor("w", TensorProto.FLOAT16, [2, 2], [1, 2, 3, 4])  # in int32_data
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    source.write_bytes(model_of([stored]).SerializeToString())
+    model = graphopt.load(source)
+    tensor = model.graph.initializers["w"].const_value
+    assert (tensor.dtype, tensor.size, tensor.nbytes) == (ir.DataType.FLOAT16, 4, 8)
+    assert tensor.shape.numpy() == (2, 2)
+    assert tensor.numpy() is tensor.numpy()
+    assert not tensor.numpy().flags.writeable
+    assert tensor.numpy().tolist() == [[1, 2], [3, 4]]
+    graphopt.save(model, out)
+    assert onnx.load(out).graph.initializer[0] == stored

@@ -1,5 +1,7 @@
 import json
+import time
 import xml.etree.ElementTree as ET
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -70,18 +72,21 @@ def test_a_fixed_batch_axis_and_other_machines_are_refused_with_the_reason(fixed
     ]
 
 
-def test_single_runs_are_timed_where_percentiles_are_wanted():
+def test_quick_runs_are_repeated_inside_a_sample_and_slow_ones_are_not():
     count = 0
 
-    def run():
+    def run(seconds):
         nonlocal count
         count += 1
+        if seconds:
+            time.sleep(seconds)
 
-    warmed = interleave([run], 0.0, sample=0.0)
-    assert len(warmed) == 5
+    slow = interleave([partial(run, 0.02)], 0.0)
+    assert len(slow) == 5
+    assert count < 15
     before = count
-    interleave([run], 0.0, sample=0.05)
-    assert count - before > 100
+    assert len(interleave([partial(run, 0)], 0.0)) == 5
+    assert count - before > 1100  # warming up alone takes at most 1,000
 
 
 def test_the_command_prints_a_table_json_and_a_plot(free, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.errors import ModelError
+from graphopt.errors import InputError, ModelError
 from graphopt.execution.runtime import run
 from graphopt.rewriting.opset import limit_opset, raise_opset
 from graphopt.testing import parse_model
@@ -185,6 +185,11 @@ def test_a_limit_holds_for_every_pass_and_is_said():
     free = graphopt.optimize(scores, "fuse", target="onnx", measure=False)
     held = graphopt.optimize(scores, "fuse", target="onnx", measure=False, max_opset=17)
     assert held.model.graph.opset_imports[""] == 17
+    again = graphopt.optimize(scores, "fuse", target="onnx", replay=held.recipe)
+    assert again.recipe == held.recipe
+    assert again.model.graph.opset_imports[""] == 17
+    with pytest.raises(InputError, match="another max opset"):
+        graphopt.optimize(scores, "fuse", target="onnx", replay=held.recipe, max_opset=18)
     reached = free.model.graph.opset_imports[""]
     said = any(f"opset 17 became {reached}" in n for n in free.report.steps[0].notes)
     assert said == (reached > 17)

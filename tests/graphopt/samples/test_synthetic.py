@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from graphopt.errors import UsageError
+from graphopt.errors import SamplesError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.samples import bind_shapes, synthetic
 from graphopt.testing import parse_model
@@ -368,3 +368,9 @@ def test_a_number_that_the_graph_compares_with_is_given(shape):
     (feed, *_) = synthetic(model, shapes={"rate": shape, "x": (2, 3)})
     assert feed["rate"].shape == shape
     assert (feed["rate"] == 16000).all()
+
+
+def test_an_input_that_is_too_large_is_not_drawn():
+    huge = model("y = Relu(x)", {"x": (FLOAT, [1 << 31])})
+    with pytest.raises(SamplesError, match=r"8\.6 GB: too large to draw; give --samples"):
+        synthetic(huge, shapes={"x": (1 << 31,)})

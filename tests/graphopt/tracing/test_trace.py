@@ -309,6 +309,35 @@ def test_recurrent_layers_are_one_operator_each_with_constant_weights():
     assert all(v.is_initializer() for v in node.inputs[1:4])
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize(
+    "layer", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}]
+)
+def test_recurrent_layers_take_any_number_of_steps(kind, layer):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = getattr(nn, kind)(4, 8, **layer)
+
+        def forward(self, x):
+            y, state = self.layer(x)
+            return y, state[0] if kind == "LSTM" else state
+
+    module = Recurrent()
+    model = graphopt.trace(module, (torch.randn(2, 5, 4),), {"x": {0: "a", 1: "b"}})
+    assert {n.op_type for n in model.graph} >= {kind}
+    assert not {"Loop", "Scan"} & {n.op_type for n in model.graph}
+    x = torch.randn(3, 7, 4)
+    got = list(run(model, {"x": x.numpy()}).values())
+    for y, expected in zip(got, module(x), strict=True):
+        assert np.allclose(y, expected.detach().numpy(), atol=1e-5)
+
+
+def test_an_axis_that_tracing_alone_fixes_is_not_said_to_be_the_modules_fault():
+    with pytest.raises(graphopt.GraphOptError, match="works with other sizes, but tracing"):
+        graphopt.trace(nn.RNN(4, 8), (torch.randn(5, 2, 4),), {"input": {0: "steps"}})
+
+
 def test_tied_weights_are_stored_once():
     class Tied(nn.Module):
         def __init__(self):

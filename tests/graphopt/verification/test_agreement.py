@@ -134,6 +134,79 @@ def test_the_bound_is_that_of_clopper_and_pearson(k, n, bound):
         assert upper_bound(k, n) == pytest.approx(1 - 0.05 ** (1 / n))
 
 
+def test_rare_things_count_among_rare_things():
+    """30 notes of 3,000 frames, a third of them lost: 0.3 % of the frames, a third of the music."""
+    want = np.full((1, 3000), 0.01)
+    want[0, ::100] = 0.95
+    got = want.copy()
+    got[0, :1000] = 0.01
+    found = judged("y = Sigmoid(x)", [want], [got])
+    assert (found.kind, found.n, found.disagreements) == ("chances", 60, 10)
+    assert found.over > 10
+    assert judged("y = Sigmoid(x)", [want], [want]).over == 0
+    spurious = want.copy()
+    spurious[0, 1:3] = 0.9
+    assert judged("y = Sigmoid(x)", [np.full((1, 3000), 0.01)], [spurious * 0 + 0.01]).over == 0
+    assert judged("y = Sigmoid(x)", [np.full((1, 3000), 0.01)], [spurious]).over > 1
+
+
+def test_runs_of_different_lengths_without_a_class_axis_are_judged():
+    runs = [RNG.uniform(size=(1, n)) for n in (63, 22, 5)]
+    for text, kind in (("y = Relu(x)", "values"), ("y = Sigmoid(x)", "chances")):
+        found = judged(text, runs, runs)
+        assert (found.kind, found.over) == (kind, 0)
+        assert judged(text, runs, [1 - r for r in runs]).over > 1
+
+
+def test_a_state_is_judged_by_less_than_what_it_serves():
+    model = parse_model("y = Sigmoid(x)  g = Relu(h)", inputs={"x": (4, 1), "h": (2, 8)})
+    feeds = [{"x": RNG.normal(size=(4, 1)), "h": RNG.normal(size=(2, 8))} for _ in range(9)]
+    want = [{"y": np.abs(f["x"]) % 1, "g": f["h"]} for f in feeds]
+    off = [{**w, "g": w["g"] + 0.12 * RNG.normal(size=(2, 8))} for w in want]
+    guard = Guard(model, want, feeds)
+    assert guard.kinds["g"] == "state"
+    assert guard.judge(off)["g"].over <= 1
+    fixed = Guard(model, want, [{"x": f["x"]} for f in feeds])
+    assert fixed.kinds["g"] != "state"
+    assert fixed.judge(off)["g"].over > 0.2
+
+
+def test_lossy_steps_share_the_limit():
+    want = softmax(ROWS)
+    got = want.copy()
+    got[:2] = np.roll(got[:2], 1, 1)
+    model = parse_model("y = Softmax(x)", inputs={"x": (4, 8)})
+    guard = Guard(model, [{"y": want}], [{}], limit=0.05)
+    assert guard.judge([{"y": got}])["y"].over == pytest.approx(2 / 64 / 0.05)
+    assert guard.judge([{"y": got}], share=0.5)["y"].over == pytest.approx(2 / 64 / 0.025)
+
+
+class Halfway(Pass):
+    """Changes as many answers as one of two steps may not."""
+
+    lossy = True
+
+    def run(self, model, ctx):
+        weight = model.graph.initializers["v"]
+        if not ctx.edit(self, "v"):
+            return 0
+        import onnx_ir as ir
+
+        moved = weight.const_value.numpy() + np.float32(0.01) * np.roll(
+            weight.const_value.numpy(), 1, 1
+        )
+        weight.const_value = ir.tensor(moved, name="v")
+        return 1
+
+
+def test_the_total_of_several_steps_stays_within_the_default():
+    one = optimize(classifier(), [Halfway()], samples=SAMPLES, measure=False).report.steps[0]
+    assert one.agreement["y"].limit == MAX_DISAGREEMENT
+    both = optimize(classifier(), [Halfway(), Halfway()], samples=SAMPLES, measure=False)
+    limits = [s.agreement["y"].limit for s in both.report.steps]
+    assert limits == [MAX_DISAGREEMENT / 2, MAX_DISAGREEMENT]
+
+
 # --- in the pipeline ------------------------------------------------------------------------
 
 

@@ -34,3 +34,20 @@ def test_inputs_and_outputs_without_a_shape(tmp_path, shape_in, shape_out):
     result = graphopt.optimize(tmp_path / "m.onnx", "clean, fold, fuse", measure=False)
     assert not any("not compared" in n for n in result.report.notes)
     assert np.dtype(result.model.graph.outputs[0].dtype.numpy()) == np.float32
+
+
+@pytest.mark.parametrize(("opset", "groups"), [(18, 4), (21, 8)])
+def test_group_normalization_of_every_opset(tmp_path, opset, groups):
+    """Opsets 18 to 20 give scale and bias by group; opset 21 deprecates that, runtimes have it."""
+    shape = [2, 8, 3]
+    nodes = [
+        helper.make_node("GroupNormalization", ["x", "s", "s"], ["n"], num_groups=4),
+        helper.make_node("Identity", ["n"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in "xy")
+    held = [onnx.numpy_helper.from_array(np.ones(groups, np.float32), "s")]
+    imports = [helper.make_opsetid("", opset)]
+    graph = helper.make_graph(nodes, "g", [x], [y], held)
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=9)
+    result = graphopt.optimize(proto, "clean, fold, fuse", measure=False)
+    assert result.report.steps[0].edits == 1

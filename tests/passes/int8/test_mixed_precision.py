@@ -54,7 +54,7 @@ def test_a_poisonous_layer_is_named_and_left_in_float():
 def test_a_budget_that_int8_meets_takes_nothing_back():
     edits, _, ctx = quantize(Budget(max_error=10.0))
     assert edits == 3
-    assert ctx.facts[precision.FACT] == {}
+    assert ctx.facts[precision.FACT] == {"left": {}, "bits": {}, "forms": {}, "nearest": False}
 
 
 def test_a_budget_no_integer_meets_leaves_the_model_float():
@@ -84,3 +84,52 @@ def test_a_limit_on_the_metric(drop):
     Int8(balance=False).run(model, ctx)
     agree = [(a > 0) == (run(model, f)["y"] > 0) for a, f in zip(target, feeds, strict=True)]
     assert np.mean(agree) >= 1 - drop
+
+
+class Referee:
+    """Bears the first and third layer in integers, and the second at most if nothing else is."""
+
+    runs = 4
+
+    def __init__(self):
+        self.asked = 0
+
+    def over(self, model):
+        self.asked += 1
+        return 2.0 if "v_q" in model.graph.initializers else 0.5
+
+    def strain(self, model, runs):
+        return 50.0 if "v_q" in model.graph.initializers else 0.01
+
+
+def test_the_guard_s_own_measure_finds_the_layer_that_spoils():
+    model, feeds = poisoned()
+    ctx = Context(model, samples=Samples(feeds), referee=Referee())
+    assert Int8(balance=False).run(model, ctx) == 2
+    assert {r.node for r in ctx.refusals} == {"Conv_1"}
+    assert ctx.referee.asked < 10
+
+
+def test_a_pass_that_makes_nothing_integer_leaves_the_model_as_it_was():
+    """Weights that were opened and balanced for integers go back too, for the passes after it."""
+    model, feeds = poisoned()
+    ctx = Context(model, samples=Samples(feeds), budget=Budget(max_error=1e-7))
+    assert Int8().run(model, ctx) == 0
+    assert error(ctx.model, [run(poisoned()[0], f)["y"] for f in feeds], feeds) == 0
+
+
+def test_half_precision_is_left_to_itself():
+    """Types that no shape inference has told: the weights say them."""
+    half = normal(8, 8).astype(np.float16)
+    model = parse_model(
+        "h = Cast<to=10>(x)  m = MatMul(h, w)  y = Cast<to=1>(m)",
+        inputs={"x": (4, 8)},
+        constants={"w": half},
+    )
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = None
+    ctx = Context(model, samples=Samples([{"x": normal(4, 8)}]))
+    assert Int8().run(model, ctx) == 0
+    assert [r.reason for r in ctx.refusals] == ["it computes in float16, not in float32"]

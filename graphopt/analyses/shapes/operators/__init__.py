@@ -6,7 +6,7 @@ the facts of the outputs, or None to leave the node to ONNX's own inference.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -22,7 +22,6 @@ from graphopt.analyses.shapes.rules import (
     axes_of,
     broadcast,
     matrix_product,
-    product,
 )
 from graphopt.analyses.shapes.symbolic import Expr
 from graphopt.graph.attributes import attribute
@@ -34,15 +33,16 @@ __all__ = ["OPERATORS", "infer_node"]
 Operator = Callable[[ir.Node, Facts, Shapes], "list[Fact] | None"]
 
 
-def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
-    """Facts of a node's outputs; unknown where nothing is sure.
+def infer_node(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
+    """Facts of a node's outputs; unknown where nothing is sure, None for unknown operators.
 
     An operator may stand where it never runs with what it cannot take (a permutation out of range,
     a step of 0, sizes of 2^70): nothing is known of what it makes, and a runtime that does run it
     says what is wrong.
     """
     try:
-        return [_settled(f) for f in _infer(node, inputs, shapes)]
+        found = _infer(node, inputs, shapes)
+        return None if found is None else [_settled(f) for f in found]
     except _MISFITS:
         return []
 
@@ -60,7 +60,7 @@ _MISFITS = (
 )
 
 
-def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
+def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain == "":
         function = OPERATORS.get(node.op_type)
@@ -69,6 +69,8 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
     facts = None if function is None else function(node, inputs, shapes)
     if facts is None:
         facts = by_onnx(node, domain, inputs, shapes)
+    if facts is None:
+        return None
     if len(facts) == 1 and facts[0].data is None and inputs and _small(facts[0]):
         return [_computed(node, inputs, facts[0])]
     return facts
@@ -77,17 +79,20 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact]:
 def _settled(fact: Fact) -> Fact:
     """A type that is none is unknown; elements from among symbols are numbers if none is one."""
     if fact.dtype is ir.DataType.UNDEFINED:
-        return dataclasses.replace(fact, dtype=None, data=None)
+        return fact._replace(dtype=None, data=None)
     if fact.data is None or fact.data.dtype != object or fact.dtype is None:
         return fact
     if any(isinstance(e, Expr) for e in fact.data.ravel().tolist()):
         return fact
-    return dataclasses.replace(fact, data=fact.data.astype(fact.dtype.numpy()))
+    return fact._replace(data=fact.data.astype(fact.dtype.numpy()))
 
 
 def _small(fact: Fact) -> bool:
-    size = None if fact.dims is None else product(fact.dims)
-    return isinstance(size, int) and size <= DATA_LIMIT
+    if fact.dims is None:
+        return False
+    sizes = [d for d in fact.dims if isinstance(d, int)]
+    count = math.prod(sizes)
+    return count == 0 or (len(sizes) == len(fact.dims) and count <= DATA_LIMIT)
 
 
 def _computed(node: ir.Node, inputs: Facts, fact: Fact) -> Fact:

@@ -110,7 +110,7 @@ def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
     conv.outputs[0].name = "y"
     found = by_onnx(conv, "", list(ins[:3]), shapes)
     conv.resize_inputs(0)
-    return found
+    return found or []
 
 
 def _integer_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:

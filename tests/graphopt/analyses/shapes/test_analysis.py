@@ -152,11 +152,36 @@ def test_bound_inputs_make_everything_static():
     assert facts.static(m.graph.outputs[0]) == (1, 3, 112, 100)
 
 
-def test_a_wrong_annotation_is_not_believed_nor_any_other():
+def test_a_wrong_annotation_is_not_believed():
     """A model made dynamic by hand keeps the shapes of the batch it was exported with."""
     m = model("g (float[N, 3] x, float[M] i) => (y) <float[1, 3] a> { a = Relu(x) y = Neg(a) }")
     facts = infer(m)
     assert [str(d) for d in facts.shape(m.graph.outputs[0]) or ()] == ["N", "3"]
+
+
+@pytest.mark.parametrize(
+    ("maker", "rank"),
+    [
+        ("y = Unsqueeze(x, n)", None),
+        ("y = Expand(x, n)", None),
+        ("y = Reshape(x, n)", None),
+        ("y = Tile(x, n)", 3),
+        ("y = Pad(x, n)", 3),
+        ("y = ConstantOfShape(n)", None),
+        ("y = Slice(x, n, n)", 3),
+        ("y = TopK(x, n)", None),
+    ],
+)
+def test_what_depends_on_data_is_not_known_because_a_file_says_so(maker, rank):
+    """Axes, sizes and counts that are inputs: the annotation is of one run."""
+    said = "<float[3, 4, 5] y>"
+    facts = infer(
+        m := model(f"g (float[3, 4, 5] x, int64[K] n) => (z) {said} {{ {maker} z = Neg(y) }}")
+    )
+    value = next(iter(m.graph)).outputs[0]
+    dims = facts.shape(value)
+    assert dims is None or not all(isinstance(d, int) for d in dims)
+    assert rank is None or len(dims) == rank
 
 
 def test_an_unknown_operator_is_described_by_its_annotation():
@@ -210,3 +235,26 @@ def test_axes_of_no_name_are_not_tied():
             assert dims is not None
             assert (dims[2] == dims[3]) is (tied or dims[2] == 3)
     assert bound_shapes(m, {"x": (1, 2, 3, 5)}).static(m.graph[0].outputs[0]) == (1, 2, 3, 5)
+
+
+def test_a_copy_is_known_as_its_source_is():
+    source = model(
+        """g (float[n, 3] x, bool c) => (float[n, 6] y, float[n, 3] z)
+        <int64[2] to = {0, 3}> {
+            a = Concat<axis = 1>(x, x)
+            y = Relu(a)
+            z = If(c) <then_branch = t () => (float[n, 3] u) { u = Reshape(x, to) },
+                       else_branch = e () => (float[n, 3] v) { v = Neg(x) }>
+        }"""
+    )
+    known = infer(source)
+    copied = source.clone()
+    moved, walked = known.of_copy(copied), infer(copied)
+    values = [v for n in copied.graph.all_nodes() for v in n.outputs]
+    assert len(values) == 5
+    assert [shown(moved.fact(v)) for v in values] == [shown(walked.fact(v)) for v in values]
+    assert moved.certain is walked.certain is True
+    assert moved.data(copied.graph.initializers["to"]).tolist() == [0, 3]
+    fresh = ir.Value(name="w", shape=ir.Shape(["n", 9]), type=ir.TensorType(ir.DataType.FLOAT))
+    assert shown(moved.fact(fresh)) == ["n", "9"], "values made later can be asked for"
+    assert known.of_copy(copied) == walked

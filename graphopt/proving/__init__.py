@@ -1,0 +1,1 @@
+"""Translation validation: what is known of every edit of an exact pass, and by which means."""

@@ -1,0 +1,395 @@
+"""Elementwise operators, reductions, products and normalizations as polynomials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.proving.meaning import Index, Meaning, Operator
+from graphopt.proving.scalars import Monomial, Poly, Unprovable, written
+from graphopt.proving.terms import Term
+
+__all__ = ["ARITHMETIC", "activated", "clipped", "guarded", "mean", "softmax"]
+
+HALF = Fraction(1, 2)
+
+
+# --- elementwise -----------------------------------------------------------------------------
+
+
+def _operands(m: Meaning, t: Term, ix: Index) -> list[Poly]:
+    return [m.broadcast(a, ix, m.dims(t)) for a in t.args]
+
+
+def _add(m: Meaning, t: Term, ix: Index) -> Poly:
+    return m.algebra.add(*_operands(m, t, ix))
+
+
+def _sub(m: Meaning, t: Term, ix: Index) -> Poly:
+    return m.algebra.sub(*_operands(m, t, ix))
+
+
+def _mul(m: Meaning, t: Term, ix: Index) -> Poly:
+    a, b = _operands(m, t, ix)
+    return m.algebra.mul(a, b)
+
+
+def _div(m: Meaning, t: Term, ix: Index) -> Poly:
+    a, b = _operands(m, t, ix)
+    if not m.real(t):
+        return m.algebra.function("integer quotient", a, b)
+    return m.algebra.mul(a, m.algebra.power(b, Fraction(-1)))
+
+
+def _neg(m: Meaning, t: Term, ix: Index) -> Poly:
+    return m.algebra.scale(m.at(t.args[0], ix), -1)
+
+
+def _pow(m: Meaning, t: Term, ix: Index) -> Poly:
+    a, e = _operands(m, t, ix)
+    if len(e) == 1 and not e[0][0].factors and m.real(t):
+        return m.algebra.power(a, e[0][1])
+    return m.algebra.function("pow", a, e)
+
+
+def _root(e: Fraction) -> Operator:
+    def made(m: Meaning, t: Term, ix: Index) -> Poly:
+        return m.algebra.power(m.at(t.args[0], ix), e)
+
+    return made
+
+
+def _where(m: Meaning, t: Term, ix: Index) -> Poly:
+    """where(c, a, -inf) = a + where(c, 0, -inf) for finite a"""
+    c, a, b = _operands(m, t, ix)
+    minus = m.algebra.scale(m.algebra.function("inf"), -1)
+    if b == minus and a != minus:
+        return m.algebra.add(a, m.algebra.function("where", c, (), b))
+    if not a and c == m.algebra.function("isnan", b) and all(map(_is_softmax, b)):
+        return guarded(m, b)
+    return m.algebra.function("where", c, a, b)
+
+
+def guarded(m: Meaning, p: Poly) -> Poly:
+    """A softmax of which a fully masked row is 0: of finite scores it is the softmax itself."""
+    masked = any(_masked(m, monomial) for monomial, _ in p)
+    return m.algebra.function("guarded", p) if masked else p
+
+
+def _is_softmax(item: tuple[Monomial, Fraction]) -> bool:
+    """Whether it is an exponential over a sum: no number only where its exponents are none."""
+    kinds = {(a.kind, e > 0) for a, e in item[0].factors if a.kind == "base" or a.data == ("exp",)}
+    return kinds >= {("fn", True), ("base", False)}
+
+
+def _masked(m: Meaning, product: Monomial) -> bool:
+    """Whether the exponents have a summand that may be minus infinity."""
+    for atom, _ in product.factors:
+        if atom.kind == "fn" and atom.data[0] == "exp":
+            for monomial, _ in atom.polys[0]:
+                if monomial.bound or len(monomial.factors) > 1:
+                    continue  # a product of projections
+                for inner, _ in monomial.factors:
+                    if inner.kind == "fn" and inner.data[0] in ("inf", "where"):
+                        return True
+                    if inner.kind == "elem" and not m.finite(m.terms[inner.data[0]]):
+                        return True
+    return False
+
+
+def _cast(m: Meaning, t: Term, ix: Index) -> Poly:
+    """A wider type holds the same number."""
+    source = t.args[0]
+    x = m.at(source, ix)
+    if source is None or source.dtype is None or t.dtype is None:
+        raise Unprovable("a Cast of an unknown type")
+    wider = m.real(source) and m.real(t) and t.dtype.bitwidth > source.dtype.bitwidth
+    if source.dtype == t.dtype or wider:
+        return x
+    return m.algebra.function("cast", x, data=(t.dtype.name, source.dtype.name))
+
+
+def clipped(m: Meaning, p: Poly, low: float | None, high: float | None) -> Poly:
+    """clip(x, a, b) = a + (b - a) clip((x - a) / (b - a), 0, 1)"""
+    a = m.algebra
+    if low is not None and high is not None and math.isfinite(high - low) and high > low:
+        width = Fraction(high) - Fraction(low)
+        inner = a.scale(a.sub(p, a.number(low)), 1 / width)
+        return a.add(a.number(low), a.scale(a.function("unit clip", inner), width))
+    if high is None and low == 0:
+        return _once(m, "relu", p)
+    return a.function("clip", p, data=(low, high))
+
+
+def _clip(m: Meaning, t: Term, ix: Index) -> Poly:
+    bounds: list[float | None] = []
+    for k in (1, 2):
+        given = m.argument(t, k)
+        if given is None:
+            bounds.append(None)
+        elif given.op == "const":
+            x = float(given.array().reshape(-1)[0])
+            if math.isnan(x) or x == (math.inf if k == 1 else -math.inf):
+                raise Unprovable("a Clip to what is no number")
+            bounds.append(x if math.isfinite(x) else None)
+        else:
+            raise Unprovable("a Clip whose bounds are not constant")
+    return clipped(m, m.at(t.args[0], ix), *bounds)
+
+
+def gelu(m: Meaning, p: Poly, approximate: str = "none") -> Poly:
+    """x / 2 (1 + erf(x / sqrt 2)), or tanh's approximation of it (arXiv:1606.08415)"""
+    a = m.algebra
+    if approximate == "tanh":
+        cube = a.mul(a.mul(p, p), p)
+        inner = a.scale(
+            a.add(p, a.scale(cube, Fraction(0.044715))), Fraction(math.sqrt(2 / math.pi))
+        )
+        inside = a.function("tanh", inner)
+    else:
+        inside = a.function("erf", a.scale(p, Fraction(math.sqrt(0.5))))
+    return a.scale(a.mul(p, a.add(a.number(1), inside)), HALF)
+
+
+def _gelu(m: Meaning, t: Term, ix: Index) -> Poly:
+    return gelu(m, m.at(t.args[0], ix), m.attribute(t, "approximate", "none"))
+
+
+def _fast_gelu(m: Meaning, t: Term, ix: Index) -> Poly:
+    x = m.at(t.args[0], ix)
+    if m.argument(t, 1) is not None:
+        x = m.algebra.add(x, m.broadcast(t.args[1], ix, m.dims(t)))
+    return gelu(m, x, "tanh")
+
+
+def _bias_gelu(m: Meaning, t: Term, ix: Index) -> Poly:
+    return gelu(m, m.algebra.add(*_operands(m, t, ix)))
+
+
+def hard_sigmoid(m: Meaning, p: Poly, alpha: float, beta: float) -> Poly:
+    a = m.algebra
+    return a.function("unit clip", a.add(a.scale(p, Fraction(alpha)), a.number(beta)))
+
+
+def _unary(name: str) -> Operator:
+    def made(m: Meaning, t: Term, ix: Index) -> Poly:
+        return activated(m, name, m.at(t.args[0], ix), lambda n: m.attribute(t, n))
+
+    return made
+
+
+def activated(m: Meaning, name: str, p: Poly, attribute: Callable[[str], float | None]) -> Poly:
+    """A named activation of one element."""
+    a = m.algebra
+    if name == "Relu":
+        return clipped(m, p, 0, None)
+    if name == "HardSigmoid":
+        alpha, beta = attribute("alpha"), attribute("beta")
+        return hard_sigmoid(m, p, 0.2 if alpha is None else alpha, 0.5 if beta is None else beta)
+    if name == "HardSwish":
+        return a.mul(p, hard_sigmoid(m, p, 1 / 6, 0.5))
+    if name == "Mish":
+        return a.mul(p, a.function("tanh", a.function("softplus", p)))
+    if name in ("Swish", "QuickGelu"):
+        alpha = attribute("alpha")
+        steep = (1.0 if name == "Swish" else 1.702) if alpha is None else alpha
+        return a.mul(p, a.function("sigmoid", a.scale(p, Fraction(steep))))
+    if name == "Exp":
+        return a.exp(p)
+    if name in IDEMPOTENT:
+        return _once(m, name.lower(), p)
+    extra = tuple(attribute(n) for n in _PARAMETERS.get(name, ()))
+    return a.function(name.lower(), p, data=extra)
+
+
+def _once(m: Meaning, name: str, p: Poly) -> Poly:
+    """f(f(x)) = f(x)"""
+    alone = len(p) == 1 and p[0][1] == 1 and not p[0][0].bound and len(p[0][0].factors) == 1
+    if alone:
+        atom, power = p[0][0].factors[0]
+        if power == 1 and atom.kind == "fn" and atom.data == (name,):
+            return p
+    return m.algebra.function(name, p)
+
+
+IDEMPOTENT = frozenset(("Abs", "Ceil", "Floor", "Round", "Sign"))
+_PARAMETERS = {
+    "LeakyRelu": ("alpha",),
+    "Elu": ("alpha",),
+    "Celu": ("alpha",),
+    "Selu": ("alpha", "gamma"),
+    "ThresholdedRelu": ("alpha",),
+    "Shrink": ("bias", "lambd"),
+}
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor HardSigmoid
+HardSwish IsNaN LeakyRelu Log Mish Not Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
+Softsign Swish Tan Tanh ThresholdedRelu""".split()  # noqa: SIM905
+BINARY = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less
+LessOrEqual Max Min Mod Or PRelu Xor""".split()  # noqa: SIM905
+#: The order of their operands is of no account.
+COMMUTES = frozenset("And Equal Max Min Or Xor BitwiseAnd BitwiseOr BitwiseXor".split())  # noqa: SIM905
+
+
+def _named(name: str) -> Operator:
+    def made(m: Meaning, t: Term, ix: Index) -> Poly:
+        args = _operands(m, t, ix)
+        if name in COMMUTES:
+            args.sort(key=lambda p: [written(x) for x, _ in p])
+        said = {"Mod": "fmod", "BitShift": "direction"}.get(name)
+        data = () if said is None else (m.attribute(t, said),)
+        return m.algebra.function(name.lower(), *args, data=data)
+
+    return made
+
+
+# --- reductions ------------------------------------------------------------------------------
+
+
+def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
+    """The index into the operand, and its reduced variables."""
+    dims = m.dims(t.args[0])
+    given = m.argument(t, 1)
+    axes = m.numbers(given)
+    if given is not None and axes is None:
+        raise Unprovable("axes that are not constant")
+    if not axes:
+        if m.attribute(t, "noop_with_empty_axes", 0):
+            if t.op not in _PLAIN:
+                raise Unprovable(f"{t.op} of no axes")
+            return ix, []
+        axes = list(range(len(dims)))
+    gone = {m.axis(k, len(dims)) for k in axes}
+    keep = m.attribute(t, "keepdims", 1)
+    left = iter(ix)
+    at: list[Dim] = []
+    bound: list[Dim] = []
+    for k, size in enumerate(dims):
+        if k not in gone:
+            at.append(next(left))
+            continue
+        if keep:
+            next(left)
+        at.append(m.fresh([size])[0])
+        bound.append(at[-1])
+    return tuple(at), bound
+
+
+#: Reductions that leave one element as it is.
+_PLAIN = frozenset(f"Reduce{k}" for k in ("Max", "Mean", "Min", "Prod", "Sum"))
+#: Reductions that round integers.
+_REAL = frozenset(f"Reduce{k}" for k in ("L2", "LogSum", "LogSumExp", "Mean"))
+
+
+def _count(m: Meaning, bound: Sequence[Dim]) -> Poly:
+    made = m.algebra.number(1)
+    for b in bound:
+        if isinstance(b, Expr) and b.name is not None:
+            made = m.algebra.mul(made, m.algebra.size(m.algebra.ranges.sizes[b.name]))
+    return made
+
+
+def mean(m: Meaning, p: Poly, bound: Sequence[Dim]) -> Poly:
+    """The sum over the variables, divided by their number."""
+    total = m.algebra.sum(p, bound)
+    return m.algebra.mul(total, m.algebra.power(_count(m, bound), Fraction(-1)))
+
+
+def _reduce(kind: str) -> Operator:
+    def made(m: Meaning, t: Term, ix: Index) -> Poly:
+        a = m.algebra
+        if kind in _REAL and not m.real(t):
+            raise Unprovable(f"{kind} of integers")
+        at, bound = _reduced(m, t, ix)
+        x = m.at(t.args[0], at)
+        if kind == "ReduceMean":
+            return mean(m, x, bound)
+        if kind == "ReduceSum":
+            return a.sum(x, bound)
+        if kind == "ReduceSumSquare":
+            return a.sum(a.mul(x, x), bound)
+        if kind == "ReduceL2":
+            return a.power(a.sum(a.mul(x, x), bound), HALF)
+        if kind == "ReduceLogSumExp":
+            return a.function("log", a.sum(a.exp(x), bound))
+        if kind == "ReduceLogSum":
+            return a.function("log", a.sum(x, bound))
+        if kind == "ReduceL1":
+            return a.sum(_once(m, "abs", x), bound)
+        return a.over(kind, x, bound)
+
+    return made
+
+
+def _global_pool(m: Meaning, t: Term, ix: Index) -> Poly:
+    rest = m.fresh(m.dims(t.args[0])[2:])
+    x = m.at(t.args[0], (*ix[:2], *rest))
+    return mean(m, x, rest) if t.op == "GlobalAveragePool" else m.algebra.over("ReduceMax", x, rest)
+
+
+def softmax(
+    m: Meaning,
+    at: Callable[[Dim], Poly],
+    i: Dim,
+    size: Dim,
+    seen: Callable[[Dim], Poly] | None = None,
+) -> Poly:
+    """exp(x_i) / sum_k exp(x_k) over the k that are seen"""
+    a = m.algebra
+
+    def weight(k: Dim) -> Poly:
+        made = a.exp(at(k))
+        return made if seen is None else a.mul(seen(k), made)
+
+    (k,) = m.fresh([size])
+    return a.mul(weight(i), a.power(a.sum(weight(k), [k]), Fraction(-1)))
+
+
+def _softmax(m: Meaning, t: Term, ix: Index) -> Poly:
+    dims = m.dims(t)
+    axis = m.axis(m.attribute(t, "axis", -1), len(ix))
+    if t.opset < 13 and axis != len(ix) - 1:
+        raise Unprovable("a Softmax over several axes")
+
+    def at(k: Dim) -> Poly:
+        return m.at(t.args[0], (*ix[:axis], k, *ix[axis + 1 :]))
+
+    made = softmax(m, at, ix[axis], dims[axis])
+    if t.op == "Softmax":
+        return made
+    (k,) = m.fresh([dims[axis]])
+    total = m.algebra.sum(m.algebra.exp(at(k)), [k])
+    return m.algebra.sub(at(ix[axis]), m.algebra.function("log", total))
+
+
+ARITHMETIC: dict[str, Operator] = {
+    "Add": _add,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Div": _div,
+    "Gelu": _gelu,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "LogSoftmax": _softmax,
+    "Mul": _mul,
+    "Neg": _neg,
+    "Pow": _pow,
+    "Reciprocal": _root(Fraction(-1)),
+    "Softmax": _softmax,
+    "Sqrt": _root(HALF),
+    "Sub": _sub,
+    "Sum": _add,
+    "Where": _where,
+    "com.microsoft:BiasGelu": _bias_gelu,
+    "com.microsoft:FastGelu": _fast_gelu,
+    "com.microsoft:Gelu": _gelu,
+    **{name: _unary(name) for name in UNARY},
+    "com.microsoft:QuickGelu": _unary("QuickGelu"),
+    **{name: _named(name) for name in BINARY},
+    **{
+        name: _reduce(name)
+        for name in """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+        ReduceMin ReduceProd ReduceSum ReduceSumSquare""".split()  # noqa: SIM905
+    },
+}

@@ -1,0 +1,489 @@
+"""Scalar normal form: sums of products over tensor elements, for every index at once.
+
+An element of a tensor is a polynomial: a sum of terms `c * sum over bound variables of a product of
+powers of atoms`. Atoms are elements of leaf tensors, functions of polynomials (exp, tanh, a maximum
+over an axis), indicators of an index range, and sizes. Bound variables are renamed by what they do,
+so equal terms are equal as data: normalizing decides equality of everything linear, and everything
+else by congruence. Arithmetic is that of the real numbers; constants are the stored floats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from graphopt.analyses.shapes.symbolic import Dim, Expr, nonnegative, symbol
+from graphopt.proving.indices import Ranges
+
+__all__ = ["Algebra", "Atom", "Poly", "TooLarge", "Unprovable", "written"]
+
+#: More terms than this in one polynomial, and nothing is proved here.
+MOST_TERMS = 64
+#: Bound variables that look alike are told apart by trying every order, up to this many.
+MOST_ORDERS = 24
+
+
+class Unprovable(Exception):
+    """The normal form does not know this operator, or its sizes do not show enough."""
+
+
+class TooLarge(Unprovable):
+    """A polynomial outgrew what is worth computing."""
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Atom:
+    """A factor: `kind` with its parameters, indices and polynomials; equal ones are one object.
+
+    Kinds: "elem" (a leaf's element), "fn" (a function of polynomials), "base" (a polynomial raised
+    to a power), "over" (a maximum or minimum over bound variables), "in" (1 where an index lies in
+    a range, else 0), "size" and "index" (a number that is a size or an index).
+
+    Attributes:
+        free: index variables in it that nothing in it binds.
+        level: how deep bound variables nest in it.
+        text: names it, for a fixed order.
+    """
+
+    kind: str
+    data: tuple[Any, ...]
+    index: tuple[Dim, ...]
+    polys: tuple[Poly, ...]
+    bound: tuple[tuple[str, Dim], ...]
+    free: frozenset[str]
+    level: int
+    text: str = ""
+
+
+class Monomial(NamedTuple):
+    """sum over `bound` of the product of atoms to their powers."""
+
+    bound: tuple[tuple[str, Dim], ...]
+    factors: tuple[tuple[Atom, Fraction], ...]
+
+
+#: A polynomial: monomials in a fixed order, each with its factor.
+Poly = tuple[tuple[Monomial, Fraction], ...]
+
+ONE = Monomial((), ())
+
+
+class Algebra:
+    """Polynomials over the index variables of one comparison."""
+
+    def __init__(self) -> None:
+        self.ranges = Ranges()
+        self._atoms: dict[Any, Atom] = {}
+        self._renamings: dict[Any, Atom] = {}
+        self._texts: dict[Any, str] = {}
+        self._count = 0
+
+    # --- making -----------------------------------------------------------------------------
+
+    def number(self, x: float | int | Fraction) -> Poly:
+        """A constant, exactly."""
+        return ((ONE, Fraction(x)),) if x else ()
+
+    def made(
+        self,
+        kind: str,
+        data: tuple[Any, ...] = (),
+        index: tuple[Dim, ...] = (),
+        polys: tuple[Poly, ...] = (),
+        bound: tuple[tuple[str, Dim], ...] = (),
+    ) -> Atom:
+        """The atom of these parts."""
+        key = (kind, data, index, polys, bound)
+        atom = self._atoms.get(key)
+        if atom is None:
+            free: set[str] = set()
+            for e in index:
+                free |= self.ranges.variables(e)
+            for p in polys:
+                free |= self.free_in(p)
+            inner = max(map(_depth, polys), default=0)
+            free -= {n for n, _ in bound}
+            atom = Atom(*key, frozenset(free), inner + bool(bound))
+            atom.text = f"@{len(self._atoms)}"
+            self._atoms[key] = atom
+        return atom
+
+    def atom(self, atom: Atom, power: Fraction | int = 1) -> Poly:
+        """One factor alone."""
+        return ((Monomial((), ((atom, Fraction(power)),)), Fraction(1)),)
+
+    def size(self, dim: Dim) -> Poly:
+        """A size as a number."""
+        if isinstance(dim, int):
+            return self.number(dim)
+        total: Poly = ()
+        for names, k in dim.terms:
+            product = self.number(k)
+            for name in names:
+                kind = "index" if name in self.ranges.sizes else "size"
+                product = self.mul(product, self.atom(self.made(kind, (), (symbol(name),))))
+            total = self.add(total, product)
+        return total
+
+    def inside(self, e: Dim, size: Dim) -> Poly:
+        """1 where 0 <= e < size, else 0."""
+        known = self.ranges.within(e, size)
+        if known is not None:
+            return self.number(int(known))
+        return self.atom(self.made("in", (), (e, size)))
+
+    def function(self, name: str, *args: Poly, data: tuple[Any, ...] = ()) -> Poly:
+        """A function known by name alone."""
+        return self.atom(self.made("fn", (name, *data), polys=args))
+
+    # --- arithmetic -------------------------------------------------------------------------
+
+    def add(self, *polys: Poly) -> Poly:
+        """Their sum."""
+        made: dict[Monomial, Fraction] = {}
+        for monomial, k in itertools.chain.from_iterable(polys):
+            made[monomial] = made.get(monomial, Fraction(0)) + k
+        return self._settled(made)
+
+    def scale(self, p: Poly, k: Fraction | int) -> Poly:
+        """k p."""
+        return tuple((m, c * k) for m, c in p) if k else ()
+
+    def sub(self, p: Poly, q: Poly) -> Poly:
+        """p - q."""
+        return self.add(p, self.scale(q, -1))
+
+    def mul(self, p: Poly, q: Poly) -> Poly:
+        """Their product, multiplied out where that leaves it short.
+
+        Sums over bound variables that meet each other stay factors.
+        """
+        if _sums(p) and _sums(q):
+            return self.mul(self._factor(p), self._factor(q))
+        if _sums(p) and len(q) > 1 and not _constant(q):
+            p = self._factor(p)
+        elif _sums(q) and len(p) > 1 and not _constant(p):
+            q = self._factor(q)
+        if len(p) * len(q) > MOST_TERMS:
+            raise TooLarge("a product of sums is too long")
+        made: dict[Monomial, Fraction] = {}
+        for a, j in p:
+            for b, k in q:
+                monomial = self._product(a, b)
+                if not self._empty(monomial):
+                    made[monomial] = made.get(monomial, Fraction(0)) + j * k
+        return self._settled(made)
+
+    def _factor(self, p: Poly) -> Poly:
+        """A sum as one factor, with what is free of its variables beside it."""
+        if len(p) > 1:
+            k = p[0][1]
+            return self.scale(self.atom(self.made("base", polys=(self.scale(p, 1 / k),))), k)
+        ((m, k),) = p
+        bound = {n for n, _ in m.bound}
+        free = tuple((a, e) for a, e in m.factors if not (a.free & bound))
+        left = tuple((a, e) for a, e in m.factors if a.free & bound)
+        rest = self._settled({Monomial(m.bound, left): Fraction(1)})
+        beside = Monomial((), (*free, (self.made("base", polys=(rest,)), Fraction(1))))
+        return self._settled({beside: k})
+
+    def _empty(self, m: Monomial) -> bool:
+        """Whether two of its indicators are never 1 together."""
+        ranges = [a.index for a, _ in m.factors if a.kind == "in"]
+        for (e, n), (f, k) in itertools.combinations(ranges, 2):
+            gap = f - e  # f = e + gap
+            if not self.ranges.variables(gap) and (nonnegative(-gap - n) or nonnegative(gap - k)):
+                return True
+        return False
+
+    def power(self, p: Poly, e: Fraction) -> Poly:
+        """p to a constant power."""
+        if e == 1:
+            return p
+        if not p:
+            if e > 0:
+                return ()
+            raise Unprovable("a division by zero")
+        if e.denominator == 1 and 0 <= e <= 3 and len(p) ** int(e) <= MOST_TERMS:
+            made = self.number(1)
+            for _ in range(int(e)):
+                made = self.mul(made, p)
+            return made
+        if len(p) == 1:
+            return self._power_of_one(*p[0], e)
+        k = p[0][1]
+        root = self._root(k, e) if e.denominator == 1 else None
+        if root is None:
+            return self.atom(self.made("base", polys=(p,)), e)
+        return self.scale(self.atom(self.made("base", polys=(self.scale(p, 1 / k),)), e), root)
+
+    def _power_of_one(self, m: Monomial, k: Fraction, e: Fraction) -> Poly:
+        """(k m)^e: factors that are free of the sum come out of it."""
+        bound = {n for n, _ in m.bound}
+        out: list[tuple[Atom, Fraction]] = []
+        left: list[tuple[Atom, Fraction]] = []
+        for atom, power in m.factors:
+            free = not bound or not (self.free(atom) & bound)
+            exact = e.denominator == 1 or self._positive(atom, power)
+            (out if free and exact else left).append((atom, power))
+        rational = self._root(k, e)
+        if rational is None or (e.denominator != 1 and k < 0):
+            rational, kept = Fraction(1), k
+        else:
+            kept = Fraction(1)
+        made = self._settled({Monomial((), tuple((a, p * e) for a, p in out)): rational})
+        if not left and not bound and kept == 1:
+            return made
+        rest: Poly = ((Monomial(m.bound, tuple(left)), kept),)
+        rest = self._settled(dict(rest))
+        return self.mul(made, self.atom(self.made("base", polys=(rest,)), e))
+
+    @staticmethod
+    def _root(k: Fraction, e: Fraction) -> Fraction | None:
+        if e.denominator == 1:
+            return k ** int(e)
+        return Fraction(1) if k == 1 else None
+
+    @staticmethod
+    def _positive(atom: Atom, power: Fraction) -> bool:
+        """Whether (a^p)^e = a^(p e) for every e."""
+        if atom.kind == "fn" and atom.data[0] == "exp":
+            return True
+        return power.denominator != 1
+
+    def sum(self, p: Poly, bound: Iterable[Dim]) -> Poly:
+        """The sum over index variables (an index that is no variable has one value)."""
+        names = [b.name for b in bound if isinstance(b, Expr) and b.name is not None]
+        for name in names:
+            size = self.ranges.sizes[name]
+            parts: list[Poly] = []
+            for m, k in p:
+                one: Poly = ((m, k),)
+                if any(name in self.free(a) for a, _ in m.factors):
+                    made = Monomial((*m.bound, (name, size)), m.factors)
+                    parts.append(self._settled({made: k}))
+                else:
+                    parts.append(self.mul(one, self.size(size)))
+            p = self.add(*parts)
+        return p
+
+    def over(self, name: str, p: Poly, bound: Iterable[Dim]) -> Poly:
+        """The maximum (or another reduction that is no sum) over index variables."""
+        names = [b.name for b in bound if isinstance(b, Expr) and b.name is not None]
+        pairs = tuple((n, self.ranges.sizes[n]) for n in names)
+        if not pairs:
+            return p
+        level = 1 + _depth(p)
+        named = {n: f"#{level}_{k}m_{s}" for k, (n, s) in enumerate(pairs)}
+        self.ranges.sizes.update({named[n]: s for n, s in pairs})
+        p = self.renamed(p, {n: symbol(new) for n, new in named.items()})
+        pairs = tuple((named[n], s) for n, s in pairs)
+        atom = self.made("over", (name,), polys=(p,), bound=pairs)
+        return self._settled({Monomial((), ((atom, Fraction(1)),)): Fraction(1)})
+
+    def exp(self, p: Poly) -> Poly:
+        """exp(a + b) = exp(a) exp(b), where b is a maximum over some axis or a constant."""
+        apart = [(m, k) for m, k in p if not m.bound and all(map(_shift, m.factors))]
+        rest = tuple(item for item in p if item not in apart)
+        made = self.number(1)
+        for part in (*((item,) for item in apart), rest):
+            if part:
+                made = self.mul(made, self.atom(self.made("fn", ("exp",), polys=(part,))))
+        return made
+
+    # --- variables --------------------------------------------------------------------------
+
+    @staticmethod
+    def free(atom: Atom) -> frozenset[str]:
+        """Index variables of an atom that nothing in it binds."""
+        return atom.free
+
+    def free_in(self, p: Poly) -> set[str]:
+        """Index variables of a polynomial that nothing in it binds."""
+        found: set[str] = set()
+        for m, _ in p:
+            inside: set[str] = set()
+            for atom, _ in m.factors:
+                inside |= self.free(atom)
+            found |= inside - {n for n, _ in m.bound}
+        return found
+
+    def renamed(self, p: Poly, values: Mapping[str, Dim]) -> Poly:
+        """`p` with free index variables replaced."""
+        if not values or not (self.free_in(p) & values.keys()):
+            return p
+        made: dict[Monomial, Fraction] = {}
+        for m, k in p:
+            own = {n for n, _ in m.bound}
+            inner = {n: v for n, v in values.items() if n not in own}
+            factors = tuple((self._renamed(a, inner), e) for a, e in m.factors)
+            new = self._canonical(Monomial(m.bound, factors))
+            made[new] = made.get(new, Fraction(0)) + k
+        return self._settled(made)
+
+    def _renamed(self, atom: Atom, values: Mapping[str, Dim]) -> Atom:
+        inner = {n: v for n, v in values.items() if n in atom.free}
+        if not inner:
+            return atom
+        key = (atom, tuple(sorted(inner.items(), key=lambda item: item[0])))
+        made = self._renamings.get(key)
+        if made is None:
+            made = self._renamings[key] = self.made(
+                atom.kind,
+                atom.data,
+                tuple(self.ranges.substituted(e, inner) for e in atom.index),
+                tuple(self.renamed(p, inner) for p in atom.polys),
+                atom.bound,
+            )
+        return made
+
+    def _fresh(self, size: Dim) -> Dim:
+        self._count += 1
+        return self.ranges.variable(size, f"#t{self._count}")
+
+    def _product(self, a: Monomial, b: Monomial) -> Monomial:
+        """The product of two sums, the second's variables renamed apart from the first's."""
+        if b.bound:
+            away = {n: self._fresh(s) for n, s in b.bound}
+            b = Monomial(
+                tuple((str(away[n]), s) for n, s in b.bound),
+                tuple((self._renamed(x, away), e) for x, e in b.factors),
+            )
+        powers: dict[tuple[Atom, bool], Fraction] = {}
+        for atom, e in (*a.factors, *b.factors):
+            key = (atom, e < 0 and not _nonzero(atom))  # x / x is 1 only where x is not 0
+            powers[key] = powers.get(key, Fraction(0)) + e
+        kept = [
+            (x, Fraction(1) if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e
+        ]
+        return self._canonical(Monomial(a.bound + b.bound, tuple(kept)))
+
+    def _settled(self, made: Mapping[Monomial, Fraction]) -> Poly:
+        """Monomials in canonical form and order, those that cancel left out."""
+        out: dict[Monomial, Fraction] = {}
+        for m, k in made.items():
+            m = self._canonical(m)
+            out[m] = out.get(m, Fraction(0)) + k
+        found = [(m, k) for m, k in out.items() if k]
+        if len(found) > MOST_TERMS:
+            raise TooLarge("a sum is too long")
+        if len(found) > 1:
+            found.sort(key=lambda item: written(item[0]))
+        return tuple(found)
+
+    # --- canonical names --------------------------------------------------------------------
+
+    def _canonical(self, m: Monomial) -> Monomial:
+        """Bound variables named by what they do, factors in a fixed order."""
+        if m.bound:
+            level = 1 + max((a.level for a, _ in m.factors), default=0)
+            names = self._ordered(m)
+            sizes = dict(m.bound)
+            wanted = [f"#{level}_{k}_{sizes[n]}" for k, n in enumerate(names)]
+            if wanted != [n for n, _ in m.bound]:
+                self.ranges.sizes.update({w: sizes[n] for w, n in zip(wanted, names, strict=True)})
+                values = {n: symbol(w) for n, w in zip(names, wanted, strict=True)}
+                factors = tuple((self._renamed(a, values), e) for a, e in m.factors)
+                bound = tuple((w, sizes[n]) for w, n in zip(wanted, names, strict=True))
+                m = Monomial(bound, factors)
+        if len(m.factors) < 2:
+            return m
+        order = sorted(m.factors, key=lambda item: (item[0].text, item[1]))
+        return Monomial(m.bound, tuple(order))
+
+    def _ordered(self, m: Monomial) -> list[str]:
+        """The bound variables in the order that makes the monomial's text least."""
+        names = [n for n, _ in m.bound]
+        sizes = dict(m.bound)
+        if len(names) == 1:
+            return names
+
+        def role(name: str) -> str:
+            marks = {n: "$" if n == name else "_" for n in names}
+            parts = sorted(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
+            return f"{sizes[name]}:{parts}"
+
+        roles = {n: role(n) for n in names}
+        names.sort(key=lambda n: roles[n])
+        groups = [list(g) for _, g in itertools.groupby(names, key=lambda n: roles[n])]
+        if all(len(g) == 1 for g in groups):
+            return names
+        orders: Iterable[tuple[tuple[str, ...], ...]] = itertools.product(
+            *(itertools.permutations(g) for g in groups)
+        )
+        best: tuple[list[str], list[str]] | None = None
+        for order in itertools.islice(orders, MOST_ORDERS):
+            flat = [n for g in order for n in g]
+            marks = {n: f"${k}" for k, n in enumerate(flat)}
+            parts = sorted(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
+            if best is None or parts < best[0]:
+                best = (parts, flat)
+        assert best is not None
+        return best[1]
+
+    def _text(self, atom: Atom, marks: Mapping[str, str]) -> str:
+        """An atom with some of its free variables written as marks."""
+        inner = tuple((n, mark) for n, mark in marks.items() if n in atom.free)
+        if not inner:
+            return atom.text
+        made = self._texts.get((atom, inner))
+        if made is None:
+            made = self._texts[atom, inner] = self._rendered(atom, dict(inner))
+        return made
+
+    def _rendered(self, x: Atom, marks: Mapping[str, str]) -> str:
+        index = ",".join(_marked(e, marks) for e in x.index)
+        polys = ";".join(
+            "+".join(
+                f"{k}*S{_bound(m.bound)}"
+                + ".".join(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
+                for m, k in p
+            )
+            for p in x.polys
+        )
+        return f"{x.kind}{x.data}[{index}]({polys}){_bound(x.bound)}"
+
+
+def _nonzero(atom: Atom) -> bool:
+    return atom.kind == "size" or (atom.kind == "fn" and atom.data[0] == "exp")
+
+
+def _shift(factor: tuple[Atom, Fraction]) -> bool:
+    atom = factor[0]
+    return atom.kind == "over" or (atom.kind == "elem" and bool(atom.data[1]))
+
+
+def _depth(p: Poly) -> int:
+    """How deep bound variables nest in a polynomial."""
+    return max((a.level + bool(m.bound) for m, _ in p for a, _ in m.factors), default=0)
+
+
+def _sums(p: Poly) -> bool:
+    """Whether there are bound variables at its top."""
+    return any(m.bound for m, _ in p)
+
+
+def _constant(p: Poly) -> bool:
+    """Whether it is made of constants' elements alone."""
+    return all(a.kind == "elem" and a.data[1] for m, _ in p for a, _ in m.factors)
+
+
+def written(m: Monomial) -> str:
+    """A monomial as text, for a fixed order."""
+    return _bound(m.bound) + ".".join(f"{a.text}^{e}" for a, e in m.factors)
+
+
+def _bound(pairs: tuple[tuple[str, Dim], ...]) -> str:
+    return "{" + ",".join(f"{n}<{s}" for n, s in pairs) + "}" if pairs else ""
+
+
+def _marked(e: Dim, marks: Mapping[str, str]) -> str:
+    text = str(e)
+    if not marks:
+        return text
+    for name, mark in sorted(marks.items(), key=lambda item: -len(item[0])):
+        text = text.replace(name, mark)
+    return text

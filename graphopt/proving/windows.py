@@ -1,0 +1,330 @@
+"""Translation validation: two graphs cut where their values agree, each region proved or checked.
+
+A value keeps its name as long as it keeps its meaning, so equal names are cut points: where the
+definitions differ, the two cones down to what both share are a window, whose outputs must be equal
+for equal inputs (Pnueli et al., 1998; Necula, PLDI 2000). What is found equal is one value from
+there on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.analysis import on_demand
+from graphopt.proving.arithmetic import ARITHMETIC
+from graphopt.proving.compare import Comparer
+from graphopt.proving.meaning import Meaning
+from graphopt.proving.moves import MOVES
+from graphopt.proving.networks import NETWORKS
+from graphopt.proving.scalars import Algebra, Unprovable
+from graphopt.proving.terms import Term, Terms, Walk
+
+__all__ = ["Difference", "Window", "windows_of"]
+
+#: Terms in a window: what no longer agrees after so many is not followed further.
+LARGEST = 64
+#: Operators whose result leaves the range of float32 for ordinary operands.
+OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
+#: Constants beyond this, or below its inverse, take products out of range.
+HUGE = 1e12
+SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
+#: What is added loses the digits of what it is added to, above this and all that was added before.
+CANCELLING = 1e4
+SHIFTING = frozenset(("Add", "Sub", "Sum"))
+EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
+#: Regions that may fail before no more are looked at: what depends on them fails too.
+PATIENCE = 24
+#: How often the leaves of a window are looked into, for what is known of their values.
+DEEPER = 2
+OPERATORS = {**MOVES, **ARITHMETIC, **NETWORKS}
+
+Verdict = Literal["proved", "checked", "assumed", "refuted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A region before and after, with equal inputs and one output.
+
+    Attributes:
+        name: of the value that both compute.
+        before, after: its terms.
+        leaves: the terms that both read.
+        inner: terms of either side that are no leaves.
+        verdict: what is known of it, and `means` how.
+    """
+
+    name: str
+    before: Term
+    after: Term
+    leaves: tuple[Term, ...]
+    inner: tuple[tuple[Term, ...], tuple[Term, ...]]
+    verdict: Verdict
+    means: str
+
+    def nodes(self) -> set[str]:
+        """Names of the nodes on either side."""
+        return {
+            t.node.name for side in self.inner for t in side if t.node is not None and t.node.name
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How two graphs differ: windows in order, and outputs that nothing joins."""
+
+    windows: tuple[Window, ...]
+    open: tuple[str, ...]
+
+
+#: Runs both sides of a window: how it went, and by which means.
+Check = Callable[[Window], tuple[Verdict, str]]
+
+
+def windows_of(before: ir.Model, after: ir.Model, check: Check) -> Difference:
+    """The windows between two graphs with the same inputs and outputs.
+
+    Args:
+        before: the graph that is trusted.
+        after: the graph that an exact pass made of it.
+        check: is asked about a window that is not proved.
+    """
+    return _Comparison(before, after, check)()
+
+
+class _Comparison:
+    def __init__(self, before: ir.Model, after: ir.Model, check: Check) -> None:
+        self.terms = Terms()
+        self.before, self.after, self.check = before, after, check
+        self.old = Walk(self.terms, before, on_demand(before))
+        self.new = Walk(self.terms, after, on_demand(after))
+        self.names: dict[tuple[tuple[str, ...], str], Term] = {}
+        #: Terms of the trusted graph.
+        self.trusted: set[Term] = set()
+        self.windows: list[Window] = []
+        self.failed = 0
+        #: Terms of the new graph that were found to be something else.
+        self.apart: set[Term] = set()
+        self.outputs = {v.name for v in after.graph.outputs}
+
+    def __call__(self) -> Difference:
+        for value in self.before.graph.inputs:
+            term = self.old.of(value)
+            if term is not None:
+                self.trusted.add(term)
+        self.old.met = self._note
+        for node in self.before.graph:
+            self.old.visit(node)
+        self.new.met = self._meet
+        for node in self.after.graph:
+            self.new.visit(node)
+        open_ = []
+        for a, b in zip(self.before.graph.outputs, self.after.graph.outputs, strict=True):
+            one, two = self.old.of(a), self.new.of(b)
+            if one is not two and not self._joined(b.name or "", one, two):
+                open_.append(b.name or "")
+        return Difference(tuple(self.windows), tuple(open_))
+
+    def _note(self, value: ir.Value) -> None:
+        """A value of the trusted graph."""
+        term = self.old.values[value]
+        self.trusted.add(term)
+        if value.name:
+            self.names[self.old.scope, value.name] = term
+
+    def _meet(self, value: ir.Value) -> None:
+        """Where a value has a trusted one of its name: are they the same?"""
+        old = self.names.get((self.new.scope, value.name or ""))
+        new = self.new.values[value]
+        if old is None or old is new:
+            return
+        if self._joined(value.name or "", old, new):
+            self.new.values[value] = old
+
+    def _joined(self, name: str, old: Term | None, new: Term | None) -> bool:
+        if old is None or new is None or self.failed > PATIENCE:
+            return False
+        if any(a in self.apart for a in new.args):
+            self.apart.add(new)  # it reads what is something else already
+            if name not in self.outputs:
+                return False
+        window = self._window(name, old, new)
+        if window is None:
+            return False
+        self.windows.append(window)
+        joined = window.verdict in ("proved", "checked")
+        self.failed += not joined
+        if window.verdict == "refuted":
+            self.apart.add(new)
+        return joined
+
+    def _window(self, name: str, old: Term, new: Term) -> Window | None:
+        """The smallest region that is proved, or else the smallest one that checks."""
+        tried: list[Window] = []
+        for leaves in self._cuts(old, new):
+            inner = (_cone(old, leaves), _cone(new, leaves))
+            if max(map(len, inner)) > LARGEST:
+                break
+            window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
+            try:
+                if _risky(inner):
+                    raise Unprovable("its arithmetic may overflow where the source's does not")
+                if proved(old, new, leaves):
+                    return dataclasses.replace(window, verdict="proved", means="normal form")
+                reason = "its normal forms differ"
+            except Unprovable as error:
+                reason = str(error)
+            except (RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                reason = f"it is beyond the normal form ({type(error).__name__})"
+            tried.append(dataclasses.replace(window, means=reason))
+        judged: Window | None = None
+        for window in tried:
+            verdict, means = self.check(window)
+            judged = dataclasses.replace(window, verdict=verdict, means=means)
+            if verdict != "refuted":
+                break  # what differs on any input may agree on those that there are
+        return judged
+
+    def _cuts(self, old: Term, new: Term) -> Iterable[set[Term]]:
+        """Sets of leaves, the nearest first."""
+        above = set(_near(old)) - {old}
+        near = _frontier(new, above)
+        if near is None:
+            return
+        near |= _frontier(old, near) or set()  # what the new side no longer reads
+        yield near
+        # one that computes another of them is looked into, and then all are
+        deep = {t for t in near if any(a in near for a in _all(t, set()) - {t})}
+        if deep:
+            far = _frontier(new, above - deep)
+            if far is not None:
+                yield far
+        for _ in range(DEEPER):
+            near = {a for t in near for a in _below(t)}
+            yield near
+
+
+def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
+    """Whether the new side may overflow in other places: equal over the reals is not enough."""
+    before, after = (Counter(t.op for t in side) for side in inner)
+    if any(after[op] > before[op] for op in OVERFLOWING):
+        return True
+    exponents = [{_unmoved(t.args[0]) for t in side if t.op in EXPONENTIAL} for side in inner]
+    if exponents[1] - exponents[0]:
+        return True  # a shift of them may be gone
+    scales = [_magnitudes(side, SCALING) for side in inner]
+    new = [m for t, m in scales[1].items() if t not in scales[0]]
+    if math.prod(high for _, high in new) > HUGE or math.prod(low for low, _ in new) < 1 / HUGE:
+        return True
+    shifts = [_magnitudes(side, SHIFTING) for side in inner]
+    most = max([CANCELLING, *(high for _, high in shifts[0].values())])
+    return any(high > most for t, (_, high) in shifts[1].items() if t not in shifts[0])
+
+
+def _unmoved(term: Term | None) -> Term | None:
+    """What a term moves about."""
+    while term is not None and term.op in MOVES and term.args and term.op != "Concat":
+        term = term.args[0]
+    return term
+
+
+def _magnitudes(
+    side: tuple[Term, ...], operators: frozenset[str]
+) -> dict[Term, tuple[float, float]]:
+    """The least magnitude up to 1 and the greatest from 1 of each constant that they read."""
+    found: dict[Term, tuple[float, float]] = {}
+    for t in side:
+        for a in t.args if t.op in operators else ():
+            if a is not None and a.op == "const" and a.array().dtype.kind == "f":
+                size = np.abs(a.array())
+                size = size[(size > 0) & np.isfinite(size)]
+                found[a] = (
+                    float(size.min(initial=1.0)),
+                    float(size.max(initial=1.0)),
+                )
+    return found
+
+
+def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
+    """Whether two terms have the same normal form over `leaves`.
+
+    Raises:
+        Unprovable: the normal form does not know an operator or a size.
+    """
+    if old.dtype != new.dtype or old.dims is None or new.dims is None:
+        raise Unprovable("a type or shape that is not known")
+    if len(old.dims) != len(new.dims):
+        raise Unprovable("another rank")
+    algebra = Algebra()
+    meaning = Meaning(algebra, leaves, OPERATORS)
+    index = tuple(algebra.ranges.variable(d, f"#i{k}") for k, d in enumerate(old.dims))
+    p = meaning.at(old, index)
+    # the source runs where these are equal, and nowhere else
+    held = {*meaning.held, *((b, a) for a, b in meaning.held)}
+    q = meaning.at(new, index)
+    pairs = {(a, b) for a, b in zip(old.dims, new.dims, strict=True) if a != b}
+    if not (pairs | meaning.held) <= held:
+        raise Unprovable("shapes that are written differently")
+    return Comparer(algebra, meaning.terms).equal(p, q)
+
+
+def _below(leaf: Term) -> list[Term]:
+    """What a leaf is made of, itself if of nothing."""
+    made = [a for a in leaf.args if a is not None and a.op not in ("const", "data")]
+    return made or [leaf]
+
+
+def _near(top: Term) -> list[Term]:
+    """The terms closest to `top`, breadth first."""
+    found = [top]
+    seen = {top}
+    for term in found:
+        for a in term.args:
+            if a is not None and a not in seen and len(found) < LARGEST:
+                seen.add(a)
+                found.append(a)
+    return found
+
+
+def _frontier(top: Term, stops: set[Term]) -> set[Term] | None:
+    """The first of `stops` on every way down from `top`; None if one is too long."""
+    found: set[Term] = set()
+    seen: set[Term] = set()
+    stack = [top]
+    while stack:
+        term = stack.pop()
+        if term in seen:
+            continue
+        seen.add(term)
+        if len(seen) > LARGEST:
+            return None
+        if not term.args or (term is not top and term in stops):
+            if term.op not in ("const", "data"):
+                found.add(term)
+            continue
+        stack += [a for a in term.args if a is not None]
+    return found
+
+
+def _cone(top: Term, leaves: set[Term]) -> tuple[Term, ...]:
+    """The terms from `top` down to `leaves`, without constants."""
+    return tuple(t for t in _all(top, leaves) if t not in leaves and t.op not in ("const", "data"))
+
+
+def _all(top: Term, leaves: set[Term]) -> set[Term]:
+    found: set[Term] = set()
+    stack = [top]
+    while stack and len(found) <= 2 * LARGEST:
+        term = stack.pop()
+        if term in found:
+            continue
+        found.add(term)
+        if term is top or term not in leaves:
+            stack += [a for a in term.args if a is not None]
+    return found

@@ -1,0 +1,141 @@
+"""Strain: how much of the guard's limits a change uses, before any decision flips.
+
+Few changes of a small part of a model flip a decision, but all move it towards the edge. Errors
+that know nothing of each other add up in their squares, and of the decisions of margin m an error
+of variance e^2 flips the share e^2 / m^2 at most (Chebyshev): what parts strain alone is about what
+they strain together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from graphopt.verification.agreement import (
+    MAX_ERROR,
+    MAX_TURN,
+    NEAR,
+    STATE,
+    THRESHOLDS,
+    TURNED,
+    Guard,
+    Kind,
+    Outputs,
+    as_rows,
+    distributed,
+    spread_error,
+    turn_of,
+    weighty,
+)
+
+__all__ = ["strain"]
+
+Array = np.ndarray[Any, Any]
+
+
+def strain(guard: Guard, got: Iterable[Outputs]) -> float:
+    """The strain of outputs on the guard's first runs, summed over outputs; 1 is its limit."""
+    made, limit = list(got), max(guard.limit, 1e-9)
+    total = 0.0
+    for name, kind in guard.kinds.items():
+        want = [run[name] for run in guard.expected[: len(made)]]
+        have = [run[name] for run in made]
+        alike = all(a.shape == b.shape for a, b in zip(want, have, strict=True))
+        total += _STRAINS[kind](want, have, limit) if alike else 1 / limit
+    return total
+
+
+def _strained(off: Array, margin: Array) -> Array:
+    """(error / margin)^2 of each decision, one at most."""
+    off, margin = np.nan_to_num(np.abs(off), nan=np.inf), np.maximum(np.abs(margin), 1e-9)
+    return np.minimum(off / margin, 1.0) ** 2
+
+
+def _share(parts: Iterable[Array], n: int) -> float:
+    return sum(float(np.sum(p)) for p in parts) / max(n, 1)
+
+
+def _decisions_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    off = [a != b for a, b in zip(want, got, strict=True)]
+    return _share(off, weighty([np.ravel(a) for a in want])) / limit
+
+
+def _chances_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    pairs = list(zip(want, got, strict=True))
+    at = [
+        _share(
+            [_strained(b - a, a - t) for a, b in pairs], weighty([np.ravel(a > t) for a in want])
+        )
+        for t in THRESHOLDS
+    ]
+    return max(at) / limit
+
+
+def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    """By how far the top class is ahead; a line of a sequence strains as all its steps do."""
+    steps, lines, tops = [], [], []
+    for a, b in zip(want, got, strict=True):
+        x, y = (_logarithms(v) for v in (a, b))
+        top = x.argmax(-1)[..., None]
+        ahead = _ahead(x, top)
+        part = _strained(_ahead(y, top) - ahead, ahead)
+        steps.append(part)
+        tops.append(top.ravel())
+        if a.ndim == 3 and a.shape[1] > 1:
+            lines.append(np.minimum(part.sum(-1), 1.0))
+    single = _share(steps, weighty(tops))
+    return max(single, _share(lines, sum(map(np.size, lines)))) / limit
+
+
+def _logarithms(scores: Array) -> Array:
+    """Chances as their logarithms, in which errors are even; other scores as they are."""
+    x = scores.astype(np.float64)
+    return (
+        np.log(np.maximum(x, 1e-12))
+        if distributed(as_rows(scores)) and x.min(initial=0) >= 0
+        else x
+    )
+
+
+def _ahead(scores: Array, top: Array) -> Array:
+    """How far the class `top` is ahead of the best other."""
+    rest = scores.copy()
+    np.put_along_axis(rest, top, -np.inf, -1)
+    ahead: Array = np.take_along_axis(scores, top, -1)[..., 0] - rest.max(-1)
+    return ahead
+
+
+def _embedding_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    return turn_of(want, got) / MAX_TURN
+
+
+def _values_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    return min(spread_error(want, got) / MAX_ERROR, 1e3) ** 2
+
+
+def _logits_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    values = min(spread_error(want, got) / NEAR, 1e3) ** 2
+    return max(_scores_strain(want, got, limit), values)
+
+
+def _state_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    return min(spread_error(want, got) / STATE, 1e3) ** 2
+
+
+def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    either = max(_scores_strain(want, got, limit), turn_of(want, got) / TURNED)
+    return min(_values_strain(want, got, limit), either)
+
+
+_STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
+    "decisions": _decisions_strain,
+    "scores": _scores_strain,
+    "logits": _logits_strain,
+    "chances": _chances_strain,
+    "embedding": _embedding_strain,
+    "values": _values_strain,
+    "features": _features_strain,
+    "state": _state_strain,
+}

@@ -1,0 +1,198 @@
+"""Rewrites between two small graphs: right ones are proved, wrong ones never are."""
+
+import numpy as np
+import pytest
+
+from graphopt.proving.regions import check
+from graphopt.proving.windows import windows_of
+from graphopt.testing import parse_model
+
+
+def c(*values):
+    return np.array(values, np.float32) if len(values) > 1 else np.float32(*values).reshape(())
+
+
+def k(*values):
+    return np.array(values, np.int64)
+
+
+def whole(*shape, dtype=np.int32):
+    return np.zeros(shape, dtype)
+
+
+def verdict(before, after, inputs=None, constants=None, others=None, opset=20):
+    """Of the whole difference: the weakest of what the outputs rest on."""
+    old = parse_model(before, inputs=inputs, constants=constants, opset=opset)
+    new = parse_model(
+        after, inputs=inputs, constants=constants if others is None else others, opset=opset
+    )
+    found = windows_of(old, new, check)
+    if found.open:
+        refuted = any(w.verdict == "refuted" for w in found.windows)
+        return "refuted" if refuted else "assumed"
+    lasting = {w.verdict for w in found.windows} & {"proved", "checked"}
+    return "checked" if "checked" in lasting else "proved"
+
+
+N3 = {"x": ("N", 3)}
+ONE = {"a": k(1)}
+PROVED = [
+    ("a = Relu(x)  y = Relu(a)", "y = Relu(x)", None, {}),
+    ("a = Transpose<perm=[1,0]>(x)  y = Transpose<perm=[1,0]>(a)", "y = Identity(x)", N3, {}),
+    (
+        "s = Shape(x)  r = Reshape(x, f)  y = Reshape(r, s)",
+        "y = Identity(x)",
+        {"x": ("N", "M")},
+        {"f": k(-1)},
+    ),
+    ("m = Mul(x, c)  y = Mul(m, d)", "y = Mul(x, e)", N3, {"c": c(2), "d": c(3), "e": c(6)}),
+    ("a = Add(x, z)  y = Add(a, x)", "b = Add(x, x)  y = Add(z, b)", None, {}),
+    (
+        "a = MatMul(x, w)  y = Add(a, b)",
+        "y = Gemm(x, w, b)",
+        {"x": ("N", 3)},
+        {"w": np.ones((3, 2), np.float32), "b": c(1, 2)},
+    ),
+    (
+        "y = ReduceMean<keepdims=0>(x, a)",
+        "s = ReduceSum<keepdims=0>(x, a)  y = Mul(s, h)",
+        {"x": (3, 2)},
+        {**ONE, "h": c(0.5)},
+    ),
+    ("y = Split<axis=1, num_outputs=1>(x)", "y = Identity(x)", N3, {}),
+    ("a = Relu(x)  d = Relu(x)  y = Add(a, d)", "a = Relu(x)  y = Add(a, a)", N3, {}),
+    (
+        "m = MatMul(x, w)  r = ReduceMax<keepdims=0>(m, a)  y = ReduceMax<keepdims=0>(r, o)",
+        "m = MatMul(x, w)  r = ReduceMax<keepdims=0>(m, a)  y = ReduceMax<keepdims=0>(r, o)",
+        {"x": (3, 4), "w": (4, 3)},
+        {"a": k(0), "o": k(0)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "inputs", "constants"), PROVED)
+def test_right_rewrites_are_proved(before, after, inputs, constants):
+    assert verdict(before, after, inputs, constants) == "proved"
+
+
+SHIFTED = "d = Sub(x, m)  e = Exp(d)  s = ReduceSum<keepdims=1>(e, a)  y = Div(e, s)"
+SLICE = {"s": k(0), "e": k(5), "a": k(0)}
+#: before, after, inputs, constants, constants of the new side where they differ
+REFUTED = {
+    "rows past the fifth": ("y = Slice(x, s, e, a)", "y = Identity(x)", N3, SLICE, None),
+    "rows past the fifth lost": ("y = Identity(x)", "y = Slice(x, s, e, a)", N3, SLICE, None),
+    "a maximum no longer taken off": (
+        f"m = ReduceMax<keepdims=1>(x, a)  {SHIFTED}",
+        "e = Exp(x)  s = ReduceSum<keepdims=1>(e, a)  y = Div(e, s)",
+        None, ONE, None,
+    ),
+    "no number guarded against": (
+        "d = Div(x, z)  n = IsNaN(d)  y = Where(n, o, d)", "y = Div(x, z)", None, {"o": c(0)}, None,
+    ),
+    "a root guarded": (
+        "d = Sqrt(x)  n = IsNaN(d)  y = Where(n, o, d)", "y = Sqrt(x)", None, {"o": c(0)}, None,
+    ),
+    "digits lost": (
+        "y = Identity(x)", "a = Add(x, c)  y = Sub(a, c)", None, {"c": c(1e8)}, None,
+    ),
+    "all digits lost": (
+        "y = Identity(x)", "a = Add(x, c)  y = Sub(a, c)", None, {"c": c(1e30)}, None,
+    ),
+    "negative numbers": ("y = Identity(x)", "s = Sqrt(x)  y = Mul(s, s)", None, {}, None),
+    "a sign": ("m = Mul(x, x)  y = Sqrt(m)", "y = Identity(x)", None, {}, None),
+    "a transpose of equal sizes": (
+        "a = Transpose<perm=[1, 0]>(x)  y = Relu(a)", "y = Relu(x)", {"x": (3, 3)}, {}, None,
+    ),
+    "a size of the probe": (
+        "s = Shape(x)  e = Expand(z, s)  y = Add(e, x)",
+        "e = Expand(z, s)  y = Add(e, x)",
+        {"x": ("N", 3), "z": (1, 1)}, {}, {"s": k(2, 3)},
+    ),
+    "a batch of the probe": (
+        "y = ReduceMean<keepdims=0>(x, a)", "s = ReduceSum<keepdims=0>(x, a)  y = Mul(s, h)",
+        N3, {"a": k(0), "h": c(0.5)}, None,
+    ),
+    "a limit": (
+        "a = Clip(x, l, h)  y = Clip(a, l, g)", "y = Clip(x, l, h)",
+        None, {"l": c(0), "h": c(6), "g": c(4)}, None,
+    ),
+    "another axis": ("y = CumSum(x, a)", "y = CumSum(x, b)", None, {"a": k(0), "b": k(1)}, None),
+    "a slope": ("y = LeakyRelu<alpha=0.1>(x)", "y = LeakyRelu<alpha=0.11>(x)", None, {}, None),
+    "epsilon": (
+        "y = LayerNormalization(x, s)", "y = LayerNormalization<epsilon=0.0001>(x, s)",
+        {"x": (2, 3)}, {"s": c(1, 2, 3)}, None,
+    ),
+    "operands": ("y = Sub(x, z)", "y = Sub(z, x)", None, {}, None),
+    "a constant": (
+        "y = Mul(x, c)", "y = Mul(x, c)", None, {"c": c(1, 2, 3)}, {"c": c(1, 2, 3.003)},
+    ),
+    "a row for a column": (
+        "y = Add(x, b)", "r = Reshape(b, s)  y = Add(x, r)",
+        {"x": (3, 3)}, {"b": c(1, 2, 3), "s": k(3, 1)}, None,
+    ),
+    "whole numbers": (
+        "a = Cast<to=7>(x)  y = Cast<to=1>(a)", "y = Identity(x)", None, {}, None,
+    ),
+    "other groups": (
+        "y = GroupNormalization<num_groups=2>(x, s, b)",
+        "y = GroupNormalization<num_groups=4>(x, s, b)",
+        {"x": (2, 4, 3), "s": (4,), "b": (4,)}, {}, None,
+    ),
+    "the way of a shift": (
+        'y = BitShift<direction="LEFT">(x, z)', 'y = BitShift<direction="RIGHT">(x, z)',
+        {"x": whole(3, dtype=np.uint32), "z": whole(3, dtype=np.uint32)}, {}, None,
+    ),
+    "and for or": (
+        "y = And(x, z)", "y = Or(x, z)",
+        {"x": whole(9, dtype=bool), "z": whole(9, dtype=bool)}, {}, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUTED)
+def test_wrong_rewrites_are_refuted(name):
+    before, after, inputs, constants, others = REFUTED[name]
+    opset = 21 if "Group" in before else 20
+    others = others if others is None else {**constants, **others}
+    assert verdict(before, after, inputs, constants, others, opset) == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "inputs", "constants", "others"),
+    [
+        # equal over the reals; not where x is 0, or far from it, or a whole number
+        ("m = Mul(x, x)  y = Div(m, x)", "y = Identity(x)", None, {}, None),
+        ("y = Div(x, x)", "o = Mul(x, z)  y = Add(o, e)", None, {"z": c(0), "e": c(1)}, None),
+        ("d = Sub(x, c)  y = Exp(d)", "e = Exp(x)  y = Mul(e, g)", None,
+         {"c": c(50.0)}, {"g": c(np.exp(-50.0))}),
+        ("y = Mul(x, c)", "a = Mul(x, e)  b = Mul(a, e)  y = Mul(b, d)", None,
+         {"c": c(1)}, {"e": c(1e11), "d": c(1e-22)}),
+        ("q = Div(x, z)  y = Mul(q, z)", "y = Identity(x)",
+         {"x": whole(3), "z": whole(3)}, {}, None),
+        ("m = ReduceMean<keepdims=0>(x, a)  y = ReduceMean<keepdims=0>(m, a)",
+         "y = ReduceMean<keepdims=0>(x, b)", {"x": whole(2, 3)}, {"a": k(0), "b": k(0, 1)}, None),
+        # infinities and what is no number among constants
+        ("y = Add(x, c)", "y = Add(x, c)", None, {"c": c(-np.inf, 1, 2)}, {"c": c(-5, 1, 2)}),
+        ("y = Add(x, c)", "y = Add(x, c)", None, {"c": c(np.nan, 1, 2)}, {"c": c(-5, 1, 2)}),
+        ("y = Mul(x, c)", "y = Mul(x, c)", None, {"c": c(np.inf, 1, 2)}, {"c": c(5, 1, 2)}),
+        # a maximum over both axes is not that over the diagonal
+        ("m = MatMul(x, w)  y = ReduceMax<keepdims=0>(m, b)",
+         "m = MatMul(x, w)  d = Mul(m, i)  r = ReduceMax<keepdims=0>(d, a)"
+         "  y = ReduceMax<keepdims=0>(r, a)", {"x": (3, 4), "w": (4, 3)},
+         {"a": k(0), "b": k(0, 1)}, {"a": k(0), "i": np.eye(3, dtype=np.float32)}),
+    ],
+)  # fmt: skip
+def test_what_holds_over_the_reals_alone_is_not_proved(before, after, inputs, constants, others):
+    assert verdict(before, after, inputs, constants, others) != "proved"
+
+
+def test_branches_exchanged_are_not_proved():
+    def choice(first, second):
+        then = f"then_branch = g () => (t) {{ t = {first}(x) }}"
+        return f"y = If<{then}, else_branch = h () => (e) {{ e = {second}(x) }}>(k)"
+
+    before, after = choice("Relu", "Neg"), choice("Neg", "Relu")
+    inputs = {"k": np.array(True), "x": (2, 3)}
+    text = "z = Identity(x)  "
+    assert verdict(text + before, text + before, inputs) == "proved"
+    assert verdict(text + before, text + after, inputs) != "proved"

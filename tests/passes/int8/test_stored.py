@@ -1,0 +1,136 @@
+"""Weights of what stays float: integers in the file, floats where they compute."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphopt.backends.cpu import TARGETS
+from graphopt.passes.int8 import Int8
+from graphopt.passes.int8 import mixed_precision as precision
+
+from graphopt import Budget, Samples, optimize
+from graphopt.context import Context
+from graphopt.execution.runtime import run
+from graphopt.testing import parse_model
+
+CPU = TARGETS["cpu-avx512-vnni"]
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+FORMS = {
+    "y = Conv<pads=[1,1,1,1]>(x, w)": ((1, 16, 9, 9), (32, 16, 3, 3)),
+    "y = Conv<group=4>(x, w)": ((1, 64, 9, 9), (64, 16, 3, 3)),
+    "y = ConvTranspose(x, w)": ((1, 16, 9, 9), (16, 32, 3, 3)),
+    "y = MatMul(x, w)": ((5, 64), (64, 64)),
+    "y = MatMul(w, x)": ((64, 5), (64, 64)),
+    "t = Transpose<perm=[1,0]>(w)  y = MatMul(x, t)": ((5, 64), (64, 64)),
+    "y = Gemm<transB=1, alpha=0.5>(x, w)": ((5, 64), (64, 64)),
+    "y, h, c = LSTM<hidden_size=16>(x, w, r)": ((7, 1, 40), (1, 64, 40)),
+    "y, h = GRU<hidden_size=16>(x, w, r)": ((7, 1, 64), (1, 48, 64)),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("text", FORMS)
+def test_every_form_of_a_weight_is_stored_and_computes_as_before(text, bits):
+    shape, weight = FORMS[text]
+    constants = {"w": normal(*weight) * np.float32(np.arange(weight[-2])[:, None] % 7 + 1)}
+    if "r)" in text:
+        constants["r"] = normal(1, weight[1], 16) * np.float32(0.3)
+    model = parse_model(text, inputs={"x": shape}, constants=constants)
+    feeds = {"x": normal(*shape)}
+    before = run(model, feeds)["y"]
+    facts = {precision.FACT: {"left": _left(model), "bits": _bits(model, bits)}}
+    ctx = Context(model, target=CPU, facts=facts)
+    assert Int8().run(model, ctx) >= 1
+    held = [v.const_value for v in model.graph.initializers.values() if v.const_value.size > 2000]
+    assert [t.dtype for t in held] == [ir.DataType.INT8 if bits == 8 else ir.DataType.INT16]
+    after = run(model, feeds)["y"]
+    error = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert 0 < error < (0.02 if bits == 8 else 1e-4)
+
+
+def _left(model):
+    return {n.name: "the test says so" for n in model.graph if n.op_type != "Transpose"}
+
+
+def _bits(model, bits):
+    return {n.name: bits for n in model.graph}
+
+
+def test_small_weights_and_layers_that_are_to_stay_float_are_left_alone():
+    model = parse_model(
+        "h = MatMul(x, w)  y = MatMul(h, v)",
+        inputs={"x": (5, 64)},
+        constants={"w": normal(64, 64), "v": normal(64, 8)},
+    )
+    first = next(iter(model.graph)).name
+    ctx = Context(model, target=CPU)
+    Int8(layers=((first, "float"),)).run(model, ctx)
+    assert model.graph.initializers["w"].const_value.dtype == ir.DataType.FLOAT
+
+
+def spectrum(seed=5):
+    """A Fourier transform as a convolution, whose squares are compared: 8 bits spoil it."""
+    rng = np.random.default_rng(seed)
+    angle = 2 * np.pi * np.outer(np.arange(64), np.arange(128)) / 128
+    basis = np.concatenate([np.cos(angle), np.sin(angle)])[:, None].astype(np.float32)
+    model = parse_model(
+        "f = Conv<strides=[32]>(x, w)  p = Mul(f, f)  e = MatMul(v, p)  l = Log(e)  "
+        "m = ReduceMean<axes=[2], keepdims=0>(l)  h = MatMul(m, u)  y = Sigmoid(h)",
+        inputs={"x": (1, 1, 512)},
+        constants={
+            "w": basis,
+            "v": np.tile(np.eye(64, dtype=np.float32), 2),
+            "u": rng.normal(size=(64, 32)).astype(np.float32),
+        },
+        opset=17,
+    )
+    slope = np.float32(1e-3) ** (np.arange(257) / 257)
+    runs = []
+    for _ in range(64):
+        waves = np.fft.irfft(
+            np.fft.rfft(rng.normal(size=512)) * slope * np.exp(rng.normal(size=257))
+        )
+        runs.append({"x": waves.astype(np.float32)[None, None]})
+    return model, runs
+
+
+def test_a_transform_that_8_bits_spoil_keeps_16_and_the_rest_8():
+    model, runs = spectrum()
+    result = optimize(
+        model, "int8", samples=Samples(runs), target=CPU, measure=False, budget=Budget()
+    )
+    (step,) = result.report.steps
+    assert step.status == "kept", step.reason
+    assert max(one.over for one in step.agreement.values()) <= 0.7
+    held = {n: v.const_value.dtype for n, v in result.model.graph.initializers.items()}
+    assert held["w_q"] == ir.DataType.INT16
+    assert held["u_q"] == ir.DataType.INT8
+
+
+def test_weights_of_branches_are_stored_too():
+    branch = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (bool b, float[4, 64] x) => (float[4, 64] y) {
+        y = If(b) <then_branch = a () => (float[4, 64] p) { p = MatMul(x, w) },
+                   else_branch = c () => (float[4, 64] q) { q = MatMul(x, v) }>
+    }
+    """
+    import onnx
+
+    proto = onnx.parser.parse_model(branch)
+    for name, attribute in zip("wv", proto.graph.node[0].attribute, strict=True):
+        attribute.g.initializer.append(onnx.numpy_helper.from_array(normal(64, 64), name))
+    model = ir.from_proto(proto)
+    feeds = [{"b": np.array(b), "x": normal(4, 64)} for b in (True, False)]
+    before = [run(model, f)["y"] for f in feeds]
+    size = len(ir.to_proto(model).SerializeToString())
+    assert Int8().run(model, Context(model, target=CPU)) == 2
+    assert len(ir.to_proto(model).SerializeToString()) < 0.4 * size
+    for f, y in zip(feeds, before, strict=True):
+        error = np.linalg.norm(run(model, f)["y"] - y) / np.linalg.norm(y)
+        assert 0 < error < 0.02
