@@ -509,7 +509,7 @@ class _Search:
                 made.sort(key=lambda m: (not m[1].met, m[1].report.latency_ratio or 1.0))
         best, result, _ = made[0]
         front = self.front(trials)
-        others = tuple(self.bench.build(t.spec) for t in front) if whole_front else ()
+        others = tuple(self.bench.final(t.spec) for t in front) if whole_front else ()
         report = SearchReport(
             minimize=self.minimize,
             loss=self.bench.task.loss,
@@ -531,7 +531,7 @@ class _Search:
     def _final(self, trial: Trial, gauge: Gauge) -> tuple[Result, Outcome]:
         """A trial as a result like any other: built again, evaluated, timed beside the source."""
         bench = self.bench
-        built = bench.build(trial.spec)
+        built = bench.final(trial.spec)
         outcome = bench.judge(built)
         source, state = bench.setting.source, State(built.model, bench.setting.shapes)
         timing = gauge.ratio(source, state, bench.setting.feeds)

@@ -22,7 +22,7 @@ from graphopt.context import Progress
 from graphopt.errors import GraphOptError, UsageError
 from graphopt.execution.runtime import run_each
 from graphopt.measuring.gauge import Gauge
-from graphopt.pipeline.prepare import prepare
+from graphopt.pipeline.prepare import Setting, prepare
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
 from graphopt.pipeline.state import State
@@ -100,19 +100,9 @@ class Bench:
             from graphopt.formats import load
 
             samples = open_samples(samples, load(task.model), preprocess=task.preprocess)
-        # nothing is undone for what it loses: how much that is is what a trial finds out
-        setting = prepare(
-            task.model,
-            target=task.target,
-            samples=samples,
-            budget=Budget(max_disagreement=math.inf),
-            seed=task.seed,
-            shapes=dict(task.shapes),
-            verify="graph",
-            measure=False,
-            cache="off",
-            progress=progress,
-        )
+        self._samples, self._progress = samples, progress
+        setting = self._prepared("graph")
+        self._whole: Setting | None = None
         self.probe = list(itertools.islice(setting.samples, RUNS))
         light = Judge(setting.source.skeleton, self.probe[:STEP_RUNS])
         self.setting = dataclasses.replace(setting, judge=None if light.unable else light)
@@ -124,6 +114,27 @@ class Bench:
             self.metric = self._evaluated(setting.source)
         else:
             self._outputs = list(run_each(setting.source.skeleton, self.probe))
+
+    def _prepared(self, verify: Literal["outputs", "graph"]) -> Setting:
+        """The source prepared; nothing is undone for what it loses: that is what is to be found."""
+        return prepare(
+            self.task.model,
+            target=self.task.target,
+            samples=self._samples,
+            budget=Budget(max_disagreement=math.inf),
+            seed=self.task.seed,
+            shapes=dict(self.task.shapes),
+            verify=verify,
+            measure=False,
+            cache="off",
+            progress=self._progress,
+        )
+
+    def final(self, spec: str) -> Result:
+        """The candidate as `graphopt.optimize` makes it, every step compared and certified."""
+        if self._whole is None:
+            self._whole = self._prepared("outputs")
+        return run(self._whole, spec)
 
     def close(self) -> None:
         """Remove what evaluating left on disk."""
