@@ -35,12 +35,8 @@ from graphopt.errors import ModelError
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.constants import weight_of
-<<<<<<< HEAD
 from graphopt.graph.traverse import all_graphs, all_nodes
-from graphopt.layers import by_node
-=======
 from graphopt.layers import by_node, pattern_of
->>>>>>> 78f41b2eab9f1ff206d6e91b958f08ea99228adb
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
 from graphopt.samples import plausible
