@@ -118,7 +118,7 @@ def try_pass(
         state = State(ctx.model, setting.shapes, context=ctx)
         evidence, fault = _evidence(one, before, ctx, setting)
         if fault:
-            return Trial(ctx, edits, state, Verdict(fault, broken=True))
+            return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
         verdict = verify(one, state, setting, outputs, metric, share)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
@@ -133,9 +133,11 @@ def try_pass(
             verdict = Verdict(f"edits are {UNKNOWN}")
             return dataclasses.replace(first, verdict=verdict)
     if not (search and first.verdict.broken):
-        return dataclasses.replace(first, denied=denied)
+        fault = f"edits are {UNKNOWN}" if unknown else ""
+        return dataclasses.replace(first, denied=denied, fault=fault)
     progress(f"{short_name(one)}: looking for the edit at fault", 0, 0)
     last = [first]
+    why = first.verdict.reason
 
     def fails(allow: Callable[[Edit], bool]) -> tuple[Sequence[Edit], bool]:
         last[0] = attempt(
@@ -143,10 +145,14 @@ def try_pass(
         )
         return last[0].ctx.edits, not last[0].verdict.reason
 
+    refuted = first.evidence.refuted if first.evidence is not None else None
+    suspects = [e for e in first.ctx.edits if refuted and e.node in refuted.nodes()]
+    if len(suspects) == 1 and fails(lambda e: e not in suspects)[1]:
+        denied = {**denied, suspects[0]: why}
+        return dataclasses.replace(last[0], denied=denied, fault=why)
     guilty = guilty_edits(first.ctx.edits, fails)
     if guilty is None:
         return first
-    why = first.verdict.reason
     denied = {**denied, **dict.fromkeys(guilty, why)}
     return dataclasses.replace(last[0], denied=denied, fault=why)
 

@@ -193,8 +193,8 @@ class Comparer:
                         return None
                     names[v] = size
         order = sorted(names)
-        inner = [s for p in (*parts, *others) for _, s in p.bound if isinstance(s, int)]
-        if math.prod((*names.values(), max(inner, default=1))) > MOST:
+        summed = [math.prod(s for _, s in p.bound if isinstance(s, int)) for p in (*parts, *others)]
+        if math.prod(names.values()) * max(summed) > MOST:
             raise Unprovable("too many coefficients to compare")
         grid = {
             n: np.arange(names[n]).reshape([-1 if j == k else 1 for j in range(len(order))])

@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 #: Elements of everything in a window, above which it is not run.
 LARGEST = 1 << 23
 #: Sizes of the dynamic axes: two assignments, a batch above 1 and one of 1 among them.
-SIZES = ((2, 3, 4, 5, 6, 7), (3, 1, 5, 2, 4, 6))
+SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
 #: How the inputs are drawn: normal twice, about the constants of both sides, large, small, edges.

@@ -183,7 +183,7 @@ class Walk:
                 return self._leaf(("free", value.name), "input", value)
             term = self.values[value] = self.terms.constant(tensor)
             if value.is_graph_input():
-                self.facts.learn(value, tensor)
+                self.facts.learn(value, term.dtype, term.dims, tensor)
         return term
 
     def visit(self, node: ir.Node) -> None:
@@ -191,8 +191,8 @@ class Walk:
         made = self._made(node)
         for value, term in zip(node.outputs, made, strict=True):
             self.values[value] = term
-            if term.tensor is not None:
-                self.facts.learn(value, term.tensor)
+            if term.tensor is not None or self.facts.fact(value).dims is None:
+                self.facts.learn(value, term.dtype, term.dims, term.tensor)
             self.met(value)
 
     def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:

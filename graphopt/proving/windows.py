@@ -109,6 +109,9 @@ class _Comparison:
         self.trusted: set[Term] = set()
         self.windows: list[Window] = []
         self.failed = 0
+        #: Terms of the new graph that were found to be something else.
+        self.apart: set[Term] = set()
+        self.outputs = {v.name for v in after.graph.outputs}
 
     def __call__(self) -> Difference:
         for value in self.before.graph.inputs:
@@ -147,12 +150,18 @@ class _Comparison:
     def _joined(self, name: str, old: Term | None, new: Term | None) -> bool:
         if old is None or new is None or self.failed > PATIENCE:
             return False
+        if any(a in self.apart for a in new.args):
+            self.apart.add(new)  # it reads what is something else already
+            if name not in self.outputs:
+                return False
         window = self._window(name, old, new)
         if window is None:
             return False
         self.windows.append(window)
         joined = window.verdict in ("proved", "checked")
         self.failed += not joined
+        if window.verdict == "refuted":
+            self.apart.add(new)
         return joined
 
     def _window(self, name: str, old: Term, new: Term) -> Window | None:

@@ -137,10 +137,15 @@ class Shapes:
         self._infer_with_producers(node)
         return self._facts.get(value, UNKNOWN)
 
-    def learn(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
-        """Take down that a value always holds `tensor`."""
-        dims = tuple(int(d) for d in tensor.shape)  # type: ignore[arg-type]
-        self._facts[value] = Fact(tensor.dtype, dims, small_data(tensor))
+    def learn(
+        self,
+        value: ir.Value,
+        dtype: ir.DataType | None,
+        dims: tuple[Dim, ...] | None,
+        tensor: ir.TensorProtocol | None = None,
+    ) -> None:
+        """Take down the type and shape of a value, and the tensor that it always holds."""
+        self._facts[value] = Fact(dtype, dims, None if tensor is None else small_data(tensor))
 
     def fresh(self, *, sign: bool = False) -> Expr:
         """A new unknown: the size of an axis, or with `sign` any integer."""
