@@ -67,7 +67,7 @@ FLOORS = (
         "target",
         "user_code",
     },
-    {"blame", "children", "replacing", "user_code"},
+    {"blame", "blas", "children", "replacing", "user_code"},
     {"errors"},
 )
 
