@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from graphopt import plugins
+from graphopt.blas import one_thread
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, UsageError
 
@@ -66,7 +67,8 @@ class Pass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run outside a pipeline, with a default context (the `onnx_ir` pass protocol)."""
-        return PassResult(model, modified=self.run(model, Context(model)) > 0)
+        with one_thread():
+            return PassResult(model, modified=self.run(model, Context(model)) > 0)
 
     def __str__(self) -> str:
         return format_pass(self)

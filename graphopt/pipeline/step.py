@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.blame import described
+from graphopt.blas import one_thread
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
 from graphopt.execution.runtime import opened, run_each
@@ -349,7 +350,8 @@ def refusals(ctx: Context) -> list[str]:
 
 def _run(one: Any, ctx: Context, name: str) -> int:
     if isinstance(one, Pass):
-        return one.run(ctx.model, ctx)
+        with one_thread():
+            return one.run(ctx.model, ctx)
     if not ctx.edit(name, "model"):
         return 0
     outcome = one(ctx.model)

@@ -27,13 +27,18 @@ MAPPED = 1 << 20
 ROWS = 96
 #: Bytes that one compressed array may open to where it cannot be read in parts.
 LARGEST = 8 << 30
+#: What is packed more tightly than so many to one is no samples (deflate ends at 1032 to one) ...
+DENSEST = 200
+#: ... where it opens to more bytes than this.
+DOUBTED = 256 << 20
 
 
 def read_npz(path: Path, inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:
     """The arrays the model may need, as one item, or in parts along their first axis if large.
 
     Raises:
-        SamplesError: it is no such archive, or an array claims more than the archive holds.
+        SamplesError: it is no such archive, an array claims more than the archive holds, or the
+            arrays open to hundreds of times their size in it.
     """
     wanted = {n for i in inputs for n in (i.name, f"in:{i.name}", "arr_0")}
     try:
@@ -47,6 +52,7 @@ def read_npz(path: Path, inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:
                 for n in names
                 if n in wanted
             }
+            _check_density(path, list(members.values()))
             if members and _in_parts(list(members.values()), inputs):
                 yield from _parts(members)
                 return
@@ -81,6 +87,11 @@ class _Member:
                 f"{name} claims {self.nbytes} bytes for its shape {list(self.shape)} and holds "
                 f"{self._info.file_size - self._header}"
             )
+
+    @property
+    def packed(self) -> int:
+        """Bytes of the file that it takes, by what the archive says."""
+        return self._info.compress_size
 
     @property
     def stored(self) -> bool:
@@ -128,6 +139,17 @@ class _Member:
         """Let go of the archive."""
         if self._file is not None:
             self._file.close()
+
+
+def _check_density(path: Path, members: Sequence[_Member]) -> None:
+    """Raise ValueError for an archive made to fill memory or time: nothing is decompressed."""
+    opened = sum(m.nbytes for m in members)
+    packed = max(min(path.stat().st_size, sum(m.packed for m in members)), 1)
+    if opened > max(DOUBTED, DENSEST * packed):
+        raise ValueError(
+            f"it opens to {opened / packed:.0f} times its size ({opened / 1e9:.1f} GB): samples of "
+            "one value? Store them without compression (numpy.savez), or fewer of them"
+        )
 
 
 def _in_parts(members: Sequence[_Member], inputs: Sequence[Input]) -> bool:

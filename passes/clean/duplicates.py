@@ -14,6 +14,7 @@ from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.evaluation import deterministic
 from graphopt.graph.traverse import all_graphs, subgraphs
+from graphopt.io.tensors import share_key
 from graphopt.rewriting.patterns import COMMUTATIVE
 
 __all__ = ["merge_initializers", "merge_nodes"]
@@ -88,7 +89,10 @@ def _hashable(attribute: ir.Attr) -> Any:
 
 
 def merge_initializers(model: ir.Model, ctx: Context) -> int:
-    """Equal initializers of a graph -> one of them. Contents are read where all else fits."""
+    """Equal initializers of a graph -> one of them. Contents are read where all else fits.
+
+    Weights tied by one place in a file are one without a look at it.
+    """
     edits = 0
     for graph in all_graphs(model.graph):
         groups: dict[Any, list[ir.Value]] = defaultdict(list)
@@ -107,15 +111,19 @@ def merge_initializers(model: ir.Model, ctx: Context) -> int:
 def _merge_group(group: list[ir.Value], graph: ir.Graph, ctx: Context) -> int:
     """Initializers of one type and shape, told apart by a sample of their bytes first."""
     by_sample: dict[bytes, list[ir.Value]] = defaultdict(list)
+    by_place: dict[object, ir.Value] = {}
     edits = 0
     for value in group:
         tensor = value.const_value
         assert tensor is not None
-        alike = by_sample[_sample(tensor)]
-        first = next((v for v in alike if _equal(v.const_value, tensor)), None)
+        first = by_place.get(share_key(tensor))
         if first is None:
-            alike.append(value)
-        elif ctx.edit("MergeInitializers", value):
+            alike = by_sample[_sample(tensor)]
+            first = next((v for v in alike if _equal(v.const_value, tensor)), None)
+            if first is None:
+                alike.append(value)
+            by_place[share_key(tensor)] = first or value
+        if first is not None and ctx.edit("MergeInitializers", value):
             value.replace_all_uses_with(first)
             del graph.initializers[value.name or ""]
             edits += 1
@@ -134,8 +142,6 @@ def _sample(tensor: ir.TensorProtocol) -> bytes:
 
 def _equal(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:
     """Whether both hold the same bytes (0.0 and -0.0, or two NaN payloads, are different)."""
-    if a is b:
-        return True
     assert a is not None
     x, y = _bytes(a), _bytes(b)
     if x is None or y is None:

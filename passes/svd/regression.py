@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from graphopt.passes.svd.layers import Array
-from graphopt.passes.svd.spectrum import one_thread, orthonormal, product, root, symmetric
+from graphopt.passes.svd.spectrum import orthonormal, product, root, symmetric
 from graphopt.passes.svd.stages import Problem
 
 __all__ = ["Seen", "spanned"]
@@ -32,8 +32,7 @@ class Seen:
             across = problem.covariance @ features
             target = product(problem.matrix.T, across).T
             self._root = root(_regular(features.T @ across))
-            with one_thread():
-                self._z = np.linalg.solve(self._root, target)
+            self._z = np.linalg.solve(self._root, target)
         self._total = problem.spectrum.total
         self._kept = np.concatenate([[0.0], np.square(self._z).sum(1).cumsum()])
 
@@ -45,15 +44,13 @@ class Seen:
         """The map Q [n, N] from all features to the outputs."""
         if self._root is None:
             return self._z
-        with one_thread():
-            fitted: Array = np.linalg.solve(self._root.T, self._z)
+        fitted: Array = np.linalg.solve(self._root.T, self._z)
         return fitted
 
     def truncation(self, count: int) -> Array:
         """Relative squared error of the first `count` features at output ranks 0 ... N."""
         part = self._z[:count]
-        with one_thread():
-            energies = np.maximum(np.linalg.eigvalsh(part.T @ part)[::-1], 0.0)
+        energies = np.maximum(np.linalg.eigvalsh(part.T @ part)[::-1], 0.0)
         kept = np.concatenate([[0.0], energies.cumsum()])
         return np.maximum(1 - kept / self._total, 0.0)
 

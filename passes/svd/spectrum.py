@@ -20,8 +20,6 @@ no power iteration its expectation is at most (1 + r / (p - 1)) times the optimu
 from __future__ import annotations
 
 import dataclasses
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,6 @@ __all__ = [
     "Spectrum",
     "decompose",
     "gram",
-    "one_thread",
     "orthonormal",
     "product",
     "root",
@@ -129,16 +126,14 @@ def gram(matrix: Array) -> Array:
 
 def symmetric(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, largest first and not below zero, and eigenvectors of a symmetric matrix."""
-    with one_thread():
-        values, vectors = np.linalg.eigh(matrix)
+    values, vectors = np.linalg.eigh(matrix)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
 
 def root(matrix: Array) -> Array:
     """Lower triangular L with L Lᵀ = C, for C positive definite up to rounding."""
     try:
-        with one_thread():
-            return np.linalg.cholesky(matrix)
+        return np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         values, vectors = symmetric(matrix)
         floor = max(1e-7 * float(values[0]), 1e-300)
@@ -150,24 +145,8 @@ def root(matrix: Array) -> Array:
 def orthonormal(columns: Array) -> Array:
     """An orthonormal basis of what the columns span, in their order."""
     scale = np.linalg.norm(columns, axis=0)
-    with one_thread():
-        basis: Array = np.linalg.qr(columns / np.maximum(scale, 1e-300))[0]
+    basis: Array = np.linalg.qr(columns / np.maximum(scale, 1e-300))[0]
     return basis
-
-
-def one_thread() -> AbstractContextManager[object]:
-    """Run LAPACK on one thread: at these sizes threads mostly wait, on a busy machine 30 times."""
-    controller = _threads()
-    return nullcontext() if controller is None else controller.limit(limits=1)
-
-
-@cache
-def _threads() -> Any:
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
-    return ThreadpoolController()
 
 
 def _whitened(matrix: Array, chol: Array) -> Array:

@@ -453,6 +453,22 @@ def test_headers_that_claim_more_than_there_is(tmp_path, compression):
     fails(tmp_path / "lie.npz", IMAGE, "lie.npz", "claims")
 
 
+def test_npz_that_opens_to_hundreds_of_times_its_size_is_refused_unopened(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "DOUBTED", 1 << 20)
+    zeros, noise = np.zeros((40, 3, 64, 64), np.float32), array(40, 3, 64, 64)
+    model = taking(x=("FLOAT", ("n", 3, 64, 64)))
+    np.savez_compressed(tmp_path / "bomb.npz", x=zeros)
+    unread = archives._Member._read
+    monkeypatch.setattr(archives._Member, "_read", lambda *_: pytest.fail("it was decompressed"))
+    fails(tmp_path / "bomb.npz", model, "bomb.npz", "times its size", "numpy.savez")
+    monkeypatch.setattr(archives._Member, "_read", unread)
+    np.savez(tmp_path / "plain.npz", x=zeros)  # as large as it claims to be
+    np.savez_compressed(tmp_path / "mask.npz", x=noise, unused=zeros)
+    for name, want in (("plain.npz", zeros), ("mask.npz", noise)):
+        first = next(iter(open_samples(tmp_path / name, model)))
+        np.testing.assert_array_equal(first["x"], want[:32])
+
+
 @pytest.mark.parametrize("name", ["pipe.npz", "pipe.npy"])
 def test_pipes_are_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)

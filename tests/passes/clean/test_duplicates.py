@@ -2,9 +2,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from graphopt.passes.clean import duplicates
 from graphopt.passes.clean.clean import Clean
 from graphopt.passes.clean.duplicates import merge_initializers
 
+import graphopt
 from graphopt import Context
 from graphopt.testing import check, parse_model
 
@@ -90,3 +92,22 @@ def test_large_weights_are_compared_to_the_last_byte():
     v[1_000_003] = 1
     model = parse_model("a = Add(x, v)  y = Add(a, w)", constants={"v": v, "w": w})
     assert merge_initializers(model, Context(model)) == 0
+
+
+def test_weights_tied_by_one_place_in_a_file_are_one_without_a_look(tmp_path, monkeypatch):
+    w, v = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
+    text = "a = MatMul(x, w)  y = MatMul(a, v)"
+    model = parse_model(text, inputs={"x": (2, 64)}, constants={"w": w, "v": v})
+    graphopt.save(model, tmp_path / "m.onnx", external=True)
+    proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    first, second = proto.graph.initializer
+    second.ClearField("external_data")
+    second.external_data.extend(first.external_data)
+    onnx.save(proto, tmp_path / "tied.onnx")
+    tied = graphopt.load(tmp_path / "tied.onnx")
+    graphopt.save(tied, tmp_path / "still.onnx", external=True)
+    assert (tmp_path / "still.onnx.data").stat().st_size == w.nbytes
+    monkeypatch.setattr(duplicates, "_equal", lambda *_: pytest.fail("contents were compared"))
+    assert merge_initializers(tied, Context(tied)) == 1
+    graphopt.save(tied, tmp_path / "one.onnx")
+    assert w.nbytes < (tmp_path / "one.onnx").stat().st_size < w.nbytes + 1000
