@@ -81,6 +81,14 @@ def _worse(total: Timing | None) -> list[str]:
     return [f"the result is {slower}"] if slower else []
 
 
+def _in_vain(before: State, after: State, timing: Timing | None) -> str:
+    """That a step for the sake of bytes or time has saved neither; "" if it has."""
+    if after.bytes < before.bytes or (timing is not None and verdict(timing) == "faster"):
+        return ""
+    grown = f"{after.bytes / before.bytes:.3g}x the bytes"
+    return f"no smaller ({grown}) and {'no faster' if timing else 'not timed'}"
+
+
 def _evidence(steps: Sequence[Step]) -> Evidence | None:
     """What is known of every edit that was kept."""
     found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
@@ -203,6 +211,8 @@ class _Run:
         elif trial.edits and not reason and getattr(one, "speeds_up", True):
             timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
             reason = objection(timing)
+            if decided is None and not reason and getattr(one, "compresses", False):
+                reason = _in_vain(before, trial.state, timing)
         if not reason:
             self.context = trial.ctx
             if trial.edits:

@@ -85,6 +85,7 @@ class Int8(Pass):
     qat: bool = False
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.calibrator not in METHODS:

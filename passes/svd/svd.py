@@ -73,6 +73,7 @@ class Svd(Pass):
     layers: tuple[tuple[str, float], ...] = ()
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = [n for n in ("energy", "error", "ratio", "rank") if getattr(self, n) is not None]

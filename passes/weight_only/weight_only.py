@@ -61,6 +61,7 @@ class WeightOnly(Pass):
     layers: tuple[tuple[str, Literal[0, 4, 8]], ...] = ()
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
