@@ -248,7 +248,7 @@ class _Run:
         if trial.edits == 0 and not reason:
             declined = next((r.reason for r in ctx.refusals if r.node == "model"), "")
             status = "refused" if declined else "unchanged"
-            reason = declined or ("" if notes else "nothing matched")
+            reason = declined or ctx.idle or ("" if notes else "nothing matched")
         figures = self.state.figures()
         searched = self.replay is None
         return Step(

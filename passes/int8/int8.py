@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -177,13 +178,14 @@ class Int8(Pass):
             choice = choose(model, ctx, draft, slow, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
         _report(model, ctx, plan)
-        if not len(plan) and any(INTEGER.search(n.op_type) for n in model.graph):
-            ctx.note("The model is quantized already: start from the float model.")
-        if settled and not (len(plan) or plan.stored or given):
-            ctx.model = untouched  # what was opened and balanced was for integers
-            ctx.edits.clear()
+        if not (len(plan) or plan.stored or given):
+            if settled:
+                ctx.model = untouched  # what was opened and balanced was for integers
+                ctx.edits.clear()
+            else:
+                _drop_unused(model)
             ctx.invalidate()
-            return 0
+            return ctx.nothing(_why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
         weights.finish(plan.modes())
         apply(model, ctx, plan, ranges, scheme, {} if choice.nearest else refined)
@@ -332,6 +334,18 @@ def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     share = min(1.0, sum(inside.values()) / max(total, 1))
     ctx.note(f"int8: {len(plan)} nodes, {share:.1%} of the weight bytes.")
+
+
+def _why_nothing(model: ir.Model, plan: Plan) -> str:
+    """Why no node of `model` became integer."""
+    integer = any(INTEGER.search(n.op_type) for n in all_nodes(model.graph))
+    if integer or form_of(model.graph) is not None:
+        return "quantized already: start from the float model"
+    reasons = Counter(plan.left.values()).most_common(1)
+    if not reasons:
+        return "no layer to quantize: no product, convolution, LSTM or table has constant weights"
+    ((reason, n),) = reasons
+    return f"all {len(plan.left)} layers stay float, {n} of them because: {reason}"
 
 
 def _count(inside: dict[ir.Value, int], value: ir.Value | None) -> None:

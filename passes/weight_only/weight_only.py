@@ -79,6 +79,8 @@ class WeightOnly(Pass):
             return 0
         bits = by_node(self.layers, model.graph, "weight_only")
         wanted = self._wanted(model, ctx, bits)
+        if not wanted:
+            return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         names = Names(model)
         orders = self._orders(model, ctx, wanted)
         for op in ctx.track(wanted, len(wanted), "rounding weights"):
