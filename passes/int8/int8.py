@@ -56,6 +56,8 @@ HELD = 1.5
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
 #: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
 EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
+#: What stays float is named if it has this share of the bytes of weights, the largest alone.
+LITTLE, NAMED = 0.01, 5
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -320,6 +322,8 @@ def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
     for node, reason in plan.left.items():
         if reason != ALREADY:
             ctx.refuse("Int8", node, reason)
+    if left := _left_in_float(model, plan):
+        ctx.note(f"left in float: {'; '.join(left)}.")
     if not len(plan):
         return
     inside: dict[ir.Value, int] = {}
@@ -334,6 +338,28 @@ def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     share = min(1.0, sum(inside.values()) / max(total, 1))
     ctx.note(f"int8: {len(plan)} nodes, {share:.1%} of the weight bytes.")
+
+
+def _left_in_float(model: ir.Model, plan: Plan) -> list[str]:
+    """The nodes with the most bytes of weights among those that compute in float, and why."""
+    done = plan.modes()
+    sizes: dict[ir.Node, int] = {}
+    for node in all_nodes(model.graph):
+        read: dict[ir.Value, int] = {}
+        for value in node.inputs if node not in done else ():
+            if value is not None and value.dtype == ir.DataType.FLOAT:
+                _count(read, value)
+        sizes[node] = sum(read.values())
+    total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    named = []
+    for node, size in sorted(sizes.items(), key=lambda item: -item[1])[:NAMED]:
+        if size and size >= LITTLE * total:
+            why = plan.left.get(node, f"{node.op_type} has no integer form here")
+            if node in plan.stored:
+                why += f" (stored in {plan.stored[node][1]} bits)"
+            share = f"{size / max(total, 1):.0%}".replace("%", " %")
+            named.append(f"{node.name or node.outputs[0].name} ({share} of the bytes): {why}")
+    return named
 
 
 def _why_nothing(model: ir.Model, plan: Plan) -> str:
