@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from graphopt.rewriting.rules import Rule as Rule
     from graphopt.rewriting.rules import Walker as Walker
     from graphopt.samples import Samples as Samples
+    from graphopt.searching.search import search as search
     from graphopt.spec import parse as parse
     from graphopt.target import Int8Scheme as Int8Scheme
     from graphopt.target import Target as Target
@@ -73,6 +74,7 @@ _WHERE = {
     "parse": "spec",
     "prepare": "deploy.prepared",
     "save": "formats",
+    "search": "searching.search",
     "session": "deploy.sessions",
     "trace": "tracing",
     "tune": "measuring.session_options",

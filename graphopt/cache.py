@@ -24,7 +24,7 @@ from graphopt.errors import ModelError
 from graphopt.replacing import replace_files
 from graphopt.target import Target
 
-__all__ = ["OFF", "Cache", "default_folder", "open_cache"]
+__all__ = ["OFF", "Cache", "default_folder", "open_cache", "versions_of"]
 
 #: What to give instead of a folder to keep nothing.
 OFF = "off"
@@ -54,18 +54,18 @@ class Cache:
         """Time after a change over time before it, if it was measured here before."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(self._timing(target, what).read_text())
-            if all(found[k] == v for k, v in _versions(target, what).items()):
+            if all(found[k] == v for k, v in versions_of(target, what).items()):
                 return float(found["ratio"])
         return None
 
     def keep_timing(self, target: Target, what: str, ratio: float) -> None:
         """Remember a ratio."""
-        entry = {**_versions(target, what), "ratio": ratio}
+        entry = {**versions_of(target, what), "ratio": ratio}
         text = json.dumps(entry, indent=1) + "\n"
         self.write(self._timing(target, what), text.encode())
 
     def _timing(self, target: Target, what: str) -> Path:
-        key = hashlib.sha256(json.dumps(_versions(target, what)).encode()).hexdigest()[:24]
+        key = hashlib.sha256(json.dumps(versions_of(target, what)).encode()).hexdigest()[:24]
         return self.folder / "timings" / f"{key}.json"
 
     def write(self, path: Path, content: bytes) -> None:
@@ -75,7 +75,7 @@ class Cache:
             replace_files([(path, [content])])
 
 
-def _versions(target: Target, what: str) -> dict[str, Any]:
+def versions_of(target: Target, what: str) -> dict[str, Any]:
     """What a timing was taken of, where, and by which code."""
     return {
         "what": what,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from graphopt.errors import UsageError, nearest
 from graphopt.graph.provenance import sources
 
-__all__ = ["by_layer", "by_node", "names_of"]
+__all__ = ["by_layer", "by_node", "names_of", "pattern_of"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -55,3 +56,8 @@ def by_node(
 def names_of(node: ir.Node) -> tuple[str, ...]:
     """The name of a node, and those that the nodes it was made of had in the source model."""
     return (node.name or "", *sources(node))
+
+
+def pattern_of(node: ir.Node) -> str:
+    """A pattern that matches what becomes of `node` in later passes, by its name in the source."""
+    return escape(next(iter(sources(node)), "") or node.name or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -52,6 +52,20 @@ class Pass(InPlacePass):
     def weaker(self) -> Pass | None:
         """The same with half its strength, tried where the outputs would say something else."""
         return None
+
+    def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[Any, ...]]:
+        """What a search may choose: by name of a layer, the values `layers` may give it.
+
+        The mildest come first; a layer may also stay as it is. {} if there is nothing to choose.
+        """
+        return {}
+
+    def only(self, layers: tuple[tuple[str, Any], ...], others: Sequence[str] = ()) -> Pass:
+        """The same pass on these (pattern, value) pairs alone.
+
+        All other layers stay as they are; `others` names those that there was a choice for.
+        """
+        raise NotImplementedError(f"{self} has no layers= to choose by")
 
     def call(self, model: ir.Model) -> PassResult:
         """Run outside a pipeline, with a default context (the `onnx_ir` pass protocol)."""

@@ -22,6 +22,7 @@ __all__ = ["main"]
 #: Command name -> module in this package and the one line that `--help` shows.
 COMMANDS = {
     "optimize": ("optimize", "Run passes over a model and write the result."),
+    "search": ("search", "Find the cheapest model that loses no more than it may."),
     "inspect": ("inspect", "Show what is in a model: operators, parameters, MACs, memory."),
     "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
     "bench": ("bench", "Time models on targets, threads and batch sizes, beside each other."),

@@ -36,6 +36,7 @@ from graphopt.samples import (
 from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
+from graphopt.verification.branches import untaken
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
 
@@ -159,7 +160,12 @@ def prepare(
         if judge.unable:
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
-        elif judge.silent:
+        elif missing := untaken(source.model, [*judge.probe, *judge.extra]):
+            notes.append(
+                f"taken by no run: {', '.join(missing[:8])}; edits there stand on the evidence of "
+                "their own regions"
+            )
+        if judge is not None and judge.silent:
             notes.append(
                 f"{', '.join(judge.silent)}: empty or NaN on every run, so that agreeing about it "
                 "means nothing; give --samples that the model answers"

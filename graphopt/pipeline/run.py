@@ -58,6 +58,8 @@ def run(
         check_needs(each, samples=setting.given)
     if replay is not None:
         setting = setting.for_target(dataclasses.replace(setting.target, measured=False))
+        if setting.budget.max_disagreement is None:  # what was kept was judged when it was decided
+            setting = dataclasses.replace(setting, guard=None)
     with Gauge(setting.target, setting.measure_seconds) as gauge:
         one = _Run(setting, gauge, replay, progress or silent)
         return one(passes)

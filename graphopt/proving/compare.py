@@ -91,7 +91,8 @@ class Comparer:
         bare = Monomial(inner, tuple(rest))
         order = self.algebra._ordered(bare) if len(names) > 1 else [n for n, _ in inner]
         sizes = dict(inner)
-        away = {n: f"#c{j}_{sizes[n]}" for j, n in enumerate(order)}
+        level = 1 + max((a.level for a, _ in rest), default=0)  # apart from those inside of them
+        away = {n: f"#c{level}_{j}_{sizes[n]}" for j, n in enumerate(order)}
         for n, new in away.items():
             self.algebra.ranges.sizes[new] = sizes[n]
         values = {n: symbol(new) for n, new in away.items()}

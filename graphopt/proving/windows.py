@@ -197,6 +197,7 @@ class _Comparison:
         near = _frontier(new, above)
         if near is None:
             return
+        near |= _frontier(old, near) or set()  # what the new side no longer reads
         yield near
         # one that computes another of them is looked into, and then all are
         deep = {t for t in near if any(a in near for a in _all(t, set()) - {t})}

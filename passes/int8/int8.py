@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -36,7 +37,7 @@ from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_graphs, all_nodes
-from graphopt.layers import by_node
+from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
 from graphopt.samples import plausible
@@ -46,6 +47,8 @@ __all__ = ["Int8"]
 
 #: What `layers` says of a node.
 Form = Literal["float", "static", "dynamic"]
+#: The forms that a search chooses among.
+FORMS: tuple[Form, ...] = ("dynamic", "static")
 Asked = Callable[[ir.Node], bool]
 #: A peak above this many times the root mean square leaves the rest of a tensor few levels.
 OUTLIER = 128.0
@@ -93,6 +96,30 @@ class Int8(Pass):
     def __post_init__(self) -> None:
         if self.calibrator not in METHODS:
             raise ValueError(f"calibrator is one of {', '.join(METHODS)}, not {self.calibrator!r}")
+
+    def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[Form, ...]]:
+        """How each node with a weight may become integer."""
+        if ctx.target.int8 is None:
+            return {}
+        model = model.clone()
+        open_fused(model, Context(model))
+        settle_weights(model, Context(model))
+        found: dict[str, list[Form]] = {}
+        for form in FORMS if ctx.samples is not None else FORMS[:1]:
+            forms = dict.fromkeys((n.name or "" for n in model.graph), form)
+            plan = make_plan(
+                model.graph, ctx.target, lambda *_: None, static=form == "static", forms=forms
+            )
+            able = plan.nodes if form == "static" else (*plan.dynamic, *plan.recurrent)
+            for node in able:
+                kind = plan.nodes.get(node)
+                if kind is None or kind.weight is not None:
+                    found.setdefault(pattern_of(node), []).append(form)
+        return {name: tuple(forms) for name, forms in found.items()}
+
+    def only(self, layers: tuple[tuple[str, Form], ...], others: Sequence[str] = ()) -> Int8:
+        """Makes these nodes integer, and what lies between them."""
+        return dataclasses.replace(self, layers=(*layers, *((n, "float") for n in others)))
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Quantize `model` in place; returns how many nodes became integer."""

@@ -7,7 +7,8 @@ Three parts: *group* (`graphopt.analyses.dims`), *choose* (`curves`, `work`, `ch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from glob import escape
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +37,8 @@ Array = np.ndarray[Any, Any]
 
 #: A ratio below this is not tried where a larger one cost too much.
 LEAST = 0.03
+#: Counts of one dimension that a search chooses among.
+CHOICES = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +93,28 @@ class Prune(Pass):
         half = round(self.ratio / 2, 3)
         return dataclasses.replace(self, ratio=half) if half >= LEAST else None
 
+    def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[float, ...]]:
+        """Shares of its units that each dimension may lose, in the steps the target likes."""
+        dims = self._dimensions(ctx)
+        found = {}
+        for name, counts in dataclasses.replace(self, layers=())._counts(dims, ctx).items():
+            fewer = counts[1:]
+            some = np.linspace(0, len(fewer) - 1, min(len(fewer), CHOICES)).round().astype(int)
+            found[escape(name)] = tuple(
+                round(1 - fewer[k] / dims[name].size, 4) for k in dict.fromkeys(some.tolist())
+            )
+        return {name: shares for name, shares in found.items() if shares}
+
+    def only(self, layers: tuple[tuple[str, float], ...], others: Sequence[str] = ()) -> Prune:
+        """Cuts these dimensions and no other."""
+        return dataclasses.replace(self, ratio=0.0, layers=layers)
+
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Choose, cut, refit; the number of dimensions cut and operators refitted."""
         dims = self._dimensions(ctx)
+        if not self.ratio:  # nothing goes but what layers= names: the others need no curves
+            shares = self._shares(dims, ctx)
+            dims = {name: dim for name, dim in dims.items() if shares.get(name)}
         if not dims:
             return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
         amount = work(dims, self.of, ctx)
@@ -122,7 +144,7 @@ class Prune(Pass):
         counts = self._counts(dims, ctx)
         chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
-        if abs(left - (1 - self.ratio)) > 0.02:
+        if self.ratio and abs(left - (1 - self.ratio)) > 0.02:
             why = " in the steps the target likes" if ctx.target.channel_multiple > 1 else ""
             ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why}")
         kept = {
@@ -157,7 +179,8 @@ class Prune(Pass):
         for name, dim in dims.items():
             writers = [m for m in dim.members if m.role == "writes"]
             made = [n for m in writers if m.node in nodes for n in names_of(nodes[m.node])]
-            known[name] = {name, *made, *(m.input for m in writers)}
+            # what is called like another dimension means that one
+            known[name] = {name, *({*made, *(m.input for m in writers)} - dims.keys())}
         return by_layer(self.layers, known, "prune")
 
     def _counts(self, dims: Mapping[str, Dimension], ctx: Context) -> dict[str, list[int]]:

@@ -31,7 +31,7 @@ from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.graph import provenance
 from graphopt.graph.building import Names
-from graphopt.layers import by_layer, names_of
+from graphopt.layers import by_layer, names_of, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.samples import Samples, bind_shapes
 
@@ -40,6 +40,8 @@ __all__ = ["Svd"]
 
 #: A ratio below this, or an error of a tenth of it, is not tried where more cost too much.
 LEAST = 0.03
+#: Of the rank at which two factors save nothing, what a search chooses among.
+SHARES = (0.75, 0.5, 0.35, 0.25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,21 @@ class Svd(Pass):
             return dataclasses.replace(self, error=half) if half >= LEAST / 10 else None
         lost = (1 - (0.99 if self.energy is None else self.energy)) / 4
         return dataclasses.replace(self, energy=1 - lost) if lost >= 1e-4 else None
+
+    def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[float, ...]]:
+        """Ranks that each layer may have: some of those at which two factors do less work."""
+        multiple = ctx.target.channel_multiple
+        found = {}
+        for layer in find(model, Context(model, shapes=ctx.shapes), self):
+            useful = useful_ranks(layer, saves(layer, self.of))
+            ranks = {int(useful * share) // multiple * multiple for share in SHARES}
+            if ranks := ranks - {0}:
+                found[pattern_of(layer.node)] = tuple(map(float, sorted(ranks, reverse=True)))
+        return found
+
+    def only(self, layers: tuple[tuple[str, float], ...], others: Sequence[str] = ()) -> Svd:
+        """Factors these layers and no other."""
+        return dataclasses.replace(self, fold=0.0, layers=(*layers, ("*", 0.0)))
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Factor what pays; returns the number of layers factored."""

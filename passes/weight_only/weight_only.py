@@ -11,7 +11,7 @@ weight is rounded for what it multiplies (Frantar et al., GPTQ, ICLR 2023).
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Literal
 
@@ -29,7 +29,7 @@ from graphopt.execution.staged import Staged
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import weight_of
-from graphopt.layers import by_node
+from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 
 __all__ = ["WeightOnly"]
@@ -71,6 +71,19 @@ class WeightOnly(Pass):
                 raise ValueError(f"layers: '{pattern}' has 0, 4 or 8 bits, not {bits}")
         if self.block < 16 or self.block & (self.block - 1):
             raise ValueError(f"block is a power of two from 16 on, not {self.block}")
+
+    def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[int, ...]]:
+        """The bits that each product's matrix may have."""
+        if FEW_BITS not in ctx.target.operators:
+            return {}
+        silent = Context(model, target=ctx.target, shapes=ctx.shapes)
+        return {pattern_of(op.node): (8, 4) for op in self._wanted(model, silent, {})}
+
+    def only(
+        self, layers: tuple[tuple[str, Literal[0, 4, 8]], ...], others: Sequence[str] = ()
+    ) -> WeightOnly:
+        """Stores these products' matrices in a few bits, and no other's."""
+        return replace(self, layers=(*layers, ("*", 0)))
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Replace products in place; returns how many."""

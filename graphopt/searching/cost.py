@@ -1,0 +1,328 @@
+"""Cost model: latency, size, MACs and memory of a choice, predicted from the cost table.
+
+    latency = w0 kernels + w1 conversions + w2 others in float + w3 others in integers + w4
+
+*kernels* is the sum of the table's entries at the sizes and in the forms that a choice leaves,
+*conversions* what lies between operators of different forms, *others* every other node's time in
+the model as it is, shrunk as its activations shrink. The weights begin at (1, 1, 1, 1, 0) and are
+fitted on whole models (`CostModel.correct`), since sums of parts miss what lies between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.cost import cost
+from graphopt.analyses.dims import dimensions
+from graphopt.backend import backend_of
+from graphopt.context import Context
+from graphopt.graph.provenance import sources
+from graphopt.layers import pattern_of
+from graphopt.pipeline.prepare import Setting
+from graphopt.searching.branches import Cutter
+from graphopt.searching.space import Choice, Space
+from graphopt.searching.table import Entry, Form, Table, Wanted
+from graphopt.target import Target
+
+__all__ = ["OBJECTIVES", "CostModel", "Prediction"]
+
+Array = np.ndarray[Any, Any]
+#: What may be made small, in the order of `Prediction`.
+OBJECTIVES = ("latency", "size", "macs", "memory")
+#: A form that neighbours share without converting between them.
+STATIC = "static"
+PARTS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Predicted milliseconds, bytes of the file, MACs, bytes of file and activations at work."""
+
+    latency: float
+    size: float
+    macs: float
+    memory: float
+
+
+class CostModel:
+    """Predicts what choices cost; see the module.
+
+    Args:
+        setting: the model after the exact passes.
+        space: what is chosen among.
+        table: prices of operators.
+        target: where they are measured.
+        plain: the model that the choice of nothing gives, for the nodes without a price.
+    """
+
+    def __init__(
+        self, setting: Setting, space: Space, table: Table, target: Target, plain: ir.Model
+    ) -> None:
+        self.space, self.table = space, table
+        model = setting.source.model
+        dims = Context(model, shapes=setting.shapes).get(dimensions).prunable
+        self.cutter = Cutter(model, dims, setting.shapes)
+        self.weights = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+        places: dict[tuple[str, bool], list[int]] = defaultdict(list)
+        for k, group in enumerate(space.groups):
+            places[group.name, group.sized].append(k)
+        self._dim_of = {name: next(iter(places[escape(name), True]), None) for name in dims}
+        self._sizes = {name: d.size for name, d in dims.items()}
+        self._forms_of = {n: places[pattern_of(v), False] for n, v in self.cutter.nodes.items()}
+        self._keys: dict[tuple[str, tuple[int, ...]], str | None] = {}
+        self._before, self._after = _neighbours(model, self.cutter.nodes)
+        self._others = _others(plain, setting, target, self.cutter, dims)
+        figures = setting.source.figures()
+        self._peak = float(figures.peak_activation_bytes or 0)
+        self._affected = self._affects()
+        self._fixed = np.zeros(2)
+        self._ready(self._wanted(space.nothing, self.cutter.nodes), lambda *_: None)
+        nothing = self._sums(space.nothing, self.cutter.nodes)
+        self._fixed = np.array([float(figures.bytes or 0), float(figures.macs or 0)]) - nothing[4:6]
+
+    # --- prediction -------------------------------------------------------------------------
+
+    def predict(self, choice: Choice) -> Prediction:
+        """What a choice costs; what is missing in the table is measured first."""
+        self._ready(self._wanted(choice, self.cutter.nodes), lambda *_: None)
+        return self._prediction(self._sums(choice, self.cutter.nodes, every=True))
+
+    def features(self, choice: Choice) -> Array:
+        """The parts that the weights multiply, milliseconds [5]."""
+        self._ready(self._wanted(choice, self.cutter.nodes), lambda *_: None)
+        return self._features(self._sums(choice, self.cutter.nodes, every=True))
+
+    def around(
+        self, choice: Choice, told: Callable[[int, int], None] = lambda *_: None
+    ) -> list[list[Prediction]]:
+        """For each group and option, the prediction of `choice` with that option instead."""
+        wanted: list[Wanted] = []
+        variants: list[list[Choice]] = []
+        for g, group in enumerate(self.space.groups):
+            made = [(*choice[:g], k, *choice[g + 1 :]) for k in range(len(group.options))]
+            variants.append(made)
+            for one in made:
+                wanted += self._wanted(one, self._affected[g][0])
+        self._ready(wanted, told)
+        whole = self._sums(choice, self.cutter.nodes, every=True)
+        found = []
+        for g, made in enumerate(variants):
+            nodes, others = self._affected[g]
+            now = self._sums(choice, nodes, others)
+            found.append(
+                [self._prediction(whole - now + self._sums(one, nodes, others)) for one in made]
+            )
+        return found
+
+    def correct(self, choices: Sequence[Choice], latencies: Sequence[float]) -> float:
+        """Fit the weights on whole models' milliseconds; returns the median relative error.
+
+        Few models determine few weights: they stay near what the table alone says.
+        """
+        rows = np.array([self.features(c) for c in choices])
+        y = np.array(latencies)
+        scale = float(np.median(y / np.maximum(rows[:, :4].sum(1), 1e-9)))
+        prior = np.array([scale, scale, scale, scale, 0.0])
+        x = rows / y[:, None]
+        mean = np.abs(x).mean(0)
+        some = mean > 1e-6 * mean.max()  # what no model has keeps what the table says
+        ridge = (0.05 * mean) ** 2 * len(y)
+        weights = prior.copy()
+        for _ in range(500):  # coordinate descent: none may be negative
+            for k in np.flatnonzero(some):
+                rest = 1 - x @ weights + x[:, k] * weights[k]
+                best = (x[:, k] @ rest + ridge[k] * prior[k]) / (x[:, k] @ x[:, k] + ridge[k])
+                weights[k] = max(best, 0.0)
+        self.weights = weights
+        error: float = float(np.median(np.abs(x @ self.weights - 1)))
+        return error
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def _keep(self, node: str, choice: Choice) -> dict[str, int]:
+        """Units left of the dimensions that a node carries."""
+        return {d: self._left(d, choice) for d in self.cutter.touches.get(node, ())}
+
+    def _left(self, dim: str, choice: Choice) -> int:
+        group = self._dim_of[dim]
+        size = self._sizes[dim]
+        if group is None or not choice[group]:
+            return size
+        return max(1, round(size * (1 - float(self.space.option(group, choice).value))))
+
+    def _form(self, node: str, choice: Choice) -> Form:
+        taken = [self.space.option(g, choice) for g in self._forms_of[node] if choice[g]]
+        taken.sort(key=lambda option: option.step)
+        return Form(tuple((self.space.steps[o.step], o.value) for o in taken))
+
+    def _static(self, node: str, choice: Choice) -> bool:
+        """Whether a node's form is one that neighbours share without converting between them."""
+        return any(value == STATIC for _, value in self._form(node, choice).steps)
+
+    def _wanted(self, choice: Choice, nodes: Iterable[str]) -> list[Wanted]:
+        found = []
+        for node in nodes:
+            keep = self._keep(node, choice)
+            key = self._key(node, keep)
+            if key is not None:
+                form = self._form(node, choice)
+                found.append(Wanted(key, form, lambda n=node, k=keep: self._cut(n, k)))  # type: ignore[misc]
+        return found
+
+    def _key(self, node: str, keep: Mapping[str, int]) -> str | None:
+        place = node, tuple(keep.values())
+        if place not in self._keys:
+            branch = self.cutter.cut(node, keep)
+            self._keys[place] = None if branch is None else branch.key
+        return self._keys[place]
+
+    def _cut(self, node: str, keep: Mapping[str, int]) -> Any:
+        branch = self.cutter.cut(node, keep)
+        assert branch is not None
+        return branch
+
+    def _ready(self, wanted: Sequence[Wanted], told: Callable[[int, int], None]) -> None:
+        self.table.ask(wanted, told)
+
+    def _entry(self, node: str, choice: Choice) -> Entry:
+        """The price of a node; one that cannot be cut out shrinks as its dimensions do."""
+        keep = self._keep(node, choice)
+        key = self._key(node, keep)
+        if key is not None:
+            return self.table.entries[Wanted(key, self._form(node, choice), lambda: None).name]  # type: ignore[arg-type,return-value]
+        share = float(np.prod([c / self._sizes[d] for d, c in keep.items()]))
+        return Entry(0.0, 0.0, 0.0, self.cutter.macs[node] * share)
+
+    def _sums(
+        self,
+        choice: Choice,
+        nodes: Iterable[str],
+        others: Iterable[int] = (),
+        *,
+        every: bool = False,
+    ) -> Array:
+        """Kernels, conversions, others, activations, bytes, MACs, priced and static MACs [8]."""
+        found = np.zeros(8)
+        for node in nodes:
+            entry = self._entry(node, choice)
+            found[0] += entry.ms
+            found[4] += entry.bytes
+            found[5] += entry.macs
+            found[6] += self.cutter.macs[node]
+            if self._static(node, choice):
+                found[7] += self.cutter.macs[node]
+                for ends in (self._before[node], self._after[node]):
+                    if not ends or not all(self._static(n, choice) for n in ends):
+                        found[1] += entry.border_ms / 2
+        for k in range(len(self._others)) if every else others:
+            ms, size, carried = self._others[k]
+            share = float(
+                np.prod([self._left(d, choice) / self._sizes[d] for d in carried], initial=1.0)
+            )
+            found[2] += ms * share
+            found[3] += size * share
+        return found
+
+    def _features(self, sums: Array) -> Array:
+        static = sums[7] / max(sums[6], 1.0)
+        return np.array([sums[0], sums[1], sums[2] * (1 - static), sums[2] * static, 1.0])
+
+    def _prediction(self, sums: Array) -> Prediction:
+        size, macs = sums[4:6] + self._fixed
+        static = sums[7] / max(sums[6], 1.0)
+        whole = sum(o[1] for o in self._others) or 1.0
+        peak = self._peak * sums[3] / whole * (1 - 0.75 * static)
+        latency = float(self._features(sums) @ self.weights)
+        return Prediction(latency, float(size), float(macs), float(size + peak))
+
+    def _affects(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        """By group, the priced nodes and the others whose cost it changes."""
+        found = []
+        for g in range(len(self.space.groups)):
+            dims = {d for d, k in self._dim_of.items() if k == g}
+            nodes = dict.fromkeys(
+                n
+                for n in self.cutter.nodes
+                if g in self._forms_of[n] or dims & set(self.cutter.touches[n])
+            )
+            ends = [m for n in nodes for m in (*self._before[n], *self._after[n])]
+            if any(g in self._forms_of[n] for n in nodes):
+                nodes.update(dict.fromkeys(ends))  # conversions at their ends
+            others = tuple(k for k, o in enumerate(self._others) if dims & set(o[2]))
+            found.append((tuple(nodes), others))
+        return found
+
+
+def _neighbours(
+    model: ir.Model, priced: Mapping[str, ir.Node]
+) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """By priced node, the priced nodes whose results reach it, and those its result reaches."""
+    reach: dict[ir.Value, set[str]] = defaultdict(set)
+    before: dict[str, set[str]] = {}
+    after: dict[str, set[str]] = {name: set() for name in priced}
+    for node in model.graph:
+        come = set().union(*(reach[v] for v in node.inputs if v is not None))
+        name = node.name or ""
+        if name in priced:
+            before[name] = come
+            for one in come:
+                after[one].add(name)
+            come = {name}
+        for value in node.outputs:
+            reach[value] = come
+    return before, after
+
+
+def _others(
+    plain: ir.Model,
+    setting: Setting,
+    target: Target,
+    cutter: Cutter,
+    dims: Mapping[str, Any],
+) -> list[tuple[float, float, tuple[str, ...]]]:
+    """Nodes without a price: milliseconds, output bytes, and the dimensions they carry."""
+    carried: dict[str, dict[str, None]] = defaultdict(dict)
+    outputs = {(n.name, v.name) for n in setting.source.model.graph for v in n.outputs}
+    for name, dim in dims.items():
+        for m in dim.members:
+            if (m.node, m.input) in outputs:
+                carried[m.node][name] = None
+    copy = plain.clone()
+    priced = {s for n in cutter.nodes.values() for s in (n.name, *sources(n)) if s}
+    sizes = cost(Context(copy, shapes=setting.shapes)).nodes
+    rows: list[tuple[float, float, tuple[str, ...]]] = []
+    skipped: set[int] = set()
+    for j, node in enumerate(list(copy.graph)):
+        names = (node.name or "", *sources(node))
+        if any(n in priced for n in names):
+            skipped.add(j)
+        size = float(sizes[node.name or ""].output_bytes or 0) if node.name in sizes else 0.0
+        own = dict.fromkeys(d for n in names for d in carried.get(n, ()))
+        rows.append((0.0, size, tuple(own)))
+        node.name = f"p{j}n"
+        for i, value in enumerate(node.outputs):
+            if not value.is_graph_output():
+                value.name = f"p{j}v{i}"
+    loose = 0.0
+    backend = backend_of(target) if target.measured else None
+    if backend is not None:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            path = backend.lower(copy, target, Path(folder, "model.onnx"))
+            times = backend.profile(path, setting.feeds, target)
+        for name, ms in times.items():
+            whose = re.match(r"p(\d+)[nv]", name)
+            if whose is None:
+                loose += ms
+            elif (j := int(whose[1])) not in skipped:
+                rows[j] = (rows[j][0] + ms, *rows[j][1:])
+    return [*rows, (loose, 0.0, ())]

@@ -1,0 +1,47 @@
+"""The verdict of every edit of a pass."""
+
+import numpy as np
+from graphopt.passes.clean import Clean
+
+from graphopt.context import Context, Edit
+from graphopt.proving.evidence import examine
+from graphopt.testing import parse_model
+
+
+def source():
+    return parse_model(
+        "a = Relu(x)  b = Relu(a)  s = Mul(b, one)  y = Add(s, z)",
+        inputs={"x": ("N", 3), "z": (3,)},
+        constants={"one": np.float32(1).reshape(())},
+    )
+
+
+def test_every_edit_of_a_right_pass_is_proved():
+    model = source()
+    before = model.clone()
+    ctx = Context(model, pass_name="clean")
+    Clean().run(model, ctx)
+    found = examine(before, model, ctx.edits)
+    assert len(found.edits) == len(ctx.edits) > 0
+    assert found.counts == {"proved": len(ctx.edits), "checked": 0, "assumed": 0}
+    assert found.open == ()
+    assert found.refuted is None
+
+
+def test_an_edit_that_changes_an_output_is_named():
+    model = source()
+    before = model.clone()
+    node = next(n for n in model.graph if n.op_type == "Add")
+    node.replace_input_with(0, node.inputs[1])
+    found = examine(before, model, [Edit("wrong", node.name)])
+    assert found.open == ("y",)
+    assert found.refuted is not None
+    assert found.refuted.name == "y"
+    assert found.counts["proved"] == 0
+
+
+def test_runs_of_the_whole_model_stand_in_for_a_region_without_a_kernel():
+    before = parse_model("y = Add(x, z)", inputs={"x": ("N", 3), "z": (3,)})
+    found = examine(before, before.clone(), [Edit("none", "Add_0")])
+    assert found.whole(3) == found
+    assert found.counts == {"proved": 1, "checked": 0, "assumed": 0}
