@@ -93,6 +93,7 @@ class Context:
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
             on a replay they are there from the start, and must be used instead of measuring.
+        idle: why the pass found nothing to do ("" if it has not said).
         scratch: what the parts of a pass tell each other while it runs; recorded nowhere.
     """
 
@@ -127,6 +128,7 @@ class Context:
         self.edits: list[Edit] = []
         self.refusals: list[Refusal] = []
         self.notes: list[str] = []
+        self.idle = ""
         self.facts: dict[str, Any] = copy.deepcopy(dict(facts or {}))
         self.scratch: dict[str, Any] = {}
         self.shapes = dict(shapes or {})
@@ -250,6 +252,11 @@ class Context:
     def refuse(self, rule: object, node: ir.Node | ir.Value | str, reason: str) -> None:
         """Record that a rule left this place alone, with the reason a user will read."""
         self.refusals.append(Refusal(_rule_name(rule), _place_name(node), reason))
+
+    def nothing(self, why: str) -> int:
+        """Say why the pass makes no edit; returns 0, which is what its `run` then returns."""
+        self.idle = why
+        return 0
 
     def track(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
         """Iterate over `items`, telling the user how far along `text` is."""

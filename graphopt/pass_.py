@@ -30,6 +30,8 @@ class Pass(InPlacePass):
     Class attributes:
         lossy: the pass may change outputs; the budget judges it instead of the equality rule.
         speeds_up: the pass claims the model gets faster, so the step is timed and undone if slower.
+        compresses: the pass claims the model gets smaller or faster: a step that brought neither
+            is undone.
         needs: what must be there, or a run is refused before it starts: "samples", or the name of
             an extra ("torch", "onnxsim").
         recovers: the pass wins back what lossy ones before it lost, so that those are judged
@@ -39,6 +41,7 @@ class Pass(InPlacePass):
 
     lossy: ClassVar[bool] = False
     speeds_up: ClassVar[bool] = True
+    compresses: ClassVar[bool] = False
     recovers: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     preserves: ClassVar[tuple[Callable[[Any], Any], ...]] = ()

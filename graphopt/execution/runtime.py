@@ -2,7 +2,8 @@
 
 Weights are handed to the runtime where they lie (mapped files, arrays) and are not copied: a
 session costs memory for its activations. Kernels use them as they are (no prepacking), for the same
-arithmetic whatever the size.
+arithmetic whatever the size. Random operators draw the same numbers in every model: what differs
+between two of them is not noise.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import contextlib
 import re
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from graphopt.deploy.runtime import open_cpu, session_options
 from graphopt.errors import ModelError
 from graphopt.execution.guard import fatal_division, guarded, serve
+from graphopt.graph.evaluation import RANDOM
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
 
@@ -82,6 +86,7 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
     division = fatal_division(skeleton.model)
     in_file = optimize or bool(division)
     proto, large = skeleton.runnable
+    proto = _seeded(proto)
     config = {"session.disable_prepacking": "1"}
     options = session_options(optimize=optimize, config=config)
     # the runtime does not copy these values: they live as long as the session
@@ -109,6 +114,31 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
         ) from error
     with guards:
         yield guard.run if division else _predictor(session)
+
+
+def _seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a seed, of what it makes, in every random node of its own graphs without one.
+
+    Each session then draws anew from the start, so that two models agree run by run.
+    """
+    if not any(_unseeded(proto.graph)):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for node in _unseeded(copy.graph):
+        seed = float(zlib.crc32(node.output[0].encode()) % (1 << 20))
+        node.attribute.append(onnx.helper.make_attribute("seed", seed))
+    return copy
+
+
+def _unseeded(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Random nodes without a seed, of subgraphs too."""
+    for node in graph.node:
+        if node.op_type in RANDOM and not any(a.name == "seed" for a in node.attribute):
+            yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _unseeded(attribute.g)
 
 
 def _predictor(session: Any) -> _Predict:

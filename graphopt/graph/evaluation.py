@@ -15,17 +15,19 @@ import onnx_ir as ir
 
 from graphopt.deploy.runtime import open_cpu, session_options
 
-__all__ = ["MOVES", "deterministic", "evaluate", "quick"]
+__all__ = ["MOVES", "RANDOM", "deterministic", "evaluate", "quick"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Sequence[Array | None]
 Attributes = dict[str, Any]
 
-#: Operators whose result is not a function of their inputs alone, or must not be precomputed.
-NOT_FUNCTIONS = frozenset(
-    """RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout
-    ImageDecoder""".split()  # noqa: SIM905
+#: Operators that draw random numbers.
+RANDOM = frozenset(
+    """RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial
+    Bernoulli""".split()  # noqa: SIM905
 )
+#: Operators whose result is not a function of their inputs alone, or must not be precomputed.
+NOT_FUNCTIONS = RANDOM | {"Dropout", "ImageDecoder"}
 
 
 #: NumPy numbers the types that extensions add from here on.

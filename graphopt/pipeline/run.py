@@ -83,6 +83,14 @@ def _worse(total: Timing | None) -> list[str]:
     return [f"the result is {slower}"] if slower else []
 
 
+def _in_vain(before: State, after: State, timing: Timing | None) -> str:
+    """That a step for the sake of bytes or time has saved neither; "" if it has."""
+    if after.bytes < before.bytes or (timing is not None and verdict(timing) == "faster"):
+        return ""
+    grown = f"{after.bytes / before.bytes:.3g}x the bytes"
+    return f"no smaller ({grown}) and {'no faster' if timing else 'not timed'}"
+
+
 def _evidence(steps: Sequence[Step]) -> Evidence | None:
     """What is known of every edit that was kept."""
     found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
@@ -205,6 +213,8 @@ class _Run:
         elif trial.edits and not reason and getattr(one, "speeds_up", True):
             timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
             reason = objection(timing)
+            if decided is None and not reason and getattr(one, "compresses", False):
+                reason = _in_vain(before, trial.state, timing)
         if not reason:
             self.context = trial.ctx
             if trial.edits:
@@ -240,7 +250,7 @@ class _Run:
         if trial.edits == 0 and not reason:
             declined = next((r.reason for r in ctx.refusals if r.node == "model"), "")
             status = "refused" if declined else "unchanged"
-            reason = declined or ("" if notes else "nothing matched")
+            reason = declined or ctx.idle or ("" if notes else "nothing matched")
         figures = self.state.figures()
         searched = self.replay is None
         return Step(

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run_each
+from graphopt.graph.evaluation import RANDOM
 from graphopt.tracing.axes import Axis, guards_on
 from graphopt.tracing.blame import line_of_node
 from graphopt.tracing.capture import Captured, resized
@@ -30,10 +31,6 @@ _TOLERANCE = {ir.DataType.BFLOAT16: 0.1, ir.DataType.FLOAT16: 0.02}
 _FLOAT_TOLERANCE = 1e-3
 #: Other sizes tried per axis, and how many times the example's size they may be.
 _SIZES, _GROWTH = 6, 4
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike"}
-)
 
 
 def check_state(program: Any) -> list[str]:
@@ -90,7 +87,7 @@ def check_against_torch(model: ir.Model, captured: Captured) -> list[str]:
     """
     if captured.args is None:
         return ["The file holds no example inputs: the model was not compared with PyTorch."]
-    if any(n.op_type in _RANDOM for n in model.graph.all_nodes()):
+    if any(n.op_type in RANDOM for n in model.graph.all_nodes()):
         return ["The module draws random numbers: the model was not compared with PyTorch."]
     types = {v.dtype for n in model.graph.all_nodes() for v in n.outputs}
     tolerance = max([_FLOAT_TOLERANCE, *(t for kind, t in _TOLERANCE.items() if kind in types)])

@@ -47,6 +47,7 @@ class Fp16(Pass):
     layers: tuple[tuple[str, Literal["float", "half"]], ...] = ()
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Make nodes of the main graph half in place; returns how many."""

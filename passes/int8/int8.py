@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -58,6 +59,8 @@ HELD = 1.5
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
 #: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
 EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
+#: What stays float is named if it has this share of the bytes of weights, the largest alone.
+LITTLE, NAMED = 0.01, 5
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -88,6 +91,7 @@ class Int8(Pass):
     qat: bool = False
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.calibrator not in METHODS:
@@ -203,13 +207,14 @@ class Int8(Pass):
             choice = choose(model, ctx, draft, slow, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
         _report(model, ctx, plan)
-        if not len(plan) and any(INTEGER.search(n.op_type) for n in model.graph):
-            ctx.note("The model is quantized already: start from the float model.")
-        if settled and not (len(plan) or plan.stored or given):
-            ctx.model = untouched  # what was opened and balanced was for integers
-            ctx.edits.clear()
+        if not (len(plan) or plan.stored or given):
+            if settled:
+                ctx.model = untouched  # what was opened and balanced was for integers
+                ctx.edits.clear()
+            else:
+                _drop_unused(model)
             ctx.invalidate()
-            return 0
+            return ctx.nothing(_why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
         weights.finish(plan.modes())
         apply(model, ctx, plan, ranges, scheme, {} if choice.nearest else refined)
@@ -344,6 +349,8 @@ def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
     for node, reason in plan.left.items():
         if reason != ALREADY:
             ctx.refuse("Int8", node, reason)
+    if left := _left_in_float(model, plan):
+        ctx.note(f"left in float: {'; '.join(left)}.")
     if not len(plan):
         return
     inside: dict[ir.Value, int] = {}
@@ -358,6 +365,40 @@ def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     share = min(1.0, sum(inside.values()) / max(total, 1))
     ctx.note(f"int8: {len(plan)} nodes, {share:.1%} of the weight bytes.")
+
+
+def _left_in_float(model: ir.Model, plan: Plan) -> list[str]:
+    """The nodes with the most bytes of weights among those that compute in float, and why."""
+    done = plan.modes()
+    sizes: dict[ir.Node, int] = {}
+    for node in all_nodes(model.graph):
+        read: dict[ir.Value, int] = {}
+        for value in node.inputs if node not in done else ():
+            if value is not None and value.dtype == ir.DataType.FLOAT:
+                _count(read, value)
+        sizes[node] = sum(read.values())
+    total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    named = []
+    for node, size in sorted(sizes.items(), key=lambda item: -item[1])[:NAMED]:
+        if size and size >= LITTLE * total:
+            why = plan.left.get(node, f"{node.op_type} has no integer form here")
+            if node in plan.stored:
+                why += f" (stored in {plan.stored[node][1]} bits)"
+            share = f"{size / max(total, 1):.0%}".replace("%", " %")
+            named.append(f"{node.name or node.outputs[0].name} ({share} of the bytes): {why}")
+    return named
+
+
+def _why_nothing(model: ir.Model, plan: Plan) -> str:
+    """Why no node of `model` became integer."""
+    integer = any(INTEGER.search(n.op_type) for n in all_nodes(model.graph))
+    if integer or form_of(model.graph) is not None:
+        return "quantized already: start from the float model"
+    reasons = Counter(plan.left.values()).most_common(1)
+    if not reasons:
+        return "no layer to quantize: no product, convolution, LSTM or table has constant weights"
+    ((reason, n),) = reasons
+    return f"all {len(plan.left)} layers stay float, {n} of them because: {reason}"
 
 
 def _count(inside: dict[ir.Value, int], value: ir.Value | None) -> None:

@@ -116,12 +116,10 @@ class Prune(Pass):
             shares = self._shares(dims, ctx)
             dims = {name: dim for name, dim in dims.items() if shares.get(name)}
         if not dims:
-            ctx.note("nothing to prune: no dimension is free (see `graphopt inspect --dims`)")
-            return 0
+            return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
         amount = work(dims, self.of, ctx)
         if amount.left(dict.fromkeys(dims, 0.0)) >= amount.total:
-            ctx.note(f"nothing to prune: the dimensions that are free do no {self.of}")
-            return 0
+            return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
         samples = _given(ctx)
         found = curves(self.score, model, dims, samples, ctx)
         if self.spread == "sensitivity":
@@ -155,7 +153,7 @@ class Prune(Pass):
             if count < dims[name].size and ctx.edit(self, name)
         }
         if not kept:
-            return 0
+            return ctx.nothing(f"no dimension can lose {self.ratio:.3g} of the {self.of}")
         where, dirty = selection(dims, kept), changed(model, dims, kept)
         source = model.clone() if self.compensate and samples is not None else None
         edits = cut(model, kept, ctx)

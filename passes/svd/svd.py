@@ -75,6 +75,7 @@ class Svd(Pass):
     layers: tuple[tuple[str, float], ...] = ()
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = [n for n in ("energy", "error", "ratio", "rank") if getattr(self, n) is not None]
@@ -124,17 +125,16 @@ class Svd(Pass):
         """Factor what pays; returns the number of layers factored."""
         heads = {provenance.why(n).partition(": ")[0] for n in model.graph.all_nodes()}
         if heads & {str(self), f"{self} pca"}:
-            ctx.note(f"{self} has run on this model before and has nothing to add.")
-            return 0
+            return ctx.nothing(f"{self} has run on this model before and has nothing to add")
         folded = self._fold(model, ctx)
         layers, given = self._layers(model, ctx)
-        if samples_of(ctx) is None:
-            ctx.note("svd: no samples given, so weights were approximated, not outputs.")
         if self.ratio is None:
             chosen = self._each(layers, given, ctx)
         else:
             chosen = self._for_all(layers, given, ctx)
         names = Names(model)
+        if chosen and samples_of(ctx) is None:
+            ctx.note("svd: no samples given, so weights were approximated, not outputs.")
         edits = folded
         for made in chosen:
             layer = made.layer
@@ -153,8 +153,10 @@ class Svd(Pass):
             )
             ctx.note(f"{why}.")
             edits += 1
-        if edits:
-            ctx.invalidate(self.preserves)
+        if not edits:
+            cheaper = f"none of the {len(layers)} layers with weights would be cheaper as factors"
+            return ctx.nothing(cheaper if layers else "no layer has weights to factor")
+        ctx.invalidate(self.preserves)
         return edits
 
     def _layers(self, model: ir.Model, ctx: Context) -> tuple[list[Layer], dict[Layer, float]]:

@@ -61,6 +61,7 @@ class WeightOnly(Pass):
     layers: tuple[tuple[str, Literal[0, 4, 8]], ...] = ()
 
     lossy: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -91,6 +92,8 @@ class WeightOnly(Pass):
             return 0
         bits = by_node(self.layers, model.graph, "weight_only")
         wanted = self._wanted(model, ctx, bits)
+        if not wanted:
+            return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         names = Names(model)
         orders = self._orders(model, ctx, wanted)
         for op in ctx.track(wanted, len(wanted), "rounding weights"):

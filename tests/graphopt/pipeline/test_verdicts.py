@@ -1,9 +1,12 @@
 """What timing allows to say, and what it decides: the stopwatch is replaced by known figures."""
 
 import io
+import re
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from graphopt.passes.fuse import Fuse
 from rich.console import Console
@@ -14,6 +17,7 @@ from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import BudgetMissed, UsageError
 from graphopt.measuring.gauge import Gauge
 from graphopt.measuring.session_options import Tuned
+from graphopt.pass_ import Pass
 from graphopt.pipeline import result as results
 from graphopt.reporting.text import report_table, report_text
 
@@ -51,6 +55,59 @@ def timed(path, monkeypatch, timing, passes=None, **budget):
     monkeypatch.setattr(Gauge, "ratio", ratio)
     found = optimize(path, passes or [_Untimed()], budget=Budget(**budget))
     return found, calls
+
+
+@dataclass(frozen=True)
+class _Pads(Pass):
+    """Appends an Identity, for the sake of bytes or time as it says."""
+
+    lossy = True
+    compresses = True
+
+    def run(self, model, ctx):
+        if not ctx.edit(self, "model"):
+            return 0
+        (last,) = model.graph.outputs
+        name, last.name = last.name, "inner"
+        made = ir.node("Identity", [last], outputs=[ir.Value(name=name, type=last.type)])
+        made.outputs[0].shape = last.shape
+        model.graph.append(made)
+        model.graph.outputs[0] = made.outputs[0]
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("timing", "reason"),
+    [(FASTER, ""), (NOISY, "and no faster"), (SLOWER, "slower on the target"), (None, "not timed")],
+)
+def test_compression_that_saves_neither_bytes_nor_time_is_undone(path, monkeypatch, timing, reason):
+    found, _ = timed(path, monkeypatch, timing, passes=[_Pads()])
+    (step,) = found.report.steps
+    assert step.status == ("undone" if reason else "kept"), step.reason
+    assert reason in step.reason
+    if "and" in reason:
+        assert re.fullmatch(r"no smaller \(1\.\d+x the bytes\) and no faster", step.reason)
+    if not reason:  # a replay times nothing: it believes the recipe
+        monkeypatch.undo()
+        again = optimize(path, [_Pads()], replay=found.recipe)
+        assert again.report.steps[0].status == "kept"
+
+
+def test_compression_that_saves_bytes_needs_no_timing(path, monkeypatch):
+    class Drops(_Pads):
+        def run(self, model, ctx):
+            if not ctx.edit(self, "model"):
+                return 0
+            for node in model.graph:
+                node.metadata_props.clear()
+            model.graph.doc_string = None
+            return 1
+
+    proto = onnx.load(path)
+    proto.graph.doc_string = "as long as the records of the run are, and longer " * 20
+    onnx.save(proto, path)
+    found, _ = timed(path, monkeypatch, NOISY, passes=[Drops()])
+    assert found.report.steps[0].status == "kept", found.report.steps[0].reason
 
 
 def test_a_slower_result_says_so_and_is_red(path, monkeypatch):
