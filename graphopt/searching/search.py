@@ -540,8 +540,8 @@ class _Search:
         for other in made[1:]:
             if other[1].met != first[1].met:
                 break
-            states = [State(m[1].model, shapes) for m in (first, other)]
-            timing = gauge.ratio(*states, self.bench.setting.feeds)
+            ahead, behind = (State(m[1].model, shapes) for m in (first, other))
+            timing = gauge.ratio(ahead, behind, self.bench.setting.feeds)
             if timing is not None and timing.ci[1] < 1:
                 first = other
         return [first, *(m for m in made if m is not first)]
