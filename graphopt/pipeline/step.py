@@ -113,7 +113,8 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        ctx, edits = run_pass(one, work, setting, allow, decided, known, share, progress)
+        referee = _Referee(setting.guard, share, outputs) if setting.guard else None
+        ctx, edits = run_pass(one, work, setting, allow, decided, known, referee, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
@@ -187,7 +188,7 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
-    share: float,
+    referee: _Referee | None,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
@@ -212,7 +213,7 @@ def run_pass(
         timer=timer_of(setting.target),
         cache=setting.cache,
         source=setting.source.model,
-        referee=_Referee(setting.guard, share) if setting.guard else None,
+        referee=referee,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -306,10 +307,11 @@ def verify(
 
 @dataclasses.dataclass(frozen=True)
 class _Referee:
-    """The guard as a pass asks it."""
+    """The guard as a pass asks it: `before` are the outputs that the pass starts from."""
 
     guard: Guard
     share: float
+    before: Sequence[Outputs]
 
     @property
     def runs(self) -> int:
@@ -321,12 +323,17 @@ class _Referee:
             for feeds in self.guard.probe:
                 made.append(predict(feeds))
                 if len(made) == GLANCE:
-                    strained = strain(self.guard, made) / self.share
+                    strained = self._strained(made)
                     if strained > HOPELESS:
                         return strained
         found = self.guard.judge(made, self.share)
         worst = max((one.over for one in found.values()), default=0.0)
-        return max(worst / SAFE, strain(self.guard, made) / self.share / SAFE)
+        return max(worst / SAFE, self._strained(made) / SAFE)
+
+    def _strained(self, made: Sequence[Outputs]) -> float:
+        """What the pass strains by itself: strains of errors that are apart add up."""
+        given = strain(self.guard, self.before[: len(made)])
+        return max(0.0, strain(self.guard, made) - given) / self.share
 
     def strain(self, model: ir.Model, runs: int) -> float:
         return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))
