@@ -17,7 +17,7 @@ CPU = TARGETS["cpu-avx512-vnni"]
 
 def normal(*shape):
     """The same numbers for one shape, whatever other tests ran before."""
-    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+    return np.random.default_rng([3, *shape]).normal(size=shape).astype(np.float32)
 
 
 FORMS = {
@@ -38,7 +38,8 @@ FORMS = {
 def test_every_form_of_a_weight_is_stored_and_computes_as_before(text, bits):
     shape, weight = FORMS[text]
     constants = {"w": normal(*weight) * np.float32(np.arange(weight[-2])[:, None] % 7 + 1)}
-    if "r)" in text:
+    if "r)" in text:  # gates that saturate would multiply the error
+        constants["w"] *= np.float32(0.05)
         constants["r"] = normal(1, weight[1], 16) * np.float32(0.3)
     model = parse_model(text, inputs={"x": shape}, constants=constants)
     feeds = {"x": normal(*shape)}
