@@ -40,21 +40,17 @@ BREAKS = {
     "BatchNormalization": (7, 14),
     "Dropout": (7, 12),
 }
-#: Attributes that newer versions take as inputs: (operator, attribute) -> position.
-MOVED = {
-    **{(f"Reduce{k}", "axes"): 1 for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
-    **{(f"Reduce{k}", "axes"): 1 for k in ("Min", "Prod", "Sum", "SumSquare")},
-    ("Squeeze", "axes"): 1,
-    ("Unsqueeze", "axes"): 1,
-    ("Split", "split"): 1,
-    ("Slice", "starts"): 1,
-    ("Slice", "ends"): 2,
-    ("Slice", "axes"): 3,
-    ("Clip", "min"): 1,
-    ("Clip", "max"): 2,
-    ("Pad", "pads"): 1,
-    ("Pad", "value"): 2,
-    ("Reshape", "shape"): 1,
+#: Attributes that newer versions take as inputs: by operator, (attribute, position).
+MOVED: dict[str, tuple[tuple[str, int], ...]] = {
+    **{f"Reduce{k}": (("axes", 1),) for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
+    **{f"Reduce{k}": (("axes", 1),) for k in ("Min", "Prod", "Sum", "SumSquare")},
+    "Squeeze": (("axes", 1),),
+    "Unsqueeze": (("axes", 1),),
+    "Split": (("split", 1),),
+    "Slice": (("starts", 1), ("ends", 2), ("axes", 3)),
+    "Clip": (("min", 1), ("max", 2)),
+    "Pad": (("pads", 1), ("value", 2)),
+    "Reshape": (("shape", 1),),
 }
 
 
@@ -221,8 +217,8 @@ class Walk:
                 part = self._part(node, args)
                 if part is not None:
                     return [part]
-            for (op, name), k in MOVED.items():
-                if op == node.op_type and name in attributes and k >= len(args):
+            for name, k in MOVED.get(node.op_type, ()):
+                if name in attributes and k >= len(args):
                     args += [None] * (k - len(args))
                     array = np.array(attributes.pop(name))
                     if array.dtype.kind == "f":
