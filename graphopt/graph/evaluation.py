@@ -71,9 +71,7 @@ def evaluate(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Arra
     made = quick(node, inputs)
     if made is not None:
         return made
-    if not _plain(inputs) or _kills(node, inputs):
-        return None
-    return _by_runtime(node, inputs, opsets)
+    return by_runtime(node, inputs, opsets)
 
 
 def _plain(inputs: Inputs) -> bool:
@@ -89,8 +87,13 @@ def _kills(node: ir.Node, inputs: Inputs) -> bool:
     return bool((y == -1).any() and (x == np.iinfo(x.dtype).min).any())
 
 
-def _by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Array] | None:
-    """A model of this node alone, in ONNX Runtime; None if it has no kernel for it."""
+def by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Array] | None:
+    """A model of this node alone, in ONNX Runtime; None if it has no kernel for it, or would die.
+
+    Absent outputs are left out of the list.
+    """
+    if not _plain(inputs) or _kills(node, inputs):
+        return None
     model, feeds = _one_node_model(node, inputs, opsets)
     import onnxruntime as ort
 
@@ -129,7 +132,8 @@ def _one_node_model(
     proto.output.extend(f"o{k}" if v.name else "" for k, v in enumerate(node.outputs))
     outputs = [onnx.ValueInfoProto(name=o) for o in proto.output if o]
     graph = onnx.helper.make_graph([proto], "node", infos, outputs)
-    imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items() if d in ("", "ai.onnx.ml")]
+    wanted = ("", node.domain)
+    imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items() if d in wanted]
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10), feeds
 
 

@@ -83,20 +83,20 @@ class Comparer:
         rest = [(a, e) for a, e in m.factors if not self.fixed(a)]
         used: set[str] = set()
         for atom, _ in rest:
-            used |= self.algebra.free(atom)
+            used |= atom.free
         inner = tuple((n, s) for n, s in m.bound if n in used)
         outer = tuple((n, s) for n, s in m.bound if n not in used)
         # named anew by what is no constant alone, so that both sides agree
         names = {n for n, _ in inner}
         bare = Monomial(inner, tuple(rest))
-        order = self.algebra._ordered(bare) if len(names) > 1 else [n for n, _ in inner]
+        order = self.algebra.ordered(bare) if len(names) > 1 else [n for n, _ in inner]
         sizes = dict(inner)
         level = 1 + max((a.level for a, _ in rest), default=0)  # apart from those inside of them
         away = {n: f"#c{level}_{j}_{sizes[n]}" for j, n in enumerate(order)}
         for n, new in away.items():
             self.algebra.ranges.sizes[new] = sizes[n]
         values = {n: symbol(new) for n, new in away.items()}
-        rename = self.algebra._renamed
+        rename = self.algebra.renamed_atom
         return _Part(
             k,
             tuple((rename(a, values), e) for a, e in fixed),

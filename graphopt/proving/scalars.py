@@ -226,7 +226,7 @@ class Algebra:
         out: list[tuple[Atom, Fraction]] = []
         left: list[tuple[Atom, Fraction]] = []
         for atom, power in m.factors:
-            free = not bound or not (self.free(atom) & bound)
+            free = not bound or not (atom.free & bound)
             exact = e.denominator == 1 or self._positive(atom, power)
             (out if free and exact else left).append((atom, power))
         rational = self._root(k, e)
@@ -262,7 +262,7 @@ class Algebra:
             parts: list[Poly] = []
             for m, k in p:
                 one: Poly = ((m, k),)
-                if any(name in self.free(a) for a, _ in m.factors):
+                if any(name in a.free for a, _ in m.factors):
                     made = Monomial((*m.bound, (name, size)), m.factors)
                     parts.append(self._settled({made: k}))
                 else:
@@ -296,18 +296,13 @@ class Algebra:
 
     # --- variables --------------------------------------------------------------------------
 
-    @staticmethod
-    def free(atom: Atom) -> frozenset[str]:
-        """Index variables of an atom that nothing in it binds."""
-        return atom.free
-
     def free_in(self, p: Poly) -> set[str]:
         """Index variables of a polynomial that nothing in it binds."""
         found: set[str] = set()
         for m, _ in p:
             inside: set[str] = set()
             for atom, _ in m.factors:
-                inside |= self.free(atom)
+                inside |= atom.free
             found |= inside - {n for n, _ in m.bound}
         return found
 
@@ -319,12 +314,13 @@ class Algebra:
         for m, k in p:
             own = {n for n, _ in m.bound}
             inner = {n: v for n, v in values.items() if n not in own}
-            factors = tuple((self._renamed(a, inner), e) for a, e in m.factors)
+            factors = tuple((self.renamed_atom(a, inner), e) for a, e in m.factors)
             new = self._canonical(Monomial(m.bound, factors))
             made[new] = made.get(new, Fraction(0)) + k
         return self._settled(made)
 
-    def _renamed(self, atom: Atom, values: Mapping[str, Dim]) -> Atom:
+    def renamed_atom(self, atom: Atom, values: Mapping[str, Dim]) -> Atom:
+        """`atom` with free index variables replaced."""
         inner = {n: v for n, v in values.items() if n in atom.free}
         if not inner:
             return atom
@@ -350,7 +346,7 @@ class Algebra:
             away = {n: self._fresh(s) for n, s in b.bound}
             b = Monomial(
                 tuple((str(away[n]), s) for n, s in b.bound),
-                tuple((self._renamed(x, away), e) for x, e in b.factors),
+                tuple((self.renamed_atom(x, away), e) for x, e in b.factors),
             )
         powers: dict[tuple[Atom, bool], Fraction] = {}
         for atom, e in (*a.factors, *b.factors):
@@ -380,13 +376,13 @@ class Algebra:
         """Bound variables named by what they do, factors in a fixed order."""
         if m.bound:
             level = 1 + max((a.level for a, _ in m.factors), default=0)
-            names = self._ordered(m)
+            names = self.ordered(m)
             sizes = dict(m.bound)
             wanted = [f"#{level}_{k}_{sizes[n]}" for k, n in enumerate(names)]
             if wanted != [n for n, _ in m.bound]:
                 self.ranges.sizes.update({w: sizes[n] for w, n in zip(wanted, names, strict=True)})
                 values = {n: symbol(w) for n, w in zip(names, wanted, strict=True)}
-                factors = tuple((self._renamed(a, values), e) for a, e in m.factors)
+                factors = tuple((self.renamed_atom(a, values), e) for a, e in m.factors)
                 bound = tuple((w, sizes[n]) for w, n in zip(wanted, names, strict=True))
                 m = Monomial(bound, factors)
         if len(m.factors) < 2:
@@ -394,7 +390,7 @@ class Algebra:
         order = sorted(m.factors, key=lambda item: (item[0].text, item[1]))
         return Monomial(m.bound, tuple(order))
 
-    def _ordered(self, m: Monomial) -> list[str]:
+    def ordered(self, m: Monomial) -> list[str]:
         """The bound variables in the order that makes the monomial's text least."""
         names = [n for n, _ in m.bound]
         sizes = dict(m.bound)

@@ -19,12 +19,15 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.proving.arithmetic import ARITHMETIC
+from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
-from graphopt.proving.networks import NETWORKS
+from graphopt.proving.normalizations import NORMALIZATIONS
+from graphopt.proving.numbering import Walk
+from graphopt.proving.products import PRODUCTS
 from graphopt.proving.scalars import Algebra, Unprovable
-from graphopt.proving.terms import Term, Terms, Walk
+from graphopt.proving.terms import Term, Terms
 
 __all__ = ["Difference", "Window", "windows_of"]
 
@@ -43,7 +46,7 @@ EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
 DEEPER = 2
-OPERATORS = {**MOVES, **ARITHMETIC, **NETWORKS}
+OPERATORS = {**MOVES, **ARITHMETIC, **PRODUCTS, **NORMALIZATIONS, **ATTENTION}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
 

@@ -23,6 +23,8 @@ def untaken(model: ir.Model, runs: Iterable[Arrays]) -> list[str]:
     try:
         for values in observe(model, [c for _, c in conditions if c], runs):
             seen |= {(name, bool(x.ravel()[0])) for name, x in values.items() if x.size == 1}
+            if len(seen) == 2 * len({c for _, c in conditions}):
+                return []
     except (KeyError, ModelError):  # a condition that is no value of the main graph
         return []
     return [

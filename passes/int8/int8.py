@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -18,7 +16,7 @@ from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import choose
-from graphopt.passes.int8.operators import ALREADY, FEW_BITS
+from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.int8.plan import Choice, Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
@@ -27,6 +25,7 @@ from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import slower_nodes
 from graphopt.passes.int8.stored import store
+from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 
@@ -35,7 +34,6 @@ from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
-from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
@@ -52,15 +50,11 @@ FORMS: tuple[Form, ...] = ("dynamic", "static")
 Asked = Callable[[ir.Node], bool]
 #: A peak above this many times the root mean square leaves the rest of a tensor few levels.
 OUTLIER = 128.0
-#: Operators of models that are quantized already.
-INTEGER = re.compile(r"^QLinear|^QGemm$|Integer(ToFloat)?$|^DynamicQuantize")
 #: Values that exceed what other samples show by this factor are said.
 HELD = 1.5
 #: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
 #: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
 EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
-#: What stays float is named if it has this share of the bytes of weights, the largest alone.
-LITTLE, NAMED = 0.01, 5
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -206,7 +200,7 @@ class Int8(Pass):
         else:
             choice = choose(model, ctx, draft, slow, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
-        _report(model, ctx, plan)
+        tell(model, ctx, plan)
         if not (len(plan) or plan.stored or given):
             if settled:
                 ctx.model = untouched  # what was opened and balanced was for integers
@@ -214,7 +208,7 @@ class Int8(Pass):
             else:
                 _drop_unused(model)
             ctx.invalidate()
-            return ctx.nothing(_why_nothing(untouched, plan))
+            return ctx.nothing(why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
         weights.finish(plan.modes())
         apply(model, ctx, plan, ranges, scheme, {} if choice.nearest else refined)
@@ -342,69 +336,6 @@ def apply(
         for key in [k for k in node.metadata_props if k.startswith(EXPORTER)]:
             del node.metadata_props[key]
     ctx.invalidate()
-
-
-def _report(model: ir.Model, ctx: Context, plan: Plan) -> None:
-    """Say what stays float and why, and which share of the weights became integer."""
-    for node, reason in plan.left.items():
-        if reason != ALREADY:
-            ctx.refuse("Int8", node, reason)
-    if left := _left_in_float(model, plan):
-        ctx.note(f"left in float: {'; '.join(left)}.")
-    if not len(plan):
-        return
-    inside: dict[ir.Value, int] = {}
-    for node, kind in (*plan.nodes.items(), *plan.dynamic.items()):
-        if kind.weight is not None:
-            _count(inside, node.inputs[kind.weight])
-    for node in plan.tables:
-        _count(inside, node.inputs[0])
-    for node in plan.recurrent:
-        _count(inside, node.inputs[1])
-        _count(inside, node.inputs[2])
-    total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    share = min(1.0, sum(inside.values()) / max(total, 1))
-    ctx.note(f"int8: {len(plan)} nodes, {share:.1%} of the weight bytes.")
-
-
-def _left_in_float(model: ir.Model, plan: Plan) -> list[str]:
-    """The nodes with the most bytes of weights among those that compute in float, and why."""
-    done = plan.modes()
-    sizes: dict[ir.Node, int] = {}
-    for node in all_nodes(model.graph):
-        read: dict[ir.Value, int] = {}
-        for value in node.inputs if node not in done else ():
-            if value is not None and value.dtype == ir.DataType.FLOAT:
-                _count(read, value)
-        sizes[node] = sum(read.values())
-    total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    named = []
-    for node, size in sorted(sizes.items(), key=lambda item: -item[1])[:NAMED]:
-        if size and size >= LITTLE * total:
-            why = plan.left.get(node, f"{node.op_type} has no integer form here")
-            if node in plan.stored:
-                why += f" (stored in {plan.stored[node][1]} bits)"
-            share = f"{size / max(total, 1):.0%}".replace("%", " %")
-            named.append(f"{node.name or node.outputs[0].name} ({share} of the bytes): {why}")
-    return named
-
-
-def _why_nothing(model: ir.Model, plan: Plan) -> str:
-    """Why no node of `model` became integer."""
-    integer = any(INTEGER.search(n.op_type) for n in all_nodes(model.graph))
-    if integer or form_of(model.graph) is not None:
-        return "quantized already: start from the float model"
-    reasons = Counter(plan.left.values()).most_common(1)
-    if not reasons:
-        return "no layer to quantize: no product, convolution, LSTM or table has constant weights"
-    ((reason, n),) = reasons
-    return f"all {len(plan.left)} layers stay float, {n} of them because: {reason}"
-
-
-def _count(inside: dict[ir.Value, int], value: ir.Value | None) -> None:
-    weight = weight_of(value)
-    if weight is not None:
-        inside[weight.root] = weight.tensor.nbytes
 
 
 def _drop_unused(model: ir.Model) -> None:

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.proving.meaning import Meaning
+from graphopt.proving.numbering import Walk
 from graphopt.proving.scalars import Algebra, Unprovable
-from graphopt.proving.terms import Terms, Walk
+from graphopt.proving.terms import Terms
 from graphopt.proving.windows import OPERATORS
 
 SELU = {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}

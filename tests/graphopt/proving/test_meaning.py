@@ -7,8 +7,10 @@ import pytest
 from denotation import denoted
 
 from graphopt.proving.arithmetic import ARITHMETIC
+from graphopt.proving.attention import ATTENTION
 from graphopt.proving.moves import MOVES
-from graphopt.proving.networks import NETWORKS
+from graphopt.proving.normalizations import NORMALIZATIONS
+from graphopt.proving.products import PRODUCTS
 from graphopt.proving.scalars import Unprovable
 from graphopt.proving.windows import OPERATORS
 from graphopt.testing import parse_model
@@ -419,6 +421,6 @@ def test_every_operator_has_a_setting_that_is_looked_into():
         except Unprovable:
             continue
         seen.add(op.replace("com.microsoft.", "com.microsoft:"))
-    assert set(OPERATORS) == {*MOVES, *ARITHMETIC, *NETWORKS}
+    assert set(OPERATORS) == {*MOVES, *ARITHMETIC, *PRODUCTS, *NORMALIZATIONS, *ATTENTION}
     # Swish is of opset 24, for which this runtime has no kernel; Identity is its operand's term
     assert set(OPERATORS) - seen == {"Swish", "Identity"}

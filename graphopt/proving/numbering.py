@@ -1,0 +1,349 @@
+"""Value numbering: the values of one graph as terms of a table that another graph shares.
+
+Dead code, duplicates, moved constants, renamed values and decided branches need no further proof:
+their values have one term.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.facts import Shapes
+from graphopt.analyses.shapes.symbolic import Expr
+from graphopt.graph.attributes import default_attribute
+from graphopt.graph.constants import QUANTIZATION
+from graphopt.graph.evaluation import deterministic, evaluate
+from graphopt.graph.traverse import subgraphs
+from graphopt.proving.terms import Term, Terms
+
+__all__ = ["Walk"]
+
+#: Constants up to this many elements are computed when a term is made.
+COMPUTED = 1 << 16
+#: Loops of up to so many turns are followed turn by turn.
+TURNS = 16
+#: Where a newer version of an operator means something else by the same words.
+BREAKS = {
+    "Hardmax": (13,),
+    "LogSoftmax": (13,),
+    "Resize": (11,),
+    "Softmax": (13,),
+    "BatchNormalization": (7, 14),
+    "Dropout": (7, 12),
+}
+#: Attributes that newer versions take as inputs: by operator, (attribute, position).
+MOVED: dict[str, tuple[tuple[str, int], ...]] = {
+    **{f"Reduce{k}": (("axes", 1),) for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
+    **{f"Reduce{k}": (("axes", 1),) for k in ("Min", "Prod", "Sum", "SumSquare")},
+    "Squeeze": (("axes", 1),),
+    "Unsqueeze": (("axes", 1),),
+    "Split": (("split", 1),),
+    "Slice": (("starts", 1), ("ends", 2), ("axes", 3)),
+    "Clip": (("min", 1), ("max", 2)),
+    "Pad": (("pads", 1), ("value", 2)),
+    "Reshape": (("shape", 1),),
+}
+
+
+class Walk:
+    """One graph's values as terms.
+
+    Args:
+        terms: the table, shared by the graphs that are compared.
+        model: the graph.
+        facts: its shapes, from its inputs and operators alone.
+    """
+
+    def __init__(self, terms: Terms, model: ir.Model, facts: Shapes) -> None:
+        self.terms = terms
+        self.facts = facts
+        self.opsets = dict(model.graph.opset_imports)
+        self.opset = self.opsets.get("", self.opsets.get("ai.onnx", 0))
+        #: Before IR version 4 every initializer had to be listed as an input.
+        self._overridable = model.ir_version >= 4
+        self.values: dict[ir.Value, Term] = {}
+        #: Names the subgraph that is walked: two of them may use one name for different values.
+        self.scope: tuple[str, ...] = ()
+        #: Told of every value, after its node was visited.
+        self.met: Callable[[ir.Value], None] = lambda value: None
+        for value in model.graph.inputs:
+            if not value.is_initializer():
+                self.values[value] = self._leaf(("input", value.name), "input", value)
+
+    def of(self, value: ir.Value | None) -> Term | None:
+        """The term of a value that was visited, or is constant."""
+        if value is None:
+            return None
+        term = self.values.get(value)
+        if term is None:
+            tensor = value.const_value if value.is_initializer() else None
+            if tensor is None or (value.is_graph_input() and self._overridable):
+                return self._leaf(("free", value.name), "input", value)
+            term = self.values[value] = self.terms.constant(tensor)
+            if value.is_graph_input():
+                self.facts.learn(value, term.dtype, term.dims, tensor)
+        return term
+
+    def visit(self, node: ir.Node) -> None:
+        """Give every output of `node` its term; its inputs have theirs."""
+        made = self._made(node)
+        for value, term in zip(node.outputs, made, strict=True):
+            self.values[value] = term
+            if term.tensor is not None or self.facts.fact(value).dims is None:
+                self.facts.learn(value, term.dtype, term.dims, term.tensor)
+            self.met(value)
+
+    def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:
+        def make() -> Term:
+            fact = self.facts.fact(value)
+            return Term(op, attributes={"name": key}, dims=fact.dims, dtype=fact.dtype)
+
+        return self.terms.named(key, make)
+
+    def _made(self, node: ir.Node) -> list[Term]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if domain == "" and node.op_type == "Constant":
+            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            if tensor is not None:
+                return [self.terms.constant(tensor)]
+        args = [self.of(v) for v in node.inputs]
+        attributes = _attributes(node, self.opset)
+        if domain == "":
+            if args and args[0] is not None and self._passes_on(node, args):
+                return [args[0], *self._rest(node)]
+            if node.op_type == "If":
+                return self._branches(node, args, attributes)
+            if node.op_type == "CastLike" and args[1] is not None and args[1].dtype is not None:
+                return [self._cast(node, args[0], args[1].dtype)]
+            if node.op_type == "SequenceAt":
+                part = self._part(node, args)
+                if part is not None:
+                    return [part]
+            for name, k in MOVED.get(node.op_type, ()):
+                if name in attributes and k >= len(args):
+                    args += [None] * (k - len(args))
+                    array = np.array(attributes.pop(name))
+                    if array.dtype.kind == "f":
+                        array = array.astype(np.float32)
+                    args.append(self.terms.constant(ir.Tensor(array)))
+        while args and args[-1] is None:
+            args.pop()
+        turned = self._turns(node, args) if domain == "" and node.op_type == "Loop" else None
+        if turned is not None:
+            return turned
+        graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
+        if graphs:
+            attributes["\0graphs"] = graphs
+        op = f"{domain}:{node.op_type}" if domain else node.op_type
+        stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
+        version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
+        written = tuple(sorted((k, _hashable(v)) for k, v in attributes.items()))
+        key = (op, tuple(args), written, version, None if stable or graphs else node.name)
+        made = []
+        for k, value in enumerate(node.outputs):
+
+            def make(k: int = k, value: ir.Value = value) -> Term:
+                fact = self.facts.fact(value)
+                return Term(
+                    op, tuple(args), attributes, k, fact.dims, fact.dtype, None, node, self.opset
+                )
+
+            known = self._data(value) if stable and not graphs else None
+            made.append(known or self.terms.named((key, k), make))
+        if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
+            return [self._computed(node, args, made[0])]
+        return made
+
+    def _passes_on(self, node: ir.Node, args: Sequence[Term | None]) -> bool:
+        """Whether the first output is the first input: Identity, a Cast to its type, no dropout."""
+        if node.op_type == "Identity":
+            return True
+        x = args[0]
+        if node.op_type == "Cast":
+            to = node.attributes["to"].value
+            return x is not None and x.dtype is not None and x.dtype.value == to
+        if node.op_type != "Dropout" or any(o.uses() for o in node.outputs[1:]):
+            return False
+        if self.opset < 7:
+            return bool("is_test" in node.attributes and node.attributes["is_test"].value)
+        mode = args[2] if len(args) > 2 else None
+        return mode is None or (mode.op == "const" and not mode.array().any())
+
+    def _rest(self, node: ir.Node) -> list[Term]:
+        """Terms for outputs that nobody reads."""
+        return [
+            self._leaf(("unread", node.name, k), "input", o) for k, o in enumerate(node.outputs[1:])
+        ]
+
+    def _cast(self, node: ir.Node, x: Term | None, to: ir.DataType) -> Term:
+        """CastLike(x, y) = Cast(x) to the type of y."""
+        assert x is not None
+        cast = ir.Node("", "Cast", [], [ir.AttrInt64("to", to.value)], name=node.name)
+        cast.outputs[0].name = node.outputs[0].name
+        key = (("Cast", (x,), (("to", to.value),), 0, None), 0)
+        made = self.terms.named(
+            key, lambda: Term("Cast", (x,), {"to": to.value}, 0, x.dims, to, None, cast, self.opset)
+        )
+        return self._computed(cast, [x], made)
+
+    def _part(self, node: ir.Node, args: Sequence[Term | None]) -> Term | None:
+        """SequenceAt(SplitToSequence(x, sizes), k) = Split(x, sizes)_k"""
+        whole, at = args
+        if whole is None or whole.op != "SplitToSequence" or at is None or at.op != "const":
+            return None
+        x, *rest = whole.args
+        k = int(at.array().reshape(-1)[0])
+        axis = int(whole.attributes.get("axis", 0))
+        if x is None or x.dims is None or not rest or rest[0] is None:
+            return None
+        sizes = rest[0]
+        size = x.dims[axis]
+        if sizes.op != "const" or not isinstance(size, int):
+            return None
+        given = [int(s) for s in np.ravel(sizes.array())]
+        if sizes.dims == ():
+            given = [min(given[0], size - j) for j in range(0, size, given[0])]
+        if k < 0:
+            k += len(given)
+        if not 0 <= k < len(given):
+            return None
+        split = self.terms.constant(ir.Tensor(np.array(given, np.int64)))
+        attributes = {} if axis == 0 else {"axis": axis}
+        dims = (*x.dims[:axis], given[k], *x.dims[axis % len(x.dims) + 1 :])
+        key = ("Split", (x, split), tuple(attributes.items()), 0, None)
+        made = ir.Node("", "Split", [], [ir.AttrInt64("axis", axis)], num_outputs=len(given))
+        for j, part in enumerate(made.outputs):
+            part.name = f"part{j}"
+        return self.terms.named(
+            (key, k),
+            lambda: Term("Split", (x, split), attributes, k, dims, x.dtype, None, made, self.opset),
+        )
+
+    def _data(self, value: ir.Value) -> Term | None:
+        """A small value whose elements are numbers or sizes."""
+        fact = self.facts.fact(value)
+        if fact.data is None or fact.dtype is None:
+            return None
+        if fact.data.dtype != object:
+            return self.terms.constant(ir.Tensor(np.array(fact.data, order="C"), dtype=fact.dtype))
+        elements = tuple(fact.data.ravel().tolist())
+        if any(isinstance(e, Expr) and not shareable(e) for e in elements):
+            return None
+        shape = fact.data.shape
+        key = ("data", shape, fact.dtype, elements)
+        return self.terms.named(
+            key, lambda: Term("data", (), {"elements": elements}, 0, shape, fact.dtype)
+        )
+
+    def _computed(self, node: ir.Node, args: Sequence[Term | None], term: Term) -> Term:
+        """What is constant, computed."""
+        if node.op_type in QUANTIZATION or any(a is not None and a.op != "const" for a in args):
+            return term
+        for one in (term, *args):
+            size = COMPUTED + 1 if one is None or one.dims is None else math.prod(one.dims)
+            if one is not None and not (isinstance(size, int) and size <= COMPUTED):
+                return term
+        found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
+        if found is None or term.dtype is None:
+            return term
+        return self.terms.constant(ir.Tensor(np.array(found[0], order="C"), dtype=term.dtype))
+
+    def _branches(
+        self, node: ir.Node, args: Sequence[Term | None], attributes: dict[str, Any]
+    ) -> list[Term]:
+        """An If: the branch that is always taken, or both."""
+        condition = args[0]
+        bodies = [node.attributes[k].as_graph() for k in ("then_branch", "else_branch")]
+        if condition is not None and condition.op == "const":
+            k = 0 if condition.array().ravel()[0] else 1
+            return self._inside(node, bodies[k], k)
+        inside = [self._inside(node, b, k) for k, b in enumerate(bodies)]
+        made = []
+        for k, value in enumerate(node.outputs):
+            pair = tuple(b[k] for b in inside)
+            key = ("If", condition, pair)
+
+            def make(pair: tuple[Term, ...] = pair, value: ir.Value = value) -> Term:
+                fact = self.facts.fact(value)
+                return Term(
+                    "If", (condition, *pair), {}, 0, fact.dims, fact.dtype, None, node, self.opset
+                )
+
+            made.append(self.terms.named(key, make))
+        return made
+
+    def _turns(self, node: ir.Node, args: Sequence[Term | None]) -> list[Term] | None:
+        """A Loop of few turns, one after the other; None if nothing says how many."""
+        limit, start, *state = args
+        body = node.attributes["body"].as_graph()
+        if limit is None or limit.op != "const" or (start is not None and start.op != "const"):
+            return None
+        turns = int(limit.array().reshape(-1)[0])
+        if not 0 < turns <= TURNS or len(body.outputs) != len(state) + 1 or None in state:
+            return None
+        if start is not None and not start.array().all():
+            return None
+        going = self.terms.constant(ir.Tensor(np.array(True)))
+        found = [s for s in state if s is not None]
+        for turn in range(turns):
+            count = self.terms.constant(ir.Tensor(np.array(turn, np.int64)))
+            self.values.update(zip(body.inputs, [count, going, *found], strict=False))
+            again, *found = self._inside(node, body, turn)
+            if again is not going:
+                return None
+        return found
+
+    def _inside(self, node: ir.Node, graph: ir.Graph, k: int) -> list[Term]:
+        """The outputs of the k-th subgraph of a node."""
+        outer = self.scope
+        self.scope = (*outer, f"{node.outputs[0].name}.{k}")
+        for inner in graph:
+            self.visit(inner)
+        self.scope = outer
+        return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
+
+    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> tuple[Any, ...]:
+        """A loop's body: its outputs as terms over its own inputs."""
+        holder = next((o.name for o in node.outputs if o.name), node.name)
+        for j, value in enumerate(graph.inputs):
+            self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
+        return (len(graph.inputs), tuple(self._inside(node, graph, k)))
+
+
+#: Unknowns that one analysis made up.
+_OWN = re.compile(r"\?\d|~")
+
+
+def shareable(e: Expr) -> bool:
+    """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
+    return not any(_OWN.search(a) for a in e.atoms)
+
+
+def _attributes(node: ir.Node, opset: int) -> dict[str, Any]:
+    """Attributes that say something: graphs and defaults left out."""
+    found: dict[str, Any] = {}
+    for a in node.attributes.values():
+        if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            continue
+        value = a.value
+        if isinstance(value, (list, tuple)):
+            value = tuple(value)
+        default = default_attribute(node.domain, node.op_type, a.name, opset or None)
+        if isinstance(default, list):
+            default = tuple(default)
+        if a.type is not ir.AttributeType.TENSOR and value == default:
+            continue
+        found[a.name] = value
+    return found
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, ir.TensorProtocol):
+        return (tuple(value.shape.numpy()), value.dtype, value.tobytes())
+    return value if not isinstance(value, (list, np.ndarray)) else tuple(value)
