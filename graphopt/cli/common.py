@@ -14,7 +14,16 @@ import click
 
 from graphopt.errors import UsageError
 
-__all__ = ["emit_json", "finite", "parse_shapes", "shape_option", "standard", "told_apart"]
+__all__ = [
+    "emit_json",
+    "evaluation_options",
+    "finite",
+    "parse_shapes",
+    "samples_options",
+    "shape_option",
+    "standard",
+    "told_apart",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +65,38 @@ def shape_option(function: F) -> F:
         metavar="NAME=1x3x224x224",
         help="Concrete shape of an input with dynamic axes, for measuring and checking.",
     )(function)
+
+
+def samples_options(function: F) -> F:
+    """`--samples` and `--preprocess`: what a model is calibrated and judged on."""
+    function = click.option(
+        "--preprocess",
+        help="For a folder of images: 'resize=256, crop=224, mean=..., std=..., layout=NCHW'.",
+    )(function)
+    return click.option(
+        "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
+    )(function)
+
+
+def evaluation_options(function: F) -> F:
+    """`--eval`, how far it may fall, and the limits on size and latency."""
+    for option in (
+        click.option(
+            "--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source."
+        ),
+        click.option(
+            "--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source."
+        ),
+        click.option("--max-drop", type=float, help="How far --eval may fall, in its own units."),
+        click.option(
+            "--eval",
+            "evaluate",
+            metavar="FILE.py:F",
+            help="f(predict) -> number, higher is better.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:

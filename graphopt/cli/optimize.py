@@ -14,7 +14,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.common import (
+    emit_json,
+    evaluation_options,
+    parse_shapes,
+    samples_options,
+    shape_option,
+    standard,
+)
 from graphopt.cli.completion import complete_passes, complete_targets
 from graphopt.errors import GraphOptError, UsageError
 
@@ -40,16 +47,8 @@ from graphopt.errors import GraphOptError, UsageError
     help="Where the result will run, or auto: the fastest target of this machine.",
     shell_complete=complete_targets,
 )
-@click.option(
-    "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
-)
-@click.option(
-    "--preprocess",
-    help="For a folder of images: 'resize=256, crop=224, mean=..., std=..., layout=NCHW'.",
-)
-@click.option(
-    "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
-)
+@samples_options
+@evaluation_options
 @click.option(
     "--max-error",
     metavar="X|none",
@@ -60,9 +59,6 @@ from graphopt.errors import GraphOptError, UsageError
     metavar="X|none",
     help="Share of decisions on the samples that lossy steps may change; default 0.01.",
 )
-@click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
-@click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
-@click.option("--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source.")
 @click.option(
     "--require-verdict",
     is_flag=True,

@@ -14,7 +14,14 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.common import (
+    emit_json,
+    evaluation_options,
+    parse_shapes,
+    samples_options,
+    shape_option,
+    standard,
+)
 from graphopt.cli.completion import complete_passes, complete_targets
 from graphopt.errors import UsageError
 
@@ -45,17 +52,8 @@ TABLE, PLOT = "front.md", "front.svg"
     help="Where the result will run.",
     shell_complete=complete_targets,
 )
-@click.option(
-    "--samples", help="Inputs: .npz, a folder of .npz, .npy or images, or file.py:function."
-)
-@click.option(
-    "--preprocess",
-    help="For a folder of images: 'resize=256, crop=224, mean=..., std=..., layout=NCHW'.",
-)
-@click.option(
-    "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
-)
-@click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
+@samples_options
+@evaluation_options
 @click.option(
     "--max-error", type=float, help="Worst output's relative L2 difference to the source."
 )
@@ -64,8 +62,6 @@ TABLE, PLOT = "front.md", "front.svg"
     type=float,
     help="Share of decisions on the samples that may change; 0.01 if no other limit is given.",
 )
-@click.option("--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source.")
-@click.option("--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source.")
 @click.option("--trials", type=int, default=24, show_default=True, help="Candidates to evaluate.")
 @click.option("--time", "seconds", metavar="30m", help="Begin no trial after this: 90s, 30m, 2h.")
 @click.option(

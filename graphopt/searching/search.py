@@ -25,18 +25,16 @@ from graphopt.backend import find_target
 from graphopt.budget import MAX_DISAGREEMENT, Budget, Limit
 from graphopt.context import Progress, silent
 from graphopt.errors import PassError, UsageError
-from graphopt.measuring.gauge import Gauge
-from graphopt.measuring.statistics import verdict
 from graphopt.pass_ import check_needs
 from graphopt.pipeline.prepare import Setting, prepare
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
-from graphopt.pipeline.state import State
 from graphopt.samples import SampleSource
 from graphopt.searching.choosing import cheapest
 from graphopt.searching.cluster import Cluster
 from graphopt.searching.correction import correct
 from graphopt.searching.cost import OBJECTIVES, CostModel
+from graphopt.searching.finals import Finals
 from graphopt.searching.front import pareto
 from graphopt.searching.loss import Losses, measure_losses
 from graphopt.searching.report import Bought, SearchReport, bought
@@ -500,15 +498,8 @@ class _Search:
             )
         able = [t for t in ranked if self.met(t)] or ranked[:1]
         last = able[:FINALISTS] if self.minimize == "latency" else able[:1]
-        with Gauge(self.target, self.measure_seconds) as gauge:
-            made = []
-            for k, trial in enumerate(last):
-                self.progress("building and timing finalists", k, len(last))
-                made.append((trial, *self._final(trial, gauge)))
-            if self.minimize == "latency":
-                made.sort(key=lambda m: (not m[1].met, m[1].report.latency_ratio or 1.0))
-                made = self._side_by_side(made, gauge)
-        best, result, _ = made[0]
+        finals = Finals(self.bench, self.target, self.budget, self.limit, self.measure_seconds)
+        best, result = finals.best(last, by_latency=self.minimize == "latency", tell=self.progress)
         front = self.front(trials)
         others = tuple(self.bench.final(t.spec) for t in front) if whole_front else ()
         report = SearchReport(
@@ -528,55 +519,6 @@ class _Search:
             notes=self._notes(ranked),
         )
         return Found(result, report, others)
-
-    def _side_by_side(
-        self, made: list[tuple[Trial, Result, Outcome]], gauge: Gauge
-    ) -> list[tuple[Trial, Result, Outcome]]:
-        """The finalists with the fastest first: each was timed beside the source, at its own time.
-
-        One that is surely faster than the first beside it takes its place.
-        """
-        first, shapes = made[0], self.bench.setting.shapes
-        for other in made[1:]:
-            if other[1].met != first[1].met:
-                break
-            ahead, behind = (State(m[1].model, shapes) for m in (first, other))
-            timing = gauge.ratio(ahead, behind, self.bench.setting.feeds)
-            if timing is not None and timing.ci[1] < 1:
-                first = other
-        return [first, *(m for m in made if m is not first)]
-
-    def _final(self, trial: Trial, gauge: Gauge) -> tuple[Result, Outcome]:
-        """A trial as a result like any other: built again, evaluated, timed beside the source."""
-        bench = self.bench
-        built = bench.final(trial.spec)
-        outcome = bench.judge(built)
-        source, state = bench.setting.source, State(built.model, bench.setting.shapes)
-        timing = gauge.ratio(source, state, bench.setting.feeds)
-        before = dataclasses.replace(
-            built.report.before, metric=bench.metric, latency_ms=timing.a_ms if timing else None
-        )
-        after = dataclasses.replace(
-            built.report.after, metric=outcome.metric, latency_ms=timing.b_ms if timing else None
-        )
-        said = verdict(timing) if timing else None
-        worst = outcome.loss if bench.task.loss == "error" else 0.0
-        missed = self.budget.missed(before, after, worst, said)
-        if bench.task.loss == "disagreement" and (outcome.loss or 0.0) > self.limit:
-            missed.append(f"{outcome.loss:.3%} of the decisions change, over {self.limit:.3%}")
-        report = dataclasses.replace(
-            built.report,
-            before=before,
-            after=after,
-            limits=self.budget.limits(),
-            met=not missed,
-            latency_ratio=timing.ratio if timing else None,
-            latency_ratio_ci=timing.ci if timing else None,
-            verdict=said,
-            notes=(*built.report.notes, *missed),
-        )
-        tuned = (self.measure_seconds, bench.setting.shapes) if timing else None
-        return dataclasses.replace(built, report=report, target=self.target, tuned=tuned), outcome
 
     def _row(self, trial: Trial) -> dict[str, Any]:
         predicted = self.cost.predict(trial.choice)
