@@ -27,7 +27,7 @@ LAYERS = 40
     "--target",
     default="cpu",
     show_default=True,
-    help="Where latency is measured.",
+    help="Where latency is measured: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
@@ -37,7 +37,7 @@ LAYERS = 40
 @standard
 def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     """Compare models A and B: outputs, structure, cost and latency side by side."""
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.measuring.gauge import Gauge
@@ -46,7 +46,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
 
-    target = find_target(options["target"])
+    target = named_target(options["target"])
     if not options["measure"]:
         target = dataclasses.replace(target, measured=False)
     first, second = load(a), load(b)

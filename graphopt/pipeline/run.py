@@ -24,7 +24,7 @@ from graphopt.pipeline import recipe
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.state import State
-from graphopt.pipeline.step import Trial, refusals, try_pass
+from graphopt.pipeline.step import Trial, refusals, short_name, try_pass
 from graphopt.proving.certificate import certified
 from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
 from graphopt.spec import parse, passes_of
@@ -130,12 +130,13 @@ class _Run:
         steps: list[Step] = []
         self.losses = max(1, sum(bool(getattr(p, "lossy", False)) for p in passes))
         for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
-            self.progress(spec, k, len(passes))
             later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
             if later and self.safe is None:
                 self.safe = (k, self.state, self.outputs)
+            place = f"step {k + 1} of {len(passes)}"
+            self.progress(f"{place}, {spec}", k, len(passes))
             with kept(small=not getattr(one, "lossy", False)):
-                steps.append(self._step(one, spec, k, judged=not later))
+                steps.append(self._step(one, spec, k, place, judged=not later))
             if not later:
                 self._settle(steps)
         self.progress("measuring the result", 0, 0)
@@ -164,7 +165,7 @@ class _Run:
                 steps[k] = dataclasses.replace(steps[k], status="undone", reason=reason)
                 self.decisions[k] = dataclasses.replace(self.decisions[k], kept=False, denied=())
 
-    def _step(self, one: Any, spec: str, k: int, judged: bool = True) -> Step:
+    def _step(self, one: Any, spec: str, k: int, place: str, judged: bool = True) -> Step:
         began = time.perf_counter()
         setting = self.setting if judged else dataclasses.replace(self.setting, guard=None)
         work = self._working()
@@ -173,6 +174,9 @@ class _Run:
         if decided is not None and decided.ran:
             (one,) = parse(decided.ran)
         self.lossy += bool(getattr(one, "lossy", False))
+
+        def told(text: str, done: int, total: int) -> None:
+            self.progress(f"{place}, {text}", done, total)
 
         def attempt(form: Any, model: ir.Model, known: Context | None) -> Trial:
             return try_pass(
@@ -187,7 +191,7 @@ class _Run:
                 previous=known,
                 search=decided is None,
                 share=max(self.lossy, 1) / self.losses,
-                progress=self.progress,
+                progress=told,
             )
 
         trial = attempt(one, work, self.context)
@@ -213,6 +217,9 @@ class _Run:
         if decided is not None and not decided.kept:
             reason = reason or "undone, as the recipe says"
         elif trial.edits and not reason and getattr(one, "speeds_up", True):
+            if self.setting.target.measured:
+                seconds = self.setting.measure_seconds
+                told(f"{short_name(one)}: timing, at most about {seconds:.3g} s", 0, 0)
             timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
             reason = objection(timing)
             if decided is None and not reason and getattr(one, "compresses", False):

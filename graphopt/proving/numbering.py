@@ -119,6 +119,8 @@ class Walk:
     def visit(self, node: ir.Node) -> None:
         """Give every output of `node` its term; its inputs have theirs."""
         made = self._made(node)
+        if len(made) != len(node.outputs):  # as of a Loop whose body has another number of them
+            made = [self._leaf(("odd", node.name, v.name), "input", v) for v in node.outputs]
         for value, term in zip(node.outputs, made, strict=True):
             self.put(value, term)
             self.met(value)
@@ -288,7 +290,7 @@ class Walk:
             if one is not None and not (isinstance(size, int) and size <= COMPUTED):
                 return term
         found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
-        if found is None or term.dtype is None:
+        if found is None or term.dtype is None or found[0].dtype != term.dtype.numpy():
             return term
         return self.terms.constant(ir.Tensor(np.array(found[0], order="C"), dtype=term.dtype))
 
@@ -302,6 +304,8 @@ class Walk:
             k = 0 if condition.array().ravel()[0] else 1
             return self._inside(node, bodies[k], k)
         inside = [self._inside(node, b, k) for k, b in enumerate(bodies)]
+        if any(len(b) != len(node.outputs) for b in inside):
+            return []
         made = []
         for k, value in enumerate(node.outputs):
             pair = tuple(b[k] for b in inside)
@@ -391,5 +395,9 @@ def hashable(value: Any) -> Any:
     if isinstance(value, (int, float, str, bytes, tuple)):
         return value
     if isinstance(value, ir.TensorProtocol):
-        return (tuple(value.shape.numpy()), value.dtype, value.tobytes())
-    return value if not isinstance(value, (list, np.ndarray)) else tuple(value)
+        text = value.dtype is ir.DataType.STRING
+        elements = repr(value.numpy().tolist()) if text else value.tobytes()
+        return (tuple(value.shape.numpy()), value.dtype, elements)
+    if isinstance(value, ir.TypeAndShape):
+        return (repr(value.type), repr(value.shape))
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple, np.ndarray)) else value

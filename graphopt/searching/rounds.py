@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.backend import find_target
+from graphopt.backend import named_target
 from graphopt.budget import Budget
 from graphopt.context import Progress
 from graphopt.errors import PassError
@@ -105,7 +105,7 @@ class Search:
         self.progress, self._watch = progress, watch
         self.end = None if seconds is None else time.monotonic() + seconds
         task = bench.task
-        self.target = find_target(task.target)
+        self.target = named_target(task.target)
         base, steps = passes_for(passes)
         progress("preparing", 0, 0)
         self.setting = self._after(base, cache)

@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.backend import find_target
+from graphopt.backend import named_target
 from graphopt.budget import MAX_DISAGREEMENT, Budget
 from graphopt.context import Progress, silent
 from graphopt.errors import UsageError
@@ -67,7 +67,7 @@ def search(
             (0.01 if nothing is said); `max_size` and `max_latency` limit the rest.
         minimize: "latency", "size", "macs" or "memory" (of the file and activations).
         passes: what may be used, as a pipeline or names (`"prune, int8"`); None: all there is.
-        target: where the result will run.
+        target: where the result will run, a name or `FILE.py:NAME` of a backend.
         trials: candidates to evaluate.
         seconds: time after which no trial is begun.
         workers: processes that evaluate; the front is the same for any number.
@@ -94,7 +94,7 @@ def search(
     if trials < 1 or workers < 1:
         raise UsageError("--trials and --workers are numbers from 1 on")
     loss, limit = _limit(budget)
-    where = find_target(target)
+    where = named_target(target)
     if minimize == "latency" and not where.measured:
         raise UsageError(
             f"latency on {target} cannot be measured here: search on such a machine, or "
