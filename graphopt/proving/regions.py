@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
-from graphopt.graph.evaluation import by_runtime, deterministic, quick
+from graphopt.graph.evaluation import Inputs, Kernel, deterministic, kernel_of, quick
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Verdict, Window
 
@@ -49,11 +49,12 @@ class _Stops(Exception):
 def check(window: Window) -> tuple[Verdict, str]:
     """Run both sides of a window on the same inputs; `means` says on what, or why not."""
     runs = 0
+    kernels = _Kernels()
     reason = window.means
     stopped: dict[str, int] | None = None
     for feeds, sizes, kind in _inputs(window):
         try:
-            verdict = _compare(window, feeds, sizes)
+            verdict = _compare(window, feeds, sizes, kernels)
         except _Stops as error:
             stopped = sizes
             reason = f"{window.means}; {error}"
@@ -71,26 +72,26 @@ def check(window: Window) -> tuple[Verdict, str]:
         return "refuted", f"it does not run at sizes {stopped}"
     if runs < 2:
         return "assumed", reason
-    unstable = _instability(window)
+    unstable = _instability(window, kernels)
     if unstable:
         return "refuted", unstable
     return "checked", f"equal on {runs} inputs of its own"
 
 
-def _instability(window: Window) -> str:
+def _instability(window: Window, kernels: _Kernels) -> str:
     """How the new side fails in float32 where the source's does not, "" if it does not."""
     rng = np.random.default_rng(1)
     sizes = {n: SIZES[0][k % len(SIZES[0])] for k, n in enumerate(_symbols(window))}
     for scale in SCALES:
         drawn = {t: _drawn(t, sizes, "normal", rng, np.zeros(1)) for t in window.leaves}
-        single = _Run(sizes, wide=np.float32)
+        single = _Run(kernels, sizes, wide=np.float32)
         feeds = {t: single.wide(x * scale) if x.dtype.kind == "f" else x for t, x in drawn.items()}
         try:
             before = single(window.before, window.inner[0], feeds)
             if before.dtype.kind != "f" or not np.isfinite(before).all():
                 continue
             after = single(window.after, window.inner[1], feeds)
-            double = _Run(sizes)
+            double = _Run(kernels, sizes)
             wide = {t: double.wide(x) for t, x in feeds.items()}
             exact = double(window.before, window.inner[0], wide)
         except _Unrunnable:
@@ -204,9 +205,11 @@ def _drawn(
     return drawn
 
 
-def _compare(window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int]) -> bool | None:
+def _compare(
+    window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int], kernels: _Kernels
+) -> bool | None:
     """Whether both sides agree where the source's is finite; None where it is nowhere."""
-    run = _Run(sizes)
+    run = _Run(kernels, sizes)
     before = run(window.before, window.inner[0], feeds)
     finite = np.isfinite(before) if before.dtype.kind == "f" else np.ones(before.shape, bool)
     if before.size and not finite.any():
@@ -227,7 +230,7 @@ def _compare(window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int])
     values = before[finite]
     moved = np.zeros_like(values)
     for k in range(ROUNDINGS):
-        rounded = _Run(sizes, np.random.default_rng(k), unit)
+        rounded = _Run(kernels, sizes, np.random.default_rng(k), unit)
         given = {t: rounded.rounded(x) for t, x in feeds.items()}
         again = rounded(window.before, window.inner[0], given)[finite]
         moved = np.maximum(moved, np.abs(np.where(np.isfinite(again), again, values) - values))
@@ -235,16 +238,34 @@ def _compare(window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int])
     return bool((np.abs(after[finite] - values) <= allowed).all())
 
 
+class _Kernels:
+    """Nodes opened in ONNX Runtime, each once for every type of its inputs."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Kernel | None] = {}
+
+    def __call__(self, term: Term, node: ir.Node, inputs: Inputs) -> list[Array] | None:
+        """The outputs of one node, absent ones left out; None if nothing runs it."""
+        key = (node, *(None if x is None else (x.dtype, x.ndim) for x in inputs))
+        if key not in self._known:
+            opsets = {"": term.opset, node.domain: term.opset if node.domain in STANDARD else 1}
+            self._known[key] = kernel_of(node, inputs, opsets)
+        kernel = self._known[key]
+        return None if kernel is None else kernel(inputs)
+
+
 class _Run:
     """Values of one side's terms, floating point in float64."""
 
     def __init__(
         self,
+        kernels: _Kernels,
         sizes: Mapping[str, int],
         rng: np.random.Generator | None = None,
         unit: float = 0.0,
         wide: Any = np.float64,
     ) -> None:
+        self.kernels = kernels
         self.sizes, self.rng, self.unit, self.dtype = sizes, rng, unit, wide
         self.narrow = False
 
@@ -314,12 +335,11 @@ class _Run:
 
     def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         """One node in ONNX Runtime: in float64, else in float32."""
-        opsets = {"": term.opset, node.domain: term.opset if node.domain in STANDARD else 1}
         for dtype in dict.fromkeys((self.dtype, np.float32)):
             given = [
                 x.astype(dtype) if x is not None and x.dtype.kind == "f" else x for x in inputs
             ]
-            found = by_runtime(node, given, opsets)
+            found = self.kernels(term, node, given)
             if found is not None:
                 self.narrow = self.narrow or dtype is not np.float64
                 made = iter(found)

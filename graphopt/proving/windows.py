@@ -171,6 +171,8 @@ class _Comparison:
         """The smallest region that is proved, or else the smallest one that checks."""
         tried: list[Window] = []
         for leaves in self._cuts(old, new):
+            if any(leaves == set(one.leaves) for one in tried):
+                continue
             inner = (_cone(old, leaves), _cone(new, leaves))
             if max(map(len, inner)) > LARGEST:
                 break
