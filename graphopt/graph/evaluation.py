@@ -101,7 +101,10 @@ Kernel = Callable[[Inputs], "list[Array] | None"]
 
 
 def kernel_of(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> Kernel | None:
-    """Runs this node in ONNX Runtime, on inputs of these types and any sizes; None: no kernel."""
+    """Runs this node in ONNX Runtime, on inputs of these types; None if it has no kernel for it.
+
+    Their sizes may be others, but of vectors (which may be sizes themselves; see `known_shape`).
+    """
     if not _plain(inputs):
         return None
     try:
@@ -120,6 +123,11 @@ def kernel_of(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> Kernel |
             return None
 
     return run
+
+
+def known_shape(x: Array) -> list[int | None]:
+    """The shape that a kernel is told: of more than one axis only how many there are."""
+    return list(x.shape) if x.ndim < 2 else [None] * x.ndim
 
 
 def _unavailable() -> tuple[type[Exception], ...]:
@@ -148,7 +156,7 @@ def _one_node_model(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> on
         proto.input.append("" if x is None else f"i{k}")
         if x is not None:
             kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
-            infos.append(onnx.helper.make_tensor_value_info(f"i{k}", kind, [None] * x.ndim))
+            infos.append(onnx.helper.make_tensor_value_info(f"i{k}", kind, known_shape(x)))
     proto.output.extend(f"o{k}" if v.name else "" for k, v in enumerate(node.outputs))
     outputs = [onnx.ValueInfoProto(name=o) for o in proto.output if o]
     graph = onnx.helper.make_graph([proto], "node", infos, outputs)

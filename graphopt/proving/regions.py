@@ -15,31 +15,26 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
-from graphopt.graph.evaluation import Inputs, Kernel, deterministic, kernel_of, quick
+from graphopt.proving.running import LARGEST, Run, Shared, Unrunnable, size_at
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Verdict, Window
 
 __all__ = ["check"]
 
 Array = np.ndarray[Any, Any]
-STANDARD = ("", "ai.onnx")
-#: Elements of everything in a window, above which it is not run.
-LARGEST = 1 << 23
 #: Sizes of the dynamic axes: two assignments, a batch above 1 and one of 1 among them.
 SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
 #: How the inputs are drawn: normal twice, about the constants of both sides, large, small, edges.
 DRAWS = ("normal", "normal", "near", "near", "near", "large", "tiny", "ones", "zeros")
+#: About which share of a large constant products are drawn.
+NEARBY = (0.4, 0.7, 1.0, 1.4)
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
 SCALES = (1.0, 64.0, 4096.0, 2.0**34, 2.0**-20)
 LOST = 256
 #: Perturbations that measure the effect of rounding.
 ROUNDINGS = 3
-
-
-class _Unrunnable(Exception):
-    """No kernel, sizes that do not fit, or values that no run of the model has."""
 
 
 class _Stops(Exception):
@@ -48,53 +43,63 @@ class _Stops(Exception):
 
 def check(window: Window) -> tuple[Verdict, str]:
     """Run both sides of a window on the same inputs; `means` says on what, or why not."""
-    runs = 0
-    kernels = _Kernels()
+    ran: list[dict[str, int]] = []
+    shared = Shared()
     reason = window.means
     stopped: dict[str, int] | None = None
     for feeds, sizes, kind in _inputs(window):
         try:
-            verdict = _compare(window, feeds, sizes, kernels)
+            verdict = _compare(window, feeds, sizes, shared)
         except _Stops as error:
             stopped = sizes
             reason = f"{window.means}; {error}"
             continue
-        except _Unrunnable as error:
+        except Unrunnable as error:
             reason = f"{window.means}; {error}"
             continue
         if verdict is None:
             continue
         if not verdict:
             return "refuted", f"its outputs differ on {kind} inputs"
-        runs += 1
+        ran.append(sizes)
     operators = [{t.op for t in side} for side in window.inner]
-    if stopped is not None and (runs or operators[1] <= operators[0]):
+    if stopped is not None and (ran or operators[1] <= operators[0]):
         return "refuted", f"it does not run at sizes {stopped}"
-    if runs < 2:
+    if len(ran) < 2:
         return "assumed", reason
-    unstable = _instability(window, kernels)
+    untaken = _untaken(window, shared)
+    if untaken:
+        return "assumed", untaken
+    unstable = _instability(window, shared, ran[0])
     if unstable:
         return "refuted", unstable
-    return "checked", f"equal on {runs} inputs of its own"
+    return "checked", f"equal on {len(ran)} inputs of its own"
 
 
-def _instability(window: Window, kernels: _Kernels) -> str:
+def _untaken(window: Window, shared: Shared) -> str:
+    """A branch in the window that no run took, "" if there is none."""
+    for term in {t for side in window.inner for t in side if t.op == "If"}:
+        if len({truth for t, truth in shared.branches if t is term}) < 2:
+            return f"no input takes both branches of {term.node.name if term.node else 'If'}"
+    return ""
+
+
+def _instability(window: Window, shared: Shared, sizes: Mapping[str, int]) -> str:
     """How the new side fails in float32 where the source's does not, "" if it does not."""
     rng = np.random.default_rng(1)
-    sizes = {n: SIZES[0][k % len(SIZES[0])] for k, n in enumerate(_symbols(window))}
-    for scale in SCALES:
-        drawn = {t: _drawn(t, sizes, "normal", rng, np.zeros(1)) for t in window.leaves}
-        single = _Run(kernels, sizes, wide=np.float32)
+    for scale in (s * sign for s in SCALES for sign in (1, -1)):
+        if scale > 0:
+            drawn = {t: _drawn(t, sizes, "normal", rng, np.zeros(1)) for t in window.leaves}
+        single = Run(shared, sizes, wide=np.float32)
         feeds = {t: single.wide(x * scale) if x.dtype.kind == "f" else x for t, x in drawn.items()}
         try:
-            before = single(window.before, window.inner[0], feeds)
+            before = single(window.before, feeds)
             if before.dtype.kind != "f" or not np.isfinite(before).all():
                 continue
-            after = single(window.after, window.inner[1], feeds)
-            double = _Run(kernels, sizes)
-            wide = {t: double.wide(x) for t, x in feeds.items()}
-            exact = double(window.before, window.inner[0], wide)
-        except _Unrunnable:
+            after = single(window.after, feeds)
+            double = Run(shared, sizes)
+            exact = double(window.before, {t: double.wide(x) for t, x in feeds.items()})
+        except Unrunnable:
             continue
         if not np.isfinite(after).all():
             return "it overflows where the source does not"
@@ -109,17 +114,18 @@ def _typical(x: Array) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
 
 
-def _inputs(window: Window) -> Iterator[tuple[dict[Term, Array], dict[str, int], str]]:
+def _inputs(window: Window) -> Iterator[tuple[dict[Term, Array], dict[str, int], str | float]]:
     names = _symbols(window)
     rng = np.random.default_rng(0)
     centres = _centres(window)
     further = tuple(_limit(window) + k for k in SIZES[0])
     for row in (*SIZES, further) if names else SIZES[:1]:
         sizes = {n: row[k % len(row)] for k, n in enumerate(names)}
-        for kind in DRAWS if row is not further else DRAWS[:1]:
+        kinds: list[str | float] = [*DRAWS, *_scales(centres)]
+        for kind in kinds if row is not further else DRAWS[:1]:
             try:
                 feeds = {t: _drawn(t, sizes, kind, rng, centres) for t in window.leaves}
-            except _Unrunnable:
+            except Unrunnable:
                 break
             yield feeds, sizes, kind
 
@@ -168,30 +174,33 @@ def _dims(term: Term) -> tuple[Dim, ...]:
     return (*(term.dims or ()), *(term.attributes["elements"] if term.op == "data" else ()))
 
 
-def _size(e: Dim, sizes: Mapping[str, int]) -> int:
-    found = e if isinstance(e, int) else e.at(sizes)
-    if found is None or found < 0:
-        raise _Unrunnable("a size that depends on data")
-    return found
+def _scales(centres: Array) -> list[float]:
+    """Scales at which products of two inputs meet large constants (what a mask adds)."""
+    large = np.sqrt(centres[centres > 64])
+    return [float(x * k) for x in large[:: max(1, len(large) // 2)][:2] for k in NEARBY]
 
 
 def _drawn(
-    term: Term, sizes: Mapping[str, int], kind: str, rng: np.random.Generator, centres: Array
+    term: Term,
+    sizes: Mapping[str, int],
+    kind: str | float,
+    rng: np.random.Generator,
+    centres: Array,
 ) -> Array:
     if term.dims is None or term.dtype is None:
-        raise _Unrunnable("an input of unknown shape or type")
-    shape = tuple(_size(d, sizes) for d in term.dims)
+        raise Unrunnable("an input of unknown shape or type")
+    shape = tuple(size_at(d, sizes) for d in term.dims)
     if int(np.prod(shape)) > LARGEST:
-        raise _Unrunnable("it is too large to be run")
+        raise Unrunnable("it is too large to be run")
     if term.dtype is ir.DataType.BOOL:
         return rng.random(shape) < 0.7
     if term.dtype.is_integer():
-        low, high = {"near": (-9, 10), "large": (0, 100)}.get(kind, (0, 2))
+        low, high = {"near": (-9, 10), "large": (0, 100)}.get(str(kind), (0, 2))
         low = low if np.issubdtype(term.dtype.numpy(), np.signedinteger) else 0
         whole: Array = rng.integers(low, high, shape).astype(term.dtype.numpy())
         return whole
     if not term.dtype.is_floating_point():
-        raise _Unrunnable(f"inputs of type {term.dtype.name}")
+        raise Unrunnable(f"inputs of type {term.dtype.name}")
     if kind == "zeros":
         signs: Array = rng.choice([-0.0, 0.0], shape)
         return signs
@@ -200,23 +209,23 @@ def _drawn(
     if kind == "near":
         middle: Array = rng.choice(centres, shape)
         return middle + rng.standard_normal(shape) * np.maximum(1.0, np.abs(middle) / 2)
-    scale = {"normal": 1.0, "large": 32.0, "tiny": 2.0**-12}[kind]
+    scale = {"normal": 1.0, "large": 32.0, "tiny": 2.0**-12}.get(str(kind)) or float(kind)
     drawn: Array = rng.standard_normal(shape) * scale
     return drawn
 
 
 def _compare(
-    window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int], kernels: _Kernels
+    window: Window, feeds: dict[Term, Array], sizes: Mapping[str, int], shared: Shared
 ) -> bool | None:
     """Whether both sides agree where the source's is finite; None where it is nowhere."""
-    run = _Run(kernels, sizes)
-    before = run(window.before, window.inner[0], feeds)
+    run = Run(shared, sizes)
+    before = run(window.before, feeds)
     finite = np.isfinite(before) if before.dtype.kind == "f" else np.ones(before.shape, bool)
     if before.size and not finite.any():
         return None
     try:
-        after = run(window.after, window.inner[1], feeds)
-    except _Unrunnable as error:
+        after = run(window.after, feeds)
+    except Unrunnable as error:
         raise _Stops(str(error)) from error
     if before.shape != after.shape or before.dtype != after.dtype:
         return False
@@ -230,131 +239,9 @@ def _compare(
     values = before[finite]
     moved = np.zeros_like(values)
     for k in range(ROUNDINGS):
-        rounded = _Run(kernels, sizes, np.random.default_rng(k), unit)
+        rounded = Run(shared, sizes, np.random.default_rng(k), unit)
         given = {t: rounded.rounded(x) for t, x in feeds.items()}
-        again = rounded(window.before, window.inner[0], given)[finite]
+        again = rounded(window.before, given)[finite]
         moved = np.maximum(moved, np.abs(np.where(np.isfinite(again), again, values) - values))
     allowed = 16 * np.maximum(moved, _typical(moved)) + 64 * unit * np.abs(values) + 1e-300
     return bool((np.abs(after[finite] - values) <= allowed).all())
-
-
-class _Kernels:
-    """Nodes opened in ONNX Runtime, each once for every type of its inputs."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, Kernel | None] = {}
-
-    def __call__(self, term: Term, node: ir.Node, inputs: Inputs) -> list[Array] | None:
-        """The outputs of one node, absent ones left out; None if nothing runs it."""
-        key = (node, *(None if x is None else (x.dtype, x.ndim) for x in inputs))
-        if key not in self._known:
-            opsets = {"": term.opset, node.domain: term.opset if node.domain in STANDARD else 1}
-            self._known[key] = kernel_of(node, inputs, opsets)
-        kernel = self._known[key]
-        return None if kernel is None else kernel(inputs)
-
-
-class _Run:
-    """Values of one side's terms, floating point in float64."""
-
-    def __init__(
-        self,
-        kernels: _Kernels,
-        sizes: Mapping[str, int],
-        rng: np.random.Generator | None = None,
-        unit: float = 0.0,
-        wide: Any = np.float64,
-    ) -> None:
-        self.kernels = kernels
-        self.sizes, self.rng, self.unit, self.dtype = sizes, rng, unit, wide
-        self.narrow = False
-
-    def wide(self, x: Array) -> Array:
-        """Floating point in the type that this run computes in."""
-        return x.astype(self.dtype) if x.dtype.kind == "f" else x
-
-    def rounded(self, x: Array) -> Array:
-        """Each number moved by about one rounding."""
-        if self.rng is None or x.dtype.kind != "f":
-            return x
-        moved: Array = x * (1 + self.unit * self.rng.uniform(-1, 1, x.shape))
-        return moved
-
-    def __call__(self, top: Term, inner: tuple[Term, ...], feeds: Mapping[Term, Array]) -> Array:
-        values: dict[Term, Array] = dict(feeds)
-        if top in values:
-            return values[top]
-        made: dict[ir.Node, list[Array]] = {}
-        for term in _ordered(top, set(inner)):
-            node = term.node
-            if node is None:
-                raise _Unrunnable(f"{term.op} cannot be run")
-            if node not in made:
-                inputs = [None if a is None else self._value(a, values) for a in term.args]
-                made[node] = self._outputs(term, node, inputs)
-            if term.output >= len(made[node]):
-                raise _Unrunnable(f"{term.op} gives too few outputs")
-            values[term] = made[node][term.output]
-            if sum(v.size for v in values.values()) > LARGEST:
-                raise _Unrunnable("it is too large to be run")
-        return values[top]
-
-    def _value(self, term: Term, values: dict[Term, Array]) -> Array:
-        if term in values:
-            return values[term]
-        if term.op == "const":
-            array = term.array()
-            if array.dtype.num >= 256 or array.dtype.kind not in "fiub":
-                raise _Unrunnable(f"a constant of type {array.dtype}")
-            found = self.rounded(self.wide(array)) if array.size > 1 else self.wide(array)
-        elif term.op == "data" and term.dtype is not None:
-            numbers = [_size(e, self.sizes) for e in term.attributes["elements"]]
-            shape = [d for d in term.dims or () if isinstance(d, int)]
-            found = np.array(numbers, term.dtype.numpy()).reshape(shape)
-        else:
-            raise _Unrunnable(f"{term.op} cannot be run")
-        values[term] = found
-        return found
-
-    def _outputs(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
-        if node.domain in STANDARD and not deterministic(node):
-            raise _Unrunnable(f"{node.op_type} cannot be run alone")
-        x = inputs[0] if inputs else None
-        if (
-            node.op_type == "Cast"
-            and x is not None
-            and x.dtype.kind == "f"
-            and ir.DataType(node.attributes["to"].value).is_floating_point()
-        ):
-            return [x]  # computed in one type throughout
-        inputs = inputs[: len(node.inputs)]
-        found = quick(node, inputs)
-        if found is None:
-            found = self._by_runtime(term, node, inputs)
-        return [self.wide(np.asarray(x)) for x in found]
-
-    def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
-        """One node in ONNX Runtime: in float64, else in float32."""
-        for dtype in dict.fromkeys((self.dtype, np.float32)):
-            given = [
-                x.astype(dtype) if x is not None and x.dtype.kind == "f" else x for x in inputs
-            ]
-            found = self.kernels(term, node, given)
-            if found is not None:
-                self.narrow = self.narrow or dtype is not np.float64
-                made = iter(found)
-                return [next(made) if o.name else np.zeros(0) for o in node.outputs]
-        raise _Unrunnable(f"no kernel runs {node.op_type}")
-
-
-def _ordered(top: Term, inner: set[Term]) -> list[Term]:
-    order: dict[Term, None] = {}
-    stack = [top]
-    while stack:
-        term = stack[-1]
-        waiting = [a for a in term.args if a in inner and a not in order]
-        if waiting:
-            stack += [a for a in waiting if a is not None]
-        else:
-            order[stack.pop()] = None
-    return list(order)

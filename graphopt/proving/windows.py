@@ -112,6 +112,8 @@ class _Comparison:
         self.trusted: set[Term] = set()
         self.windows: list[Window] = []
         self.failed = 0
+        #: Pairs that were looked at and not joined.
+        self.unequal: set[tuple[Term, Term]] = set()
         #: Terms of the new graph that were found to be something else.
         self.apart: set[Term] = set()
         self.outputs = {v.name for v in after.graph.outputs}
@@ -157,12 +159,16 @@ class _Comparison:
             self.apart.add(new)  # it reads what is something else already
             if name not in self.outputs:
                 return False
+        if (old, new) in self.unequal:
+            return False
         window = self._window(name, old, new)
         if window is None:
             return False
         self.windows.append(window)
         joined = window.verdict in ("proved", "checked")
         self.failed += not joined
+        if not joined:
+            self.unequal.add((old, new))
         if window.verdict == "refuted":
             self.apart.add(new)
         return joined
