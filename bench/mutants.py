@@ -211,14 +211,17 @@ def near(own, other, exact, wide):
     return bool(all(w.all() for w in whole) and not any((a & told).any() for a in apart))
 
 
-def judged(regions, seed, number):
-    """What became of one mutant."""
+def judged(regions, seed, number, seen):
+    """What became of one mutant; `seen` are marks of those that were judged before."""
     made = mutant(regions, seed, number)
     if made is None:
         return {"outcome": "no place"}
     region, model, fault, said = made
     mark = hashlib.sha256(region.trusted + region.equal + model.SerializeToString()).hexdigest()
     line = {"fault": fault, "said": said, "form": region.form[:200], "mark": mark[:16]}
+    if line["mark"] in seen:
+        return {**line, "outcome": "met before"}
+    seen.add(line["mark"])
     apart = differs(region, model)
     if apart is None:
         return {**line, "outcome": "does not run"}
@@ -238,29 +241,29 @@ def judged(regions, seed, number):
 # --- a campaign ------------------------------------------------------------------------------
 
 
-def child(pipe, cache, seed):
+def child(pipe, cache, seed, seen):
     regions = gathered((), 0, cache)
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 2)
     while (numbers_ := pipe.recv()) is not None:
         for number in numbers_:
             pipe.send(("begin", number))
-            pipe.send(("end", judged(regions, seed, number)))
+            pipe.send(("end", judged(regions, seed, number, seen)))
         pipe.send(("more", None))
 
 
 class Judge:
     """A child process, and the mutants that it was given."""
 
-    def __init__(self, cache, seed):
-        self.cache, self.seed = cache, seed
+    def __init__(self, cache, seed, seen):
+        self.cache, self.seed, self.seen = cache, seed, seen
         self.waiting, self.current, self.since = [], None, time.monotonic()
         self.start()
 
     def start(self):
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=child, args=(theirs, self.cache, self.seed))
+        self.process = spawn.Process(target=child, args=(theirs, self.cache, self.seed, self.seen))
         self.process.daemon = True
         self.process.start()
         theirs.close()
@@ -309,7 +312,8 @@ def campaign(path, cache, args):
     end = time.monotonic() + args.seconds
     left = (n for n in range(sys.maxsize) if n not in known)
     marks = {x["mark"] for x in known.values() if x["outcome"] == "counted"}
-    judges = [Judge(cache, args.seed) for _ in range(args.jobs)]
+    seen = {x["mark"] for x in known.values() if "mark" in x}
+    judges = [Judge(cache, args.seed, seen) for _ in range(args.jobs)]
     for judge in judges:
         judge.give([next(left) for _ in range(CHUNK)])
     with path.open("a") as file:
@@ -338,7 +342,8 @@ def table(known):
     first = {}
     for number in sorted(known):
         line = known[number]
-        first.setdefault(line.get("mark", number), line)
+        if line["outcome"] != "met before":
+            first.setdefault(line.get("mark", number), line)
     kinds = ("proved", "checked", "assumed", "refuted")
     counts, aside = collections.defaultdict(collections.Counter), collections.Counter()
     for line in first.values():
@@ -359,7 +364,7 @@ def table(known):
 def show(regions, args):
     """Judge one mutant again, and write it."""
     made = mutant(regions, args.seed, args.only)
-    print(json.dumps(judged(regions, args.seed, args.only), indent=1))
+    print(json.dumps(judged(regions, args.seed, args.only, set()), indent=1))
     if made and args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
         region, model, *_ = made

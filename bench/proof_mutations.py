@@ -46,7 +46,7 @@ def _constant(model, rng, kind, where=lambda a: True):
 
 
 def _store(tensor, array):
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+    tensor.CopyFrom(numpy_helper.from_array(np.array(array, order="C"), tensor.name))
 
 
 def _readers(model, tensor):

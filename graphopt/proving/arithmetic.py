@@ -33,14 +33,14 @@ def _sub(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _mul(m: Meaning, t: Term, ix: Index) -> Poly:
     a, b = _operands(m, t, ix)
-    return m.algebra.mul(a, b)
+    return m.algebra.product(a, b)
 
 
 def _div(m: Meaning, t: Term, ix: Index) -> Poly:
     a, b = _operands(m, t, ix)
     if not m.real(t):
         return m.algebra.function("integer quotient", a, b)
-    return m.algebra.mul(a, m.algebra.power(b, Fraction(-1)))
+    return m.algebra.product(a, m.algebra.power(b, Fraction(-1)))
 
 
 def _neg(m: Meaning, t: Term, ix: Index) -> Poly:

@@ -27,9 +27,20 @@ SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
 #: How the inputs are drawn: normal twice, about the constants of both sides, large, small, edges.
-DRAWS = ("normal", "normal", "near", "near", "near", "large", "tiny", "ones", "zeros")
+DRAWS = (
+    "normal", "normal", "near", "near", "near", "large", "tiny", "minute", "ones", "zeros",
+    "infinite", "infinite",
+)  # fmt: skip
 #: About which share of a large constant products are drawn.
 NEARBY = (0.4, 0.7, 1.0, 1.4)
+#: Magnitudes, and numbers that some elements are.
+TIMES: dict[str | float, float] = {
+    "normal": 1.0,
+    "large": 32.0,
+    "tiny": 2.0**-12,
+    "minute": 2.0**-122,
+}
+ODD = {"infinite": (-np.inf, np.inf), "none": (np.nan,)}
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
 SCALES = (1.0, 64.0, 4096.0, 2.0**34, 2.0**-20)
 LOST = 256
@@ -122,6 +133,8 @@ def _inputs(window: Window) -> Iterator[tuple[dict[Term, Array], dict[str, int],
     for row in (*SIZES, further) if names else SIZES[:1]:
         sizes = {n: row[k % len(row)] for k, n in enumerate(names)}
         kinds: list[str | float] = [*DRAWS, *_scales(centres)]
+        if any(t.op in ("IsNaN", "IsInf") for side in window.inner for t in side):
+            kinds.append("none")
         for kind in kinds if row is not further else DRAWS[:1]:
             try:
                 feeds = {t: _drawn(t, sizes, kind, rng, centres) for t in window.leaves}
@@ -208,9 +221,13 @@ def _drawn(
         return np.ones(shape)
     if kind == "near":
         middle: Array = rng.choice(centres, shape)
-        return middle + rng.standard_normal(shape) * np.maximum(1.0, np.abs(middle) / 2)
-    scale = {"normal": 1.0, "large": 32.0, "tiny": 2.0**-12}.get(str(kind)) or float(kind)
+        close, far = np.abs(middle) / 2, np.maximum(1.0, np.abs(middle) / 2)
+        spread = np.where((rng.random(shape) < 0.5) & (close > 0), close, far)
+        return middle + rng.standard_normal(shape) * spread
+    scale = 1.0 if kind in ODD else TIMES.get(kind) or float(kind)
     drawn: Array = rng.standard_normal(shape) * scale
+    if kind in ODD:
+        drawn = np.where(rng.random(shape) < 0.25, rng.choice(ODD[str(kind)], shape), drawn)
     return drawn
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
+from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
@@ -35,6 +36,8 @@ __all__ = ["Difference", "Window", "windows_of"]
 LARGEST = 64
 #: Operators whose result leaves the range of float32 for ordinary operands.
 OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
+#: Operators that lose the digits of what is nearly equal.
+DIFFERING = ("Neg", "Sub")
 #: Constants beyond this, or below its inverse, take products out of range.
 HUGE = 1e12
 SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
@@ -185,7 +188,7 @@ class _Comparison:
             window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
             try:
                 if _risky(inner):
-                    raise Unprovable("its arithmetic may overflow where the source's does not")
+                    raise Unprovable("its arithmetic may fail where the source's does not")
                 if proved(old, new, leaves):
                     return dataclasses.replace(window, verdict="proved", means="normal form")
                 reason = "its normal forms differ"
@@ -222,9 +225,9 @@ class _Comparison:
 
 
 def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
-    """Whether the new side may overflow in other places: equal over the reals is not enough."""
+    """Whether the new side may overflow, or lose digits, where the source does not."""
     before, after = (Counter(t.op for t in side) for side in inner)
-    if any(after[op] > before[op] for op in OVERFLOWING):
+    if any(after[op] > before[op] for op in (*OVERFLOWING, *DIFFERING)):
         return True
     exponents = [{_unmoved(t.args[0]) for t in side if t.op in EXPONENTIAL} for side in inner]
     if exponents[1] - exponents[0]:
@@ -278,11 +281,21 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     p = meaning.at(old, index)
     # the source runs where these are equal, and nowhere else
     held = {*meaning.held, *((b, a) for a, b in meaning.held)}
+    reached, vanished = set(meaning.reached), algebra.vanished
     q = meaning.at(new, index)
+    if algebra.vanished > 2 * vanished:
+        raise Unprovable("something vanishes that is no number where an input is infinite")
+    if any(not _reaches(reached, size, k) for size, k in meaning.reached):
+        raise Unprovable("a position that a smaller size does not have")
     pairs = {(a, b) for a, b in zip(old.dims, new.dims, strict=True) if a != b}
     if not (pairs | meaning.held) <= held:
         raise Unprovable("shapes that are written differently")
     return Comparer(algebra, meaning.terms).equal(p, q)
+
+
+def _reaches(known: set[tuple[Dim, int]], size: Dim, k: int) -> bool:
+    """Whether a size is at least |k| on the side that is trusted too."""
+    return any(s == size and abs(n) >= abs(k) for s, n in known)
 
 
 def _below(leaf: Term) -> list[Term]:
