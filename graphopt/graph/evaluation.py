@@ -323,7 +323,7 @@ def _reduce(function: Callable[..., Any]) -> Callable[..., Array | None]:
             if a.get("noop_with_empty_axes", 0):
                 return None
             axes = tuple(range(x.ndim))
-        if x.size == 0 or x.dtype.kind == "b":
+        if (x.size == 0 and function not in (np.sum, np.prod)) or x.dtype.kind == "b":
             return None
         keep = bool(a.get("keepdims", 1))
         return np.asarray(function(x, axis=axes, keepdims=keep)).astype(x.dtype)

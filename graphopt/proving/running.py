@@ -66,6 +66,7 @@ class Run:
         sizes: of the dynamic axes.
         rng, unit: constants are moved by about one rounding of this size.
         wide: the type that is computed in.
+        plain: by NumPy alone (kernels of a runtime have died of an empty axis).
 
     Attributes:
         narrow: something had no kernel for that type.
@@ -78,9 +79,11 @@ class Run:
         rng: np.random.Generator | None = None,
         unit: float = 0.0,
         wide: Any = np.float64,
+        plain: bool = False,
     ) -> None:
         self.shared = shared
         self.sizes, self.rng, self.unit, self.dtype = sizes, rng, unit, wide
+        self.plain = plain
         self.narrow = False
 
     def wide(self, x: Array) -> Array:
@@ -203,8 +206,10 @@ class Run:
         ):
             return [x]  # computed in one type throughout
         found = quick(node, inputs)
-        if found is None:
+        if found is None and not self.plain:
             found = self._by_runtime(term, node, inputs)
+        if found is None:
+            raise Unrunnable(f"{node.op_type} of no elements")
         return [self.wide(np.asarray(x)) for x in found]
 
     def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
