@@ -26,6 +26,7 @@ from graphopt.analyses.shapes.symbolic import Expr
 from graphopt.errors import GraphOptError
 from graphopt.formats import load
 from graphopt.proving.evidence import examine
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import windows_of
 
@@ -70,7 +71,7 @@ def examined(model):
 
 def verdict_of(trusted, other):
     """(verdict on a whole rewrite, by which means); what no window joins is not proved."""
-    difference = windows_of(ir.from_proto(trusted), ir.from_proto(other), check)
+    difference = windows_of(numbered(ir.from_proto(trusted)), ir.from_proto(other), check)
     verdicts = {w.verdict for w in difference.windows}
     means = difference.windows[-1].means if difference.windows else "one term"
     if difference.open:

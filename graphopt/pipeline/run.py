@@ -15,6 +15,7 @@ from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import InputError, PassError, UsageError
+from graphopt.garbage import kept
 from graphopt.graph import provenance
 from graphopt.io.digest import digest
 from graphopt.measuring.gauge import Gauge, objection, remark
@@ -134,7 +135,8 @@ class _Run:
             later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
             if later and self.safe is None:
                 self.safe = (k, self.state, self.outputs)
-            steps.append(self._step(one, spec, k, judged=not later))
+            with kept(small=not getattr(one, "lossy", False)):
+                steps.append(self._step(one, spec, k, judged=not later))
             if not later:
                 self._settle(steps)
         self.progress("measuring the result", 0, 0)
@@ -282,6 +284,7 @@ class _Run:
 
     # --- the result -------------------------------------------------------------------------
 
+    @kept()
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
         setting, notes = self.setting, list(self.setting.notes)
         if digest(setting.source.model) != setting.digest:

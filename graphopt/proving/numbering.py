@@ -6,23 +6,25 @@ their values have one term.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.analyses.shapes.facts import Shapes
-from graphopt.analyses.shapes.symbolic import Expr
+from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.attributes import default_attribute
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.graph.evaluation import deterministic, evaluate
 from graphopt.graph.traverse import subgraphs
 from graphopt.proving.terms import Term, Terms
 
-__all__ = ["Walk"]
+__all__ = ["Numbered", "Walk", "hashable", "numbered"]
 
 #: Constants up to this many elements are computed when a term is made.
 COMPUTED = 1 << 16
@@ -58,6 +60,27 @@ class Body(NamedTuple):
     outputs: tuple[Term, ...]
 
 
+#: The subgraphs that a value is in, from the outermost on, and its name.
+Name = tuple[tuple[str, ...], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """A graph whose values have terms, of which the names alone are kept."""
+
+    terms: Terms
+    names: Mapping[Name, Term]
+    outputs: tuple[Term | None, ...]
+
+
+def numbered(model: ir.Model) -> Numbered:
+    """The values of a graph as terms of a new table."""
+    walk = Walk(Terms(), model, on_demand(model))
+    for node in model.graph:
+        walk.visit(node)
+    return walk.done(model)
+
+
 class Walk:
     """One graph's values as terms.
 
@@ -70,11 +93,14 @@ class Walk:
     def __init__(self, terms: Terms, model: ir.Model, facts: Shapes) -> None:
         self.terms = terms
         self.facts = facts
+        facts.unknowns = terms.unknowns
         self.opsets = dict(model.graph.opset_imports)
         self.opset = self.opsets.get("", self.opsets.get("ai.onnx", 0))
         #: Before IR version 4 every initializer had to be listed as an input.
         self._overridable = model.ir_version >= 4
         self.values: dict[ir.Value, Term] = {}
+        #: The same by name, of every value that was visited.
+        self.names: dict[Name, Term] = {}
         #: Names the subgraph that is walked: two of them may use one name for different values.
         self.scope: tuple[str, ...] = ()
         #: Told of every value, after its node was visited.
@@ -101,10 +127,22 @@ class Walk:
         """Give every output of `node` its term; its inputs have theirs."""
         made = self._made(node)
         for value, term in zip(node.outputs, made, strict=True):
-            self.values[value] = term
-            if term.tensor is not None or self.facts.fact(value).dims is None:
-                self.facts.learn(value, term.dtype, term.dims, term.tensor)
+            self.put(value, term)
             self.met(value)
+            self.names[self.scope, value.name or ""] = self.values[value]
+
+    def put(self, value: ir.Value, term: Term) -> None:
+        """Let a value be `term`: its sizes have one name in every graph of the table."""
+        self.values[value] = term
+        dims = self.facts.fact(value).dims
+        if dims is not None and (term.dims is None or _own(term.dims) > _own(dims)):
+            term.dims = dims
+        if term.tensor is not None or dims != term.dims:
+            self.facts.learn(value, term.dtype, term.dims, term.tensor)
+
+    def done(self, model: ir.Model) -> Numbered:
+        """What is kept of a graph all of whose nodes were visited."""
+        return Numbered(self.terms, self.names, tuple(map(self.of, model.graph.outputs)))
 
     def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:
         def make() -> Term:
@@ -154,7 +192,7 @@ class Walk:
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
-        written = tuple(sorted((k, _hashable(v)) for k, v in attributes.items()))
+        written = tuple(sorted((k, hashable(v)) for k, v in attributes.items()))
         key = (op, tuple(args), written, version, None if stable or graphs else node.name)
         made = []
         for k, value in enumerate(node.outputs):
@@ -364,6 +402,11 @@ def _captured(bodies: Sequence[Body]) -> list[Term]:
 _OWN = re.compile(r"\?\d|~")
 
 
+def _own(dims: tuple[Dim, ...]) -> int:
+    """How many sizes are unknowns that an analysis made up."""
+    return sum(not isinstance(d, int) and not shareable(d) for d in dims)
+
+
 def shareable(e: Expr) -> bool:
     """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
     return not any(_OWN.search(a) for a in e.atoms)
@@ -387,7 +430,10 @@ def _attributes(node: ir.Node, opset: int) -> dict[str, Any]:
     return found
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """An attribute's value as part of a key."""
+    if isinstance(value, (int, float, str, bytes, tuple)):
+        return value
     if isinstance(value, ir.TensorProtocol):
         return (tuple(value.shape.numpy()), value.dtype, value.tobytes())
     return value if not isinstance(value, (list, np.ndarray)) else tuple(value)
