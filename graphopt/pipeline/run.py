@@ -14,9 +14,10 @@ from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
-from graphopt.errors import InputError, UsageError
+from graphopt.errors import InputError, PassError, UsageError
 from graphopt.garbage import kept
 from graphopt.graph import provenance
+from graphopt.io.digest import digest
 from graphopt.measuring.gauge import Gauge, objection, remark
 from graphopt.measuring.statistics import verdict
 from graphopt.pass_ import Pass, check_needs, format_pass
@@ -52,7 +53,7 @@ def run(
     Raises:
         UsageError: a pass or option that does not exist; a recipe of another pipeline.
         InputError: the recipe was made with another source, samples, target or seed.
-        PassError: a pass raised; `__cause__` is what it raised.
+        PassError: a pass raised (`__cause__` is what), or changed the source in place.
     """
     passes = passes_of(passes)
     for each in passes:
@@ -293,6 +294,12 @@ class _Run:
     @kept()
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
         setting, notes = self.setting, list(self.setting.notes)
+        if digest(setting.source.model) != setting.digest:
+            raise PassError(
+                "a pass changed the source model itself, or its weights where they lie in memory: "
+                "nothing was written. A pass may change the model that it is given, and weights "
+                "only by new tensors"
+            )
         self.evaluated(self.state)
         changed = self.state is not setting.source
         judged = changed or setting.budget.max_latency is not None
