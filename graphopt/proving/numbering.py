@@ -444,4 +444,4 @@ def hashable(value: Any) -> Any:
         return (tuple(value.shape.numpy()), value.dtype, elements)
     if isinstance(value, ir.TypeAndShape):
         return (repr(value.type), repr(value.shape))
-    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple, np.ndarray)) else value
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple, np.ndarray)) else value
