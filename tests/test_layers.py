@@ -64,7 +64,7 @@ FLOORS = (
     {"pipeline"},
     {"calibration", "proving", "tracing", "training", "verification"},
     {"formats", "measuring", "pass_", "rewriting", "spec"},
-    {"analyses", "backend", "context"},
+    {"analyses", "backend", "context", "differing"},
     {"budget", "cache", "execution", "io", "samples"},
     {
         "deploy",
