@@ -317,8 +317,8 @@ def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output
 
 def _write_report(path: str | None, data: dict[str, Any]) -> GraphOptError | None:
     """Write the report; why it could not be, for later: the result is written, and shown first."""
-    from graphopt.cli.common import finite
     from graphopt.replacing import replace_files
+    from graphopt.reporting.records import finite
 
     if path is None:
         return None

@@ -156,8 +156,8 @@ def _run(options: dict[str, Any]) -> int:
     recipe = json.loads(found.result.recipe.to_text())
     data = {**report.to_json(), "recipe": recipe, "search": found.report.to_json()}
     if options["report_file"]:
-        from graphopt.cli.common import finite
         from graphopt.replacing import replace_files
+        from graphopt.reporting.records import finite
 
         text = json.dumps(finite(data), indent=2) + "\n"
         replace_files([(Path(options["report_file"]), [text.encode()])])

@@ -21,7 +21,7 @@ __all__ = ["Group", "constant_groups", "repeated_blocks", "transferred"]
 LEAST, MOST = 4, 400
 #: Segments that one block may consist of.
 PERIOD = 24
-#: A value that lives for this share of the graph, and so many nodes, is no bottleneck's business, nor
+#: A value that lives for this share of the graph, and so many nodes, is no bottleneck, nor
 #: is what is computed for it alone: an attention mask.
 LASTING, SHORTEST = 1 / 3, 48
 
@@ -138,7 +138,7 @@ def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
     for k, b in enumerate(home):
         if b is not None and b not in cyclic:
             parts.setdefault(b, []).append(k)
-    labels = [".".join(path[-3:]) for path in found]
+    labels = [f"module {p[0]}" if len(p) == 1 else ".".join(p[-3:]) for p in found]
     return [
         Group("block", labels[b], tuple(p)) for b, p in parts.items() if LEAST <= len(p) <= MOST
     ]

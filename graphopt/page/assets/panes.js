@@ -1,0 +1,209 @@
+// Two panes joined by provenance, the slider over the passes, tooltips, and the page's tables.
+"use strict";
+const STRIPS = { weights: "--p0", norm: "--p2", act: "--p1", quant: "--p3", shape: null };
+const PASSES = 6;
+
+class Page {
+  constructor(data) {
+    this.data = data;
+    this.tip = make("div", { className: "tip", hidden: true });
+    this.tip.setAttribute("role", "status");
+    document.body.append(this.tip);
+    this.said = $("#said");
+    this.order = data.passes;
+    this.read();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.read(); this.panes.forEach((p) => p.paint()); });
+    this.scenes = data.stages.map(() => []);
+    this.panes = [...document.querySelectorAll(".pane canvas")].map((canvas, k) => new Pane(canvas, this, k));
+    this.controls();
+    this.stage(data.stages.length - 1);
+  }
+  read() {
+    const style = getComputedStyle(document.documentElement);
+    const get = (name) => style.getPropertyValue(name).trim();
+    this.colour = {
+      paper: get("--paper"), soft: get("--soft"), line: get("--line"), ink: get("--ink"), dim: get("--dim"),
+      accent: get("--accent"), edge: `color-mix(in srgb, ${get("--dim")} 55%, ${get("--paper")})`,
+      sans: 'system-ui, "Liberation Sans", sans-serif',
+      passes: Array.from({ length: PASSES }, (_, k) => get(`--p${k}`)),
+    };
+    this.styles = new Map();
+  }
+  // The colour of a pass, by its place in the pipeline.
+  ofPass(name) {
+    const at = this.order.indexOf(name);
+    return this.colour.passes[(at < 0 ? this.order.length : at) % PASSES];
+  }
+  style(pane, members) {
+    const { scene } = pane;
+    const { paper, ink, dim, line } = this.colour;
+    const changed = members.find((k) => scene.text("fate", k, scene.told) !== "same" && scene.text("fate", k, scene.told) !== "");
+    const gone = members.length && members.every((k) => scene.text("fate", k, scene.told) === "removed");
+    const op = members.length === 1 ? scene.text("op", members[0]) : "";
+    const by = changed === undefined ? "" : scene.text("by", changed, scene.told).split(" ").at(pane.side ? -1 : 0);
+    const fate = changed === undefined ? "same" : scene.text("fate", changed, scene.told);
+    const key = [op, by, gone, fate].join("|");
+    if (!this.styles.has(key)) {
+      const kind = KINDS.find(([, pattern]) => pattern.test(op))?.[0];
+      const own = kind && STRIPS[kind] ? `color-mix(in srgb, ${getComputedStyle(document.documentElement).getPropertyValue(STRIPS[kind])} 75%, ${paper})` : null;
+      const tint = by || !["same", "rewired"].includes(fate) ? this.ofPass(by) : null;
+      this.styles.set(key, {
+        fill: gone ? paper : tint ? `color-mix(in srgb, ${tint} 17%, ${paper})` : paper,
+        stroke: gone ? dim : tint ? `color-mix(in srgb, ${tint} 70%, ${paper})` : `color-mix(in srgb, ${dim} 38%, ${paper})`,
+        ink: gone ? dim : ink, dashed: gone, strip: tint ? null : own, line,
+      });
+    }
+    return this.styles.get(key);
+  }
+
+  stage(k) {
+    const { stages, strings } = this.data;
+    const now = stages[k];
+    const cached = (at, side, told) => (this.scenes[at][side] ??= new Scene(stages[at].graph, strings, told));
+    const last = this.panes.length - 1;
+    if (last) this.panes[0].show(Object.assign(new Scene(stages[0].graph, strings, now.left), {}), this.panes[0].scene);
+    if (last && this.openBefore) { this.panes[0].scene.open = this.openBefore; this.panes[0].scene.lay(); }
+    if (last) this.openBefore = this.panes[0].scene.open;
+    this.panes[last].show(cached(k, 1), this.panes[last].scene);
+    const title = $(`#pane-${last}`);
+    if (title) title.textContent = now.label;
+    this.legend();
+  }
+  legend() {
+    const list = $(".legend");
+    if (!list) return;
+    const used = new Set(this.panes.flatMap(({ scene }) => (scene.told.by ?? []).flatMap((s) => scene.strings[s].split(" "))));
+    list.replaceChildren(...this.order.filter((p) => used.has(p)).map((p) => {
+      const mark = make("i");
+      mark.style.background = `color-mix(in srgb, ${this.ofPass(p)} 17%, ${this.colour.paper})`;
+      mark.style.borderColor = this.ofPass(p);
+      return make("li", {}, mark, p);
+    }));
+  }
+  controls() {
+    const slider = $("#stage");
+    if (slider) {
+      const told = $("#stage-name");
+      slider.addEventListener("input", () => {
+        this.leave();
+        told.textContent = this.data.stages[slider.value].label;
+        this.stage(Number(slider.value));
+      });
+    }
+    $("#fit").addEventListener("click", () => this.panes.forEach((p) => { p.fit(); p.paint(); }));
+    $("#unfold").addEventListener("click", () => this.panes.forEach(({ scene, ...rest }, k) => {
+      const blocks = scene.graph.groups.flatMap((g, n) => (g[0] === "block" ? [n] : []));
+      const all = blocks.some((g) => !scene.open.has(g));
+      blocks.forEach((g) => (all ? scene.open.add(g) : scene.open.delete(g)));
+      scene.lay();
+      this.panes[k].limit();
+      this.panes[k].paint();
+    }));
+    const find = $("#find");
+    find.addEventListener("keydown", (e) => {
+      if (e.key !== "Enter" || !find.value) return;
+      const words = find.value.toLowerCase();
+      for (const pane of this.panes) {
+        const { scene } = pane;
+        const count = scene.graph.nodes.op.length;
+        const from = this.found?.pane === pane && this.found.words === words ? this.found.k + 1 : 0;
+        for (let n = 0; n < count; n += 1) {
+          const k = (from + n) % count;
+          if (`${scene.text("name", k)} ${scene.text("op", k)}`.toLowerCase().includes(words)) {
+            this.found = { pane, k, words };
+            pane.centre(scene.reveal(k));
+            this.pick(pane, scene.home.get(k), true);
+            return;
+          }
+        }
+      }
+    });
+  }
+  // A row of the table of layers: the node of the source.
+  choose(k) {
+    const pane = this.panes[0];
+    $("#graph").scrollIntoView({ block: "start" });
+    pane.centre(pane.scene.reveal(k));
+    this.pick(pane, pane.scene.home.get(k));
+  }
+  twins(pane, box) {
+    return pane.scene.nodesOf(box).flatMap((k) => pane.scene.others(k));
+  }
+  light(pane, box) {
+    for (const p of this.panes) { p.lit = new Set(); p.own = null; }
+    if (box) {
+      pane.own = box;
+      pane.lit = new Set(pane.scene.nodesOf(box));
+      for (const other of this.panes) if (other !== pane) other.lit = new Set(this.twins(pane, box));
+    }
+    this.panes.forEach((p) => p.paint());
+  }
+  hover(pane, box, x, y) {
+    if (!box || box.inner) {
+      if (this.shown) this.leave();
+      return;
+    }
+    if (this.shown !== box) { this.shown = box; this.light(pane, box); this.tell(pane, box); }
+    const { offsetWidth: w, offsetHeight: h } = this.tip;
+    this.tip.style.left = `${Math.min(x + 16, innerWidth - w - 8)}px`;
+    this.tip.style.top = `${y + 18 + h > innerHeight ? Math.max(y - h - 12, 8) : y + 18}px`;
+  }
+  leave() {
+    this.tip.hidden = true;
+    this.shown = null;
+    const [pane, box] = this.held ?? [];
+    this.light(pane, box ?? null);
+  }
+  pick(pane, box, quiet) {
+    this.panes.forEach((p) => { p.picked = null; });
+    pane.picked = box;
+    this.held = box ? [pane, box] : null;
+    this.light(pane, box);
+    if (!box) return;
+    this.said.textContent = this.tell(pane, box, true);
+    const other = this.panes.find((p) => p !== pane);
+    const [first] = this.twins(pane, box);
+    if (other && first !== undefined) other.centre(other.scene.home.get(first));
+    if (!quiet && box.kind === NODE) this.held = [pane, box];
+  }
+  tell(pane, box, only) {
+    const { scene } = pane;
+    const lines = [];
+    const rows = [];
+    const add = (name, value) => { if (value !== null && value !== "" && value !== undefined) rows.push([name, value]); };
+    if (box.kind === NODE) {
+      const k = box.ref;
+      lines.push([scene.text("op", k), scene.text("name", k)]);
+      add("makes", scene.text("shapes", k));
+      add("weights", scene.text("weights", k));
+      const fate = scene.text("fate", k, scene.told);
+      if (scene.told.fate?.length) add("became", [fate, scene.text("reason", k, scene.told)].filter(Boolean).join(": "));
+      add("by", scene.text("by", k, scene.told).split(" ").join(", "));
+      const macs = scene.number("macs", k), ms = scene.number("ms", k), error = scene.number("error", k);
+      if (macs) add("MACs", FORMS.count(macs));
+      if (scene.number("bytes", k)) add("holds", FORMS.bytes(scene.number("bytes", k)));
+      if (ms !== null) add("time", FORMS.ms(ms));
+      if (error !== null) add("error", `${FORMS.number(error)} relative L2`);
+    } else if (box.kind === GROUP) {
+      const members = scene.nodesOf(box);
+      const counts = new Map();
+      members.forEach((k) => counts.set(scene.text("op", k), (counts.get(scene.text("op", k)) ?? 0) + 1));
+      const listed = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([op, n]) => (n > 1 ? `${op} ×${n}` : op));
+      lines.push([box.label, `${members.length} nodes, a click opens it`]);
+      add("holds", listed.join(", ") + (counts.size > 6 ? ", …" : ""));
+    } else lines.push([box.kind === IN ? "input" : "output", box.label]);
+    if (!only) {
+      this.tip.replaceChildren(make("b", {}, lines[0][0]), make("div", { className: "mono" }, lines[0][1]),
+        make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
+      this.tip.hidden = false;
+    }
+    return [...lines.flat(), ...rows.map((r) => r.join(" "))].join(", ");
+  }
+}
+
+unpack().then((data) => {
+  const page = data.stages.length && $(".pane") ? new Page(data) : null;
+  const layers = $("#layers");
+  if (layers && data.layers) grid(layers, data.layers, page && ((k) => page.choose(k)));
+  document.documentElement.dataset.ready = String(performance.now() | 0);
+});
