@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,8 +18,9 @@ SHOWN = 60
 @click.command("diff")
 @click.argument("a")
 @click.argument("b")
+@click.option("--html", metavar="FILE", help="Write a page with both graphs side by side.")
 @standard
-def command(a: str, b: str, as_json: bool, debug: bool) -> int:
+def command(a: str, b: str, html: str | None, as_json: bool, debug: bool) -> int:
     """Tell models A and B apart: nodes, weights, metadata, interface.
 
     Nodes are matched by the provenance that graphopt writes, otherwise by what they compute, by
@@ -26,18 +28,42 @@ def command(a: str, b: str, as_json: bool, debug: bool) -> int:
 
     Exit codes: 0 equal, 1 different, 3 a file that is no model. Names inside do not count.
     """
+    from graphopt.cli.destinations import Destinations, is_page
     from graphopt.cli.progress import progress
     from graphopt.differing.difference import difference
     from graphopt.formats import load
+    from graphopt.pipeline.prepare import named
 
+    files = Destinations([a, b])
+    if html is not None:
+        files.add(html, "--html", is_page)
     with progress(not as_json) as shown:
         shown("comparing", 0, 0)
-        found = difference(load(a), load(b))
+        models = named(load(a)), named(load(b))
+        found = difference(*models)
+        if html is not None:
+            shown("drawing the page", 0, 0)
+            _write_page(html, (a, b), models, found)
     if as_json:
         emit_json({"a": a, "b": b, **found.to_json()})
     else:
         _print(found)
     return 0 if found.equal else 1
+
+
+def _write_page(path: str, names: tuple[str, str], models: Any, found: Any) -> None:
+    from graphopt.cli.common import told_apart
+    from graphopt.page.run import diff_page
+    from graphopt.pipeline.state import State
+    from graphopt.replacing import replace_files
+    from graphopt.samples import bind_shapes
+
+    shapes, _ = bind_shapes(models[0], {})
+    figures = [State(m, shapes, Path(n)).figures() for m, n in zip(models, names, strict=True)]
+    apart = told_apart(names)
+    short = (apart[names[0]], apart[names[1]])
+    page = diff_page(short, models, shapes, (figures[0], figures[1]), found)
+    replace_files([(Path(path), [page])])
 
 
 def _print(found: Any) -> None:

@@ -9,7 +9,7 @@ from graphopt.reporting.escaping import printable
 __all__ = ["element", "listed", "section", "text"]
 
 #: Elements without an end tag.
-VOID = frozenset(("input",))
+VOID = frozenset(("br", "input"))
 
 
 def text(value: object) -> str:
