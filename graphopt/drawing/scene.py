@@ -22,7 +22,7 @@ from graphopt.drawing.layering import layered
 __all__ = ["Facts", "Scene", "Strings", "scene_of"]
 
 #: Letters are about so wide, boxes so much wider.
-LETTER, SMALL, EDGE, LEAST = 6.7, 5.6, 22.0, 44.0
+LETTER, SMALL, EDGE, LEAST = 7.4, 5.9, 24.0, 46.0
 
 
 @dataclasses.dataclass(frozen=True)

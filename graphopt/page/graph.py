@@ -99,8 +99,9 @@ class Stages:
                 }
                 stage["left"] = {k: c if any(c) else [] for k, c in columns.items()}
             stages.append(stage)
-        by = [p for d in kept for e in d.before for p in e.by]
-        return {"stages": stages, "passes": list(dict.fromkeys(by)), "strings": self.strings.all}
+        by = dict.fromkeys(p for d in kept for e in d.before for p in e.by)
+        passes = dict.fromkeys([*(d.label for d in kept if d.label in by), *by])
+        return {"stages": stages, "passes": list(passes), "strings": self.strings.all}
 
     def html(self, passes: Sequence[str] = ()) -> str:
         """The section with the panes."""
@@ -113,7 +114,7 @@ class Stages:
             "keyboard: arrows, Enter, plus and minus, 0 to fit."
         )
         tools = [
-            element("input", type="search", id="find", placeholder="Find a node, Enter for the next",
+            element("input", type="search", id="find", placeholder="Find a node",
                     aria_label="Find a node"),
             element("button", "Open or close all blocks", type="button", id="unfold"),
             element("button", "Fit", type="button", id="fit"),

@@ -50,7 +50,7 @@ def layer_rows(
                 "10": _cut(flow, there, k, own),
                 "11": _rank(there, own),
                 "14": ", ".join(fate.by) if fate.fate != "same" else "",
-                "15": _fate(fate),
+                "15": fate.fate,
             }
             row["12"], row["13"] = reversed((errors or {}).get(name, (None, None)))
             row["changed"] = fate.fate != "same"
@@ -67,6 +67,8 @@ def layer_rows(
         }
         hidden = {"title": title, "form": form, "hidden": True}
         columns += [hidden, shown | {"was": was}] if pair else [shown, hidden]
+    sort = next((c for c in columns if c["form"] == "ms" and not c["hidden"]), None)
+    (sort or next(c for c in columns if c["form"] == "count" and not c["hidden"]))["sorted"] = True
     columns += [
         {"title": title, "form": form, "hidden": not any(r.get(str(10 + k)) for r in rows)}
         for k, (title, form) in enumerate(TOLD)
@@ -143,7 +145,3 @@ def _rank(there: Any, own: list[int]) -> str:
     """The rank of factors, as the pass said."""
     found = (re.search(r"\brank (\d+)", why(there.nodes[y])) for y in own)
     return next((m[1] for m in found if m), "")
-
-
-def _fate(fate: Explained) -> str:
-    return fate.fate if not fate.kind else f"{fate.fate}: {fate.kind}"

@@ -54,7 +54,9 @@ def step_section(report: Report, edits: Sequence[Edits]) -> str:
     rows = [
         _step(step, edits[k] if k < len(edits) else empty) for k, step in enumerate(report.steps)
     ]
-    hint = "Every pass runs on a copy; what it made is checked, compared, timed, and kept or undone."
+    hint = (
+        "Every pass runs on a copy; what it made is checked, compared, timed, and kept or undone."
+    )
     told = [waterfalls(report)]
     told.append(element("div", *rows, class_="panel"))
     if report.evidence is not None:

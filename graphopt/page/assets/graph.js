@@ -29,13 +29,13 @@ const separate = (wish, widths) => {
 };
 
 class Scene {
-  constructor(graph, strings, told) {
+  constructor(graph, strings, told, opened) {
     this.graph = graph;
     this.strings = strings;
     this.told = told ?? graph.nodes;
     this.open = new Set();
-    const inside = graph.plans.slice(1).reduce((n, p) => n + p.items.length, 0);
-    if (inside && graph.nodes.op.length <= 60) graph.groups.forEach((g, k) => { if (g[0] === "block") this.open.add(k); });
+    this.blocks = graph.groups.flatMap((g, k) => (g[0] === "block" ? [k] : []));
+    if (opened) this.blocks.forEach((k) => this.open.add(k));
     this.lay();
   }
   text(column, k, from = this.graph.nodes) { return from[column]?.length ? this.strings[from[column][k]] : ""; }
@@ -270,7 +270,7 @@ class Pane {
       const list = this.scene.boxes.filter((b) => b.kind <= GROUP).sort((a, b) => a.y - b.y || a.x - b.x);
       const here = list.findIndex((b) => this.picked && b.kind === this.picked.kind && b.ref === this.picked.ref);
       const next = list[Math.min(Math.max(here + step, 0), list.length - 1)];
-      if (next) { this.centre(next); this.page.pick(this, next, true); }
+      if (next) { this.centre(next); this.page.pick(this, next); }
     } else if (e.key === "Enter" && this.picked?.kind === GROUP) this.toggle(this.picked.ref, this.picked);
     else if (e.key === "+" || e.key === "=") this.zoom(1.25, w / 2, h / 2);
     else if (e.key === "-") this.zoom(0.8, w / 2, h / 2);
@@ -372,6 +372,12 @@ class Pane {
       c.beginPath();
       c.roundRect(x + 3, y + box.h, box.w - 6, 3, [0, 0, 5, 5]);
       c.stroke();
+      let at = x + 8;
+      for (const [tint, share] of this.page.shares(this, members)) {
+        c.fillStyle = tint;
+        c.fillRect(at, y + box.h - 6, share * (box.w - 16), 2.5);
+        at += share * (box.w - 16);
+      }
     }
     if (scale < 0.3) return;
     if (box.kind === NODE && style.strip) {
@@ -385,11 +391,11 @@ class Pane {
     c.fillStyle = box.kind >= IN || box.h === 20 ? colour.dim : style.ink;
     c.font = `${box.kind === NODE ? 560 : 500} ${box.h === 20 || box.kind >= IN ? 11 : 12}px ${colour.sans}`;
     const second = box.kind === NODE ? scene.text("weights", box.ref).split(",")[0] : box.kind === GROUP && box.h === TALL ? `${members.length} nodes` : "";
-    c.fillText(box.kind === GROUP && box.h === TALL ? `▸ ${box.label}` : box.label, box.x, second ? y + 13 : y + box.h / 2 + 0.5);
+    c.fillText(box.kind === GROUP && box.h === TALL ? `▸ ${box.label}` : box.label, box.x, second ? y + 12.5 : y + box.h / 2 + 0.5);
     if (second) {
       c.fillStyle = colour.dim;
       c.font = `10.5px ${colour.sans}`;
-      c.fillText(second, box.x, y + 27);
+      c.fillText(second, box.x, y + (box.kind === GROUP ? 25 : 26.5));
     }
   }
 }

@@ -33,7 +33,7 @@ const FORMS = {
 
 // A table of { title, form, was } columns over rows of values; a column with `was` shows two.
 const grid = (root, { columns, rows }, pick) => {
-  const ROWS = 100;
+  const ROWS = 25;
   let by = columns.findIndex((c) => c.sorted);
   let down = true;
   let shown = ROWS;
@@ -45,7 +45,7 @@ const grid = (root, { columns, rows }, pick) => {
   const cell = (row, k) => {
     const form = FORMS[columns[k].form];
     const was = columns[k].was === undefined ? null : row[columns[k].was];
-    const text = (v) => (v === null || v === "" ? "–" : form(v));
+    const text = (v) => (v === null || v === undefined || v === "" || v === 0 ? "–" : form(v));
     const right = columns[k].form === "text" ? "" : "num";
     if (was === null || was === row[k]) return make("td", { className: right }, text(row[k]));
     return make("td", { className: `${right} was-is` }, `${text(was)} → `, make("b", {}, text(row[k])));

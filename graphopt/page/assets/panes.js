@@ -1,6 +1,7 @@
 // Two panes joined by provenance, the slider over the passes, tooltips, and the page's tables.
 "use strict";
-const STRIPS = { weights: "--p0", norm: "--p2", act: "--p1", quant: "--p3", shape: null };
+// Kinds of operators in a strip at the left, by the place of their colour.
+const STRIPS = { weights: 0, norm: 2, act: 1, quant: 3 };
 const PASSES = 6;
 
 class Page {
@@ -13,10 +14,17 @@ class Page {
     this.order = data.passes;
     this.read();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.read(); this.panes.forEach((p) => p.paint()); });
-    this.scenes = data.stages.map(() => []);
+    this.scenes = [];
     this.panes = [...document.querySelectorAll(".pane canvas")].map((canvas, k) => new Pane(canvas, this, k));
     this.controls();
     this.stage(data.stages.length - 1);
+    this.fit();
+  }
+  // Both panes at one scale.
+  fit() {
+    this.panes.forEach((p) => p.fit());
+    const scale = Math.min(...this.panes.map((p) => p.scale));
+    this.panes.forEach((p) => { p.scale = scale; p.paint(); });
   }
   read() {
     const style = getComputedStyle(document.documentElement);
@@ -34,39 +42,61 @@ class Page {
     const at = this.order.indexOf(name);
     return this.colour.passes[(at < 0 ? this.order.length : at) % PASSES];
   }
+  // How a box is drawn: tinted by the pass that touched its node; blocks only tell shares.
   style(pane, members) {
     const { scene } = pane;
-    const { paper, ink, dim, line } = this.colour;
-    const changed = members.find((k) => scene.text("fate", k, scene.told) !== "same" && scene.text("fate", k, scene.told) !== "");
-    const gone = members.length && members.every((k) => scene.text("fate", k, scene.told) === "removed");
-    const op = members.length === 1 ? scene.text("op", members[0]) : "";
-    const by = changed === undefined ? "" : scene.text("by", changed, scene.told).split(" ").at(pane.side ? -1 : 0);
-    const fate = changed === undefined ? "same" : scene.text("fate", changed, scene.told);
-    const key = [op, by, gone, fate].join("|");
+    const { paper, ink, dim } = this.colour;
+    const one = members.length === 1 ? members[0] : null;
+    const gone = members.length > 0 && members.every((k) => scene.text("fate", k, scene.told) === "removed");
+    const op = one === null ? "" : scene.text("op", one);
+    const tint = one === null || gone ? null : this.tint(pane, one);
+    const key = [op, tint, gone].join("|");
     if (!this.styles.has(key)) {
       const kind = KINDS.find(([, pattern]) => pattern.test(op))?.[0];
-      const own = kind && STRIPS[kind] ? `color-mix(in srgb, ${getComputedStyle(document.documentElement).getPropertyValue(STRIPS[kind])} 75%, ${paper})` : null;
-      const tint = by || !["same", "rewired"].includes(fate) ? this.ofPass(by) : null;
+      const strip = STRIPS[kind] ?? null;
       this.styles.set(key, {
-        fill: gone ? paper : tint ? `color-mix(in srgb, ${tint} 17%, ${paper})` : paper,
-        stroke: gone ? dim : tint ? `color-mix(in srgb, ${tint} 70%, ${paper})` : `color-mix(in srgb, ${dim} 38%, ${paper})`,
-        ink: gone ? dim : ink, dashed: gone, strip: tint ? null : own, line,
+        fill: tint ? this.mix(tint, 17) : paper,
+        stroke: gone ? dim : tint ? this.mix(tint, 70) : this.mix(dim, 38),
+        ink: gone ? dim : ink,
+        dashed: gone,
+        strip: tint || strip === null ? null : this.mix(this.colour.passes[strip], 75),
       });
     }
     return this.styles.get(key);
   }
+  mix(tint, percent) { return `color-mix(in srgb, ${tint} ${percent}%, ${this.colour.paper})`; }
+  // The colour of what became of a node; null where nothing did.
+  tint(pane, k) {
+    const { scene } = pane;
+    const fate = scene.text("fate", k, scene.told);
+    const by = scene.text("by", k, scene.told);
+    if (fate === "" || fate === "same" || (fate === "rewired" && !by)) return null;
+    return by ? this.ofPass(by.split(" ").at(pane.side ? -1 : 0)) : this.colour.dim;
+  }
+  // What share of nodes each colour has.
+  shares(pane, members) {
+    const counts = new Map();
+    for (const k of members) {
+      const tint = this.tint(pane, k);
+      if (tint) counts.set(tint, (counts.get(tint) ?? 0) + 1);
+    }
+    return [...counts].map(([tint, n]) => [tint, n / members.length]);
+  }
 
+  // Show the model after a pass; on the left, what has become of the source by then.
   stage(k) {
     const { stages, strings } = this.data;
-    const now = stages[k];
-    const cached = (at, side, told) => (this.scenes[at][side] ??= new Scene(stages[at].graph, strings, told));
+    const opened = Math.max(...stages.map((s) => s.graph.nodes.op.length)) <= 60;
     const last = this.panes.length - 1;
-    if (last) this.panes[0].show(Object.assign(new Scene(stages[0].graph, strings, now.left), {}), this.panes[0].scene);
-    if (last && this.openBefore) { this.panes[0].scene.open = this.openBefore; this.panes[0].scene.lay(); }
-    if (last) this.openBefore = this.panes[0].scene.open;
-    this.panes[last].show(cached(k, 1), this.panes[last].scene);
-    const title = $(`#pane-${last}`);
-    if (title) title.textContent = now.label;
+    if (last) {
+      const was = this.panes[0].scene;
+      const scene = new Scene(stages[0].graph, strings, stages[k].left, opened);
+      if (was) { scene.open = was.open; scene.lay(); }
+      this.panes[0].show(scene, Boolean(was));
+    }
+    this.scenes[k] ??= new Scene(stages[k].graph, strings, null, opened);
+    this.panes[last].show(this.scenes[k], Boolean(this.panes[last].scene));
+    $(`#pane-${last}`).textContent = stages[k].label;
     this.legend();
   }
   legend() {
@@ -75,7 +105,7 @@ class Page {
     const used = new Set(this.panes.flatMap(({ scene }) => (scene.told.by ?? []).flatMap((s) => scene.strings[s].split(" "))));
     list.replaceChildren(...this.order.filter((p) => used.has(p)).map((p) => {
       const mark = make("i");
-      mark.style.background = `color-mix(in srgb, ${this.ofPass(p)} 17%, ${this.colour.paper})`;
+      mark.style.background = this.mix(this.ofPass(p), 17);
       mark.style.borderColor = this.ofPass(p);
       return make("li", {}, mark, p);
     }));
@@ -90,15 +120,17 @@ class Page {
         this.stage(Number(slider.value));
       });
     }
-    $("#fit").addEventListener("click", () => this.panes.forEach((p) => { p.fit(); p.paint(); }));
-    $("#unfold").addEventListener("click", () => this.panes.forEach(({ scene, ...rest }, k) => {
-      const blocks = scene.graph.groups.flatMap((g, n) => (g[0] === "block" ? [n] : []));
-      const all = blocks.some((g) => !scene.open.has(g));
-      blocks.forEach((g) => (all ? scene.open.add(g) : scene.open.delete(g)));
-      scene.lay();
-      this.panes[k].limit();
-      this.panes[k].paint();
-    }));
+    $("#fit").addEventListener("click", () => this.fit());
+    $("#unfold").addEventListener("click", () => {
+      const all = this.panes.some(({ scene }) => scene.blocks.some((g) => !scene.open.has(g)));
+      for (const pane of this.panes) {
+        const { scene } = pane;
+        scene.blocks.forEach((g) => (all ? scene.open.add(g) : scene.open.delete(g)));
+        scene.lay();
+        pane.limit();
+        pane.paint();
+      }
+    });
     const find = $("#find");
     find.addEventListener("keydown", (e) => {
       if (e.key !== "Enter" || !find.value) return;
@@ -112,7 +144,7 @@ class Page {
           if (`${scene.text("name", k)} ${scene.text("op", k)}`.toLowerCase().includes(words)) {
             this.found = { pane, k, words };
             pane.centre(scene.reveal(k));
-            this.pick(pane, scene.home.get(k), true);
+            this.pick(pane, scene.home.get(k));
             return;
           }
         }
@@ -154,7 +186,7 @@ class Page {
     const [pane, box] = this.held ?? [];
     this.light(pane, box ?? null);
   }
-  pick(pane, box, quiet) {
+  pick(pane, box) {
     this.panes.forEach((p) => { p.picked = null; });
     pane.picked = box;
     this.held = box ? [pane, box] : null;
@@ -164,7 +196,6 @@ class Page {
     const other = this.panes.find((p) => p !== pane);
     const [first] = this.twins(pane, box);
     if (other && first !== undefined) other.centre(other.scene.home.get(first));
-    if (!quiet && box.kind === NODE) this.held = [pane, box];
   }
   tell(pane, box, only) {
     const { scene } = pane;
