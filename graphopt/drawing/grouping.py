@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -34,32 +34,62 @@ class Group:
         kind: "block" or "constant".
         label: what it is called.
         nodes: their numbers, in order.
+        within: the block that constants stand in; None for those outside of blocks.
     """
 
     kind: str
     label: str
     nodes: tuple[int, ...]
+    within: int | None = None
 
 
-def constant_groups(flow: Flow) -> list[Group]:
-    """The constant nodes behind each node that is not constant; a shared one is with its first."""
-    constant = flow.constants()
-    found: list[Group] = []
+def constant_groups(flow: Flow, constant: set[int], home: Mapping[int, int]) -> list[Group]:
+    """The constant nodes behind each node, or behind each block that shares them with others.
+
+    Args:
+        flow: the graph.
+        constant: its constant nodes; one that several read is with the first.
+        home: the block of each node that is in one.
+    """
+    parts: dict[tuple[str, int, int | None], list[int]] = {}
     taken: set[int] = set()
+    serves = _served(flow, constant, home)
     for k, values in enumerate(flow.reads):
         if k in constant:
             continue
-        stack = [m for v in values if (m := flow.maker(v)) in constant and m is not None]
-        part: set[int] = set()
+        stack = [m for v in values if (m := flow.maker(v)) is not None and m in constant]
         while stack:
             m = stack.pop()
-            if m not in part and m not in taken:
-                part.add(m)
-                stack += [u for v in flow.reads[m] if (u := flow.maker(v)) is not None]
-        if part:
-            taken |= part
-            label = f"{len(part)} constant" + ("s" if len(part) > 1 else "")
-            found.append(Group("constant", label, tuple(sorted(part))))
+            if m in taken:
+                continue
+            taken.add(m)
+            block = home.get(k)
+            inside = block is not None and serves[m] == block
+            key = ("block", block, None) if block is not None and not inside else ("node", k, block)
+            parts.setdefault(key, []).append(m)
+            stack += [u for v in flow.reads[m] if (u := flow.maker(v)) is not None]
+    found = []
+    for (_, _, within), part in parts.items():
+        label = f"{len(part)} constant" + ("s" if len(part) > 1 else "")
+        found.append(Group("constant", label, tuple(sorted(part)), within))
+    return found
+
+
+#: That a constant serves nodes outside of blocks, or of several.
+_MANY = -1
+
+
+def _served(flow: Flow, constant: set[int], home: Mapping[int, int]) -> dict[int, int]:
+    """The one block that each constant node's value is for in the end, or `_MANY`."""
+    found: dict[int, int] = {}
+    for k in sorted(constant, reverse=True):
+        blocks = set()
+        for value in flow.nodes[k].outputs:
+            for r, _ in flow.readers.get(value, ()):
+                blocks.add(found.get(r, _MANY) if r in constant else home.get(r, _MANY))
+            if value in flow.outputs:
+                blocks.add(_MANY)
+        found[k] = blocks.pop() if len(blocks) == 1 else _MANY
     return found
 
 

@@ -87,13 +87,13 @@ def scene_of(
         fates: what became of each node, in relation to another graph.
         blocks: that graph's blocks, to be the blocks of this one too.
     """
-    constants = constant_groups(flow)
-    apart = {k for group in constants for k in group.nodes}
+    apart = flow.constants()
     if blocks is not None and fates is not None:
         found = transferred(blocks, [e.others for e in fates], flow, apart)
     else:
         found = repeated_blocks(flow, apart)
-    groups = [*found, *constants]
+    home = {k: b for b, group in enumerate(found) for k in group.nodes}
+    groups = [*found, *constant_groups(flow, apart, home)]
     data = {
         "nodes": _columns(flow, strings, facts or {}, fates),
         "groups": [[g.kind, strings(g.label)] for g in groups],
@@ -143,20 +143,6 @@ class _Planning:
             made = flow.maker(value)
             if made is not None:
                 self.outputs.setdefault(made, []).extend(names)
-        #: The block that a group of constants stands in.
-        self.within: list[int | None] = [None] * len(groups)
-        for g, group in enumerate(groups):
-            if group.kind == "constant":
-                readers = {
-                    r
-                    for k in group.nodes
-                    for v in flow.nodes[k].outputs
-                    for r, _ in flow.readers.get(v, ())
-                }
-                homes = {self.home.get(r) for r in readers if self.home.get(r) != g}
-                only = next(iter(homes)) if len(homes) == 1 else None
-                if only is not None and groups[only].kind == "block":
-                    self.within[g] = only
 
     def plans(self) -> list[dict[str, Any]]:
         members: list[list[tuple[str, int]]] = [[] for _ in range(len(self.groups) + 1)]
@@ -169,7 +155,7 @@ class _Planning:
             members[g + 1].append(("node", k))
             if g not in seen:
                 seen.add(g)
-                over = self.within[g]
+                over = self.groups[g].within
                 members[0 if over is None else over + 1].append(("group", g))
         return [self._plan(level - 1, items) for level, items in enumerate(members)]
 
@@ -209,7 +195,8 @@ class _Planning:
         number = {item: i for i, item in enumerate(items)}
         unique = dict.fromkeys((number[a], number[b], s) for a, b, s in edges)
         widths = [self._width(level, item) for item in items]
-        layout = layered(widths, [(a, b) for a, b, _ in unique if a < b])
+        drawn = self._drawn_through(items, [(a, b) for a, b, _ in unique])
+        layout = layered(widths, [edge for edge in drawn if edge[0] < edge[1]])
         depth = {i: d for d, layer in enumerate(layout.layers) for i in layer}
         count = len(items)
         return {
@@ -221,11 +208,26 @@ class _Planning:
             "dummies": [[depth[d], round(layout.x[d])] for d in range(count, len(layout.x))],
             "edges": [
                 [a, b, s, -1]
-                if a > b or (a, b) in layout.far
+                if a > b or (a, b) in layout.far or (a, b) not in drawn
                 else [a, b, s, *(d - count for d in layout.chains[a][: depth[b] - depth[a] - 1])]
                 for a, b, s in unique
             ],
         }
+
+    def _drawn_through(
+        self, items: list[tuple[str, int]], edges: list[tuple[int, int]]
+    ) -> dict[tuple[int, int], None]:
+        """Edges that are drawn from end to end: of constants only the one to what they stand at."""
+
+        def constant(i: int) -> bool:
+            kind, ref = items[i]
+            return kind == "group" and self.groups[ref].kind == "constant"
+
+        first: dict[int, int] = {}
+        for a, b in edges:
+            if constant(a) and not constant(b):
+                first[a] = min(first.get(a, b), b)
+        return dict.fromkeys((a, b) for a, b in edges if not constant(a) or first.get(a) == b)
 
     def _in_plan(self, level: int, k: int) -> tuple[str, int] | None:
         """The item that a node is, or is in, on a level; None if it is elsewhere."""
@@ -234,7 +236,7 @@ class _Planning:
             return ("node", k) if level < 0 else None
         if level == g:
             return "node", k
-        over = self.within[g]
+        over = self.groups[g].within
         if (level < 0 and over is None) or (level >= 0 and over == level):
             return "group", g
         return ("group", over) if level < 0 and over is not None else None

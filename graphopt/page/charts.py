@@ -60,9 +60,8 @@ def waterfall(
         end = NAMES + max(high, level) * scale
         if interval is not None:
             a, b = (NAMES + v * scale for v in interval)
-            parts.append(
-                f'<path class="whisker" d="M{a:.1f} {middle - 4}H{b:.1f}m0 -4v8M{a:.1f} {middle - 8}v8"/>'
-            )
+            ends = f"m0 -4v8M{a:.1f} {middle - 4}v8"
+            parts.append(f'<path class="whisker" d="M{a:.1f} {middle}H{b:.1f}{ends}"/>')
             end = max(end, b)
         parts.append(_text(end + 8, middle, form(level), "start", "strong" if whole else ""))
         if last is not None and not whole:
@@ -91,10 +90,8 @@ def histogram(
         if n:
             h = max(math.sqrt(n) / most * tall, 1.0)
             kind = "clipped" if outside else "inside"
-            bars.append(
-                f'<rect class="{kind}" x="{at(a):.1f}" y="{tall - h:.1f}" width="{max(at(b) - at(a) - 0.6, 0.6):.1f}" height="{h:.1f}"/>'
-            )
-    shade = f'<rect class="range" x="{at(low):.1f}" y="0" width="{max(at(high) - at(low), 1):.1f}" height="{tall}"/>'
+            bars.append(_bar(kind, at(a), tall - h, max(at(b) - at(a) - 0.6, 0.6), h))
+    shade = _bar("range", at(low), 0, max(at(high) - at(low), 1), tall)
     axis = f'<path class="rule" d="M0 {tall}H{WIDE}"/>'
     ends = _text(at(low), tall + 14, f"{low:.3g}", "start") + _text(
         at(high), tall + 14, f"{high:.3g}", "end"
@@ -148,13 +145,20 @@ def front(
 
 def _figure(title: str, aside: str, inner: str, height: float, label: str) -> str:
     caption = element("figcaption", element("b", text(title)), element("span", text(aside)))
-    svg = f'<svg viewBox="0 0 {WIDE} {height:.0f}" role="img" aria-label="{text(label)}">{inner}</svg>'
+    box = f'viewBox="0 0 {WIDE} {height:.0f}"'
+    svg = f'<svg {box} role="img" aria-label="{text(label)}">{inner}</svg>'
     return element("figure", caption, svg, class_="panel")
 
 
+def _bar(kind: str, x: float, y: float, width: float, height: float) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect class="{kind}" {place}/>'
+
+
 def _text(x: float, y: float, words: str, anchor: str, kind: str = "") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" dy=".35em" text-anchor="{anchor}"'
     told = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" dy=".35em" text-anchor="{anchor}"{told}>{text(words)}</text>'
+    return f"<text {place}{told}>{text(words)}</text>"
 
 
 def _short(name: str) -> str:

@@ -108,9 +108,10 @@ def pair_page(
     lead: str = "",
     latency: str = "",
     errors: Mapping[str, tuple[float, float]] | None = None,
-    sections: Sequence[str] = (),
+    above: Sequence[str] = (),
+    below: Sequence[str] = (),
 ) -> bytes:
-    """The page of two models side by side; `sections` are put before the graphs."""
+    """The page of two models side by side, with sections above and below the graphs."""
     found = found or difference(*models)
     stages = Stages(names[0], models[0], shapes)
     stages.add(names[1], models[1], found=found, errors=_by_heir(models[1], errors or {}))
@@ -118,7 +119,7 @@ def pair_page(
     shown = cards(CARDS, figures[0], figures[1], latency)
     body = [
         element("header", element("h1", text(title)), *told, shown),
-        element("main", *sections, stages.html(), layer_section(pair=True)),
+        element("main", *above, stages.html(), *below, layer_section(pair=True)),
     ]
     return document(title, "\n".join(body), stages.data() | {"layers": layer_rows(stages, errors)})
 
@@ -168,7 +169,7 @@ def compare_page(
         short = names
     return pair_page(
         " and ".join(short), short, models, shapes, figures,
-        lead=lead, latency=latency, errors=errors, sections=[_table("Outputs", heads, rows)],
+        lead=lead, latency=latency, errors=errors, above=[_table("Outputs", heads, rows)],
     )  # fmt: skip
 
 
@@ -184,11 +185,10 @@ def diff_page(
     weights = found.weights
     lead = f"nodes: {counts}; weights: {weights.same} the same, {len(weights.changed)} changed"
     lead += f", {len(weights.gone)} gone, {len(weights.new)} new"
-    changed = [
-        (c.name, c.before, c.after, *(f"{v:.3g}" if v is not None else "–" for v in (c.rel_l2, c.max_abs)),
-         c.note)
-        for c in weights.changed
-    ]  # fmt: skip
+    changed = []
+    for c in weights.changed:
+        figures_of = ("–" if v is None else f"{v:.3g}" for v in (c.rel_l2, c.max_abs))
+        changed.append((c.name, c.before, c.after, *figures_of, c.note))
     sections = [
         _table(
             "Weights that changed", ("Weight", "Was", "Is", "Relative L2", "Max abs", ""), changed
@@ -203,9 +203,7 @@ def diff_page(
         ),
     ]
     title = " and ".join(names)
-    return pair_page(
-        title, names, models, shapes, figures, found=found, lead=lead, sections=sections
-    )
+    return pair_page(title, names, models, shapes, figures, found=found, lead=lead, below=sections)
 
 
 #: Rows of a table, letters of a cell.

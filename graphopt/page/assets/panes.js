@@ -3,6 +3,8 @@
 // Kinds of operators in a strip at the left, by the place of their colour.
 const STRIPS = { weights: 0, norm: 2, act: 1, quant: 3 };
 const PASSES = 6;
+// Where no pass is known, what became of a node by the place of its colour.
+const FATES = { replaced: 0, changed: 1, added: 2 };
 
 class Page {
   constructor(data) {
@@ -71,7 +73,7 @@ class Page {
     const fate = scene.text("fate", k, scene.told);
     const by = scene.text("by", k, scene.told);
     if (fate === "" || fate === "same" || (fate === "rewired" && !by)) return null;
-    return by ? this.ofPass(by.split(" ").at(pane.side ? -1 : 0)) : this.colour.dim;
+    return by ? this.ofPass(by.split(" ").at(pane.side ? -1 : 0)) : this.colour.passes[FATES[fate] ?? 5];
   }
   // What share of nodes each colour has.
   shares(pane, members) {
@@ -102,13 +104,22 @@ class Page {
   legend() {
     const list = $(".legend");
     if (!list) return;
-    const used = new Set(this.panes.flatMap(({ scene }) => (scene.told.by ?? []).flatMap((s) => scene.strings[s].split(" "))));
-    list.replaceChildren(...this.order.filter((p) => used.has(p)).map((p) => {
+    const used = new Set();
+    const bare = new Set();
+    for (const { scene } of this.panes) {
+      scene.graph.nodes.op.forEach((_, k) => {
+        const by = scene.text("by", k, scene.told);
+        if (by) by.split(" ").forEach((p) => used.add(p)); else bare.add(scene.text("fate", k, scene.told));
+      });
+    }
+    const shown = this.order.filter((p) => used.has(p)).map((p) => [p, this.ofPass(p)]);
+    const fates = Object.keys(FATES).filter((f) => bare.has(f)).map((f) => [f, this.colour.passes[FATES[f]]]);
+    list.replaceChildren(...[...shown, ...(shown.length ? [] : fates)].map(([name, tint]) => {
       const mark = make("i");
-      mark.style.background = this.mix(this.ofPass(p), 17);
-      mark.style.borderColor = this.ofPass(p);
-      return make("li", {}, mark, p);
-    }));
+      mark.style.background = this.mix(tint, 17);
+      mark.style.borderColor = tint;
+      return make("li", {}, mark, name);
+    }), ...(this.panes.length > 1 ? [make("li", {}, make("i", { className: "gone" }), "removed")] : []));
   }
   controls() {
     const slider = $("#stage");
