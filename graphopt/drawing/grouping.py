@@ -123,7 +123,7 @@ def transferred(
 ) -> list[Group]:
     """The blocks of one graph on another: a node is in the block that most it came from are in.
 
-    Nodes of no origin are where all their neighbours are. A block that would stand on both sides of
+    Nodes of no origin are in a block that is all there is around them. A block that would stand on both sides of
     a node outside of it is dissolved.
     """
     place = {x: b for b, group in enumerate(blocks) for x in group.nodes}
@@ -132,12 +132,7 @@ def transferred(
         inside = Counter(place[x] for x in origin if x in place)
         main = flow.nodes[k].graph is flow.model.graph and k not in apart
         home.append(inside.most_common(1)[0][0] if inside and main else None)
-    for k, node in enumerate(flow.nodes):
-        if home[k] is None and k not in apart and not list(others[k]):
-            near = {home[m] for v in flow.reads[k] if (m := flow.maker(v)) is not None}
-            near |= {home[r] for v in node.outputs for r, _ in flow.readers.get(v, ())}
-            near.discard(None)
-            home[k] = near.pop() if len(near) == 1 else None
+    _adopt(flow, home, {k for k in range(len(home)) if k not in apart and not list(others[k])})
     cyclic = _cyclic(flow, home)
     parts: dict[int, list[int]] = {}
     for k, b in enumerate(home):
@@ -146,6 +141,27 @@ def transferred(
     return [
         Group("block", blocks[b].label, tuple(part)) for b, part in parts.items() if len(part) > 1
     ]
+
+
+def _adopt(flow: Flow, home: list[int | None], new: set[int]) -> None:
+    """Put new nodes into the block that is above and below them, through other new nodes."""
+    above: dict[int, set[int | None]] = {}
+    below: dict[int, set[int | None]] = {}
+    for k in sorted(new):
+        makers = [m for v in flow.reads[k] if (m := flow.maker(v)) is not None]
+        parts = [above[m] if m in new else {home[m]} for m in makers]
+        above[k] = set().union(*parts)
+    for k in sorted(new, reverse=True):
+        values = [flow.source(v) for v in flow.nodes[k].outputs]
+        readers = [r for v in values for r, _ in flow.readers.get(v, ())]
+        parts = [below.get(r, set()) if r in new else {home[r]} for r in readers]
+        below[k] = set().union(*parts) | (
+            {None} if any(v in flow.outputs for v in values) else set()
+        )
+    for k in new:
+        around = above[k] | below[k]
+        if len(around) == 1:
+            home[k] = next(iter(around))
 
 
 def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
@@ -190,6 +206,11 @@ def _segments(flow: Flow, nodes: list[int]) -> list[list[int]]:
         if at < end and not aside[at]:
             passing[at] += 1
             passing[end] -= 1
+    for value in flow.model.graph.inputs:
+        readers = [place[r] for r, _ in flow.readers.get(value, ()) if r in place]
+        if readers and max(readers) <= limit:
+            passing[0] += 1
+            passing[max(readers)] -= 1
     found: list[list[int]] = [[]]
     alive = 0
     for at, k in enumerate(nodes):
@@ -209,8 +230,9 @@ def _signatures(flow: Flow, segments: list[list[int]], apart: set[int]) -> list[
         place = {k: at for at, k in enumerate(part)}
         rows = []
         for k in part:
-            makers = [flow.maker(v) for v in flow.reads[k]]
-            joined = tuple(place.get(m, -1) for m in makers if m is not None and m not in apart)
+            values = [v for v in flow.reads[k] if v is not None and flow.constant(v) is None]
+            makers = [m if (m := flow.maker(v)) is not None else -1 for v in values]
+            joined = tuple(place.get(m, -1) for m in makers if m not in apart)
             rows.append((flow.nodes[k].op_type, joined))
         found.append(table.setdefault(tuple(rows), len(table)))
     return found
