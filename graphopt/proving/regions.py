@@ -317,7 +317,8 @@ class _Run:
         opsets = {"": term.opset, node.domain: term.opset if node.domain in STANDARD else 1}
         for dtype in dict.fromkeys((self.dtype, np.float32)):
             given = [
-                x.astype(dtype) if x is not None and x.dtype.kind == "f" else x for x in inputs
+                None if x is None else np.asarray(x, dtype if x.dtype.kind == "f" else None)
+                for x in inputs  # one of rank 0 may have become a number
             ]
             found = by_runtime(node, given, opsets)
             if found is not None:
