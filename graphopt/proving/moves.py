@@ -140,7 +140,7 @@ def _pad(m: Meaning, t: Term, ix: Index) -> Poly:
     mode = m.attribute(t, "mode", "constant")
     pads, dims = m.numbers(m.argument(t, 1)), m.dims(t.args[0])
     axes = m.numbers(m.argument(t, 3)) or list(range(len(dims)))
-    if mode != "constant" or pads is None:
+    if pads is None or (mode != "constant" and any(pads)):
         raise Unprovable("a Pad that is no constant one")
     at = list(ix)
     inside = m.algebra.number(1)

@@ -21,6 +21,7 @@ from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
+from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
@@ -46,7 +47,7 @@ EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
 DEEPER = 2
-OPERATORS = {**MOVES, **ARITHMETIC, **PRODUCTS, **NORMALIZATIONS, **ATTENTION}
+OPERATORS = {**MOVES, **ARITHMETIC, **CONDITIONS, **PRODUCTS, **NORMALIZATIONS, **ATTENTION}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
 
