@@ -34,6 +34,7 @@ from graphopt import Context
 from graphopt.analyses.shapes.symbolic import Expr
 from graphopt.formats import load
 from graphopt.proving.evidence import examine
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import windows_of
 
@@ -240,7 +241,7 @@ def broken(pairs, count, seed):
         elif same(fine[k], got):
             none["compute the same bits"] += 1
         else:
-            difference = windows_of(ir.from_proto(before), ir.from_proto(mutant), check)
+            difference = windows_of(numbered(ir.from_proto(before)), ir.from_proto(mutant), check)
             last = {w.verdict for w in difference.windows}
             verdict = "refuted" if "refuted" in last else "assumed"
             if not difference.open:

@@ -34,14 +34,13 @@ def row(name: str, every: list[dict[str, Any]]) -> str:
     """One folder: models of which everything is proved, and regions or edits."""
     theirs = [e["certify"] for e in every if "outputs" in e["certify"]]
     proved = [all(s.startswith("proved") for s in c["outputs"].values()) for c in theirs]
-    same = sum(c["same"] for c in theirs)
     windows = collections.Counter(s.split("-")[0] for c in theirs for s in c["windows"])
     edits: collections.Counter[str] = collections.Counter()
     for e in every:
         edits.update(e["ours"])
     whole = sum(e["ours"].get("proved", 0) == sum(e["ours"].values()) for e in every)
     return (
-        f"| {name}: {len(every)} | {sum(proved)} ({same} unchanged) | {windows['proved']} | "
+        f"| {name}: {len(every)} | {sum(proved)} | {windows['proved']} | "
         f"{windows['skipped']} | {windows['refuted']} | {len(every) - len(theirs)} | {whole} | "
         f"{edits['proved']} of {sum(edits.values())} |"
     )

@@ -32,6 +32,7 @@ from graphopt.passes.fuse.layout.transposes import meet_transposes
 from proof_rule_cases import Case, built, cases, constant
 
 from graphopt import Context
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import Verdict, Window, windows_of
 from graphopt.rewriting.driver import apply_rules
@@ -110,7 +111,7 @@ def judged(case: Case, run: Run) -> tuple[str, str]:
         reasons.append(window.means)
         return check(window)
 
-    found = windows_of(before, model, asked)
+    found = windows_of(numbered(before), model, asked)
     verdicts = {w.verdict for w in found.windows}
     if found.open:
         return ("refuted" if "refuted" in verdicts else "assumed"), "; ".join(

@@ -77,7 +77,7 @@ FLOORS = (
         "target",
         "user_code",
     },
-    {"blame", "blas", "children", "replacing", "user_code"},
+    {"blame", "blas", "children", "garbage", "replacing", "user_code"},
     {"errors"},
 )
 

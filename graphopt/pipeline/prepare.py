@@ -18,6 +18,7 @@ from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
 from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
+from graphopt.garbage import kept
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.reading import from_proto
@@ -96,6 +97,7 @@ class Setting:
         return dataclasses.replace(self, target=target)
 
 
+@kept()
 def prepare(
     model: ir.Model | onnx.ModelProto | str | Path,
     *,

@@ -15,6 +15,7 @@ from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import InputError, UsageError
+from graphopt.garbage import kept
 from graphopt.graph import provenance
 from graphopt.measuring.gauge import Gauge, objection, remark
 from graphopt.measuring.statistics import verdict
@@ -133,7 +134,8 @@ class _Run:
             later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
             if later and self.safe is None:
                 self.safe = (k, self.state, self.outputs)
-            steps.append(self._step(one, spec, k, judged=not later))
+            with kept(small=not getattr(one, "lossy", False)):
+                steps.append(self._step(one, spec, k, judged=not later))
             if not later:
                 self._settle(steps)
         self.progress("measuring the result", 0, 0)
@@ -281,6 +283,7 @@ class _Run:
 
     # --- the result -------------------------------------------------------------------------
 
+    @kept()
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
         setting, notes = self.setting, list(self.setting.notes)
         self.evaluated(self.state)

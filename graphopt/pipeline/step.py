@@ -119,6 +119,8 @@ def try_pass(
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
         evidence, fault = _evidence(one, before, ctx, setting)
+        if evidence is not None:
+            state.numbered = evidence.after
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
         verdict = verify(one, state, setting, outputs, metric, share)
@@ -167,7 +169,7 @@ def _evidence(
         return None, ""
     if changed_signature(before.model, ctx.model):
         return None, ""  # it is undone for that
-    found = examine(before.model, ctx.model, ctx.edits)
+    found = examine(before.model, ctx.model, ctx.edits, before.numbered)
     refuted = found.refuted
     if refuted is None:
         return found, ""

@@ -311,6 +311,18 @@ def _reduce(kind: str) -> Operator:
     return made
 
 
+def _arg(m: Meaning, t: Term, ix: Index) -> Poly:
+    """Where an axis has its maximum or minimum: the first such place, or the last."""
+    dims = m.dims(t.args[0])
+    axis = m.axis(m.attribute(t, "axis", 0), len(dims))
+    if dims[axis] == 1:
+        return ()
+    (k,) = m.fresh([dims[axis]])
+    x = m.at(t.args[0], (*ix[:axis], k, *ix[axis + m.attribute(t, "keepdims", 1) :]))
+    last = " last" if m.attribute(t, "select_last_index", 0) else ""
+    return m.algebra.over(t.op + last, x, [k])
+
+
 def _global_pool(m: Meaning, t: Term, ix: Index) -> Poly:
     rest = m.fresh(m.dims(t.args[0])[2:])
     x = m.at(t.args[0], (*ix[:2], *rest))
@@ -354,6 +366,8 @@ def _softmax(m: Meaning, t: Term, ix: Index) -> Poly:
 
 ARITHMETIC: dict[str, Operator] = {
     "Add": _add,
+    "ArgMax": _arg,
+    "ArgMin": _arg,
     "Cast": _cast,
     "Clip": _clip,
     "Div": _div,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphopt.analyses.shapes.symbolic import Dim, symbol
-from graphopt.proving.scalars import Algebra, Atom, Monomial, Poly, Unprovable
+from graphopt.proving.scalars import Algebra, Atom, Monomial, Poly, Rational, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["Comparer"]
@@ -30,8 +29,8 @@ ROUNDING = 2.0**-20
 class _Part(NamedTuple):
     """A monomial split: what is constant, and what is not."""
 
-    factor: Fraction | float
-    constants: tuple[tuple[Atom, Fraction], ...]
+    factor: float | Rational
+    constants: tuple[tuple[Atom, Rational], ...]
     rest: Monomial
     bound: tuple[tuple[str, Dim], ...]
 
@@ -78,7 +77,7 @@ class Comparer:
             groups.setdefault(self._skeleton(part), []).append(part)
         return groups
 
-    def _split(self, m: Monomial, k: Fraction) -> _Part:
+    def _split(self, m: Monomial, k: Rational) -> _Part:
         fixed = [(a, e) for a, e in m.factors if self.fixed(a)]
         rest = [(a, e) for a, e in m.factors if not self.fixed(a)]
         used: set[str] = set()
@@ -233,7 +232,7 @@ class Comparer:
             }
             value = np.full((1,) * (rank + len(extra)), float(part.factor))
             for atom, e in part.constants:
-                value = value * self.number(atom, own) ** float(e)
+                value = value * _power(self.number(atom, own), e)
             if not extra:
                 found, magnitude = value, np.abs(value)
             else:
@@ -268,9 +267,13 @@ class Comparer:
                 raise Unprovable("a sum inside of a constant")
             value: Array = np.full((), float(k))
             for inner, power in m.factors:
-                value = value * self.number(inner, grid) ** float(power)
+                value = value * _power(self.number(inner, grid), power)
             total = total + value
         return np.exp(total) if atom.kind == "fn" else total
+
+
+def _power(x: Array, e: Rational) -> Array:
+    return x if e == 1 else x ** float(e)
 
 
 def _without_common(

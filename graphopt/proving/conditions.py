@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from graphopt.proving.arithmetic import operands
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Monomial, Poly, written
+from graphopt.proving.scalars import Monomial, Poly, Rational, written
 from graphopt.proving.terms import Term
 
 __all__ = ["CONDITIONS", "guarded"]
@@ -52,7 +50,7 @@ def guarded(m: Meaning, p: Poly) -> Poly:
     return m.algebra.function("guarded", p) if masked else p
 
 
-def _is_softmax(item: tuple[Monomial, Fraction]) -> bool:
+def _is_softmax(item: tuple[Monomial, Rational]) -> bool:
     """Whether it is an exponential over a sum: no number only where its exponents are none."""
     kinds = {(a.kind, e > 0) for a, e in item[0].factors if a.kind == "base" or a.data == ("exp",)}
     return kinds >= {("fn", True), ("base", False)}
@@ -68,7 +66,7 @@ def _masked(m: Meaning, product: Monomial) -> bool:
                 for inner, _ in monomial.factors:
                     if inner.kind == "fn" and inner.data[0] in ("inf", "where"):
                         return True
-                    if inner.kind == "elem" and not m.finite(m.terms[inner.data[0]]):
+                    if inner.kind == "elem" and not m.terms[inner.data[0]].finite:
                         return True
     return False
 

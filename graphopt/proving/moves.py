@@ -150,8 +150,10 @@ def _pad(m: Meaning, t: Term, ix: Index) -> Poly:
             at[axis] = ix[axis] - pads[k]
             inside = m.algebra.mul(inside, m.algebra.inside(at[axis], dims[axis]))
     value = m.argument(t, 2)
-    kept = m.algebra.mul(inside, m.at(t.args[0], tuple(at)))
     fill = m.at(value, (0,) * len(m.dims(value))) if value is not None else ()
+    if any(a.data == ("inf",) for n, _ in fill for a, _ in n.factors):
+        return m.algebra.function("where", inside, m.at(t.args[0], tuple(at)), fill)
+    kept = m.algebra.mul(inside, m.at(t.args[0], tuple(at)))
     if not fill:
         return kept
     return m.algebra.add(kept, m.algebra.mul(fill, m.algebra.sub(m.algebra.number(1), inside)))

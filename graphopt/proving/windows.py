@@ -25,10 +25,12 @@ from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
-from graphopt.proving.numbering import Walk
+from graphopt.proving.numbering import Numbered, Walk
 from graphopt.proving.products import PRODUCTS
+from graphopt.proving.quantization import QUANTIZED
+from graphopt.proving.recurring import Recurring
 from graphopt.proving.scalars import Algebra, Unprovable
-from graphopt.proving.terms import Term, Terms
+from graphopt.proving.terms import Term
 
 __all__ = ["Difference", "Window", "windows_of"]
 
@@ -47,7 +49,15 @@ EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
 DEEPER = 2
-OPERATORS = {**MOVES, **ARITHMETIC, **CONDITIONS, **PRODUCTS, **NORMALIZATIONS, **ATTENTION}
+OPERATORS = {
+    **MOVES,
+    **ARITHMETIC,
+    **CONDITIONS,
+    **PRODUCTS,
+    **NORMALIZATIONS,
+    **ATTENTION,
+    **QUANTIZED,
+}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
 
@@ -81,17 +91,21 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How two graphs differ: windows in order, and outputs that nothing joins."""
+    """How two graphs differ: windows in order, and outputs that nothing joins.
+
+    `after` is the new graph in the table of both, to be compared with what is made of it.
+    """
 
     windows: tuple[Window, ...]
     open: tuple[str, ...]
+    after: Numbered
 
 
 #: Runs both sides of a window: how it went, and by which means.
 Check = Callable[[Window], tuple[Verdict, str]]
 
 
-def windows_of(before: ir.Model, after: ir.Model, check: Check) -> Difference:
+def windows_of(before: Numbered, after: ir.Model, check: Check) -> Difference:
     """The windows between two graphs with the same inputs and outputs.
 
     Args:
@@ -103,53 +117,37 @@ def windows_of(before: ir.Model, after: ir.Model, check: Check) -> Difference:
 
 
 class _Comparison:
-    def __init__(self, before: ir.Model, after: ir.Model, check: Check) -> None:
-        self.terms = Terms()
+    def __init__(self, before: Numbered, after: ir.Model, check: Check) -> None:
         self.before, self.after, self.check = before, after, check
-        self.old = Walk(self.terms, before, on_demand(before))
-        self.new = Walk(self.terms, after, on_demand(after))
-        self.names: dict[tuple[tuple[str, ...], str], Term] = {}
-        #: Terms of the trusted graph.
-        self.trusted: set[Term] = set()
+        self.new = Walk(before.terms, after, on_demand(after))
         self.windows: list[Window] = []
+        self.proofs = Recurring()
         self.failed = 0
         #: Terms of the new graph that were found to be something else.
         self.apart: set[Term] = set()
         self.outputs = {v.name for v in after.graph.outputs}
 
     def __call__(self) -> Difference:
-        for value in self.before.graph.inputs:
-            term = self.old.of(value)
-            if term is not None:
-                self.trusted.add(term)
-        self.old.met = self._note
-        for node in self.before.graph:
-            self.old.visit(node)
         self.new.met = self._meet
         for node in self.after.graph:
             self.new.visit(node)
         open_ = []
-        for a, b in zip(self.before.graph.outputs, self.after.graph.outputs, strict=True):
-            one, two = self.old.of(a), self.new.of(b)
+        after = self.new.done(self.after)
+        for one, two, b in zip(
+            self.before.outputs, after.outputs, self.after.graph.outputs, strict=True
+        ):
             if one is not two and not self._joined(b.name or "", one, two):
                 open_.append(b.name or "")
-        return Difference(tuple(self.windows), tuple(open_))
-
-    def _note(self, value: ir.Value) -> None:
-        """A value of the trusted graph."""
-        term = self.old.values[value]
-        self.trusted.add(term)
-        if value.name:
-            self.names[self.old.scope, value.name] = term
+        return Difference(tuple(self.windows), tuple(open_), after)
 
     def _meet(self, value: ir.Value) -> None:
         """Where a value has a trusted one of its name: are they the same?"""
-        old = self.names.get((self.new.scope, value.name or ""))
+        old = self.before.names.get((self.new.scope, value.name or "")) if value.name else None
         new = self.new.values[value]
         if old is None or old is new:
             return
         if self._joined(value.name or "", old, new):
-            self.new.values[value] = old
+            self.new.put(value, old)
 
     def _joined(self, name: str, old: Term | None, new: Term | None) -> bool:
         if old is None or new is None or self.failed > PATIENCE:
@@ -176,16 +174,12 @@ class _Comparison:
             if max(map(len, inner)) > LARGEST:
                 break
             window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
-            try:
-                if _risky(inner):
-                    raise Unprovable("its arithmetic may overflow where the source's does not")
-                if proved(old, new, leaves):
-                    return dataclasses.replace(window, verdict="proved", means="normal form")
-                reason = "its normal forms differ"
-            except Unprovable as error:
-                reason = str(error)
-            except (RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-                reason = f"it is beyond the normal form ({type(error).__name__})"
+            if _risky(inner):
+                reason = "its arithmetic may overflow where the source's does not"
+            else:
+                reason = self.proofs.reason(old, new, leaves, _attempted)
+            if not reason:
+                return dataclasses.replace(window, verdict="proved", means="normal form")
             tried.append(dataclasses.replace(window, means=reason))
         judged: Window | None = None
         for window in tried:
@@ -253,6 +247,16 @@ def _magnitudes(
                     float(size.max(initial=1.0)),
                 )
     return found
+
+
+def _attempted(old: Term, new: Term, leaves: set[Term]) -> str:
+    """Why two terms are not proved to be equal, "" if they are."""
+    try:
+        return "" if proved(old, new, leaves) else "its normal forms differ"
+    except Unprovable as error:
+        return str(error)
+    except (RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return f"it is beyond the normal form ({type(error).__name__})"
 
 
 def proved(old: Term, new: Term, leaves: set[Term]) -> bool:

@@ -12,6 +12,7 @@ from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
 from graphopt.proving.products import PRODUCTS
+from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.scalars import Unprovable
 from graphopt.proving.windows import OPERATORS
 from graphopt.testing import parse_model
@@ -424,6 +425,28 @@ for how in "", ", interleaved=1":
     case(part, {"x": f(2, 5, 3, 6), **turn}, opset=23)
     case(part, {"x": f(2, 3, 30), **turn}, opset=23)
 
+# --- places and quantization
+for op in "ArgMax ArgMin".split():  # noqa: SIM905
+    case(f"y = {op}(x)", {"x": f(3, 4)})
+    case(f"y = {op}<axis=-1, keepdims=0>(x)", {"x": f(2, 3, 4)})
+    case(f"y = {op}<axis=1, select_last_index=1>(x)", {"x": np.round(f(4, 9))})
+    case(f"y = {op}<axis=1>(x)", {"x": f(3, 1)})
+step, zero = np.float32(0.03).reshape(()), np.uint8(128).reshape(())
+by_axis = {"s": pos(3) / 50, "z": i(3, low=-9, dtype=np.int8)}
+case("y = QuantizeLinear(x, s)", {"x": pos(2, 9)}, {"s": step})
+case("y = QuantizeLinear(x, s, z)", {"x": f(2, 9) * 4}, {"s": step, "z": zero})
+case("y = QuantizeLinear(x, s, z)", {"x": f(2, 3, 4)}, by_axis)
+case("y = QuantizeLinear<axis=-1>(x, s, z)", {"x": f(4, 3)}, by_axis)
+case("y = DequantizeLinear(x, s)", {"x": i(2, 9, dtype=np.int8)}, {"s": step})
+case("y = DequantizeLinear(x, s, z)", {"x": i(2, 3, 4, dtype=np.int8)}, by_axis)
+case("y = DequantizeLinear<axis=-1>(x, s, z)", {"x": i(4, 3, dtype=np.int8)}, by_axis)
+low = np.float32(-np.inf).reshape(())
+case(
+    "a = Pad(x, p, l)  y = MaxPool<kernel_shape=[2]>(a)",
+    {"x": f(1, 2, 4)},
+    {"p": k(0, 0, 1, 0, 0, 1), "l": low},
+)
+
 ALL = [(op, *c) for op, cases in CASES.items() for c in cases]
 
 
@@ -469,7 +492,7 @@ def test_every_operator_has_a_setting_that_is_looked_into():
         except Unprovable:
             continue
         seen.add(op.replace("com.microsoft.", "com.microsoft:"))
-    tables = (MOVES, ARITHMETIC, CONDITIONS, PRODUCTS, NORMALIZATIONS, ATTENTION)
+    tables = (MOVES, ARITHMETIC, CONDITIONS, PRODUCTS, NORMALIZATIONS, ATTENTION, QUANTIZED)
     assert set(OPERATORS) == {name for table in tables for name in table}
     # Swish is of opset 24, for which this runtime has no kernel; Identity is its operand's term
     assert set(OPERATORS) - seen == {"Swish", "Identity"}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import windows_of
 from graphopt.testing import parse_model
@@ -14,7 +15,7 @@ def told(before, after, inputs=None, constants=None):
         parse_model(text, inputs=inputs, constants=constants or {}) for text in (before, after)
     ]
     seen = []
-    windows_of(*models, lambda w: seen.append(check(w)) or seen[-1])
+    windows_of(numbered(models[0]), models[1], lambda w: seen.append(check(w)) or seen[-1])
     return seen[-1]
 
 

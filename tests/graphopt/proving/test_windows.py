@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import windows_of
 from graphopt.testing import parse_model
@@ -26,7 +27,7 @@ def verdict(before, after, inputs=None, constants=None, others=None, opset=20):
     new = parse_model(
         after, inputs=inputs, constants=constants if others is None else others, opset=opset
     )
-    found = windows_of(old, new, check)
+    found = windows_of(numbered(old), new, check)
     if found.open:
         refuted = any(w.verdict == "refuted" for w in found.windows)
         return "refuted" if refuted else "assumed"
@@ -75,6 +76,12 @@ PROVED += [
     (f"m = Reduce{f}(x, b)  y = Reduce{f}(m, a)", f"y = Reduce{f}(x, ab)", AB, BOTH)
     for f in ("Max", "Min", "Prod", "L1", "L2")
 ]
+FILTERS = {
+    "w": np.ones((1, 1, 2), np.float32),
+    "c": c(2),
+    "v": np.full((1, 1, 2), 2, np.float32),
+    "p": k(0, 0, 1, 0, 0, 1),
+}
 PROVED += [
     ("y = Where(c, x, x)", "y = Identity(x)", {"c": whole(1, dtype=bool), "x": ("N", 3)}, {}),
     ("n = Not(x)  y = Not(n)", "y = Identity(x)", {"x": whole(3, dtype=bool)}, {}),
@@ -92,8 +99,18 @@ PROVED += [
         AB,
         BOTH,
     ),
+    ("m = Conv(x, w)  y = Mul(m, c)", "y = Conv(x, v)", {"x": ("N", 1, "L")}, FILTERS),
+    ("m = Conv<strides=[2]>(x, w)  y = Mul(m, c)", "y = Conv<strides=[2]>(x, v)",
+     {"x": ("N", 1, "L")}, FILTERS),
+    ("m = Pad(x, p)  y = Conv<pads=[0, 1]>(m, w)", "y = Conv<pads=[1, 2]>(x, w)",
+     {"x": ("N", 1, "L")}, FILTERS),
+    ("q = SequenceConstruct(x, z)  y = SequenceAt(q, i)", "y = Identity(z)", None, {"i": k(-1)}),
+    ("q = SequenceConstruct(x, z)  y = ConcatFromSequence<axis=1>(q)", "y = Concat<axis=1>(x, z)",
+     {"x": ("N", 2), "z": ("N", 3)}, {}),
+    ("q = SplitToSequence<axis=1, keepdims=0>(x)  y = SequenceAt(q, i)", "y = Gather<axis=1>(x, i)",
+     {"x": ("N", 3)}, {"i": np.int64(1).reshape(())}),
     ("m = ConvTranspose(x, w)  y = Mul(m, c)", "y = ConvTranspose(x, v)", {"x": ("N", 1, "L")},
-     {"w": np.ones((1, 1, 2), np.float32), "c": c(2), "v": np.full((1, 1, 2), 2, np.float32)}),
+     FILTERS),
 ]  # fmt: skip
 
 
@@ -185,6 +202,26 @@ REFUTED = {
     "a filter turned around": (
         "y = ConvTranspose(x, w)", "y = Conv<pads=[1, 1]>(x, w)", {"x": (1, 1, 5)},
         {"w": c(1, 2).reshape(1, 1, 2)}, None,
+    ),
+    "another stride": (
+        "y = Conv<strides=[2]>(x, w)", "y = Conv<strides=[3]>(x, w)", {"x": (1, 1, "L")},
+        FILTERS, None,
+    ),
+    "padding on the other side": (
+        "m = Pad(x, p)  y = Conv(m, w)", "y = Conv<pads=[0, 2]>(x, w)", {"x": (1, 1, "L")},
+        FILTERS, None,
+    ),
+    "another element": (
+        "q = SequenceConstruct(x, z)  a = SequenceAt(q, i)  y = Relu(a)",
+        "y = Relu(x)", {"x": (2,), "z": (2,)}, {"i": k(-1)}, None,
+    ),
+    "the last of equal places": (
+        "y = ArgMax(x)", "y = ArgMax<select_last_index=1>(x)",
+        {"x": whole(9, dtype=np.int32)}, {}, None,
+    ),
+    "another zero point": (
+        "y = QuantizeLinear(x, s, z)", "y = QuantizeLinear(x, s, w)", None,
+        {"s": c(0.1), "z": np.uint8(7).reshape(()), "w": np.uint8(8).reshape(())}, None,
     ),
     "parts in another order": (
         "a = Concat<axis=1>(x, z)  y = Concat<axis=1>(w, a)", "y = Concat<axis=1>(w, z, x)",
