@@ -151,7 +151,7 @@ def main() -> None:
     lines = table({str(p): every[str(p)] for p in models}, args.peers)
     print("\n".join(lines))
     if args.out:
-                head = "# Optimizers under one judge\n\n`python bench/oodte.py PATH ...` (arXiv 2505.01892)\n\n"
+        head = "# Optimizers under one judge (arXiv 2505.01892)\n\n`python bench/oodte.py PATH ...`\n\n"
         args.out.write_text(head + "\n".join(lines) + "\n")
 
 
