@@ -151,8 +151,13 @@ def main() -> None:
     lines = table({str(p): every[str(p)] for p in models}, args.peers)
     print("\n".join(lines))
     if args.out:
-        head = "# Optimizers under one judge (arXiv 2505.01892)\n\n`python bench/oodte.py PATH ...`\n\n"
-        args.out.write_text(head + "\n".join(lines) + "\n")
+        head = [
+            "# Optimizers under one judge (arXiv 2505.01892)",
+            "",
+            "`python bench/oodte.py PATH ...`",
+            "",
+        ]
+        args.out.write_text("\n".join([*head, *lines]) + "\n")
 
 
 if __name__ == "__main__":

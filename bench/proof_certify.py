@@ -60,13 +60,12 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for folder in args.folders:
         for path in sorted(folder.glob("*.onnx")):
-            if str(path) not in every:
-                every[str(path)] = {
-                    "ours": ours(path),
-                    "certify": peer("certify", str(path), ""),
-                }
-                print(path, every[str(path)]["ours"], flush=True)
-                known.write_text(json.dumps(every, indent=1))
+            entry = every.setdefault(str(path), {})
+            if "ours" not in entry:
+                entry["ours"] = ours(path)
+            if "certify" not in entry:
+                entry["certify"] = peer("certify", str(path), "")
+            known.write_text(json.dumps(every, indent=1))
             rows.setdefault(folder.name, []).append(every[str(path)])
     lines = [
         "| models | certify: all outputs proved | regions proved | skipped | refuted | failed | "
@@ -76,7 +75,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if args.out:
-        head = "# onnxsim's certify beside our evidence\n\n`python bench/proof_certify.py`\n\n"
+        head = "# onnxsim's certify beside our evidence\n\n`python bench/proof_certify.py ...`\n\n"
         args.out.write_text(head + "\n".join(lines) + "\n")
 
 

@@ -91,6 +91,10 @@ class Ranges:
             if kind == "floor":
                 inner = self._opaque("floor", dividend, divisor * by)
                 return whole + inner, rest - inner * by
+            times, over = _split(divisor, by)
+            if over == 0 and times not in (0, 1):  # the rest of a quotient, not the other way
+                inner, left = self._divided(dividend, by)
+                return whole + self.modulo(inner, times), left
         return whole + self._opaque("floor", rest, by), self._opaque("mod", rest, by)
 
     def _shared(self, e: Dim, by: Dim) -> tuple[Dim, Dim, Dim, Dim] | None:

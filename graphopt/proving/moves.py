@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.indices import reshaped
-from graphopt.proving.meaning import Index, Meaning, Operator
+from graphopt.proving.meaning import Index, Meaning, Operator, affine
 from graphopt.proving.scalars import Poly, Unprovable
 from graphopt.proving.terms import Term
 
@@ -115,6 +117,25 @@ def _gather(m: Meaning, t: Term, ix: Index) -> Poly:
     return m.gathered(x, axis, before, where, j, after)
 
 
+def _gather_nd(m: Meaning, t: Term, ix: Index) -> Poly:
+    """y[b, j, r] = x[b, w[b, j], r] for constant positions w that follow each other"""
+    x, where = t.args
+    dims, own = m.dims(x), m.dims(where)
+    batch = m.attribute(t, "batch_dims", 0)
+    if where is None or where.op != "const" or not where.array().size:
+        return m.leaf(t, ix)
+    lines: list[Dim] = []
+    for k, found in enumerate(np.moveaxis(where.array(), -1, 0)):
+        size = dims[batch + k]
+        if isinstance(size, int):
+            found = np.where(found < 0, found + size, found)
+        line = affine(found, ix) if found.min() >= 0 else None
+        if line is None:
+            return m.leaf(t, ix)
+        lines.append(line)
+    return m.at(x, (*ix[:batch], *lines, *ix[len(own) - 1 :]))
+
+
 def _filled(m: Meaning, t: Term, ix: Index) -> Poly:
     """ConstantOfShape holds one number."""
     tensor = t.attributes.get("value")
@@ -186,6 +207,7 @@ MOVES: dict[str, Operator] = {
     "Expand": _expand,
     "Flatten": _reshape,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Identity": _identity,
     "Pad": _pad,
     "Resize": _resize,

@@ -425,6 +425,12 @@ for how in "", ", interleaved=1":
     case(part, {"x": f(2, 5, 3, 6), **turn}, opset=23)
     case(part, {"x": f(2, 3, 30), **turn}, opset=23)
 
+corner = np.array([[[0, 1], [0, 2]], [[1, 1], [1, 2]]])
+case("y = GatherND(x, w)", {"x": f(3, 4, 2)}, {"w": corner})
+case("y = GatherND(x, w)", {"x": f(3, 4)}, {"w": corner - k(0, 4)})
+case("y = GatherND(x, w)", {"x": f(3, 4)}, {"w": corner[:, ::-1] * k(1, 2) % 4})
+case("y = GatherND<batch_dims=1>(x, w)", {"x": f(2, 4, 3)}, {"w": corner[..., 1:]})
+case("y = GatherND<batch_dims=1>(x, w)", {"x": f(2, 4, 3)}, {"w": corner[:, :, :1]})
 # --- places and quantization
 for op in "ArgMax ArgMin".split():  # noqa: SIM905
     case(f"y = {op}(x)", {"x": f(3, 4)})
