@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from oodte import Worker
-from proof import steps
+from proof_regions import examined
 
-from graphopt.proving.evidence import examine
+from graphopt.formats import load
 
 
 def ours(path: Path) -> dict[str, int]:
     """Edits by verdict."""
     found: collections.Counter[str] = collections.Counter()
-    for before, after, edits, _ in steps(path):
-        if edits:
-            found.update(examine(before, after, edits).counts)
+    for evidence, _, _ in examined(load(path)):
+        if evidence is not None:
+            found.update(v for _, v in evidence.edits)
     return dict(found)
 
 

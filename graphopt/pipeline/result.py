@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.backend import backend_of, find_target
+from graphopt.backend import backend_of
 from graphopt.context import Progress, silent
 from graphopt.deploy.manifest import (
     Manifest,
@@ -140,12 +140,13 @@ class Result:
 
     def _tune(self, path: Path, progress: Progress) -> tuple[Sequence[Tuned], list[str]]:
         """Put session options that help the model here into its manifest; those tried, notes."""
-        manifest = read_manifest(path)
-        if self.tuned is None or manifest is None or not find_target(manifest.target).measured:
+        if self.tuned is None or not self.target.measured or read_manifest(path) is None:
             return (), []
         seconds, shapes = self.tuned
         try:
-            tried = tune(path, shapes=shapes, seconds=seconds, progress=progress)
+            tried = tune(
+                path, target=self.target, shapes=shapes, seconds=seconds, progress=progress
+            )
         except (GraphOptError, OSError) as error:  # the model is written, and good as it is
             return (), [f"session options were not tried: {error}"]
         gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]

@@ -41,14 +41,14 @@ def _sub(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _mul(m: Meaning, t: Term, ix: Index) -> Poly:
     a, b = operands(m, t, ix)
-    return m.algebra.mul(a, b)
+    return m.algebra.product(a, b)
 
 
 def _div(m: Meaning, t: Term, ix: Index) -> Poly:
     a, b = operands(m, t, ix)
     if not m.real(t):
         return m.algebra.function("integer quotient", a, b)
-    return m.algebra.mul(a, m.algebra.power(b, Fraction(-1)))
+    return m.algebra.product(a, m.algebra.power(b, Fraction(-1)))
 
 
 def _neg(m: Meaning, t: Term, ix: Index) -> Poly:
@@ -250,6 +250,8 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
             return ix, []
         axes = list(range(len(dims)))
     gone = {m.axis(k, len(dims)) for k in axes}
+    if len(gone) < len(axes):
+        raise Unprovable("an axis that is named twice")
     keep = m.attribute(t, "keepdims", 1)
     left = iter(ix)
     at: list[Dim] = []

@@ -38,6 +38,8 @@ class Meaning:
         self.opened = 0
         #: Sizes that meet in a broadcast, the one being the other up to a limit.
         self.held: set[tuple[Dim, Dim]] = set()
+        #: Sizes that must be at least as large as a number, from the front or (negative) the back.
+        self.reached: set[tuple[Dim, int]] = set()
         #: Terms by their number, those made here among them.
         self.terms: dict[int, Term] = {}
         self._taken: dict[tuple[Term, Term, int], Term] = {}
@@ -186,6 +188,7 @@ class Meaning:
                 return self.at(self._constant_of(x, where, array, axis), (*before, *j, *after))
         elif found is not None and found.size == 1:
             k = int(found.reshape(-1)[0])
+            self.reached.add((size, k if k < 0 else k + 1))
             return self.at(x, (*before, size + k if k < 0 else k, *after))
         self.terms[x.serial] = x
         atom = self.algebra.made(

@@ -132,6 +132,7 @@ def _gather_nd(m: Meaning, t: Term, ix: Index) -> Poly:
         line = affine(found, ix) if found.min() >= 0 else None
         if line is None:
             return m.leaf(t, ix)
+        m.reached.add((size, int(found.max()) + 1))
         lines.append(line)
     return m.at(x, (*ix[:batch], *lines, *ix[len(own) - 1 :]))
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -53,6 +53,13 @@ MOVED: dict[str, tuple[tuple[str, int], ...]] = {
     "Pad": (("pads", 1), ("value", 2)),
     "Reshape": (("shape", 1),),
 }
+
+
+class Body(NamedTuple):
+    """The subgraph of a loop."""
+
+    inputs: tuple[Term, ...]
+    outputs: tuple[Term, ...]
 
 
 #: The subgraphs that a value is in, from the outermost on, and its name.
@@ -121,6 +128,8 @@ class Walk:
     def visit(self, node: ir.Node) -> None:
         """Give every output of `node` its term; its inputs have theirs."""
         made = self._made(node)
+        if len(made) != len(node.outputs):  # as of a Loop whose body has another number of them
+            made = [self._leaf(("odd", node.name, v.name), "input", v) for v in node.outputs]
         for value, term in zip(node.outputs, made, strict=True):
             self.put(value, term)
             self.met(value)
@@ -154,6 +163,8 @@ class Walk:
                 return [self.terms.constant(tensor)]
         args = [self.of(v) for v in node.inputs]
         attributes = _attributes(node, self.opset)
+        if next(subgraphs(node), None) is not None:
+            self.facts.fact(node.outputs[0])  # so that bodies have the shapes that come in
         if domain == "":
             if args and args[0] is not None and self._passes_on(node, args):
                 return [args[0], *self._rest(node)]
@@ -180,6 +191,8 @@ class Walk:
         graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
         if graphs:
             attributes["\0graphs"] = graphs
+            args += [None] * (len(node.inputs) - len(args))
+            args += _captured(graphs)
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
@@ -271,7 +284,7 @@ class Walk:
             if one is not None and not (isinstance(size, int) and size <= COMPUTED):
                 return term
         found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
-        if found is None or term.dtype is None:
+        if found is None or term.dtype is None or found[0].dtype != term.dtype.numpy():
             return term
         return self.terms.constant(ir.Tensor(np.array(found[0], order="C"), dtype=term.dtype))
 
@@ -285,6 +298,8 @@ class Walk:
             k = 0 if condition.array().ravel()[0] else 1
             return self._inside(node, bodies[k], k)
         inside = [self._inside(node, b, k) for k, b in enumerate(bodies)]
+        if any(len(b) != len(node.outputs) for b in inside):
+            return []
         made = []
         for k, value in enumerate(node.outputs):
             pair = tuple(b[k] for b in inside)
@@ -310,15 +325,27 @@ class Walk:
             return None
         if start is not None and not start.array().all():
             return None
+        outside = [self.facts.fact(v) for v in body.inputs]
+        found = self._followed(node, body, turns, [s for s in state if s is not None])
+        self.facts.forget(body)
+        self.facts.enter(body, outside)
+        return found
+
+    def _followed(
+        self, node: ir.Node, body: ir.Graph, turns: int, state: list[Term]
+    ) -> list[Term] | None:
+        """The state after so many turns; None if one of them may be the last."""
         going = self.terms.constant(ir.Tensor(np.array(True)))
-        found = [s for s in state if s is not None]
         for turn in range(turns):
             count = self.terms.constant(ir.Tensor(np.array(turn, np.int64)))
-            self.values.update(zip(body.inputs, [count, going, *found], strict=False))
-            again, *found = self._inside(node, body, turn)
+            self.facts.forget(body)  # each turn has shapes and data of its own
+            for value, term in zip(body.inputs, [count, going, *state], strict=False):
+                self.values[value] = term
+                self.facts.learn(value, term.dtype, term.dims, term.tensor)
+            again, *state = self._inside(node, body, turn)
             if again is not going:
                 return None
-        return found
+        return state
 
     def _inside(self, node: ir.Node, graph: ir.Graph, k: int) -> list[Term]:
         """The outputs of the k-th subgraph of a node."""
@@ -329,12 +356,33 @@ class Walk:
         self.scope = outer
         return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
 
-    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> tuple[Any, ...]:
+    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> Body:
         """A loop's body: its outputs as terms over its own inputs."""
         holder = next((o.name for o in node.outputs if o.name), node.name)
         for j, value in enumerate(graph.inputs):
             self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
-        return (len(graph.inputs), tuple(self._inside(node, graph, k)))
+        inputs = tuple(self.values[v] for v in graph.inputs)
+        return Body(inputs, tuple(self._inside(node, graph, k)))
+
+
+def _captured(bodies: Sequence[Body]) -> list[Term]:
+    """What bodies read of the values outside: the largest terms without an input of theirs."""
+    depends: dict[Term, bool] = {t: True for body in bodies for t in body.inputs}
+    stack = [t for body in bodies for t in body.outputs]
+    found = dict.fromkeys(stack)
+    while stack:
+        term = stack[-1]
+        args = [a for a in term.args if a is not None]
+        waiting = [a for a in args if a not in depends]
+        if term in depends or not waiting:
+            stack.pop()
+            if term not in depends:
+                depends[term] = any(depends[a] for a in args)
+            if depends[term]:
+                found.update(dict.fromkeys(args))
+        else:
+            stack += waiting
+    return [t for t in found if not depends[t] and t.op not in ("const", "data")]
 
 
 #: Unknowns that one analysis made up.
@@ -374,5 +422,9 @@ def hashable(value: Any) -> Any:
     if isinstance(value, (int, float, str, bytes, tuple)):
         return value
     if isinstance(value, ir.TensorProtocol):
-        return (tuple(value.shape.numpy()), value.dtype, value.tobytes())
-    return value if not isinstance(value, (list, np.ndarray)) else tuple(value)
+        text = value.dtype is ir.DataType.STRING
+        elements = repr(value.numpy().tolist()) if text else value.tobytes()
+        return (tuple(value.shape.numpy()), value.dtype, elements)
+    if isinstance(value, ir.TypeAndShape):
+        return (repr(value.type), repr(value.shape))
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple, np.ndarray)) else value

@@ -30,7 +30,7 @@ def _quantize(m: Meaning, t: Term, ix: Index) -> Poly:
 def _dequantize(m: Meaning, t: Term, ix: Index) -> Poly:
     """(x - z) s"""
     scale, zero = _parameters(m, t, ix)
-    return m.algebra.mul(m.algebra.sub(m.at(t.args[0], ix), zero), scale)
+    return m.algebra.product(m.algebra.sub(m.at(t.args[0], ix), zero), scale)
 
 
 QUANTIZED: dict[str, Operator] = {"DequantizeLinear": _dequantize, "QuantizeLinear": _quantize}

@@ -85,6 +85,8 @@ class Algebra:
         self._texts: dict[Any, str] = {}
         self._canonicals: dict[Monomial, Monomial] = {}
         self._count = 0
+        #: What cancelled or was multiplied by 0, and may be infinite or no number.
+        self.vanished = 0
 
     # --- making -----------------------------------------------------------------------------
 
@@ -207,6 +209,12 @@ class Algebra:
                 if not self._empty(monomial):
                     made[monomial] = made.get(monomial, 0) + j * k
         return self._settled(made)
+
+    def product(self, p: Poly, q: Poly) -> Poly:
+        """p q, where 0 times what is infinite or no number is not 0."""
+        if (p and not q and not _constant(p)) or (q and not p and not _constant(q)):
+            self.vanished += 1
+        return self.mul(p, q)
 
     def _factor(self, p: Poly) -> Poly:
         """A sum as one factor, with what is free of its variables beside it."""
@@ -476,6 +484,7 @@ class Algebra:
             m = self._canonical(m)
             out[m] = out.get(m, 0) + k
         found = [(m, k) for m, k in out.items() if k]
+        self.vanished += sum(not k and not _constant(((m, k),)) for m, k in out.items())
         if len(found) > MOST_TERMS:
             raise TooLarge("a sum is too long")
         if len(found) > 1:
