@@ -68,6 +68,7 @@ def test_the_log_tells_every_step_on_stderr(folder, graphopt):
         (["optimize", "-p"], "we", {"weight_only"}),
         (["optimize", "--target"], "au", {"auto"}),
         (["inspect", "--target"], "onn", {"onnx"}),
+        (["bench", "--targets"], "cpu,onn", {"cpu,onnx"}),
     ],
 )
 def test_names_are_completed(typed, begun, found):
