@@ -292,7 +292,7 @@ def survey(args: argparse.Namespace) -> tuple[collections.Counter[str], list[dic
 # --- kills --------------------------------------------------------------------------------------
 
 
-#: Exit codes of what a signal ended: as it was done, as by the signal, as a command that cleaned up.
+#: Exit codes after a signal: it was done already, or ended by the signal, or cleaned up first.
 ENDS = {signal.SIGKILL: (0, -9), signal.SIGTERM: (0, -15, 143)}
 
 
