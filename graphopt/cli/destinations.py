@@ -16,10 +16,13 @@ from typing import Any
 
 from graphopt.errors import GraphOptError, ModelError, UsageError
 
-__all__ = ["Destinations", "is_model", "is_plot", "is_report"]
+__all__ = ["Destinations", "is_model", "is_page", "is_plot", "is_report"]
 
 #: What a plot begins with (`graphopt.cli.plot`).
 PLOT_MARK = b"<!-- graphopt bench -->"
+
+#: What a page begins with (`graphopt.page.document`).
+PAGE_MARK = b"<!-- graphopt page -->"
 
 #: Device and inode: the same file under any name.
 _Identity = tuple[int, int]
@@ -124,6 +127,12 @@ def is_report(path: Path) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(data, dict) and {"schema", "graphopt", "steps", "recipe"} <= data.keys()
+
+
+def is_page(path: Path) -> bool:
+    """Whether the file at `path` is a page of graphopt."""
+    with path.open("rb") as file:
+        return file.read(len(PAGE_MARK)) == PAGE_MARK
 
 
 def is_plot(path: Path) -> bool:

@@ -18,6 +18,7 @@ from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.recipe import Recipe
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
+from graphopt.pipeline.stage import Watch
 from graphopt.samples import SampleSource
 from graphopt.spec import passes_of
 from graphopt.target import Target
@@ -44,6 +45,7 @@ def optimize(
     source_path: str | Path | None = None,
     max_opset: int | None = None,
     trust: Literal["checked", "assumed"] = "checked",
+    watch: Watch | None = None,
 ) -> Result:
     """Run `passes` over `model` and keep what is right, within budget and not slower.
 
@@ -75,6 +77,7 @@ def optimize(
         max_opset: no pass raises the model's opset beyond this; as in the recipe with `replay`.
         trust: "checked" undoes edits of exact passes that are neither proved nor checked,
             "assumed" keeps them.
+        watch: called with a `graphopt.pipeline.stage.Stage` for the source and after every step.
 
     Raises:
         UsageError: a spec, option or target that does not exist, samples that a pass needs.
@@ -106,5 +109,5 @@ def optimize(
         max_opset=replay.max_opset if replay is not None and max_opset is None else max_opset,
     )
     if everywhere:
-        return run_everywhere(setting, passes, progress=progress)
-    return run(setting, passes, replay=replay, progress=progress)
+        return run_everywhere(setting, passes, progress=progress, watch=watch)
+    return run(setting, passes, replay=replay, progress=progress, watch=watch)

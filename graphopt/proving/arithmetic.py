@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Monomial, Poly, Unprovable, written
+from graphopt.proving.scalars import Monomial, Poly, Rational, Unprovable, written
 from graphopt.proving.terms import Term
 
 __all__ = ["ARITHMETIC", "activated", "clipped", "guarded", "mean", "softmax"]
@@ -33,14 +33,14 @@ def _sub(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _mul(m: Meaning, t: Term, ix: Index) -> Poly:
     a, b = _operands(m, t, ix)
-    return m.algebra.mul(a, b)
+    return m.algebra.product(a, b)
 
 
 def _div(m: Meaning, t: Term, ix: Index) -> Poly:
     a, b = _operands(m, t, ix)
     if not m.real(t):
         return m.algebra.function("integer quotient", a, b)
-    return m.algebra.mul(a, m.algebra.power(b, Fraction(-1)))
+    return m.algebra.product(a, m.algebra.power(b, Fraction(-1)))
 
 
 def _neg(m: Meaning, t: Term, ix: Index) -> Poly:
@@ -78,7 +78,7 @@ def guarded(m: Meaning, p: Poly) -> Poly:
     return m.algebra.function("guarded", p) if masked else p
 
 
-def _is_softmax(item: tuple[Monomial, Fraction]) -> bool:
+def _is_softmax(item: tuple[Monomial, Rational]) -> bool:
     """Whether it is an exponential over a sum: no number only where its exponents are none."""
     kinds = {(a.kind, e > 0) for a, e in item[0].factors if a.kind == "base" or a.data == ("exp",)}
     return kinds >= {("fn", True), ("base", False)}
@@ -94,7 +94,7 @@ def _masked(m: Meaning, product: Monomial) -> bool:
                 for inner, _ in monomial.factors:
                     if inner.kind == "fn" and inner.data[0] in ("inf", "where"):
                         return True
-                    if inner.kind == "elem" and not m.finite(m.terms[inner.data[0]]):
+                    if inner.kind == "elem" and not m.terms[inner.data[0]].finite:
                         return True
     return False
 
@@ -261,6 +261,8 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
             return ix, []
         axes = list(range(len(dims)))
     gone = {m.axis(k, len(dims)) for k in axes}
+    if len(gone) < len(axes):
+        raise Unprovable("an axis that is named twice")
     keep = m.attribute(t, "keepdims", 1)
     left = iter(ix)
     at: list[Dim] = []

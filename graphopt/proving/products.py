@@ -30,7 +30,7 @@ def _matmul(m: Meaning, t: Term, ix: Index) -> Poly:
     two = ((tail[-1], k) if turned[1] else (k, tail[-1])) if columns else (k,)
     p = m.at(a, (*_batched(batch, left[: -1 - rows]), *one))
     q = m.at(b, (*_batched(batch, right[: -1 - columns]), *two))
-    made = m.algebra.sum(m.algebra.mul(p, q), [k])
+    made = m.algebra.sum(m.algebra.product(p, q), [k])
     return m.algebra.scale(made, Fraction(m.attribute(t, "alpha", 1.0)))
 
 
@@ -48,7 +48,7 @@ def _gemm(m: Meaning, t: Term, ix: Index) -> Poly:
     (k,) = m.fresh([left[0] if turned[0] else left[1]])
     p = m.at(t.args[0], (k, i) if turned[0] else (i, k))
     q = m.at(t.args[1], (j, k) if turned[1] else (k, j))
-    made = a.scale(a.sum(a.mul(p, q), [k]), Fraction(m.attribute(t, "alpha", 1.0)))
+    made = a.scale(a.sum(a.product(p, q), [k]), Fraction(m.attribute(t, "alpha", 1.0)))
     if m.argument(t, 2) is not None:
         c = m.broadcast(t.args[2], ix, m.dims(t))
         made = a.add(made, a.scale(c, Fraction(m.attribute(t, "beta", 1.0))))
@@ -97,7 +97,7 @@ def _conv(m: Meaning, t: Term, ix: Index) -> Poly:
         if not isinstance(count, int):
             raise Unprovable("a grouped convolution of unknown width")
         channel = a.ranges.divide(o, count // group) * kernel[1] + c
-    product = a.mul(a.mul(inside, m.at(x, (n, channel, *at))), m.at(w, (o, c, *k)))
+    product = a.product(a.mul(inside, m.at(x, (n, channel, *at))), m.at(w, (o, c, *k)))
     made = a.sum(product, [c, *k])
     if m.argument(t, 2) is not None:
         made = a.add(made, m.at(t.args[2], (o,)))

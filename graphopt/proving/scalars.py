@@ -18,12 +18,16 @@ from typing import Any, NamedTuple
 from graphopt.analyses.shapes.symbolic import Dim, Expr, nonnegative, symbol
 from graphopt.proving.indices import Ranges
 
-__all__ = ["Algebra", "Atom", "Poly", "TooLarge", "Unprovable", "written"]
+__all__ = ["Algebra", "Atom", "Poly", "Rational", "TooLarge", "Unprovable", "written"]
 
 #: More terms than this in one polynomial, and nothing is proved here.
 MOST_TERMS = 64
 #: Bound variables that look alike are told apart by trying every order, up to this many.
 MOST_ORDERS = 24
+
+
+#: An exact number: an `int` where it is whole, which computes sooner.
+Rational = Fraction | int
 
 
 class Unprovable(Exception):
@@ -62,11 +66,11 @@ class Monomial(NamedTuple):
     """sum over `bound` of the product of atoms to their powers."""
 
     bound: tuple[tuple[str, Dim], ...]
-    factors: tuple[tuple[Atom, Fraction], ...]
+    factors: tuple[tuple[Atom, Rational], ...]
 
 
 #: A polynomial: monomials in a fixed order, each with its factor.
-Poly = tuple[tuple[Monomial, Fraction], ...]
+Poly = tuple[tuple[Monomial, Rational], ...]
 
 ONE = Monomial((), ())
 
@@ -79,13 +83,16 @@ class Algebra:
         self._atoms: dict[Any, Atom] = {}
         self._renamings: dict[Any, Atom] = {}
         self._texts: dict[Any, str] = {}
+        self._canonicals: dict[Monomial, Monomial] = {}
         self._count = 0
+        #: What cancelled or was multiplied by 0, and may be infinite or no number.
+        self.vanished = 0
 
     # --- making -----------------------------------------------------------------------------
 
-    def number(self, x: float | int | Fraction) -> Poly:
+    def number(self, x: float | Rational) -> Poly:
         """A constant, exactly."""
-        return ((ONE, Fraction(x)),) if x else ()
+        return ((ONE, _exact(x)),) if x else ()
 
     def made(
         self,
@@ -111,9 +118,9 @@ class Algebra:
             self._atoms[key] = atom
         return atom
 
-    def atom(self, atom: Atom, power: Fraction | int = 1) -> Poly:
+    def atom(self, atom: Atom, power: Rational = 1) -> Poly:
         """One factor alone."""
-        return ((Monomial((), ((atom, Fraction(power)),)), Fraction(1)),)
+        return ((Monomial((), ((atom, _exact(power)),)), 1),)
 
     def size(self, dim: Dim) -> Poly:
         """A size as a number."""
@@ -143,12 +150,12 @@ class Algebra:
 
     def add(self, *polys: Poly) -> Poly:
         """Their sum."""
-        made: dict[Monomial, Fraction] = {}
+        made: dict[Monomial, Rational] = {}
         for monomial, k in itertools.chain.from_iterable(polys):
-            made[monomial] = made.get(monomial, Fraction(0)) + k
+            made[monomial] = made.get(monomial, 0) + k
         return self._settled(made)
 
-    def scale(self, p: Poly, k: Fraction | int) -> Poly:
+    def scale(self, p: Poly, k: Rational) -> Poly:
         """k p."""
         return tuple((m, c * k) for m, c in p) if k else ()
 
@@ -169,26 +176,38 @@ class Algebra:
             q = self._factor(q)
         if len(p) * len(q) > MOST_TERMS:
             raise TooLarge("a product of sums is too long")
-        made: dict[Monomial, Fraction] = {}
+        made: dict[Monomial, Rational] = {}
         for a, j in p:
             for b, k in q:
                 monomial = self._product(a, b)
                 if not self._empty(monomial):
-                    made[monomial] = made.get(monomial, Fraction(0)) + j * k
+                    made[monomial] = made.get(monomial, 0) + j * k
         return self._settled(made)
+
+    def product(self, p: Poly, q: Poly) -> Poly:
+        """p q, where 0 times what is infinite or no number is not 0."""
+        if (p and not q and not _constant(p)) or (q and not p and not _constant(q)):
+            self.vanished += 1
+        return self.mul(p, q)
 
     def _factor(self, p: Poly) -> Poly:
         """A sum as one factor, with what is free of its variables beside it."""
         if len(p) > 1:
             k = p[0][1]
-            return self.scale(self.atom(self.made("base", polys=(self.scale(p, 1 / k),))), k)
+            return self.scale(
+                self.atom(self.made("base", polys=(self.scale(p, Fraction(1) / k),))), k
+            )
         ((m, k),) = p
         bound = {n for n, _ in m.bound}
         free = tuple((a, e) for a, e in m.factors if not (a.free & bound))
         left = tuple((a, e) for a, e in m.factors if a.free & bound)
-        rest = self._settled({Monomial(m.bound, left): Fraction(1)})
-        beside = Monomial((), (*free, (self.made("base", polys=(rest,)), Fraction(1))))
+        rest = self._settled({Monomial(m.bound, left): 1})
+        beside = Monomial((), (*free, (self.made("base", polys=(rest,)), 1)))
         return self._settled({beside: k})
+
+    def _monic(self, p: Poly) -> Atom:
+        """A sum whose first factor is 1, in one atom."""
+        return self.made("base", polys=(self.scale(p, Fraction(1) / p[0][1]),))
 
     def _empty(self, m: Monomial) -> bool:
         """Whether two of its indicators are never 1 together."""
@@ -199,7 +218,7 @@ class Algebra:
                 return True
         return False
 
-    def power(self, p: Poly, e: Fraction) -> Poly:
+    def power(self, p: Poly, e: Rational) -> Poly:
         """p to a constant power."""
         if e == 1:
             return p
@@ -218,22 +237,24 @@ class Algebra:
         root = self._root(k, e) if e.denominator == 1 else None
         if root is None:
             return self.atom(self.made("base", polys=(p,)), e)
-        return self.scale(self.atom(self.made("base", polys=(self.scale(p, 1 / k),)), e), root)
+        return self.scale(
+            self.atom(self.made("base", polys=(self.scale(p, Fraction(1) / k),)), e), root
+        )
 
-    def _power_of_one(self, m: Monomial, k: Fraction, e: Fraction) -> Poly:
+    def _power_of_one(self, m: Monomial, k: Rational, e: Rational) -> Poly:
         """(k m)^e: factors that are free of the sum come out of it."""
         bound = {n for n, _ in m.bound}
-        out: list[tuple[Atom, Fraction]] = []
-        left: list[tuple[Atom, Fraction]] = []
+        out: list[tuple[Atom, Rational]] = []
+        left: list[tuple[Atom, Rational]] = []
         for atom, power in m.factors:
             free = not bound or not (atom.free & bound)
             exact = e.denominator == 1 or self._positive(atom, power)
             (out if free and exact else left).append((atom, power))
         rational = self._root(k, e)
         if rational is None or (e.denominator != 1 and k < 0):
-            rational, kept = Fraction(1), k
+            rational, kept = 1, k
         else:
-            kept = Fraction(1)
+            kept = 1
         made = self._settled({Monomial((), tuple((a, p * e) for a, p in out)): rational})
         if not left and not bound and kept == 1:
             return made
@@ -242,13 +263,13 @@ class Algebra:
         return self.mul(made, self.atom(self.made("base", polys=(rest,)), e))
 
     @staticmethod
-    def _root(k: Fraction, e: Fraction) -> Fraction | None:
+    def _root(k: Rational, e: Rational) -> Rational | None:
         if e.denominator == 1:
-            return k ** int(e)
-        return Fraction(1) if k == 1 else None
+            return Fraction(k) ** int(e)
+        return 1 if k == 1 else None
 
     @staticmethod
-    def _positive(atom: Atom, power: Fraction) -> bool:
+    def _positive(atom: Atom, power: Rational) -> bool:
         """Whether (a^p)^e = a^(p e) for every e."""
         if atom.kind == "fn" and atom.data[0] == "exp":
             return True
@@ -282,7 +303,7 @@ class Algebra:
         p = self.renamed(p, {n: symbol(new) for n, new in named.items()})
         pairs = tuple((named[n], s) for n, s in pairs)
         atom = self.made("over", (name,), polys=(p,), bound=pairs)
-        return self._settled({Monomial((), ((atom, Fraction(1)),)): Fraction(1)})
+        return self._settled({Monomial((), ((atom, 1),)): 1})
 
     def exp(self, p: Poly) -> Poly:
         """exp(a + b) = exp(a) exp(b), where b is a maximum over some axis or a constant."""
@@ -310,21 +331,21 @@ class Algebra:
         """`p` with free index variables replaced."""
         if not values or not (self.free_in(p) & values.keys()):
             return p
-        made: dict[Monomial, Fraction] = {}
+        made: dict[Monomial, Rational] = {}
         for m, k in p:
             own = {n for n, _ in m.bound}
             inner = {n: v for n, v in values.items() if n not in own}
             factors = tuple((self.renamed_atom(a, inner), e) for a, e in m.factors)
             new = self._canonical(Monomial(m.bound, factors))
-            made[new] = made.get(new, Fraction(0)) + k
+            made[new] = made.get(new, 0) + k
         return self._settled(made)
 
     def renamed_atom(self, atom: Atom, values: Mapping[str, Dim]) -> Atom:
         """`atom` with free index variables replaced."""
-        inner = {n: v for n, v in values.items() if n in atom.free}
+        inner = {n: values[n] for n in atom.free if n in values}
         if not inner:
             return atom
-        key = (atom, tuple(sorted(inner.items(), key=lambda item: item[0])))
+        key = (atom, frozenset(inner.items()))
         made = self._renamings.get(key)
         if made is None:
             made = self._renamings[key] = self.made(
@@ -348,22 +369,21 @@ class Algebra:
                 tuple((str(away[n]), s) for n, s in b.bound),
                 tuple((self.renamed_atom(x, away), e) for x, e in b.factors),
             )
-        powers: dict[tuple[Atom, bool], Fraction] = {}
+        powers: dict[tuple[Atom, bool], Rational] = {}
         for atom, e in (*a.factors, *b.factors):
             key = (atom, e < 0 and not _nonzero(atom))  # x / x is 1 only where x is not 0
-            powers[key] = powers.get(key, Fraction(0)) + e
-        kept = [
-            (x, Fraction(1) if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e
-        ]
+            powers[key] = powers.get(key, 0) + e
+        kept = [(x, 1 if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e]
         return self._canonical(Monomial(a.bound + b.bound, tuple(kept)))
 
-    def _settled(self, made: Mapping[Monomial, Fraction]) -> Poly:
+    def _settled(self, made: Mapping[Monomial, Rational]) -> Poly:
         """Monomials in canonical form and order, those that cancel left out."""
-        out: dict[Monomial, Fraction] = {}
+        out: dict[Monomial, Rational] = {}
         for m, k in made.items():
             m = self._canonical(m)
-            out[m] = out.get(m, Fraction(0)) + k
+            out[m] = out.get(m, 0) + k
         found = [(m, k) for m, k in out.items() if k]
+        self.vanished += sum(not k and not _constant(((m, k),)) for m, k in out.items())
         if len(found) > MOST_TERMS:
             raise TooLarge("a sum is too long")
         if len(found) > 1:
@@ -374,6 +394,13 @@ class Algebra:
 
     def _canonical(self, m: Monomial) -> Monomial:
         """Bound variables named by what they do, factors in a fixed order."""
+        made = self._canonicals.get(m)
+        if made is None:
+            made = self._canonicals[m] = self._renamed_bound(m)
+            self._canonicals[made] = made
+        return made
+
+    def _renamed_bound(self, m: Monomial) -> Monomial:
         if m.bound:
             level = 1 + max((a.level for a, _ in m.factors), default=0)
             names = self.ordered(m)
@@ -443,11 +470,16 @@ class Algebra:
         return f"{x.kind}{x.data}[{index}]({polys}){_bound(x.bound)}"
 
 
+def _exact(x: float | Rational) -> Rational:
+    exact = Fraction(x)
+    return exact.numerator if exact.denominator == 1 else exact
+
+
 def _nonzero(atom: Atom) -> bool:
     return atom.kind == "size" or (atom.kind == "fn" and atom.data[0] == "exp")
 
 
-def _shift(factor: tuple[Atom, Fraction]) -> bool:
+def _shift(factor: tuple[Atom, Rational]) -> bool:
     atom = factor[0]
     return atom.kind == "over" or (atom.kind == "elem" and bool(atom.data[1]))
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import windows_of
 from graphopt.testing import parse_model
@@ -26,7 +27,7 @@ def verdict(before, after, inputs=None, constants=None, others=None, opset=20):
     new = parse_model(
         after, inputs=inputs, constants=constants if others is None else others, opset=opset
     )
-    found = windows_of(old, new, check)
+    found = windows_of(numbered(old), new, check)
     if found.open:
         refuted = any(w.verdict == "refuted" for w in found.windows)
         return "refuted" if refuted else "assumed"
