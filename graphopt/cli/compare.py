@@ -50,7 +50,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
 
-    files = Destinations([a, b, options["samples"]])
+    files = Destinations([a, b, options["samples"], options["target"]])
     if options["report"]:
         files.add(options["report"], "--report", ours(options["report"]))
     target = named_target(options["target"])

@@ -49,6 +49,7 @@ class Result:
             one target, which opens it in its own way.
         tuned: seconds and input shapes to try session options with when it is written; None for a
             result that was not measured.
+        missed: the limits of the budget that are not met, a sentence each.
     """
 
     model: ir.Model
@@ -57,6 +58,7 @@ class Result:
     target: Target
     manifest: Manifest | None = None
     tuned: tuple[float, Mapping[str, tuple[int, ...]]] | None = None
+    missed: tuple[str, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -135,7 +137,7 @@ class Result:
     def require(self) -> Result:
         """Return self, or raise BudgetMissed naming the limits that are not met."""
         if not self.met:
-            raise BudgetMissed("; ".join(self.report.notes) or "the budget is not met")
+            raise BudgetMissed("; ".join(self.missed))
         return self
 
     def _tune(self, path: Path, progress: Progress) -> tuple[Sequence[Tuned], list[str]]:
