@@ -34,7 +34,7 @@ from graphopt.proving.terms import Term
 __all__ = ["Difference", "Window", "windows_of"]
 
 #: Terms in a window: what no longer agrees after so many is not followed further.
-LARGEST = 64
+LARGEST = 80
 #: Operators whose result leaves the range of float32 for ordinary operands.
 OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
 #: Operators that lose the digits of what is nearly equal.
