@@ -2,7 +2,8 @@
 
     python bench/mutants.py --work DIR --models ZOO [--models ...] [--random 3000]
         [--mutants 10000] [--seed 0] [--jobs 2] [--seconds 570] [--out FILE]
-    python bench/mutants.py --work DIR --only 1234 --keep DIR     one mutant again, written out
+    python bench/mutants.py --work DIR --again                    those not refuted once more
+    python bench/mutants.py --work DIR --only 1234 --keep DIR     one mutant, written out
 
 A mutant is made from its number alone: a region (`proof_regions`), in which one fault
 (`proof_mutations`) is put. It is judged in a child process that says which one it judges, so that
@@ -324,12 +325,29 @@ class Judge:
         return [(number, value)]
 
 
+def judged_before(path, seed):
+    """The lines of a campaign by number; the last of a number counts."""
+    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+    return {x["number"]: x for x in lines if x["seed"] == seed}
+
+
+def again(path, regions, seed):
+    """Judge those once more that were counted and not refuted."""
+    known = judged_before(path, seed)
+    with path.open("a") as file:
+        for number, line in sorted(known.items()):
+            if line["outcome"] == "counted" and line["verdict"] != "refuted":
+                found = {"number": number, "seed": seed, **judged(regions, seed, number, set())}
+                known[number] = found
+                file.write(json.dumps(found) + "\n")
+                if found["outcome"] == "counted" and found["verdict"] != "refuted":
+                    print(number, found["verdict"], found["fault"], found["said"], flush=True)
+    return known
+
+
 def campaign(path, cache, args):
     """Judge mutants until so many are counted, or the time is over."""
-    known = {}
-    if path.exists():
-        known = {x["number"]: x for x in map(json.loads, path.read_text().splitlines())}
-    known = {n: x for n, x in known.items() if x["seed"] == args.seed}
+    known = judged_before(path, args.seed)
     end = time.monotonic() + args.seconds
     left = (n for n in range(sys.maxsize) if n not in known)
     marks = {x["mark"] for x in known.values() if x["outcome"] == "counted"}
@@ -403,6 +421,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--only", type=int)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--out", type=Path)
@@ -412,7 +431,9 @@ def main():
     if args.only is not None:
         show(regions, args)
         return 0
-    rows, total = table(campaign(args.work / "mutants.jsonl", cache, args))
+    path = args.work / "mutants.jsonl"
+    known = again(path, regions, args.seed) if args.again else campaign(path, cache, args)
+    rows, total = table(known)
     rows.append(f"{sum(map(len, regions.values()))} regions of {len(regions)} forms.")
     print("\n".join(rows))
     if args.out:
