@@ -107,7 +107,7 @@ def drawn(
     if int(np.prod(shape)) > LARGEST:
         raise Unrunnable("it is too large to be run")
     if term.dtype is ir.DataType.BOOL:
-        return rng.random(shape) < 0.7
+        return rng.random(shape) < (0.7 if np.prod(shape) > 1 else 0.5)
     if term.dtype.is_integer():
         return _whole(term.dtype, shape, kind, rng)
     if not term.dtype.is_floating_point():
