@@ -129,8 +129,8 @@ def _precision(flow: Any, nodes: list[int]) -> str:
 def _cut(flow: Any, there: Any, k: int, own: list[int]) -> str:
     """The largest weight's shape where it lost something: 64×32 of 128×64."""
     old = _largest(flow, [k])
-    new = _largest(there, [y for y in own if there.nodes[y].op_type == flow.nodes[k].op_type])
-    if old is None or new is None or old == new or len(old) != len(new):
+    new = _largest(there, own)
+    if old is None or new is None or old == new or len(old) != len(new) or _rank(there, own):
         return ""
     smaller = all(a <= b for a, b in zip(new, old, strict=True))
     return f"{'×'.join(map(str, new))} of {'×'.join(map(str, old))}" if smaller else ""

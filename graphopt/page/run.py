@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -41,8 +42,8 @@ class Watched:
         self.stages: list[Stage] = []
 
     def watch(self, stage: Stage) -> None:
-        """Remember a stage; a model shares its weights with the one before."""
-        self.stages.append(stage)
+        """Remember a copy of a stage, which shares its weights: the run goes on with the model."""
+        self.stages.append(dataclasses.replace(stage, model=stage.model.clone()))
 
     def page(self, report: Report, search: Mapping[str, Any] | None = None) -> bytes:
         """The page.
