@@ -5,7 +5,7 @@ import re
 import onnx_ir as ir
 import pytest
 
-from graphopt import load
+from graphopt import load, view
 from graphopt.page.charts import front, histogram, waterfall
 from graphopt.page.model import model_page
 from graphopt.pipeline.prepare import named
@@ -78,6 +78,17 @@ def test_names_that_are_markup_stay_text(source, unpacked):
     page = model_page(evil, model, {"x": (1, 64)})
     assert b"<img" not in page
     assert unpacked(page)["strings"].count(f"h0{evil}") == 1
+
+
+def test_a_notebook_shows_results_and_models(run, source):
+    result, _ = run
+    table = result._repr_html_()
+    assert table.count("<tr") == 3 + len(result.report.steps)
+    assert result.report.gain in table
+    shown = view(source, shapes={"x": (2, 64)})
+    assert shown._repr_html_().startswith('<iframe sandbox="allow-scripts"')
+    assert b"default-src 'none'" in shown.page
+    assert repr(shown).startswith("<View of net.onnx, ")
 
 
 def test_an_empty_graph_has_a_page(source):
