@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 from playwright.sync_api import sync_playwright

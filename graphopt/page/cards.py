@@ -78,6 +78,7 @@ def _change(card: Card, old: float, new: float | None, latency: str) -> str:
     if card.field == "latency_ms" and latency:
         told = latency
     even = abs(change) < (0.0005 if card.more else 0.005) or told == "no verdict"
+    even = even or card.field == "nodes"  # more of them may well be faster
     better = (change > 0) == card.more
     kind = "ratio even" if even else "ratio" if better else "ratio worse"
     return element("span", text(told), class_=kind)
