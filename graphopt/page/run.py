@@ -164,6 +164,7 @@ def compare_page(
     lead = told["broken"] or ("outputs are equal" if told["equal"] else "outputs differ")
     if told["synthetic_inputs"]:
         lead += "; inputs were drawn at random"
+    lead = "; ".join([lead, *told["missed"]])
     errors = {e["node"]: (e["rel_l2"], e["added"]) for e in told["layers"]}
     short = (PurePath(names[0]).name, PurePath(names[1]).name)
     if short[0] == short[1]:

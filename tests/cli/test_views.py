@@ -168,3 +168,44 @@ def test_brackets_are_printed_as_they_are(capsys):
     out = capsys.readouterr().out
     assert "pip install 'graphopt[torch]'" in out
     assert "float [k, n], names[bold]" in out
+
+
+def test_compare_is_a_gate(folder, graphopt):
+    graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
+    same = ("compare", "model.onnx", "o.onnx", "--no-measure")
+    assert graphopt(*same, "--max-size", "1MB", "--max-error", "1e-4")[0] == 0
+    code, out, _ = graphopt(*same, "--max-size", "0.5x")
+    assert code == 4
+    assert "is over --max-size" in out
+    code, out, _ = graphopt(*same, "--max-latency", "1.1x", "--json")
+    assert code == 4
+    assert json.loads(out)["missed"] == ["--max-latency cannot be judged: nothing was measured"]
+
+
+def test_compare_writes_a_page_or_json(folder, graphopt):
+    graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
+    same = ("compare", "model.onnx", "o.onnx", "--no-measure", "--report")
+    for _ in range(2):  # the second over the first
+        code, out, _ = graphopt(*same, "c.html")
+        assert code == 0
+        assert "relative L2" in out
+        assert "added" not in out
+        assert graphopt(*same, "c.json")[0] == 0
+    assert Path("c.html").read_bytes().startswith(b"<!-- graphopt page -->")
+    assert json.loads(Path("c.json").read_text())["equal"] is True
+    Path("c.html").write_text("mine")
+    code, _, err = graphopt(*same, "c.html")
+    assert (code, "is not graphopt's" in err) == (2, True)
+
+
+def test_optimize_and_view_write_pages(folder, graphopt):
+    args = ("model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx", "--report", "r.html")
+    assert graphopt("optimize", *args)[0] == 0
+    assert b"graphopt optimize model.onnx" in Path("r.html").read_bytes()
+    code, out, _ = graphopt("view", "o.onnx", "-o", "v.html", "--profile")
+    assert (code, out) == (0, "wrote v.html\n")
+    code, out, _ = graphopt("view", "o.onnx", "-o", "v.html", "--json")
+    assert json.loads(out)["bytes"] == Path("v.html").stat().st_size
+    code, _, _ = graphopt("diff", "model.onnx", "o.onnx", "--html", "d.html")
+    assert code == 1
+    assert Path("d.html").read_bytes().startswith(b"<!-- graphopt page -->")
