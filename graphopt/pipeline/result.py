@@ -25,6 +25,7 @@ from graphopt.io.writing import place_weights, weights_beside
 from graphopt.measuring.session_options import Tuned, tune
 from graphopt.pipeline.recipe import Recipe
 from graphopt.replacing import alone_in
+from graphopt.reporting.notebook import report_html
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
 from graphopt.target import Target
@@ -71,6 +72,9 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {self.report}>"
+
+    def _repr_html_(self) -> str:
+        return report_html(self.report)
 
     def write(
         self,
