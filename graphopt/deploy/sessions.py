@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -17,6 +18,7 @@ from graphopt.deploy.manifest import Manifest, read_manifest
 from graphopt.deploy.prepared import prepared_for
 from graphopt.deploy.processors import threads_to_ask_for
 from graphopt.deploy.runtime import CPU, session_options
+from graphopt.entropy.container import is_pack, unpack
 from graphopt.errors import InputError, MissingExtra, ModelError
 
 __all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
@@ -98,13 +100,14 @@ def session(path: str | Path, *, threads: int | None = None) -> OrtSession | Ope
     """Open the model at `path` as its manifest says; without one, on the CPU provider.
 
     Args:
-        path: an .onnx file, or the folder that a backend wrote it into (as `model.onnx`).
+        path: an .onnx file, the folder that a backend wrote it into (as `model.onnx`), or a pack
+            (.gopt), which is unpacked into a temporary folder for as long as opening takes.
         threads: overrides the manifest's.
 
     Raises:
         InputError: no such file, or the manifest is not one.
         MissingExtra: the provider's package is not installed.
-        ModelError: the runtime refuses the model.
+        ModelError: the runtime refuses the model, or the pack is damaged.
     """
     path = Path(path)
     file = path / "model.onnx" if path.is_dir() else path
@@ -113,6 +116,10 @@ def session(path: str | Path, *, threads: int | None = None) -> OrtSession | Ope
     manifest = read_manifest(file) or Manifest("cpu")
     if threads is not None:
         manifest = dataclasses.replace(manifest, threads=threads)
+    if is_pack(file):
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            unpack(file, whole := Path(folder, "model.onnx"))
+            return open_manifest(whole, manifest)
     return open_manifest(file, manifest)
 
 
