@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4), (1,), (3,))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
+#: The first size where what tells two sides apart is rare.
+MANY = 64
 #: Axes that are empty, one at a time.
 EMPTIED = 4
 #: Constants about which all inputs are drawn once, and large ones that products are to meet.
@@ -41,9 +43,9 @@ class Kind(NamedTuple):
     by: float = 1.0
 
 
-NORMAL = Kind("normal")
+NORMAL, LARGE = Kind("normal"), Kind("large", 32.0)
 DRAWS = (
-    NORMAL, NORMAL, *[Kind("near")] * 3, *[Kind("ties")] * 5, Kind("large", 32.0),
+    NORMAL, NORMAL, *[Kind("near")] * 3, *[Kind("ties")] * 5, LARGE,
     Kind("tiny", 2.0**-12), Kind("minute", 2.0**-122), Kind("ones"), Kind("zeros"),
     *[Kind("infinite")] * 2,
 )  # fmt: skip
@@ -80,6 +82,9 @@ def trials(window: Window) -> Iterator[Trial]:
         rows += [*((row, kinds) for row in SIZES[1:]), (past, [NORMAL])]
     assigned = [({n: r[k % len(r)] for k, n in enumerate(names)}, some) for r, some in rows]
     first = assigned[0][0]
+    if window.suspect:  # what tells them apart is rare
+        many = {**first, **dict.fromkeys(names[:1], MANY)}
+        assigned.append((many, [*DRAWS[: DRAWS.index(LARGE) + 1]] * (3 if names else 20)))
     assigned += [({**first, n: 0}, [NORMAL]) for n in names[:EMPTIED]]
     for sizes, some in assigned:
         for kind in some:
