@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analyses.demand import allowed_bytes, too_much, unfit_for
-from graphopt.backend import find_target
+from graphopt.backend import named_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
@@ -127,7 +127,7 @@ def prepare(
         model = from_proto(model)
     if not model.graph.outputs:
         raise ModelError(f"{path or 'the model'} has no outputs: there is nothing to optimize")
-    target = find_target(target) if isinstance(target, str) else target
+    target = named_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
     if budget.timed and not (measure and target.measured):
         raise UsageError(

@@ -118,6 +118,7 @@ def try_pass(
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
+        progress(f"{short_name(one)}: checking what it did", 0, 0)
         evidence, fault = _evidence(one, before, ctx, setting)
         if evidence is not None:
             state.numbered = evidence.after

@@ -317,12 +317,12 @@ def _power(x: Array, e: Rational) -> Array:
 def _without_common(
     parts: Sequence[_Part], others: Sequence[_Part]
 ) -> tuple[Sequence[_Part], Sequence[_Part]]:
-    """Both sides without the constants that multiply every term of them."""
+    """Both sides without what multiplies every term of them, but for where it makes them 0."""
     if not parts or not others:
         return parts, others
     common = set.intersection(*(set(p.constants) for p in (*parts, *others)))
     bound = {n for p in (*parts, *others) for n, _ in p.bound}
-    common = {(a, e) for a, e in common if not (a.free & bound)}
+    common = {(a, e) for a, e in common if a.kind != "in" and not (a.free & bound)}
     if not common:
         return parts, others
 

@@ -16,7 +16,7 @@ from graphopt.graph.attributes import default_attribute
 from graphopt.proving.scalars import Algebra, Poly, TooLarge, Unprovable
 from graphopt.proving.terms import FLOATS, Term
 
-__all__ = ["Index", "Meaning", "Operator"]
+__all__ = ["Index", "Meaning", "Operator", "affine"]
 
 Array = np.ndarray[Any, Any]
 Index = tuple[Dim, ...]
@@ -180,7 +180,7 @@ class Meaning:
         found = where.array() if where.op == "const" else None
         if found is not None and found.size and isinstance(size, int):
             found = np.where(found < 0, found + size, found)
-            line = _affine(found, j)
+            line = affine(found, j)
             if line is not None:
                 return self.at(x, (*before, line, *after))
             if x.op == "const" and found.size * x.array().size <= MOST_GATHERED * size:
@@ -213,7 +213,7 @@ class Meaning:
         return [self.algebra.ranges.variable(s) for s in sizes]
 
 
-def _affine(array: Array, index: Index) -> Dim | None:
+def affine(array: Array, index: Index) -> Dim | None:
     """a_0 + sum_k step_k i_k, if an array of positions is that everywhere."""
     grid = np.full(array.shape, int(array.reshape(-1)[0]))
     line: Dim = int(array.reshape(-1)[0])

@@ -217,9 +217,11 @@ class Run:
         single = SINGLE.get(node.op_type, ())
         for dtype in dict.fromkeys((self.dtype, np.float32)):
             given = [
-                x.astype(np.float32 if k in single else dtype)
-                if x is not None and x.dtype.kind == "f"
-                else x
+                None
+                if x is None
+                else np.asarray(x, np.float32 if k in single else dtype)
+                if x.dtype.kind == "f"
+                else np.asarray(x)  # one of rank 0 may have become a number
                 for k, x in enumerate(inputs)
             ]
             found = self.shared(term, node, given)

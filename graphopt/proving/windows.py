@@ -22,11 +22,13 @@ from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
+from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
 from graphopt.proving.numbering import Numbered, Walk
 from graphopt.proving.products import PRODUCTS
+from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
 from graphopt.proving.scalars import Algebra, Unprovable
 from graphopt.proving.terms import Term
@@ -50,7 +52,15 @@ EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
 DEEPER = 2
-OPERATORS = {**MOVES, **ARITHMETIC, **PRODUCTS, **NORMALIZATIONS, **ATTENTION}
+OPERATORS = {
+    **MOVES,
+    **ARITHMETIC,
+    **CONDITIONS,
+    **PRODUCTS,
+    **NORMALIZATIONS,
+    **ATTENTION,
+    **QUANTIZED,
+}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
 

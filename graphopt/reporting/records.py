@@ -17,6 +17,7 @@ __all__ = [
     "Step",
     "Undone",
     "Verdict",
+    "finite",
 ]
 
 SCHEMA = 1
@@ -250,3 +251,14 @@ class Report:
 
 def _short(text: str) -> str:
     return text if len(text) <= 32 else f"{text[:29]}..."
+
+
+def finite(data: Any) -> Any:
+    """`data` with NaN and infinities as None, since JSON has neither."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {k: finite(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(v) for v in data]
+    return data

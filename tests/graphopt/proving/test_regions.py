@@ -109,6 +109,11 @@ def test_sizes_go_past_every_limit():
     assert verdict == "refuted"
 
 
+@pytest.mark.parametrize(("side", "same"), [("Max(x)", "checked"), ("Neg(x)", "refuted")])
+def test_a_region_of_rank_0_runs(side, same):
+    assert told(f"a = {side}  y = Sinh(a)", "y = Sinh(x)", {"x": ()})[0] == same
+
+
 def test_a_side_that_does_not_run_at_another_size():
     verdict, means = told(
         "y = Reshape(x, s)", "y = Reshape(x, t)", {"x": ("N", 4)},
