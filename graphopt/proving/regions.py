@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.proving.draws import EXACT, NORMAL, Trial, constants, drawn, trials
-from graphopt.proving.running import Run, Shared, Unrunnable
+from graphopt.proving.running import Fails, Run, Shared, Unrunnable
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Verdict, Window
 
@@ -45,6 +45,8 @@ def check(window: Window) -> tuple[Verdict, str]:
         try:
             verdict = _compare(window, trial, shared)
         except _Stops as error:
+            if isinstance(error.__cause__, Fails):
+                return "refuted", f"it does not run{_at(trial.sizes)}"
             stopped = trial.sizes
             reason = f"{window.means}; {error}"
             continue
@@ -61,7 +63,7 @@ def check(window: Window) -> tuple[Verdict, str]:
             ran.append(trial.sizes)
     operators = [{t.op for t in side} for side in window.inner]
     if stopped is not None and (ran or operators[1] <= operators[0]):
-        return "refuted", f"it does not run at sizes {stopped}"
+        return "refuted", f"it does not run{_at(stopped)}"
     if len(ran) < 2:
         return "assumed", reason
     untaken = _untaken(window, shared)
@@ -71,6 +73,10 @@ def check(window: Window) -> tuple[Verdict, str]:
     if unstable:
         return "refuted", unstable
     return "checked", f"equal on {len(ran)} inputs of its own"
+
+
+def _at(sizes: Mapping[str, int]) -> str:
+    return f" at sizes {dict(sizes)}" if sizes else ""
 
 
 def _untaken(window: Window, shared: Shared) -> str:
