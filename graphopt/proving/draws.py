@@ -30,6 +30,8 @@ FURTHEST = 4096
 MANY = 64
 #: Axes that are empty, one at a time.
 EMPTIED = 4
+#: Sizes that are named and tried.
+NAMED = 4
 #: Constants about which all inputs are drawn once, and large ones that products are to meet.
 ABOUT, MET = 8, 2
 #: About which share of a large constant products are drawn.
@@ -80,6 +82,7 @@ def trials(window: Window) -> Iterator[Trial]:
     rows: list[tuple[tuple[int, ...], list[Kind]]] = [(SIZES[0], kinds)]
     if names:
         rows += [*((row, kinds) for row in SIZES[1:]), (past, [NORMAL])]
+        rows += [((k,), [NORMAL]) for k in _counts(window)]
     assigned = [({n: r[k % len(r)] for k, n in enumerate(names)}, some) for r, some in rows]
     first = assigned[0][0]
     if window.suspect:  # what tells them apart is rare
@@ -174,10 +177,21 @@ def _scales(centres: Array) -> list[Kind]:
 
 def _limit(window: Window) -> int:
     """The largest number that a size may be held to."""
+    return max(_integers(window), default=8)
+
+
+def _counts(window: Window) -> list[int]:
+    """Sizes that it may be compared with."""
+    known = {n for row in SIZES for n in row[:1]}
+    return sorted(k for k in _integers(window) if 0 < k <= MANY and k not in known)[:NAMED]
+
+
+def _integers(window: Window) -> set[int]:
+    """The whole numbers in its shapes and constants, up to the furthest size."""
     found = [int(k) for d in map(str, _all_dims(window)) for k in re.findall(r"\b\d+\b", d)]
     whole = [a for a in constants(window) if a.dtype.kind in "iu" and 0 < a.size <= 64]
     found += [int(x) for a in whole for x in np.abs(a.astype(np.float64)).ravel()]
-    return max((k for k in found if k <= FURTHEST), default=8)
+    return {k for k in found if k <= FURTHEST}
 
 
 def _all_dims(window: Window) -> list[Dim]:

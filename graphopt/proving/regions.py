@@ -19,8 +19,10 @@ from graphopt.proving.windows import Verdict, Window
 __all__ = ["check"]
 
 Array = np.ndarray[Any, Any]
+#: Draws at each scale.
+TIMES = 2
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
-SCALES = (1.0, 1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
+SCALES = (1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
 LOST = 256
 #: Perturbations that measure the effect of rounding.
 ROUNDINGS = 3
@@ -90,7 +92,7 @@ def _untaken(window: Window, shared: Shared) -> str:
 def _instability(window: Window, shared: Shared, sizes: Mapping[str, int]) -> str:
     """How the new side fails in float32 where the source's does not, "" if it does not."""
     rng = np.random.default_rng(1)
-    for scale in SCALES:
+    for scale in SCALES * TIMES:
         one, two = (
             {t: drawn(t, sizes, NORMAL, rng, np.zeros(1)) for t in window.leaves} for _ in range(2)
         )
