@@ -118,6 +118,8 @@ def integer(model, rng):
         return ""
     node, a = found
     old = a.i if a.type == a.INT else list(a.ints)
+    if max(map(abs, a.ints), default=0) > 1 << 40:
+        return ""
     if a.type == a.INT:
         a.i = 1 - a.i if a.i in (0, 1) else rng.choice([a.i * 2, a.i // 2, a.i + 1])
     else:

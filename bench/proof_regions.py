@@ -196,7 +196,7 @@ def side_model(leaves, top, inner, side):
                 ir.serde.serialize_attribute(a) for a in term.node.attributes.values()
             )
             node.input.extend(inputs)
-            node.output.extend([""] * term.output + [label])
+            node.output.extend([*(f"{label}_{k}" for k in range(term.output)), label])
             node.name = f"n_{label}"
             nodes.append(node)
         else:

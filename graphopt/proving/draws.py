@@ -26,8 +26,12 @@ Array = np.ndarray[Any, Any]
 SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4), (1,), (3,))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
+#: The first size where what tells two sides apart is rare.
+MANY = 64
 #: Axes that are empty, one at a time.
 EMPTIED = 4
+#: Sizes that are named and tried.
+NAMED = 4
 #: Constants about which all inputs are drawn once, and large ones that products are to meet.
 ABOUT, MET = 8, 2
 #: About which share of a large constant products are drawn.
@@ -41,9 +45,9 @@ class Kind(NamedTuple):
     by: float = 1.0
 
 
-NORMAL = Kind("normal")
+NORMAL, LARGE = Kind("normal"), Kind("large", 32.0)
 DRAWS = (
-    NORMAL, NORMAL, *[Kind("near")] * 3, *[Kind("ties")] * 5, Kind("large", 32.0),
+    NORMAL, NORMAL, *[Kind("near")] * 3, *[Kind("ties")] * 5, LARGE,
     Kind("tiny", 2.0**-12), Kind("minute", 2.0**-122), Kind("ones"), Kind("zeros"),
     *[Kind("infinite")] * 2,
 )  # fmt: skip
@@ -78,8 +82,12 @@ def trials(window: Window) -> Iterator[Trial]:
     rows: list[tuple[tuple[int, ...], list[Kind]]] = [(SIZES[0], kinds)]
     if names:
         rows += [*((row, kinds) for row in SIZES[1:]), (past, [NORMAL])]
+        rows += [((k,), [NORMAL]) for k in _counts(window)]
     assigned = [({n: r[k % len(r)] for k, n in enumerate(names)}, some) for r, some in rows]
     first = assigned[0][0]
+    if window.suspect:  # what tells them apart is rare
+        many = {**first, **dict.fromkeys(names[:1], MANY)}
+        assigned.append((many, [*DRAWS[: DRAWS.index(LARGE) + 1]] * (3 if names else 20)))
     assigned += [({**first, n: 0}, [NORMAL]) for n in names[:EMPTIED]]
     for sizes, some in assigned:
         for kind in some:
@@ -169,10 +177,21 @@ def _scales(centres: Array) -> list[Kind]:
 
 def _limit(window: Window) -> int:
     """The largest number that a size may be held to."""
+    return max(_integers(window), default=8)
+
+
+def _counts(window: Window) -> list[int]:
+    """Sizes that it may be compared with."""
+    known = {n for row in SIZES for n in row[:1]}
+    return sorted(k for k in _integers(window) if 0 < k <= MANY and k not in known)[:NAMED]
+
+
+def _integers(window: Window) -> set[int]:
+    """The whole numbers in its shapes and constants, up to the furthest size."""
     found = [int(k) for d in map(str, _all_dims(window)) for k in re.findall(r"\b\d+\b", d)]
     whole = [a for a in constants(window) if a.dtype.kind in "iu" and 0 < a.size <= 64]
     found += [int(x) for a in whole for x in np.abs(a.astype(np.float64)).ravel()]
-    return max((k for k in found if k <= FURTHEST), default=8)
+    return {k for k in found if k <= FURTHEST}
 
 
 def _all_dims(window: Window) -> list[Dim]:

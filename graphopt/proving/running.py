@@ -16,7 +16,7 @@ from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.evaluation import Inputs, Kernel, deterministic, kernel_of, known_shape, quick
 from graphopt.proving.terms import Term
 
-__all__ = ["Run", "Shared", "Unrunnable", "size_at"]
+__all__ = ["Fails", "Run", "Shared", "Unrunnable", "size_at"]
 
 Array = np.ndarray[Any, Any]
 STANDARD = ("", "ai.onnx")
@@ -30,6 +30,10 @@ SINGLE = {"Resize": (1, 2), "Upsample": (1,)}
 
 class Unrunnable(Exception):
     """No kernel, sizes that do not fit, or values that no run of the model has."""
+
+
+class Fails(Unrunnable):
+    """A kernel that is there fails on these inputs."""
 
 
 def size_at(e: Dim, sizes: Mapping[str, int]) -> int:
@@ -48,14 +52,13 @@ class Shared:
         #: Each node once for every type and shape that it is told of its inputs.
         self._known: dict[Any, Kernel | None] = {}
 
-    def __call__(self, term: Term, node: ir.Node, inputs: Inputs) -> list[Array] | None:
-        """The outputs of one node, absent ones left out; None if nothing runs it."""
+    def kernel(self, term: Term, node: ir.Node, inputs: Inputs) -> Kernel | None:
+        """What runs one node on such inputs; None if nothing does."""
         key = (node, *(None if x is None else (x.dtype, *known_shape(x)) for x in inputs))
         if key not in self._known:
             opsets = {"": term.opset, node.domain: term.opset if node.domain in STANDARD else 1}
             self._known[key] = kernel_of(node, inputs, opsets)
-        kernel = self._known[key]
-        return None if kernel is None else kernel(inputs)
+        return self._known[key]
 
 
 class Run:
@@ -215,6 +218,7 @@ class Run:
     def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         """One node in ONNX Runtime: in float64, else in float32."""
         single = SINGLE.get(node.op_type, ())
+        there = False
         for dtype in dict.fromkeys((self.dtype, np.float32)):
             given = [
                 None
@@ -224,9 +228,13 @@ class Run:
                 else np.asarray(x)  # one of rank 0 may have become a number
                 for k, x in enumerate(inputs)
             ]
-            found = self.shared(term, node, given)
+            kernel = self.shared.kernel(term, node, given)
+            found = kernel(given) if kernel is not None else None
+            there = there or kernel is not None
             if found is not None:
                 self.narrow = self.narrow or dtype is not np.float64
                 made = iter(found)
                 return [next(made) if o.name else np.zeros(0) for o in node.outputs]
+        if there:
+            raise Fails(f"{node.op_type} fails")
         raise Unrunnable(f"no kernel runs {node.op_type}")

@@ -75,6 +75,7 @@ class Window:
         leaves: the terms that both read.
         inner: terms of either side that are no leaves.
         verdict: what is known of it, and `means` how.
+        suspect: cut nearer to its output the two differ, on inputs that may never come.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Window:
     inner: tuple[tuple[Term, ...], tuple[Term, ...]]
     verdict: Verdict
     means: str
+    suspect: bool = False
 
     def nodes(self) -> set[str]:
         """Names of the nodes on either side."""
@@ -194,7 +196,7 @@ class _Comparison:
             tried.append(dataclasses.replace(window, means=reason))
         judged: Window | None = None
         for window in tried:
-            verdict, means = self.check(window)
+            verdict, means = self.check(dataclasses.replace(window, suspect=judged is not None))
             judged = dataclasses.replace(window, verdict=verdict, means=means)
             if verdict != "refuted":
                 break  # what differs on any input may agree on those that there are

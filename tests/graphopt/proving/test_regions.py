@@ -146,3 +146,10 @@ def test_equal_regions_are_checked_and_say_on_how_many_inputs():
     verdict, means = told("c = Less(x, z)  y = Not(c)", "y = GreaterOrEqual(x, z)")
     assert verdict == "checked"
     assert means.startswith("equal on ")
+
+
+def test_sizes_that_a_window_names_are_tried():
+    before = "s = Size(x)  y = Equal(s, k)"
+    verdict, _ = told(before, before.replace("k)", "j)"), {"x": ("N",)},
+                      {"k": np.int64(4).reshape(()), "j": np.int64(5).reshape(())})  # fmt: skip
+    assert verdict == "refuted"

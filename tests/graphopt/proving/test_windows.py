@@ -303,3 +303,11 @@ def test_branches_exchanged_are_not_proved():
     text = "z = Identity(x)  "
     assert verdict(text + before, text + before, inputs) == "proved"
     assert verdict(text + before, text + after, inputs) != "proved"
+
+
+def test_a_rare_difference_is_sought_once_a_nearer_cut_shows_it():
+    held = {"c": np.linspace(-0.9, 0.7, 8, dtype=np.float32)[[3, 0, 6, 1, 7, 2, 5, 4]],
+            "d": c(0, 0, 0.02, 0, 0, 0, 0, 0)}  # fmt: skip
+    before = "s = Add(x, c)  y = ArgMax<axis=1, keepdims=0>(s)"
+    after = "s = Add(x, c)  h = Add(s, d)  y = ArgMax<axis=1, keepdims=0>(h)"
+    assert verdict(before, after, {"x": ("N", 8)}, held) == "refuted"
