@@ -94,10 +94,12 @@ def table(every: dict[str, dict[str, Any]], python: str) -> list[str]:
     runs = {p: f for p, f in every.items() if f["source"].get("runs")}
     origins = collections.Counter(origin(Path(p)) for p in runs)
     dynamic = sum(f["source"]["sizes"] > 1 for f in runs.values())
+    old = sum("too old" in f["source"].get("crashed", "") for f in every.values())
     lines = [
         f"{len(runs)} models: " + ", ".join(f"{n} {o}" for o, n in origins.most_common()) + ".",
         f"{dynamic} of them ran at two or more assignments of their dynamic axes. Not counted are "
-        f"{len(every) - len(runs)} that do not run on drawn inputs, or that draw random numbers.",
+        f"{old} of opsets before 7, which graphopt refuses in one line, and "
+        f"{len(every) - len(runs) - old} that do not run on drawn inputs or draw random numbers.",
         "",
         "| optimizer | same | changed | crashed | refused | nodes, of those that all kept |",
         "|" + "---|" * 6,
