@@ -221,7 +221,7 @@ def info(name, term):
     if term.dtype is None or term.dims is None:
         raise Unfit("an unknown shape")
     dims = [d if isinstance(d, int) else d.name for d in term.dims]
-    if name != "y" and None in dims:
+    if name != "y" and any(d is None or "?" in str(d) for d in dims):
         raise Unfit("a size that is no name")
     return onnx.helper.make_tensor_value_info(name, term.dtype.value, dims)
 

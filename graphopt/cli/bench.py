@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard, told_apart
+from graphopt.cli.completion import complete_targets
 from graphopt.errors import UsageError
 
 
@@ -19,6 +20,7 @@ from graphopt.errors import UsageError
     default="cpu",
     show_default=True,
     help="Comma-separated names, or FILE.py:BACKEND; 'auto' is all.",
+    shell_complete=complete_targets,
 )
 @click.option("--threads", default="", help="Comma-separated numbers of threads, e.g. 1,2.")
 @click.option("--batch", default="", help="Comma-separated sizes of a free batch axis, e.g. 1,8.")

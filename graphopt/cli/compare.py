@@ -34,12 +34,19 @@ LAYERS = 40
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
 @click.option("--measure-seconds", type=float, default=5.0, show_default=True)
 @click.option("--layers", is_flag=True, help="Error of every layer the two share, worst first.")
+@click.option("--max-error", type=float, help="Worst output's relative L2 difference.")
+@click.option("--max-size", metavar="10MB|1.05x", help="Largest file of B, or its ratio to A's.")
+@click.option("--max-latency", metavar="5ms|1.1x", help="Slowest run of B, or its ratio to A's.")
 @click.option("--report", metavar="FILE", help="Write it: a page if it ends in .html, else JSON.")
 @shape_option
 @standard
-def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
-    """Compare models A and B: outputs, structure, cost and latency side by side."""
+def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
+    """Compare models A and B: outputs, structure, cost and latency side by side.
+
+    With limits it is a gate for CI: exit code 4 if B misses one.
+    """
     from graphopt.backend import named_target
+    from graphopt.budget import Budget
     from graphopt.cli.destinations import Destinations
     from graphopt.cli.progress import progress
     from graphopt.formats import load
@@ -50,9 +57,10 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
 
-    files = Destinations([a, b, options["samples"]])
+    files = Destinations([a, b, options["samples"], options["target"]])
     if options["report"]:
         files.add(options["report"], "--report", ours(options["report"]))
+    budget = Budget(**{k: options[k] for k in ("max_error", "max_size", "max_latency")})
     target = named_target(options["target"])
     if not options["measure"]:
         target = dataclasses.replace(target, measured=False)
@@ -93,6 +101,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         "synthetic_inputs": samples.synthetic,
         "timing": {**dataclasses.asdict(timing), "verdict": verdict(timing)} if timing else None,
         "notes": notes,
+        "missed": [],
     }
     if timing is not None:
         data["a"]["latency_ms"], data["b"]["latency_ms"] = timing.a_ms, timing.b_ms
@@ -100,6 +109,8 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
             dataclasses.replace(f, latency_ms=ms)
             for f, ms in zip(figures, (timing.a_ms, timing.b_ms), strict=True)
         ]
+    found = verdict(timing) if timing else None
+    data["missed"] = budget.missed(figures[0], figures[1], compared.worst, found)
     page = None
     if is_html(options["report"]):
         from graphopt.page.run import compare_page
@@ -109,9 +120,10 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
     if as_json:
         emit_json(data)
     else:
-        _print(data)
+        _print(data if options["layers"] else {**data, "layers": []})
     if unwritten is not None:
         raise unwritten
+    return 4 if data["missed"] else 0
 
 
 def _drift(path: Path, runs: Any) -> list[dict[str, Any]]:
@@ -224,5 +236,5 @@ def _print(data: dict[str, Any]) -> None:
             structure.add_row(op, str(x), str(y))
     if structure.row_count:
         console.print(structure)
-    for note in data["notes"]:
+    for note in (*data["notes"], *data["missed"]):
         console.print(note)

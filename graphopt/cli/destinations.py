@@ -121,12 +121,13 @@ def is_model(path: Path) -> bool:
 
 
 def is_report(path: Path) -> bool:
-    """Whether the file at `path` is a report of `graphopt optimize`."""
+    """Whether the file at `path` is a report of `graphopt optimize` or `compare`."""
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return False
-    return isinstance(data, dict) and {"schema", "graphopt", "steps", "recipe"} <= data.keys()
+    known = {"schema", "graphopt", "steps", "recipe"}, {"a", "b", "outputs", "equal", "missed"}
+    return isinstance(data, dict) and any(keys <= data.keys() for keys in known)
 
 
 def is_page(path: Path) -> bool:

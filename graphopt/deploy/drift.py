@@ -71,30 +71,29 @@ class Watch:
     def __init__(self, path: Path) -> None:
         model = onnx.load(str(path), load_external_data=False)
         self._ranges = _ranges(model, path.parent)
-        given = {v.name for v in (*model.graph.input, *model.graph.output)}
-        model.graph.output.extend(
-            onnx.ValueInfoProto(name=n) for n in self._ranges if n not in given
-        )
+        fed = {v.name for v in model.graph.input}
+        #: Values to be computed; the others are inputs.
+        self._inner = [n for n in self._ranges if n not in fed]
+        told = {v.name for v in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._inner if n not in told)
         self._seen = {n: [np.inf, -np.inf, 0.0, 0.0] for n in self._ranges}
         folder = {"session.model_external_initializers_file_folder_path": str(path.parent)}
         options = session_options(optimize=False, config=folder)
-        self._session: Any = None
-        if self._ranges:
+        if self._inner:
             self._session = open_cpu(model.SerializeToString(), options)
 
     def __call__(self, feeds: Arrays) -> None:
-        """Look at one run."""
-        made = {v.name for v in self._session.get_outputs()} if self._session else set()
-        names = [n for n in self._ranges if n in made]
-        if not self._ranges:
-            return
+        """Look at one run. Raises ModelError if the runtime does not run it."""
+        values = dict(feeds)
         try:
-            values = dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+            if self._inner:
+                found = self._session.run(self._inner, values)
+                values.update(zip(self._inner, found, strict=True))
         except Exception as error:  # the runtime's types are many
             first = str(error).splitlines()[0]
             raise ModelError(f"the model does not run on ONNX Runtime: {first}") from error
         for name, limits in self._ranges.items():
-            self._add(self._seen[name], values.get(name, feeds.get(name)), *limits)
+            self._add(self._seen[name], values.get(name), *limits)
 
     @staticmethod
     def _add(seen: list[float], x: Array | None, low: Array, high: Array, step: Array) -> None:

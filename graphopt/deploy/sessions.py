@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -18,6 +19,7 @@ from graphopt.deploy.manifest import Manifest, read_manifest
 from graphopt.deploy.prepared import prepared_for
 from graphopt.deploy.processors import threads_to_ask_for
 from graphopt.deploy.runtime import CPU, session_options
+from graphopt.entropy.container import is_pack, unpack
 from graphopt.errors import InputError, MissingExtra, ModelError
 
 __all__ = [
@@ -130,7 +132,8 @@ def session(
     """Open the model at `path` as its manifest says; without one, on the CPU provider.
 
     Args:
-        path: an .onnx file, or the folder that a backend wrote it into (as `model.onnx`).
+        path: an .onnx file, the folder that a backend wrote it into (as `model.onnx`), or a pack
+            (.gopt), which is unpacked into a temporary folder for as long as opening takes.
         threads: overrides the manifest's.
         watch: count the values that leave the ranges an int8 model was calibrated to, for
             `session.drift()`; each run takes about twice as long.
@@ -138,7 +141,7 @@ def session(
     Raises:
         InputError: no such file, or the manifest is not one.
         MissingExtra: the provider's package is not installed.
-        ModelError: the runtime refuses the model.
+        ModelError: the runtime refuses the model, or the pack is damaged.
     """
     path = Path(path)
     file = path / "model.onnx" if path.is_dir() else path
@@ -147,6 +150,11 @@ def session(
     manifest = read_manifest(file) or Manifest("cpu")
     if threads is not None:
         manifest = dataclasses.replace(manifest, threads=threads)
+    if is_pack(file):
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            unpack(file, whole := Path(folder, "model.onnx"))
+            opened = open_manifest(whole, manifest)
+            return WatchedSession(opened, whole) if watch else opened
     opened = open_manifest(file, manifest)
     return WatchedSession(opened, file) if watch else opened
 

@@ -83,15 +83,23 @@ class Table:
     def by_weights(self, flow: Flow, least: int) -> list[int | None]:
         """Per node the number of its operator and of the constants of `least` elements it reads."""
         found: list[int | None] = []
-        for k, values in enumerate(flow.reads):
-            held = []
-            for slot, value in enumerate(values):
-                tensor = flow.constant(value)
-                if tensor is not None and tensor.size >= least:
-                    held.append((slot, flow.digests(tensor)))
+        for k in range(len(flow.nodes)):
+            held = self._held(flow, k, least)
             own = self.label(flow, k, "operators")
             found.append(self.number(("weights", own, *held)) if held else None)
         return found
+
+    def alone(self, flow: Flow) -> list[int]:
+        """Per node the number of its operator, attributes and constants, whatever else it reads."""
+        return [
+            self.number(("alone", self.label(flow, k, "exact"), *self._held(flow, k, 0)))
+            for k in range(len(flow.nodes))
+        ]
+
+    def _held(self, flow: Flow, k: int, least: int) -> list[tuple[int, bytes]]:
+        """Slot and digest of the constants of so many elements that a node reads."""
+        tensors = ((slot, flow.constant(v)) for slot, v in enumerate(flow.reads[k]))
+        return [(slot, flow.digests(t)) for slot, t in tensors if t is not None and t.size >= least]
 
     def _leaf(self, flow: Flow, value: ir.Value, detail: Detail, inputs: dict[str, int]) -> int:
         if flow.constant(value) is not None:

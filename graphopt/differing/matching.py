@@ -15,18 +15,15 @@ import onnx_ir as ir
 
 from graphopt.differing.flow import Digests, Flow
 from graphopt.differing.hashes import Detail, Table
+from graphopt.differing.neighbours import STEPS, WEIGHT, chain, readers, readers_of_weights
 from graphopt.graph.provenance import BY, TRIMMED, sources
 
 __all__ = ["Match", "match"]
 
-#: A constant of so many elements tells a layer from others.
-WEIGHT = 16
 #: Names that agree with so much of what is certain are believed before the graph's shape is.
 BELIEVED = 0.8
-#: Nodes on the way to a neighbour that may be new, such as QuantizeLinear and DequantizeLinear.
-STEPS = 4
-#: Readers of a value that are looked at for each neighbour.
-FAN = 64
+#: What makes nodes of the two models alike.
+_Keys = tuple[Sequence[Hashable], Sequence[Hashable]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Match:
         how: per node of `a` with a twin, what told: "provenance", "computes", "used", "weights",
             "name", "shape" or "neighbours".
         origins: per node of `b`, the nodes of `a` that it came from, as its provenance says.
+        kin: nodes of the two, maybe of other operators, that alone read the same weights.
         inputs: of `a` and `b`, a number for each input by name, equal for those that correspond.
     """
 
@@ -49,6 +47,7 @@ class Match:
     back: list[int | None]
     how: list[str]
     origins: list[tuple[int, ...]]
+    kin: list[tuple[int, int]]
     inputs: tuple[dict[str, int], dict[str, int]]
 
 
@@ -69,6 +68,8 @@ class _Matching:
         self.origins: list[tuple[int, ...]] = [()] * len(b.nodes)
         self.table = Table()
         self.inputs = _interface(a.model, b.model)
+        own, other = readers_of_weights(a), readers_of_weights(b)
+        self.kin = [(k, other[w]) for w, k in own.items() if w in other]
 
     def run(self) -> Match:
         self._provenance()
@@ -84,7 +85,9 @@ class _Matching:
             self._names()
         self._hashes("operators")
         self._neighbours()
-        return Match(self.a, self.b, self.to, self.back, self.how, self.origins, self.inputs)
+        return Match(
+            self.a, self.b, self.to, self.back, self.how, self.origins, self.kin, self.inputs
+        )
 
     def pair(self, x: int, y: int, how: str) -> None:
         self.to[x], self.back[y], self.how[x] = y, x, how
@@ -191,16 +194,26 @@ class _Matching:
     # --- neighbours -------------------------------------------------------------------------
 
     def _neighbours(self) -> None:
-        """What feeds and what reads paired nodes, when only one of its operator does."""
-        work = [(x, y) for x, y in enumerate(self.to) if y is not None]
+        """What feeds and what reads paired nodes, when only one there is its like.
+
+        Those with the same attributes and constants first, then those of one operator; and direct
+        neighbours first, then those behind new nodes.
+        """
         self._ends()
-        while work:
+        pairs = [(x, y) for x, y in enumerate(self.to) if y is not None]
+        pairs += [(x, y) for x, y in self.kin if self.to[x] is None and self.back[y] is None]
+        exact = self.table.alone(self.a), self.table.alone(self.b)
+        rough = [n.op_type for n in self.a.nodes], [n.op_type for n in self.b.nodes]
+        ways = [(keys, steps, list(pairs)) for keys in (exact, rough) for steps in (1, STEPS)]
+        while (way := next((w for w in ways if w[2]), None)) is not None:
+            keys, steps, work = way
             x, y = work.pop()
-            found = [*self._above(x, y), *self._below(x, y)]
+            found = (*self._above(x, y, steps, keys), *self._below(x, y, steps, keys))
             for p, q in found:
                 if self._alike(p, q):
                     self.pair(p, q, "neighbours")
-                    work.append((p, q))
+                    for _, _, others in ways:
+                        others.append((p, q))
 
     def _ends(self) -> None:
         """The nodes that make outputs of the same name."""
@@ -210,59 +223,25 @@ class _Matching:
             if x is not None and y is not None and self._alike(x, y):
                 self.pair(x, y, "neighbours")
 
-    def _above(self, x: int, y: int) -> Iterable[tuple[int, int]]:
+    def _above(self, x: int, y: int, steps: int, keys: _Keys) -> Iterable[tuple[int, int]]:
         inner = zip(self.a.inner(x), self.b.inner(y), strict=False)
         for p, q in (*zip(self.a.reads[x], self.b.reads[y], strict=False), *inner):
-            ups, downs = _chain(self.a, p, self.to), _chain(self.b, q, self.back)
-            yield from self._nearest(ups, downs)
+            ups = chain(self.a, p, self.to, steps)
+            downs = chain(self.b, q, self.back, steps)
+            ways = sorted((i + j, i, j) for i in range(len(ups)) for j in range(len(downs)))
+            for _, i, j in ways:
+                if keys[0][ups[i]] == keys[1][downs[j]]:
+                    yield ups[i], downs[j]
+                    break
 
-    def _below(self, x: int, y: int) -> Iterable[tuple[int, int]]:
+    def _below(self, x: int, y: int, steps: int, keys: _Keys) -> Iterable[tuple[int, int]]:
         for p, q in zip(self.a.nodes[x].outputs, self.b.nodes[y].outputs, strict=False):
-            here, there = _readers(self.a, p, self.to), _readers(self.b, q, self.back)
+            here = readers(self.a, p, self.to, steps, keys[0])
+            there = readers(self.b, q, self.back, steps, keys[1])
             for key, xs in here.items():
                 ys = there.get(key, [])
                 if len(xs) == len(ys):
                     yield from zip(xs, ys, strict=True)
-
-    def _nearest(self, ups: list[int], downs: list[int]) -> Iterable[tuple[int, int]]:
-        """The first pair of one operator along two chains, fewest steps first."""
-        ways = sorted((i + j, i, j) for i in range(len(ups)) for j in range(len(downs)))
-        for _, i, j in ways:
-            if self._alike(ups[i], downs[j]):
-                yield ups[i], downs[j]
-                return
-
-
-def _chain(flow: Flow, value: ir.Value | None, taken: list[int | None]) -> list[int]:
-    """Free nodes from the one that makes `value` upwards, along what each reads first."""
-    found: list[int] = []
-    k = flow.maker(value)
-    while k is not None and taken[k] is None and len(found) < STEPS:
-        found.append(k)
-        k = next((m for v in flow.reads[k] if (m := flow.maker(v)) is not None), None)
-    return found
-
-
-def _readers(
-    flow: Flow, value: ir.Value, taken: list[int | None]
-) -> dict[tuple[str, int], list[int]]:
-    """Free nodes that read a value, by operator and slot, looked for behind up to `STEPS` others.
-
-    What reads a node of another operator is filed under its own, too: a QuantizeLinear between.
-    """
-    found: dict[tuple[str, int], list[int]] = {}
-    edges = [(k, s) for k, s in flow.readers.get(value, ())[:FAN] if taken[k] is None]
-    for k, slot in edges:
-        found.setdefault((flow.nodes[k].op_type, slot), []).append(k)
-    if len(edges) == 1:
-        k = edges[0][0]
-        for _ in range(STEPS):
-            after = flow.readers.get(flow.nodes[k].outputs[0], ()) if flow.nodes[k].outputs else ()
-            if len(after) != 1 or taken[after[0][0]] is not None:
-                break
-            k, slot = after[0]
-            found.setdefault((flow.nodes[k].op_type, slot), []).append(k)
-    return found
 
 
 def _interface(a: ir.Model, b: ir.Model) -> tuple[dict[str, int], dict[str, int]]:

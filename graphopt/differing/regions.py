@@ -25,7 +25,8 @@ class Region:
 
 
 def regions_of(found: Match, heirs: Mapping[int, list[int]]) -> Iterator[Region]:
-    """Connected nodes without a twin of both sides, joined where they feed the same twins.
+    """Connected nodes without a twin of both sides, joined where they feed the same twins,
+    or read the same weights.
 
     Of nodes whose provenance is known that alone says what belongs together.
     """
@@ -51,6 +52,8 @@ def regions_of(found: Match, heirs: Mapping[int, list[int]]) -> Iterator[Region]
                 feed_the_same(a.maker(p), b.maker(q))
             for p, q in zip(a.inner(x), b.inner(y), strict=False):
                 feed_the_same(a.maker(p), b.maker(q))
+    for x, y in found.kin:
+        feed_the_same(x, y)
     there = {n: b.maker(v) for v, names in b.outputs.items() for n in names}
     for value, names in a.outputs.items():
         for name in names:

@@ -123,8 +123,8 @@ def transferred(
 ) -> list[Group]:
     """The blocks of one graph on another: a node is in the block that most it came from are in.
 
-    Nodes of no origin are in a block that is all there is around them. A block that would stand on both sides of
-    a node outside of it is dissolved.
+    Nodes of no origin are in a block that is all there is around them. A block that would stand on
+    both sides of a node outside of it is dissolved.
     """
     place = {x: b for b, group in enumerate(blocks) for x in group.nodes}
     home: list[int | None] = []

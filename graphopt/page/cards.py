@@ -30,7 +30,7 @@ class Card:
 CARDS = (
     Card("Size", "bytes"),
     Card("Latency", "latency_ms"),
-    Card("Accuracy or own metric", "metric", more=True),
+    Card("Metric", "metric", more=True),
     Card("MACs", "macs"),
     Card("Parameters", "params"),
     Card("Nodes", "nodes"),
@@ -63,7 +63,8 @@ def cards(
         made.append(
             element("div", element("dt", text(card.title)), element("dd", *lines), class_="card")
         )
-    return element("dl", *made, class_="cards")
+    columns = len(made) if len(made) <= 5 else 3 if len(made) == 6 else 4
+    return element("dl", *made, class_=f"cards of-{columns}")
 
 
 def _change(card: Card, old: float, new: float | None, latency: str) -> str:
@@ -71,12 +72,13 @@ def _change(card: Card, old: float, new: float | None, latency: str) -> str:
     if new is None or not old:
         return ""
     if card.field == "metric":
-        change, told = new - old, f"{new - old:+.4g}"
+        change, told = new - old, f"{new - old:+.2g}"
     else:
         change, told = new / old - 1, times(new / old)
     if card.field == "latency_ms" and latency:
         told = latency
-    even = abs(change) < 0.005 or told == "no verdict"
+    even = abs(change) < (0.0005 if card.more else 0.005) or told == "no verdict"
+    even = even or card.field == "nodes"  # more of them may well be faster
     better = (change > 0) == card.more
     kind = "ratio even" if even else "ratio" if better else "ratio worse"
     return element("span", text(told), class_=kind)

@@ -79,7 +79,8 @@ def histogram(
     left, right = min(edges[0], low), max(edges[-1], high)
     span = (right - left) or 1.0
     tall, most = 84, math.sqrt(max(counts)) or 1.0
-    bars, clipped, total = [], 0, max(sum(counts), 1)
+    bars: dict[str, list[str]] = {"inside": [], "clipped": []}
+    clipped, total = 0, max(sum(counts), 1)
 
     def at(value: float) -> float:
         return (value - left) / span * WIDE
@@ -90,7 +91,8 @@ def histogram(
         if n:
             h = max(math.sqrt(n) / most * tall, 1.0)
             kind = "clipped" if outside else "inside"
-            bars.append(_bar(kind, at(a), tall - h, max(at(b) - at(a) - 0.6, 0.6), h))
+            width = max(at(b) - at(a) - 0.6, 0.6)
+            bars[kind].append(f"M{at(a):.1f} {tall}v-{h:.1f}h{width:.1f}v{h:.1f}")
     shade = _bar("range", at(low), 0, max(at(high) - at(low), 1), tall)
     axis = f'<path class="rule" d="M0 {tall}H{WIDE}"/>'
     ends = _text(at(low), tall + 14, f"{low:.3g}", "start") + _text(
@@ -98,7 +100,8 @@ def histogram(
     )
     told = f"{clipped / total:.2%} clipped" if clipped else "nothing clipped"
     label = f"{name}: range {low:.3g} to {high:.3g}, {told}"
-    return _figure(name, told, shade + "".join(bars) + axis + ends, tall + 22, label)
+    drawn = "".join(f'<path class="{k}" d="{"".join(d)}"/>' for k, d in bars.items() if d)
+    return _figure(name, told, shade + drawn + axis + ends, tall + 22, label)
 
 
 def front(
@@ -140,7 +143,7 @@ def front(
         parts.append(_text(edge - 8, at(low_x, y)[1], f"{y:.3g}", "end"))
     parts.append(_text(edge + wide / 2, tall + 24, names[0], "middle", "strong"))
     label = f"{len(points)} candidates by {names[0]} and {names[1]}, {len(best)} on the front"
-    return _figure(f"{names[1]} over {names[0]}", label, "".join(parts), tall + 34, label)
+    return _figure(f"{names[1]} over {names[0]}", "", "".join(parts), tall + 34, label)
 
 
 def _figure(title: str, aside: str, inner: str, height: float, label: str) -> str:

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx_ir as ir
+
 from graphopt.analyses.cost import cost
 from graphopt.analyses.shapes.analysis import at_sizes
 from graphopt.backend import Arrays, backend_of
@@ -36,7 +38,7 @@ def facts_of(
     found = {}
     for node, name, read in zip(flow.nodes, flow.names, flow.reads, strict=True):
         made = [sizes.static(v) or (v.shape.dims if v.shape else None) for v in node.outputs]
-        held = [t for v in read if (t := flow.constant(v)) is not None]
+        held = [t for v in read for t in _held(flow, v)]
         largest = sorted((t for t in held if t.size > 1), key=lambda t: -t.size)
         known = costs.get(name)
         found[name] = Facts(
@@ -61,6 +63,18 @@ def profile(ctx: Context, target: Target, feeds: Arrays) -> dict[str, float]:
             return backend.profile(path, feeds, target)
     except GraphOptError:
         return {}
+
+
+def _held(flow: Flow, value: ir.Value | None) -> list[ir.TensorProtocol]:
+    """The constants that a read value is made of: itself, or what is dequantized."""
+    tensor = flow.constant(value)
+    if tensor is not None:
+        return [tensor]
+    k = flow.maker(value)
+    if k is None or flow.nodes[k].op_type != "DequantizeLinear":
+        return []
+    found = [flow.constant(v) for v in flow.reads[k] if v is not None]
+    return [t for t in found if t is not None] if all(t is not None for t in found) else []
 
 
 def _shape(dims: tuple[object, ...] | None) -> str:

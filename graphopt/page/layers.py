@@ -31,6 +31,9 @@ def layer_rows(
     last = stages.drawn[-1]
     flow, there = first.scene.flow, last.scene.flow
     fates = last.before or [Explained("same")] * len(flow.nodes)
+    weights = {
+        y for y, n in enumerate(there.nodes) if n.op_type == "DequantizeLinear"
+    } & there.constants()
     spoken: set[int] = set()  # a node that stands for several is counted at the first
     rows = []
     for k, (node, name, fate) in enumerate(zip(flow.nodes, flow.names, fates, strict=True)):
@@ -40,7 +43,8 @@ def layer_rows(
         if pair:
             own = [y for y in fate.others if y not in spoken] if fate.fate != "removed" else []
             spoken.update(own)
-            facts = [last.facts[there.names[y]] for y in own]
+            alone = [y for y in own if y not in weights] or own  # their bytes are with the reader
+            facts = [last.facts[there.names[y]] for y in alone]
             ms = [f.ms for f in facts if f.ms is not None]
             row |= {
                 "3": sum(f.macs or 0 for f in facts),
@@ -129,8 +133,8 @@ def _precision(flow: Any, nodes: list[int]) -> str:
 def _cut(flow: Any, there: Any, k: int, own: list[int]) -> str:
     """The largest weight's shape where it lost something: 64×32 of 128×64."""
     old = _largest(flow, [k])
-    new = _largest(there, [y for y in own if there.nodes[y].op_type == flow.nodes[k].op_type])
-    if old is None or new is None or old == new or len(old) != len(new):
+    new = _largest(there, own)
+    if old is None or new is None or old == new or len(old) != len(new) or _rank(there, own):
         return ""
     smaller = all(a <= b for a, b in zip(new, old, strict=True))
     return f"{'×'.join(map(str, new))} of {'×'.join(map(str, old))}" if smaller else ""

@@ -19,7 +19,7 @@ __all__ = ["range_section"]
 
 Array = np.ndarray[Any, Any]
 
-RUNS, BINS, SHOWN = 8, 60, 36
+RUNS, BINS, SHOWN = 8, 60, 24
 
 
 def range_section(model: ir.Model, samples: Iterable[Mapping[str, Array]]) -> str:

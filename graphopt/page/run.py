@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -41,8 +42,8 @@ class Watched:
         self.stages: list[Stage] = []
 
     def watch(self, stage: Stage) -> None:
-        """Remember a stage; a model shares its weights with the one before."""
-        self.stages.append(stage)
+        """Remember a copy of a stage, which shares its weights: the run goes on with the model."""
+        self.stages.append(dataclasses.replace(stage, model=stage.model.clone()))
 
     def page(self, report: Report, search: Mapping[str, Any] | None = None) -> bytes:
         """The page.
@@ -163,6 +164,7 @@ def compare_page(
     lead = told["broken"] or ("outputs are equal" if told["equal"] else "outputs differ")
     if told["synthetic_inputs"]:
         lead += "; inputs were drawn at random"
+    lead = "; ".join([lead, *told["missed"]])
     errors = {e["node"]: (e["rel_l2"], e["added"]) for e in told["layers"]}
     short = (PurePath(names[0]).name, PurePath(names[1]).name)
     if short[0] == short[1]:

@@ -88,7 +88,8 @@ def _step(step: Step, edits: Edits) -> str:
         lines.append(text(step.evidence))
     inner = element("div", *head, class_="head") + listed(lines[:LINES]) + _edits(edits)
     if len(lines) > LINES:
-        label = text(f"{len(lines) - LINES} more lines")
+        rest = len(lines) - LINES
+        label = f"{rest} more line{'s' if rest > 1 else ''}"
         inner += element("details", element("summary", label), listed(lines[LINES:]))
     return element("div", inner, class_="step")
 

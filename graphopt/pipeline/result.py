@@ -25,6 +25,7 @@ from graphopt.io.writing import place_weights, weights_beside
 from graphopt.measuring.session_options import Tuned, tune
 from graphopt.pipeline.recipe import Recipe
 from graphopt.replacing import alone_in
+from graphopt.reporting.notebook import report_html
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
 from graphopt.target import Target
@@ -49,6 +50,7 @@ class Result:
             one target, which opens it in its own way.
         tuned: seconds and input shapes to try session options with when it is written; None for a
             result that was not measured.
+        missed: the limits of the budget that are not met, a sentence each.
     """
 
     model: ir.Model
@@ -57,6 +59,7 @@ class Result:
     target: Target
     manifest: Manifest | None = None
     tuned: tuple[float, Mapping[str, tuple[int, ...]]] | None = None
+    missed: tuple[str, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -69,6 +72,9 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {self.report}>"
+
+    def _repr_html_(self) -> str:
+        return report_html(self.report)
 
     def write(
         self,
@@ -135,7 +141,7 @@ class Result:
     def require(self) -> Result:
         """Return self, or raise BudgetMissed naming the limits that are not met."""
         if not self.met:
-            raise BudgetMissed("; ".join(self.report.notes) or "the budget is not met")
+            raise BudgetMissed("; ".join(self.missed))
         return self
 
     def _tune(self, path: Path, progress: Progress) -> tuple[Sequence[Tuned], list[str]]:

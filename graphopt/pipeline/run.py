@@ -371,6 +371,7 @@ class _Run:
             made,
             setting.target,
             tuned=(setting.measure_seconds, setting.shapes) if timed else None,
+            missed=tuple(missed),
         )
 
     def _recorded(self, made: recipe.Recipe, steps: Sequence[Step], notes: list[str]) -> State:

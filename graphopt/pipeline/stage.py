@@ -20,7 +20,7 @@ class Stage:
     Attributes:
         setting: what the run works with.
         step: the record of the step; None before the first.
-        model: not to be changed.
+        model: not to be changed; the run goes on with it, so that who keeps it keeps a copy.
         edits: what the step did and kept: rule, node, and "proved", "checked", "assumed" or "".
     """
 

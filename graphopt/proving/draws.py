@@ -21,8 +21,9 @@ from graphopt.proving.windows import Window
 __all__ = ["EXACT", "Kind", "Trial", "constants", "drawn", "trials"]
 
 Array = np.ndarray[Any, Any]
-#: Sizes of the dynamic axes: two assignments, a batch above 1 and one of 1 among them.
-SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4))
+#: Sizes of the dynamic axes, a batch above 1 and one of 1 among them; a region whose axes must fit
+#: each other, or be 1, runs on the last two.
+SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4), (1,), (3,))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
 #: Axes that are empty, one at a time.
@@ -76,7 +77,7 @@ def trials(window: Window) -> Iterator[Trial]:
     past = tuple(_limit(window) + k for k in SIZES[0])
     rows: list[tuple[tuple[int, ...], list[Kind]]] = [(SIZES[0], kinds)]
     if names:
-        rows += [(SIZES[1], kinds), (past, [NORMAL])]
+        rows += [*((row, kinds) for row in SIZES[1:]), (past, [NORMAL])]
     assigned = [({n: r[k % len(r)] for k, n in enumerate(names)}, some) for r, some in rows]
     first = assigned[0][0]
     assigned += [({**first, n: 0}, [NORMAL]) for n in names[:EMPTIED]]
@@ -106,7 +107,7 @@ def drawn(
     if int(np.prod(shape)) > LARGEST:
         raise Unrunnable("it is too large to be run")
     if term.dtype is ir.DataType.BOOL:
-        return rng.random(shape) < 0.7
+        return rng.random(shape) < (0.7 if np.prod(shape) > 1 else 0.5)
     if term.dtype.is_integer():
         return _whole(term.dtype, shape, kind, rng)
     if not term.dtype.is_floating_point():
@@ -125,7 +126,10 @@ def drawn(
         spread = np.where(which < 0.2, 0.0, np.where((which < 0.6) & (close > 0), close, far))
         made = middle + made * spread
     elif kind.name in ODD:
-        made = np.where(rng.random(shape) < 0.25, rng.choice(ODD[kind.name], shape), made)
+        odd = np.asarray(rng.random(shape) < 0.25)
+        if odd.size:
+            odd.flat[rng.integers(odd.size)] = True
+        made = np.where(odd, rng.choice(ODD[kind.name], shape), made)
     else:
         made = made * kind.by
     return made

@@ -86,7 +86,7 @@ class Algebra:
         self._canonicals: dict[Monomial, Monomial] = {}
         self._count = 0
         #: What cancelled or was multiplied by 0, and may be infinite or no number.
-        self.vanished = 0
+        self.vanished: set[Poly] = set()
 
     # --- making -----------------------------------------------------------------------------
 
@@ -212,8 +212,8 @@ class Algebra:
 
     def product(self, p: Poly, q: Poly) -> Poly:
         """p q, where 0 times what is infinite or no number is not 0."""
-        if (p and not q and not _constant(p)) or (q and not p and not _constant(q)):
-            self.vanished += 1
+        if (not p or not q) and not _constant(p or q):
+            self.vanished.add(p or q)
         return self.mul(p, q)
 
     def _factor(self, p: Poly) -> Poly:
@@ -484,7 +484,8 @@ class Algebra:
             m = self._canonical(m)
             out[m] = out.get(m, 0) + k
         found = [(m, k) for m, k in out.items() if k]
-        self.vanished += sum(not k and not _constant(((m, k),)) for m, k in out.items())
+        gone = (((m, Fraction(1)),) for m, k in out.items() if not k)
+        self.vanished.update(p for p in gone if not _constant(p))
         if len(found) > MOST_TERMS:
             raise TooLarge("a sum is too long")
         if len(found) > 1:

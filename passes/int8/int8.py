@@ -182,9 +182,11 @@ class Int8(Pass):
         ranges = self._ranges(model, ctx, draft, given)
         refined: dict[str, Refined] = {}
         if self.refine and samples is not None and not (samples.synthetic or self.qat):
-            nearest = make_weights(draft, make_grids(draft, ranges, scheme), scheme)
+            grids = make_grids(draft, ranges, scheme)
+            steps = {v.name or "": float(grid.scale) for v, grid in grids.items()}
             top = 63 if scheme.reduce_range else 127
-            refined = refine(draft, nearest, learn(model, ctx, draft), top)
+            nearest = make_weights(draft, grids, scheme)
+            refined = refine(draft, nearest, learn(model, ctx, draft), steps, top)
 
         def quantize(trial: ir.Model, chosen: Choice) -> Plan:
             inside = Context(trial, target=ctx.target)

@@ -71,6 +71,10 @@ def test_every_command_takes_it(backend, graphopt):
     )
     assert code == 0
     assert json.loads(out)["timing"]["pairs"] >= 5
+    code, _, _ = graphopt(
+        "view", "model.onnx", "--target", backend, "--profile", "-o", "v.html", "--json"
+    )
+    assert code == 0
     assert (
         graphopt("optimize", "model.onnx", "-p", "fuse", "--target", backend, "--dry-run")[0] == 0
     )

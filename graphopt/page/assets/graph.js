@@ -180,7 +180,7 @@ class Pane {
     if (!w) return;
     const wide = (w - 48) / Math.max(this.scene.width, 1);
     const high = (h - 76) / Math.max(this.scene.height, 1);
-    this.scale = Math.min(1.15, Math.max(Math.min(wide, Math.max(high, 0.62)), 0.5));
+    this.scale = Math.min(1.15, Math.max(Math.min(wide, Math.max(high, 0.75)), 0.5));
     this.tx = w / 2;
     this.ty = 48;
     this.placed = true;

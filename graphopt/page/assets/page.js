@@ -75,7 +75,7 @@ const grid = (root, { columns, rows }, pick) => {
       return line;
     }));
     const rest = kept.length - Math.min(shown, kept.length);
-    more.textContent = `${kept.length} of ${rows.length} shown as asked` + (rest ? `, ${rest} below the first ${shown}` : "");
+    more.textContent = `${kept.length - rest} of ${rows.length} nodes`;
     $(".all", root).hidden = !rest;
     [...root.querySelectorAll("thead th")].forEach((th) => {
       const own = Number(th.dataset.column) === by;

@@ -268,6 +268,25 @@ def test_wrong_rewrites_are_refuted(name):
         ("y = Add(x, c)", "y = Add(x, c)", None, {"c": c(-np.inf, 1, 2)}, {"c": c(-5, 1, 2)}),
         ("y = Add(x, c)", "y = Add(x, c)", None, {"c": c(np.nan, 1, 2)}, {"c": c(-5, 1, 2)}),
         ("y = Mul(x, c)", "y = Mul(x, c)", None, {"c": c(np.inf, 1, 2)}, {"c": c(5, 1, 2)}),
+        # what a zero, or a difference, takes away is no number where an input is infinite
+        ("y = Mul(x, c)", "a = Mul(x, c)  b = Mul(z, n)  y = Add(a, b)", None,
+         {"c": c(2)}, {"c": c(2), "n": c(0)}),
+        ("y = Mul(x, c)", "a = Mul(x, c)  b = Add(a, z)  y = Sub(b, z)", None, {"c": c(2)}, None),
+        ("y = LayerNormalization(x, s)",
+         "a = ReduceMean<keepdims=1>(x, l)  d = Sub(x, a)  r = Sqrt(d)  q = Div(d, r)"
+         "  y = Mul(q, s)", None, {"s": c(0, 0, 0)}, {"s": c(0, 0, 0), "l": k(-1)}),
+        # an axis that may be empty has no first element
+        ("y = ReduceSum<keepdims=0>(x, l)",
+         "f = Gather(x, i)  g = Mul(f, n)  s = ReduceSum<keepdims=0>(x, l)  y = Add(s, g)",
+         N3, {"l": k(0)}, {"l": k(0), "i": k(0).reshape(()), "n": c(1e-30)}),
+        # exponentials that vanish are not equal
+        ("s = Add(x, c)  y = Softmax<axis=-1>(s)", "s = Add(x, c)  y = Softmax<axis=-1>(s)", N3,
+         {"c": c(0, -10000, -20000)}, {"c": c(0, -7071, -20000)}),
+        ("s = Add(x, c)  y = Softmax<axis=-1>(s)", "s = Add(x, c)  y = Softmax<axis=-1>(s)", N3,
+         {"c": c(0, -np.inf, -np.inf)}, {"c": c(0, np.inf, np.inf)}),
+        # an axis named twice
+        ("y = ReduceMean<keepdims=0>(x, a)", "y = ReduceMean<keepdims=0>(x, b)", {"x": (4, 1, 4)},
+         {"a": k(0, 1, 2)}, {"b": k(0, 2, 2)}),
         # a maximum over both axes is not that over the diagonal
         ("m = MatMul(x, w)  y = ReduceMax<keepdims=0>(m, b)",
          "m = MatMul(x, w)  d = Mul(m, i)  r = ReduceMax<keepdims=0>(d, a)"
