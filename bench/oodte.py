@@ -50,13 +50,11 @@ class Worker:
         return {"crashed": f"died ({code})" if ready else f"took more than {SECONDS} s"}
 
 
-def examine(
-    path: Path, folder: Path, ours: Worker, peers: Worker, found: dict[str, Any]
-) -> dict[str, Any]:
-    """What every tool made of a model, by tool, beside what is known already."""
+def examine(path: Path, folder: Path, ours: Worker, peers: Worker, found: dict[str, Any]) -> None:
+    """Add to `found` what every tool made of a model that runs, beside what is known already."""
     if "source" not in found:
         found["source"] = ours("judge", str(path), str(path))
-    for tool in TOOLS:
+    for tool in TOOLS if found["source"].get("runs") else ():
         if tool in found:
             continue
         out = folder / f"{tool}.onnx"
@@ -70,7 +68,6 @@ def examine(
         elif not made:
             made = {"crashed": "no result"}
         found[tool] = made
-    return found
 
 
 def origin(path: Path) -> str:
@@ -94,10 +91,12 @@ def table(every: dict[str, dict[str, Any]], python: str) -> list[str]:
     runs = {p: f for p, f in every.items() if f["source"].get("runs")}
     origins = collections.Counter(origin(Path(p)) for p in runs)
     dynamic = sum(f["source"]["sizes"] > 1 for f in runs.values())
+    old = sum("too old" in f["source"].get("crashed", "") for f in every.values())
     lines = [
         f"{len(runs)} models: " + ", ".join(f"{n} {o}" for o, n in origins.most_common()) + ".",
         f"{dynamic} of them ran at two or more assignments of their dynamic axes. Not counted are "
-        f"{len(every) - len(runs)} that do not run on drawn inputs, or that draw random numbers.",
+        f"{old} of opsets before 7, which graphopt refuses in one line, and "
+        f"{len(every) - len(runs) - old} that do not run on drawn inputs or draw random numbers.",
         "",
         "| optimizer | same | changed | crashed | refused | nodes, of those that all kept |",
         "|" + "---|" * 6,
@@ -142,10 +141,11 @@ def main() -> None:
     models = [p for p in models if p.stat().st_size <= args.largest]
     ours, peers = Worker(sys.executable), Worker(args.peers)
     for path in models:
-        if not every.get(str(path), {}).keys() >= TOOLS.keys():
-            found = examine(path, args.work, ours, peers, every.get(str(path), {}))
-            every[str(path)] = found
-            told = {t: kind(found[t]) for t in TOOLS}
+        found = every.setdefault(str(path), {})
+        runs = found.get("source", {"runs": 1}).get("runs")
+        if runs and not {"source", *TOOLS} <= found.keys():
+            examine(path, args.work, ours, peers, found)
+            told = {t: kind(found[t]) for t in TOOLS if t in found}
             print(path.name, found["source"].get("runs"), told, flush=True)
             known.write_text(json.dumps(every, indent=1))
     lines = table({str(p): every[str(p)] for p in models}, args.peers)

@@ -61,6 +61,8 @@ def _attended(
         widths.append(width)
     width, out = widths
     keys = m.dims(k)[-2]
+    if m.dims(v)[-2] != keys:
+        m.held.add((m.dims(v)[-2], keys))
     if packed:
         b, i, last = ix
         h, j = a.ranges.divide(last, out), a.ranges.modulo(last, out)
@@ -119,6 +121,8 @@ def _rotary(m: Meaning, t: Term, ix: Index) -> Poly:
     x, cos, sin = t.args[:3]
     positions = m.argument(t, 3)
     dims = m.dims(x)
+    if positions is None and any(len(m.dims(table)) != 3 for table in (cos, sin)):
+        raise Unprovable("tables without positions that are not one for each row")
     heads = m.attribute(t, "num_heads", 0)
     if len(dims) == 3:
         width = dims[-1]

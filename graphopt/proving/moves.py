@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from graphopt.analyses.shapes.symbolic import Dim
@@ -24,9 +26,13 @@ def _transpose(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _reshape(m: Meaning, t: Term, ix: Index) -> Poly:
     """Row-major order is kept."""
-    if not m.dims(t.args[0]):
+    new, old = m.dims(t), m.dims(t.args[0])
+    elements = prod(new, start=1), prod(old, start=1)
+    if elements[0] != elements[1]:
+        m.held.add(elements)  # or it does not run
+    if not old:
         return m.at(t.args[0], ())
-    at = reshaped(ix, m.dims(t), m.dims(t.args[0]), m.algebra.ranges)
+    at = reshaped(ix, new, old, m.algebra.ranges)
     if at is None:
         raise Unprovable("a Reshape whose axes do not show what belongs together")
     return m.at(t.args[0], at)

@@ -26,7 +26,7 @@ def _matmul(m: Meaning, t: Term, ix: Index) -> Poly:
     batch = ix[: len(ix) - rows - columns]
     tail = ix[len(batch) :]
     inner = left[-2] if turned[0] else left[-1]
-    (k,) = m.fresh([_known(inner, right[-1 if turned[1] or not columns else -2])])
+    (k,) = m.fresh([_met(m, inner, right[-1 if turned[1] or not columns else -2])])
     one = ((k, tail[0]) if turned[0] else (tail[0], k)) if rows else (k,)
     two = ((tail[-1], k) if turned[1] else (k, tail[-1])) if columns else (k,)
     p = m.at(a, (*_batched(batch, left[: -1 - rows]), *one))
@@ -35,8 +35,10 @@ def _matmul(m: Meaning, t: Term, ix: Index) -> Poly:
     return m.algebra.scale(made, Fraction(m.attribute(t, "alpha", 1.0)))
 
 
-def _known(size: Dim, other: Dim) -> Dim:
+def _met(m: Meaning, size: Dim, other: Dim) -> Dim:
     """Two sizes that a product needs to be equal as one, a number if either is."""
+    if size != other:
+        m.held.add((size, other))  # or it does not run
     return other if isinstance(other, int) else size
 
 
@@ -51,7 +53,7 @@ def _gemm(m: Meaning, t: Term, ix: Index) -> Poly:
     left, right = m.dims(t.args[0]), m.dims(t.args[1])
     turned = [bool(m.attribute(t, f"trans{x}", 0)) for x in "AB"]
     i, j = ix
-    (k,) = m.fresh([_known(left[1 - turned[0]], right[turned[1]])])
+    (k,) = m.fresh([_met(m, left[1 - turned[0]], right[turned[1]])])
     p = m.at(t.args[0], (k, i) if turned[0] else (i, k))
     q = m.at(t.args[1], (j, k) if turned[1] else (k, j))
     made = a.scale(a.sum(a.product(p, q), [k]), Fraction(m.attribute(t, "alpha", 1.0)))
@@ -88,6 +90,7 @@ def _conv(m: Meaning, t: Term, ix: Index) -> Poly:
     strides = m.attribute(t, "strides") or (1,) * spatial
     dilations = m.attribute(t, "dilations") or (1,) * spatial
     group = m.attribute(t, "group", 1)
+    _met(m, dims[1], kernel[1] * group)
     n, o, *u = ix
     c, *k = m.fresh(kernel[1:])
     inside = a.number(1)
