@@ -28,7 +28,7 @@ LAYERS = 40
     "--target",
     default="cpu",
     show_default=True,
-    help="Where latency is measured.",
+    help="Where latency is measured: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
@@ -45,7 +45,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
 
     With limits it is a gate for CI: exit code 4 if B misses one.
     """
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.budget import Budget
     from graphopt.cli.destinations import Destinations
     from graphopt.cli.progress import progress
@@ -57,11 +57,11 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
 
-    files = Destinations([a, b, options["samples"]])
+    files = Destinations([a, b, options["samples"], options["target"]])
     if options["report"]:
         files.add(options["report"], "--report", ours(options["report"]))
     budget = Budget(**{k: options[k] for k in ("max_error", "max_size", "max_latency")})
-    target = find_target(options["target"])
+    target = named_target(options["target"])
     if not options["measure"]:
         target = dataclasses.replace(target, measured=False)
     first, second = named(load(a)), named(load(b))
@@ -84,6 +84,8 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
 
             shown("comparing layers", 0, 0)
             layers = [dataclasses.asdict(e) for e in layer_errors(first, second, judge.probe)]
+        shown("looking for values outside of calibrated ranges", 0, 0)
+        drifts = {k: _drift(Path(p), judge.probe) for k, p in (("a", a), ("b", b))}
         shown("timing", 0, 0)
         states = [State(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
         timing = gauge.ratio(states[0], states[1], next(iter(drawn)))
@@ -94,6 +96,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
         "outputs": {n: dataclasses.asdict(e) for n, e in compared.errors.items()},
         "broken": compared.broken,
         "layers": layers,
+        "drift": drifts,
         "equal": judge.equal(compared),
         "synthetic_inputs": samples.synthetic,
         "timing": {**dataclasses.asdict(timing), "verdict": verdict(timing)} if timing else None,
@@ -121,6 +124,32 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     if unwritten is not None:
         raise unwritten
     return 4 if data["missed"] else 0
+
+
+def _drift(path: Path, runs: Any) -> list[dict[str, Any]]:
+    """What a quantized model clips; [] for one that is not an ONNX file."""
+    from graphopt.deploy.drift import drift
+
+    found = drift(path, runs) if path.suffix == ".onnx" and path.is_file() else []
+    return [{**dataclasses.asdict(one), "share": one.share} for one in found]
+
+
+def _drifted(which: str, values: list[dict[str, Any]]) -> list[Any]:
+    """How much lies outside of the calibrated ranges, and where."""
+    from graphopt.reporting.text import table
+
+    if not values:
+        return []
+    count, of = (sum(v[k] for v in values) for k in ("count", "of"))
+    left = [v for v in values if v["count"]]
+    text = f"{which}: {count:,} of {of:,} values that are quantized lie outside of their ranges"
+    if not left:
+        return [text]
+    made = table("value", ">calibrated", ">seen", ">outside")
+    for v in left[:LAYERS]:
+        calibrated, seen = f"{v['low']:.3g} to {v['high']:.3g}", f"{v['least']:.3g} to "
+        made.add_row(v["name"], calibrated, f"{seen}{v['greatest']:.3g}", f"{v['share']:.3%}")
+    return [f"{text}, in {len(left)} of {len(values)} places", made]
 
 
 def _layers(errors: list[dict[str, Any]]) -> Any:
@@ -191,6 +220,9 @@ def _print(data: dict[str, Any]) -> None:
     console.print(errors)
     if data["layers"]:
         console.print(_layers(data["layers"]))
+    for which, values in data["drift"].items():
+        for line in _drifted(which, values):
+            console.print(line)
     console.print(data["broken"] or ("outputs are equal" if data["equal"] else "outputs differ"))
     if data["synthetic_inputs"]:
         console.print("inputs were drawn at random; --samples compares on real ones")

@@ -18,7 +18,7 @@ from graphopt.cli.completion import complete_targets
     "--target",
     default="cpu",
     show_default=True,
-    help="Where --profile runs the model.",
+    help="Where --profile runs the model: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @click.option("--profile", is_flag=True, help="Time every node on the target.")
@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Show what is in MODEL: operators, shapes, parameters, MACs, memory, time."""
     from graphopt.analyses.demand import unfit_for
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.context import Context
     from graphopt.formats import load
@@ -44,7 +44,7 @@ def command(
 
     loaded = named(load(model))  # figures are known by the names of nodes
     bound, notes = bind_shapes(loaded, parse_shapes(shapes), unfit=unfit_for(loaded))
-    where = find_target(target)
+    where = named_target(target)
     ctx = Context(loaded, target=where, shapes=bound)
     with progress(not as_json) as shown:
         shown("inspecting", 0, 0)

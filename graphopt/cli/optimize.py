@@ -45,7 +45,7 @@ from graphopt.errors import UsageError
     "--target",
     default="cpu",
     show_default=True,
-    help="Where the result will run, or auto: the fastest target of this machine.",
+    help="Where the result will run: a name, FILE.py:BACKEND, or auto: the fastest here.",
     shell_complete=complete_targets,
 )
 @samples_options
@@ -175,7 +175,7 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 
 
 def _run(options: dict[str, Any]) -> int:
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.pipeline.optimize import optimize
@@ -185,7 +185,7 @@ def _run(options: dict[str, Any]) -> int:
 
     passes = parse(options["passes"])
     replay = read(options["replay"]) if options["replay"] else None
-    target = "auto" if options["target"] == "auto" else find_target(options["target"])
+    target = "auto" if options["target"] == "auto" else named_target(options["target"])
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
@@ -309,7 +309,7 @@ def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output
     from graphopt.io.reading import source_of
     from graphopt.io.writing import check_data, weights_beside
 
-    read = [options[k] for k in ("model", "samples", "evaluate", "replay")]
+    read = [options[k] for k in ("model", "samples", "evaluate", "replay", "target")]
     read += [options["config"]] if options["config"] else DEFAULTS
     for one in passes:
         read.append(getattr(sys.modules.get(type(one).__module__), "__file__", None))

@@ -50,7 +50,7 @@ TABLE, PLOT = "front.md", "front.svg"
     "--target",
     default="cpu",
     show_default=True,
-    help="Where the result will run.",
+    help="Where the result will run: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @samples_options
@@ -127,7 +127,8 @@ def _run(options: dict[str, Any]) -> int:
 
     source = Path(options["model"])
     output = Path(options["output"] or source.with_name(f"{source.stem}.opt.onnx"))
-    files = Destinations([options[k] for k in ("model", "samples", "evaluate", "study")])
+    read = ("model", "samples", "evaluate", "study", "target")
+    files = Destinations([options[k] for k in read])
     files.add(output, "-o", is_model)
     check_manifest(output)
     files.add(manifest_path(output), "the manifest of -o", lambda path: True)

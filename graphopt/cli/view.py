@@ -20,7 +20,7 @@ from graphopt.cli.completion import complete_targets
     "--target",
     default="cpu",
     show_default=True,
-    help="Where --profile runs the model.",
+    help="Where --profile runs the model: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @click.option("--profile", is_flag=True, help="Time every node on the target.")
@@ -41,7 +41,7 @@ def command(
     no display, it is only written.
     """
     from graphopt.analyses.demand import unfit_for
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.cli.destinations import Destinations, is_page
     from graphopt.cli.progress import progress
     from graphopt.context import Context
@@ -52,8 +52,8 @@ def command(
     from graphopt.replacing import replace_files
     from graphopt.samples import bind_shapes, stand_ins
 
-    where = find_target(target)
-    files = Destinations([model])
+    where = named_target(target)
+    files = Destinations([model, target])
     path = Path(output) if output else Path(tempfile.mkdtemp(prefix="graphopt-"), "model.html")
     files.add(path, "-o", is_page)
     with files.told(), progress(not as_json) as shown:

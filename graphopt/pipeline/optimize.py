@@ -9,6 +9,7 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as ir
 
+from graphopt.backend import find_target
 from graphopt.budget import Budget
 from graphopt.context import Progress
 from graphopt.errors import UsageError
@@ -53,8 +54,9 @@ def optimize(
             the path of an .onnx or .pt2 file, or `FILE.py:FUNCTION`.
         passes: a spec such as `"prune(ratio=0.3), fuse"`, or a list of specs and pass objects, ours
             or `onnx_ir`'s: `["fuse", Int8()]`.
-        target: where the result will run, by name or as data; "auto" runs the pipeline for every
-            target of this machine and keeps the fastest result within the budget.
+        target: where the result will run: a name, `FILE.py:NAME` for the first target of a backend
+            in a file, or data; "auto" runs the pipeline for every target of this machine and keeps
+            the fastest result within the budget.
         samples: input data for calibration and checking: a path, a dict of arrays by input name, a
             list of such dicts, one array if the model has one input, or a function that yields any
             of these; a leading axis longer than the model's batch holds several samples. Synthetic
@@ -88,7 +90,7 @@ def optimize(
     if everywhere and not measure:
         raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
     if target == "auto":
-        target = replay.target if replay is not None else "cpu"
+        target = find_target(replay.target) if replay is not None else "cpu"
     setting = prepare(
         model,
         target=target,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +12,13 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analyses.demand import allowed_bytes, too_much, unfit_for
-from graphopt.backend import find_target
+from graphopt.backend import named_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
 from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
+from graphopt.garbage import kept
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.reading import from_proto
@@ -36,7 +37,7 @@ from graphopt.samples import (
 from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
-from graphopt.verification.branches import untaken
+from graphopt.verification.branches import Sought, seek
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
 
@@ -96,6 +97,7 @@ class Setting:
         return dataclasses.replace(self, target=target)
 
 
+@kept()
 def prepare(
     model: ir.Model | onnx.ModelProto | str | Path,
     *,
@@ -125,7 +127,7 @@ def prepare(
         model = from_proto(model)
     if not model.graph.outputs:
         raise ModelError(f"{path or 'the model'} has no outputs: there is nothing to optimize")
-    target = find_target(target) if isinstance(target, str) else target
+    target = named_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
     if budget.timed and not (measure and target.measured):
         raise UsageError(
@@ -156,15 +158,15 @@ def prepare(
         if progress is not None:
             progress("running the source model", 0, 0)
         probe = _probe(source, given or drawn, notes)
-        judge = Judge(source.skeleton, probe, _beyond(source, probe, bound, seed))
+        fits = _affordable(source)
+        beyond = _beyond(source, probe, bound, seed, fits)
+        sought = seek(source.model, [*probe, *beyond], bound, fits, seed)
+        judge = Judge(source.skeleton, probe, [*beyond, *sought.found])
         if judge.unable:
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
-        elif missing := untaken(source.model, [*judge.probe, *judge.extra]):
-            notes.append(
-                f"taken by no run: {', '.join(missing[:8])}; edits there stand on the evidence of "
-                "their own regions"
-            )
+        else:
+            notes += _coverage(sought)
         if judge is not None and judge.silent:
             notes.append(
                 f"{', '.join(judge.silent)}: empty or NaN on every run, so that agreeing about it "
@@ -237,7 +239,11 @@ def _probe(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
 
 
 def _beyond(
-    source: State, probe: Sequence[Feeds], shapes: Mapping[str, tuple[int, ...]], seed: int
+    source: State,
+    probe: Sequence[Feeds],
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int,
+    fits: Callable[[Feeds], bool],
 ) -> list[Feeds]:
     """Runs at other values and batch sizes than the probe's, as long as they cost little.
 
@@ -254,12 +260,31 @@ def _beyond(
     for batch in BATCHES if free else ():
         sized = {n: (batch, *s[1:]) if n in free else s for n, s in shapes.items()}
         runs.append(next(iter(synthetic(source.model, seed=seed + batch, shapes=sized, runs=1))))
+    return [r for r in runs if fits(r)]
+
+
+def _affordable(source: State) -> Callable[[Feeds], bool]:
+    """Whether a further run costs little, and fits into memory."""
     cost, memory = source.cost, allowed_bytes(source.context)
-    return [
-        r
-        for r in runs
-        if cost.macs * _batch(r) <= BEYOND_MACS and cost.peak_activation_bytes * _batch(r) <= memory
-    ]
+
+    def fits(feeds: Feeds) -> bool:
+        batch = _batch(feeds)
+        return cost.macs * batch <= BEYOND_MACS and cost.peak_activation_bytes * batch <= memory
+
+    return fits
+
+
+def _coverage(sought: Sought) -> list[str]:
+    """What was made up for the sake of a branch, and branches that no run takes."""
+    notes = []
+    if sought.found:
+        notes.append(f"{len(sought.found)} inputs were made up to take branches that no other does")
+    if sought.untaken:
+        notes.append(
+            f"taken by no run: {', '.join(sought.untaken[:8])}; edits there stand on the evidence "
+            "of their own regions"
+        )
+    return notes
 
 
 def _batch(feeds: Feeds) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +32,6 @@ from graphopt.passes.int8.writer import Writer
 from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
 from graphopt.context import Context
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.layers import by_node, pattern_of
@@ -183,9 +182,11 @@ class Int8(Pass):
         ranges = self._ranges(model, ctx, draft, given)
         refined: dict[str, Refined] = {}
         if self.refine and samples is not None and not (samples.synthetic or self.qat):
-            nearest = make_weights(draft, make_grids(draft, ranges, scheme), scheme)
+            grids = make_grids(draft, ranges, scheme)
+            steps = {v.name or "": float(grid.scale) for v, grid in grids.items()}
             top = 63 if scheme.reduce_range else 127
-            refined = refine(draft, nearest, learn(model, ctx, draft), top)
+            nearest = make_weights(draft, grids, scheme)
+            refined = refine(draft, nearest, learn(model, ctx, draft), steps, top)
 
         def quantize(trial: ir.Model, chosen: Choice) -> Plan:
             inside = Context(trial, target=ctx.target)
@@ -254,11 +255,7 @@ class Int8(Pass):
         if ctx.samples is None:
             return dict(given)
         names = [n for n in observed(draft) if n not in given]
-
-        def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
-            return ctx.track(samples, 0, "observing activations")
-
-        found = calibrate(model, names, ctx.samples, self.calibrator, track=track, cache=ctx.cache)
+        found = calibrate(model, names, ctx.samples, self.calibrator, cache=ctx.cache)
         for name, seen in found.items():
             if seen is not None and seen.reach > OUTLIER:
                 ctx.note(

@@ -2,10 +2,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from graphopt.cli.common import told_apart
+from graphopt.formats import save
 from graphopt.reporting import text
+from graphopt.testing import parse_model
 
 
 def test_inspect_counts_what_is_there(folder, graphopt):
@@ -170,6 +173,23 @@ def test_brackets_are_printed_as_they_are(capsys):
     assert "float [k, n], names[bold]" in out
 
 
+<<<<<<< HEAD
+def test_compare_tells_what_leaves_its_calibrated_range(folder, graphopt):
+    body = "h = Relu(x)  q = QuantizeLinear(h, s, z)  y = DequantizeLinear(q, s, z)"
+    held = {"s": np.float32(0.5), "z": np.int8(-128)}  # from 0 to 127.5
+    save(parse_model(body, inputs={"x": ("N", 4)}, constants=held), "q.onnx")
+    save(parse_model("y = Relu(x)", inputs={"x": ("N", 4)}), "f.onnx")
+    np.savez("far.npz", x=np.float32([[1, 2, 3, 400], [-1, 127, 129, 5]]))
+    args = ("compare", "f.onnx", "q.onnx", "--samples", "far.npz", "--no-measure")
+    _, out, _ = graphopt(*args)
+    assert "b: 2 of 8 values that are quantized lie outside of their ranges, in 1 of 1" in out
+    _, out, _ = graphopt(*args, "--json")
+    told = json.loads(out)["drift"]
+    assert told["a"] == []
+    assert [(o["name"], o["low"], o["high"], o["share"]) for o in told["b"]] == [
+        ("h", 0, 127.5, 0.25)
+    ]
+=======
 def test_compare_is_a_gate(folder, graphopt):
     graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
     same = ("compare", "model.onnx", "o.onnx", "--no-measure")
@@ -209,3 +229,4 @@ def test_optimize_and_view_write_pages(folder, graphopt):
     code, _, _ = graphopt("diff", "model.onnx", "o.onnx", "--html", "d.html")
     assert code == 1
     assert Path("d.html").read_bytes().startswith(b"<!-- graphopt page -->")
+>>>>>>> 1070cc9fbb65705cdca9339f94ab964c99ed8ae1

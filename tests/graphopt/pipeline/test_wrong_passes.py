@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import Pass, Samples, optimize
+from graphopt.errors import PassError
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -119,6 +120,34 @@ def test_it_is_undone_and_told(how, why):
     assert step.status == "undone"
     assert why in step.reason
     assert [v.name for v in result.model.graph.outputs] == ["y", "z", "k"]
+
+
+def change_the_source(model, ctx):
+    for one in (model, ctx.source):
+        next(n for n in one.graph if n.op_type == "Neg").op_type = "Abs"
+
+
+def overwrite_a_weight(model, ctx):
+    proto = model.graph.initializers["scale"].const_value.raw
+    proto.raw_data = (np.frombuffer(proto.raw_data, np.float32) + 1).tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class InPlace(Pass):
+    """Changes what it shares with the source, and says nothing."""
+
+    how: str = ""
+
+    def run(self, model, ctx):
+        {"graph": change_the_source, "weight": overwrite_a_weight}[self.how](model, ctx)
+        return 0
+
+
+@pytest.mark.parametrize("how", ["graph", "weight"])
+def test_a_source_that_was_changed_in_place_is_noticed(how):
+    given = ir.from_proto(ir.to_proto(model()))
+    with pytest.raises(PassError, match="changed the source model itself"):
+        optimize(given, [InPlace(how)], measure=False)
 
 
 def test_outputs_that_say_nothing_are_told():
