@@ -173,7 +173,6 @@ def test_brackets_are_printed_as_they_are(capsys):
     assert "float [k, n], names[bold]" in out
 
 
-<<<<<<< HEAD
 def test_compare_tells_what_leaves_its_calibrated_range(folder, graphopt):
     body = "h = Relu(x)  q = QuantizeLinear(h, s, z)  y = DequantizeLinear(q, s, z)"
     held = {"s": np.float32(0.5), "z": np.int8(-128)}  # from 0 to 127.5
@@ -189,7 +188,8 @@ def test_compare_tells_what_leaves_its_calibrated_range(folder, graphopt):
     assert [(o["name"], o["low"], o["high"], o["share"]) for o in told["b"]] == [
         ("h", 0, 127.5, 0.25)
     ]
-=======
+
+
 def test_compare_is_a_gate(folder, graphopt):
     graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
     same = ("compare", "model.onnx", "o.onnx", "--no-measure")
@@ -229,4 +229,3 @@ def test_optimize_and_view_write_pages(folder, graphopt):
     code, _, _ = graphopt("diff", "model.onnx", "o.onnx", "--html", "d.html")
     assert code == 1
     assert Path("d.html").read_bytes().startswith(b"<!-- graphopt page -->")
->>>>>>> 1070cc9fbb65705cdca9339f94ab964c99ed8ae1
