@@ -5,8 +5,10 @@ import re
 import onnx_ir as ir
 import pytest
 
-from graphopt import load, view
+from graphopt import Context, load, view
+from graphopt.differing.flow import Digests, Flow
 from graphopt.page.charts import front, histogram, waterfall
+from graphopt.page.facts import facts_of
 from graphopt.page.model import model_page
 from graphopt.pipeline.prepare import named
 
@@ -121,3 +123,15 @@ def test_the_front_has_a_point_for_every_trial(limit):
     assert chart.count('class="best"') == 1
     assert ('class="limit"' in chart) == (limit is not None)
     assert front([], [], None, ("ms", "drop"), limit) == ""
+
+
+def test_times_find_their_nodes_under_the_names_of_the_runtime(source):
+    model = named(load(source))
+    flow = Flow(model, Digests())
+    for node in model.graph:
+        node.outputs[0].name = f"{node.outputs[0].name}_out"
+    ms = {"h0": 1.0, "g1_out": 2.0, "g2_out_nchwc": 4.0, "reorder": 8.0}
+    found = facts_of(flow, Context(model, shapes={"x": (1, 64)}), ms)
+    assert {n: f.ms for n, f in found.items() if f.ms} == {"h0": 1.0, "g1": 2.0, "g2": 4.0}
+    assert found["h0"].weights == "64×128 float"
+    assert (found["h0"].macs, found["h0"].bytes) == (64 * 128, 4 * 64 * 128)
