@@ -129,7 +129,11 @@ class _Explaining:
         for slot, (p, q) in enumerate(slots(self.a.reads[x], self.b.reads[y])):
             if self._same_value(p, q):
                 continue
-            told.append(f"input {slot} was {_called(p)}, is {_called(q)}")
+            k = self.b.maker(q)
+            if k is not None and self.b.nodes[k].op_type == "DequantizeLinear":
+                told.append(f"input {slot} is quantized now")
+            else:
+                told.append(f"input {slot} was {_called(p)}, is {_called(q)}")
         return told
 
     def _same_value(self, p: ir.Value | None, q: ir.Value | None) -> bool:

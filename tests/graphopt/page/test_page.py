@@ -10,6 +10,7 @@ from graphopt.differing.flow import Digests, Flow
 from graphopt.page.charts import front, histogram, waterfall
 from graphopt.page.facts import facts_of
 from graphopt.page.model import model_page
+from graphopt.page.search import search_section
 from graphopt.pipeline.prepare import named
 
 
@@ -135,3 +136,26 @@ def test_times_find_their_nodes_under_the_names_of_the_runtime(source):
     assert {n: f.ms for n, f in found.items() if f.ms} == {"h0": 1.0, "g1": 2.0, "g2": 4.0}
     assert found["h0"].weights == "64×128 float"
     assert (found["h0"].macs, found["h0"].bytes) == (64 * 128, 4 * 64 * 128)
+
+
+def test_a_search_shows_its_front_and_its_choice():
+    rows = [
+        {"loss": 0.1, "latency_ms": 2.0},
+        {"loss": 0.3, "latency_ms": 1.0},
+        {"loss": None, "latency_ms": None},
+    ]
+    told = {
+        "minimize": "latency",
+        "loss": "drop",
+        "limit": 0.2,
+        "best": rows[0],
+        "trials": rows,
+        "front": rows[:2],
+        "layers": [{"layer": "<conv>", "option": "prune 50%", "saved": 0.25, "loss": 0.1}],
+        "next": "nothing more to buy",
+    }
+    text = search_section(told)
+    assert "2 candidates evaluated, 2 on the front; nothing more to buy" in text
+    assert text.count('class="dot"') == 2
+    assert "&lt;conv&gt;" in text
+    assert "25.0%" in text
