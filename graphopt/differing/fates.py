@@ -118,10 +118,19 @@ class _Explaining:
     def _weights(self, x: int, y: int) -> Iterator[str]:
         for slot, (p, q) in enumerate(slots(self.a.reads[x], self.b.reads[y])):
             s, t = self.a.constant(p), self.b.constant(q)
-            if s is not None and t is not None and self.a.digests(s) != self.b.digests(t):
+            if s is not None and (held := self._dequantized(q)) is not None:
+                yield f"input {slot} is held as {held.dtype.name}"
+            elif s is not None and t is not None and self.a.digests(s) != self.b.digests(t):
                 shapes = [f"{u.dtype.name} {_shape(u)}" for u in (s, t)]
                 what = " -> ".join(dict.fromkeys(shapes))
                 yield f"input {slot} holds other numbers ({what})"
+
+    def _dequantized(self, value: ir.Value | None) -> ir.TensorProtocol | None:
+        """The constant that DequantizeLinear makes a value of the second model from."""
+        k = self.b.maker(value)
+        if k is None or self.b.nodes[k].op_type != "DequantizeLinear":
+            return None
+        return self.b.constant(self.b.reads[k][0])
 
     def _rewired(self, x: int, y: int) -> list[str]:
         """Inputs that come from elsewhere; values that a region replaced count as themselves."""

@@ -196,7 +196,8 @@ class _Planning:
         unique = dict.fromkeys((number[a], number[b], s) for a, b, s in edges)
         widths = [self._width(level, item) for item in items]
         drawn = self._drawn_through(items, [(a, b) for a, b, _ in unique])
-        layout = layered(widths, [edge for edge in drawn if edge[0] < edge[1]])
+        aside = [i for i, item in enumerate(items) if self._constant(item)]
+        layout = layered(widths, [edge for edge in drawn if edge[0] < edge[1]], aside)
         depth = {i: d for d, layer in enumerate(layout.layers) for i in layer}
         count = len(items)
         return {
@@ -218,16 +219,16 @@ class _Planning:
         self, items: list[tuple[str, int]], edges: list[tuple[int, int]]
     ) -> dict[tuple[int, int], None]:
         """Edges that are drawn from end to end: of constants only the one to what they stand at."""
-
-        def constant(i: int) -> bool:
-            kind, ref = items[i]
-            return kind == "group" and self.groups[ref].kind == "constant"
-
+        constant = [self._constant(item) for item in items]
         first: dict[int, int] = {}
         for a, b in edges:
-            if constant(a) and not constant(b):
+            if constant[a] and not constant[b]:
                 first[a] = min(first.get(a, b), b)
-        return dict.fromkeys((a, b) for a, b in edges if not constant(a) or first.get(a) == b)
+        return dict.fromkeys((a, b) for a, b in edges if not constant[a] or first.get(a) == b)
+
+    def _constant(self, item: tuple[str, int]) -> bool:
+        kind, ref = item
+        return kind == "group" and self.groups[ref].kind == "constant"
 
     def _in_plan(self, level: int, k: int) -> tuple[str, int] | None:
         """The item that a node is, or is in, on a level; None if it is elsewhere."""
