@@ -113,7 +113,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     data["missed"] = budget.missed(figures[0], figures[1], compared.worst, found)
     page = None
     if is_html(options["report"]):
-        from graphopt.page.run import compare_page
+        from graphopt.page.pair import compare_page
 
         page = compare_page((a, b), (first, second), shapes, (figures[0], figures[1]), data)
     unwritten = write_report(options["report"], data, page)

@@ -6,14 +6,12 @@ the same order (the layers of a transformer, the blocks of a residual network) a
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-import onnx_ir as ir
-
 from graphopt.differing.flow import Flow
+from graphopt.drawing.scopes import scope_of
 
 __all__ = ["Group", "constant_groups", "repeated_blocks", "transferred"]
 
@@ -166,7 +164,7 @@ def _adopt(flow: Flow, home: list[int | None], new: set[int]) -> None:
 
 def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
     """Nodes by the outermost module they are of that has a number and siblings."""
-    scopes = {k: _scope(flow.nodes[k]) for k in nodes}
+    scopes = {k: scope_of(flow.nodes[k]) for k in nodes}
     numbered: dict[tuple[str, ...], set[str]] = {}
     for scope in scopes.values():
         for at, part in enumerate(scope):
@@ -256,7 +254,7 @@ def _run_at(signatures: list[int], segments: list[list[int]], at: int) -> tuple[
 
 def _label(flow: Flow, part: list[int], k: int, times: int) -> str:
     """The module its nodes are of, as the exporter says, or its number."""
-    scopes = [s for s in (_scope(flow.nodes[i]) for i in part) if s]
+    scopes = [s for s in (scope_of(flow.nodes[i]) for i in part) if s]
     if len(scopes) * 2 > len(part):
         common = list(scopes[0])
         for scope in scopes[1:]:
@@ -265,18 +263,6 @@ def _label(flow: Flow, part: list[int], k: int, times: int) -> str:
         if common and any(c.isdigit() for c in common[-1]):
             return ".".join(common[-3:])
     return f"block {k + 1} of {times}"
-
-
-def _scope(node: ir.Node) -> list[str]:
-    """The module path that an exporter noted, in metadata or in the node's name."""
-    text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-    if text.startswith("["):
-        try:
-            scopes = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return []
-        return str(scopes[-2]).split(".") if len(scopes) > 1 else []
-    return [p for p in (node.name or "").split("/")[:-1] if p]
 
 
 def _cyclic(flow: Flow, home: list[int | None]) -> set[int]:
