@@ -64,9 +64,9 @@ class _Explaining:
                 self.before[x] = self._gone(x, region)
             for y in region.after:
                 self.after[y] = self._new(y, region)
-        for x, y in enumerate(self.m.to):
-            if y is not None:
-                self.before[x], self.after[y] = self._twins(x, y)
+        for x, twin in enumerate(self.m.to):
+            if twin is not None:
+                self.before[x], self.after[twin] = self._twins(x, twin)
         return (
             [e for e in self.before if e is not None],
             [e for e in self.after if e is not None],

@@ -159,9 +159,9 @@ class _Matching:
             if len(xs) > 1 or len(ys) > 1:
                 named = {self.b.names[y]: y for y in ys}
                 for x in xs:
-                    y = named.get(self.a.names[x])
-                    if y is not None and self._alike(x, y):
-                        self.pair(x, y, how)
+                    twin = named.get(self.a.names[x])
+                    if twin is not None and self._alike(x, twin):
+                        self.pair(x, twin, how)
                 xs = [x for x in xs if self.to[x] is None]
                 ys = [y for y in ys if self.back[y] is None]
             if len(xs) == len(ys) or how == "computes":
@@ -187,9 +187,9 @@ class _Matching:
                     named.setdefault(key(node), y)
             for x, node in enumerate(self.a.nodes):
                 if self.to[x] is None and (name := key(node)):
-                    y = named.get(name)
-                    if y is not None and self._alike(x, y):
-                        self.pair(x, y, "name")
+                    twin = named.get(name)
+                    if twin is not None and self._alike(x, twin):
+                        self.pair(x, twin, "name")
 
     # --- neighbours -------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class Stages:
         for drawn in kept:
             stage: dict[str, Any] = {"label": drawn.label, "graph": drawn.scene.data}
             if drawn.before:
-                columns = {
+                columns: dict[str, list[Any]] = {
                     "fate": [self.strings(e.fate) for e in drawn.before],
                     "reason": [self.strings(e.reason) for e in drawn.before],
                     "by": [self.strings(" ".join(e.by)) for e in drawn.before],
