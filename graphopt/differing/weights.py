@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,5 +189,5 @@ def _distance(old: Array, new: Array) -> tuple[float, float, float]:
     return rel, most, differ / max(flat_old.size, 1)
 
 
-def _shape(dims: tuple[int, ...]) -> str:
+def _shape(dims: Sequence[int]) -> str:
     return "x".join(map(str, dims)) or "scalar"

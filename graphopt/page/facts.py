@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -94,5 +94,5 @@ def _held(flow: Flow, value: ir.Value | None) -> list[ir.TensorProtocol]:
     return [t for t in found if t is not None] if all(t is not None for t in found) else []
 
 
-def _shape(dims: tuple[object, ...] | None) -> str:
+def _shape(dims: Sequence[object] | None) -> str:
     return "?" if dims is None else "×".join(map(str, dims)) or "scalar"
