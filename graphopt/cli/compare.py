@@ -180,7 +180,8 @@ def _same_interface(a: Any, b: Any) -> None:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.reporting.text import count, milliseconds, out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import count, milliseconds, size
 
     console = out()
     a, b = data["a"], data["b"]

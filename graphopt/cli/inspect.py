@@ -140,7 +140,8 @@ def _profile(ctx: Any) -> list[dict[str, Any]]:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.reporting.text import count, out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import count, size
 
     console = out()
     facts = table("", "")

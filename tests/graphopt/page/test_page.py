@@ -88,6 +88,7 @@ def test_a_notebook_shows_results_and_models(run, source):
     table = result._repr_html_()
     assert table.count("<tr") == 3 + len(result.report.steps)
     assert result.report.gain in table
+    assert result.report._repr_html_() == table
     shown = view(source, shapes={"x": (2, 64)})
     assert shown._repr_html_().startswith('<iframe sandbox="allow-scripts"')
     assert b"default-src 'none'" in shown.page
