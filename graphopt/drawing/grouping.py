@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from graphopt.differing.flow import Flow
 from graphopt.drawing.scopes import scope_of
 
-__all__ = ["Group", "constant_groups", "repeated_blocks", "transferred"]
+__all__ = ["Group", "body_groups", "constant_groups", "repeated_blocks", "transferred"]
 
 #: Blocks have at least and at most so many nodes.
 LEAST, MOST = 4, 400
@@ -32,7 +32,7 @@ class Group:
         kind: "block" or "constant".
         label: what it is called.
         nodes: their numbers, in order.
-        within: the block that constants stand in; None for those outside of blocks.
+        within: the group that it stands in, by number; None outside of all.
     """
 
     kind: str
@@ -71,6 +71,21 @@ def constant_groups(flow: Flow, constant: set[int], home: Mapping[int, int]) -> 
         label = f"{len(part)} constant" + ("s" if len(part) > 1 else "")
         found.append(Group("constant", label, tuple(sorted(part)), within))
     return found
+
+
+def body_groups(flow: Flow, apart: set[int], home: Mapping[int, int]) -> list[Group]:
+    """The nodes inside of each node with subgraphs; `apart` are constant nodes."""
+    parts: dict[int, list[int]] = {}
+    holder = 0
+    for k, node in enumerate(flow.nodes):
+        if node.graph is flow.model.graph:
+            holder = k  # those of its subgraphs follow
+        elif k not in apart:
+            parts.setdefault(holder, []).append(k)
+    return [
+        Group("block", f"inside {flow.nodes[k].op_type}", tuple(part), home.get(k))
+        for k, part in parts.items()
+    ]
 
 
 #: That a constant serves nodes outside of blocks, or of several.

@@ -16,7 +16,13 @@ from typing import Any
 
 from graphopt.differing.fates import Explained
 from graphopt.differing.flow import Flow
-from graphopt.drawing.grouping import Group, constant_groups, repeated_blocks, transferred
+from graphopt.drawing.grouping import (
+    Group,
+    body_groups,
+    constant_groups,
+    repeated_blocks,
+    transferred,
+)
 from graphopt.drawing.layering import layered
 
 __all__ = ["Facts", "Scene", "Strings", "scene_of"]
@@ -92,7 +98,8 @@ def scene_of(
         found = transferred(blocks, [e.others for e in fates], flow, apart)
     else:
         found = repeated_blocks(flow, apart)
-    home = {k: b for b, group in enumerate(found) for k in group.nodes}
+    found = [*found, *body_groups(flow, apart, _homes(found))]
+    home = _homes(found)
     groups = [*found, *constant_groups(flow, apart, home)]
     data = {
         "nodes": _columns(flow, strings, facts or {}, fates),
@@ -100,6 +107,10 @@ def scene_of(
         "plans": _Planning(flow, groups, strings, facts or {}).plans(),
     }
     return Scene(flow, groups, data)
+
+
+def _homes(groups: Sequence[Group]) -> dict[int, int]:
+    return {k: g for g, group in enumerate(groups) for k in group.nodes}
 
 
 def _columns(
@@ -135,7 +146,7 @@ class _Planning:
     ) -> None:
         self.flow, self.groups, self.strings, self.facts = flow, groups, strings, facts
         #: Per node, the group it is in.
-        self.home = {k: g for g, group in enumerate(groups) for k in group.nodes}
+        self.home = _homes(groups)
         self.inputs = {v: k for k, v in enumerate(flow.model.graph.inputs)}
         #: Names of the model's outputs that each node makes.
         self.outputs: dict[int, list[str]] = {}
@@ -169,7 +180,7 @@ class _Planning:
         ports_out: dict[int, None] = {}
         for k, values in enumerate(flow.reads):
             target = self._in_plan(level, k)
-            for value in values:
+            for value in (*values, *flow.inner(k)):
                 if value is None or (flow.constant(value) is not None and value not in flow.made):
                     continue
                 made = flow.maker(value)
@@ -233,14 +244,10 @@ class _Planning:
     def _in_plan(self, level: int, k: int) -> tuple[str, int] | None:
         """The item that a node is, or is in, on a level; None if it is elsewhere."""
         g = self.home.get(k)
-        if g is None:
-            return ("node", k) if level < 0 else None
-        if level == g:
-            return "node", k
-        over = self.groups[g].within
-        if (level < 0 and over is None) or (level >= 0 and over == level):
-            return "group", g
-        return ("group", over) if level < 0 and over is not None else None
+        inner: tuple[str, int] = ("node", k)
+        while g is not None and g != level:
+            inner, g = ("group", g), self.groups[g].within
+        return inner if g is not None or level < 0 else None
 
     def _sorted(
         self,
