@@ -6,14 +6,13 @@ the same order (the layers of a transformer, the blocks of a residual network) a
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 from graphopt.differing.flow import Flow
+from graphopt.drawing.groups import Group, cyclic
 from graphopt.drawing.scopes import scope_of
 
-__all__ = ["Group", "body_groups", "constant_groups", "repeated_blocks", "transferred"]
+__all__ = ["body_groups", "constant_groups", "repeated_blocks"]
 
 #: Blocks have at least and at most so many nodes.
 LEAST, MOST = 4, 400
@@ -22,23 +21,6 @@ PERIOD = 24
 #: A value that lives for this share of the graph, and so many nodes, is no bottleneck, nor
 #: is what is computed for it alone: an attention mask.
 LASTING, SHORTEST = 1 / 3, 48
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Nodes in one box: a block, or the constants that one node reads.
-
-    Attributes:
-        kind: "block" or "constant".
-        label: what it is called.
-        nodes: their numbers, in order.
-        within: the group that it stands in, by number; None outside of all.
-    """
-
-    kind: str
-    label: str
-    nodes: tuple[int, ...]
-    within: int | None = None
 
 
 def constant_groups(flow: Flow, constant: set[int], home: Mapping[int, int]) -> list[Group]:
@@ -131,52 +113,6 @@ def repeated_blocks(flow: Flow, apart: set[int]) -> list[Group]:
     return found
 
 
-def transferred(
-    blocks: Sequence[Group], others: Sequence[Iterable[int]], flow: Flow, apart: set[int]
-) -> list[Group]:
-    """The blocks of one graph on another: a node is in the block that most it came from are in.
-
-    Nodes of no origin are in a block that is all there is around them. A block that would stand on
-    both sides of a node outside of it is dissolved.
-    """
-    place = {x: b for b, group in enumerate(blocks) for x in group.nodes}
-    home: list[int | None] = []
-    for k, origin in enumerate(others):
-        inside = Counter(place[x] for x in origin if x in place)
-        main = flow.nodes[k].graph is flow.model.graph and k not in apart
-        home.append(inside.most_common(1)[0][0] if inside and main else None)
-    _adopt(flow, home, {k for k in range(len(home)) if k not in apart and not list(others[k])})
-    cyclic = _cyclic(flow, home)
-    parts: dict[int, list[int]] = {}
-    for k, b in enumerate(home):
-        if b is not None and b not in cyclic:
-            parts.setdefault(b, []).append(k)
-    return [
-        Group("block", blocks[b].label, tuple(part)) for b, part in parts.items() if len(part) > 1
-    ]
-
-
-def _adopt(flow: Flow, home: list[int | None], new: set[int]) -> None:
-    """Put new nodes into the block that is above and below them, through other new nodes."""
-    above: dict[int, set[int | None]] = {}
-    below: dict[int, set[int | None]] = {}
-    for k in sorted(new):
-        makers = [m for v in flow.reads[k] if (m := flow.maker(v)) is not None]
-        parts = [above[m] if m in new else {home[m]} for m in makers]
-        above[k] = set().union(*parts)
-    for k in sorted(new, reverse=True):
-        values = [flow.source(v) for v in flow.nodes[k].outputs]
-        readers = [r for v in values for r, _ in flow.readers.get(v, ())]
-        parts = [below.get(r, set()) if r in new else {home[r]} for r in readers]
-        below[k] = set().union(*parts) | (
-            {None} if any(v in flow.outputs for v in values) else set()
-        )
-    for k in new:
-        around = above[k] | below[k]
-        if len(around) == 1:
-            home[k] = next(iter(around))
-
-
 def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
     """Nodes by the outermost module they are of that has a number and siblings."""
     scopes = {k: scope_of(flow.nodes[k]) for k in nodes}
@@ -192,10 +128,10 @@ def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
             if part.isdigit() and len(numbered[tuple(scope[:at])]) > 1:
                 home[k] = found.setdefault(tuple(scope[: at + 1]), len(found))
                 break
-    cyclic = _cyclic(flow, home)
+    around = cyclic(flow, home)
     parts: dict[int, list[int]] = {}
     for k, b in enumerate(home):
-        if b is not None and b not in cyclic:
+        if b is not None and b not in around:
             parts.setdefault(b, []).append(k)
     labels = [f"module {p[0]}" if len(p) == 1 else ".".join(p[-3:]) for p in found]
     return [
@@ -278,28 +214,3 @@ def _label(flow: Flow, part: list[int], k: int, times: int) -> str:
         if common and any(c.isdigit() for c in common[-1]):
             return ".".join(common[-3:])
     return f"block {k + 1} of {times}"
-
-
-def _cyclic(flow: Flow, home: list[int | None]) -> set[int]:
-    """Blocks that both feed and read one node, or one another block, from outside."""
-    last: dict[int, set[int]] = {}  # per node outside: blocks above it, by number
-    found: set[int] = set()
-    upon: dict[int, set[int]] = {}
-    for k, values in enumerate(flow.reads):
-        own = home[k]
-        over: set[int] = set()
-        for m in (flow.maker(v) for v in values):
-            if m is None:
-                continue
-            there = home[m]
-            if there is None:
-                over |= last.get(m, set())
-            elif there != own:
-                over |= {there} | upon.get(there, set())
-        if own is None:
-            last[k] = over
-        else:
-            if own in over:
-                found.add(own)
-            upon.setdefault(own, set()).update(over - {own})
-    return found

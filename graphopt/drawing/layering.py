@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Sequence
 
-__all__ = ["DUMMY", "FAR", "Layout", "layered", "separate"]
+__all__ = ["DUMMY", "FAR", "Layout", "layered", "separate", "topological"]
 
 #: Width of the way that an edge takes past a layer.
 DUMMY = 10.0
@@ -172,3 +172,25 @@ def separate(
             last[2] += count
     means = [mean for mean, _, count in pools for _ in range(int(count))]
     return [mean + offset for mean, offset in zip(means, shift, strict=True)]
+
+
+def topological(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """The numbers below `count` in an order in which edges go on, what follows at once close by.
+
+    What is on a circle comes last, in its own order.
+    """
+    waits = [0] * count
+    after: list[list[int]] = [[] for _ in range(count)]
+    for a, b in dict.fromkeys(edges):
+        after[a].append(b)
+        waits[b] += 1
+    ready = [i for i in range(count - 1, -1, -1) if not waits[i]]
+    found: list[int] = []
+    while ready:
+        i = ready.pop()
+        found.append(i)
+        for j in reversed(after[i]):
+            waits[j] -= 1
+            if not waits[j]:
+                ready.append(j)
+    return found + sorted({*range(count)} - {*found})

@@ -17,13 +17,12 @@ from typing import Any
 from graphopt.differing.fates import Explained
 from graphopt.differing.flow import Flow
 from graphopt.drawing.grouping import (
-    Group,
     body_groups,
     constant_groups,
     repeated_blocks,
-    transferred,
 )
-from graphopt.drawing.layering import layered
+from graphopt.drawing.groups import Group, transferred
+from graphopt.drawing.layering import layered, topological
 
 __all__ = ["Facts", "Scene", "Strings", "scene_of"]
 
@@ -201,7 +200,9 @@ class _Planning:
             start = self._in_plan(level, source)
             if start is not None:
                 edges.append((start, ("out", source), source))
-        items = [*(("in", s) for s in ports_in), *self._sorted(members, edges, place)]
+        within = [(place[a], place[b]) for a, b, _ in edges if a in place and b in place]
+        order = topological(len(members), within)
+        items = [*(("in", s) for s in ports_in), *(members[i] for i in order)]
         items += [("out", s) for s in ports_out]
         number = {item: i for i, item in enumerate(items)}
         unique = dict.fromkeys((number[a], number[b], s) for a, b, s in edges)
@@ -248,31 +249,6 @@ class _Planning:
         while g is not None and g != level:
             inner, g = ("group", g), self.groups[g].within
         return inner if g is not None or level < 0 else None
-
-    def _sorted(
-        self,
-        members: list[tuple[str, int]],
-        edges: list[tuple[tuple[str, int], tuple[str, int], int]],
-        place: dict[tuple[str, int], int],
-    ) -> list[tuple[str, int]]:
-        """Members so that every edge goes on: groups come where their first node is."""
-        waits = [0] * len(members)
-        after: list[list[int]] = [[] for _ in members]
-        for a, b in dict.fromkeys((a, b) for a, b, _ in edges):
-            if a in place and b in place:
-                after[place[a]].append(place[b])
-                waits[place[b]] += 1
-        ready = [i for i in range(len(members) - 1, -1, -1) if not waits[i]]
-        found: list[int] = []
-        while ready:
-            i = ready.pop()
-            found.append(i)
-            for j in reversed(after[i]):
-                waits[j] -= 1
-                if not waits[j]:
-                    ready.append(j)
-        found += sorted({*range(len(members))} - {*found})  # what feeds itself through a box
-        return [members[i] for i in found]
 
     def _label(self, level: int, item: tuple[str, int]) -> str:
         """What is written in a box: for a port of the whole graph the input's or output's name."""

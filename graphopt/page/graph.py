@@ -13,7 +13,7 @@ from graphopt.differing.difference import Difference
 from graphopt.differing.fates import explain
 from graphopt.differing.flow import Digests, Flow
 from graphopt.differing.matching import match
-from graphopt.drawing.grouping import Group
+from graphopt.drawing.groups import Group
 from graphopt.drawing.scene import Facts, Scene, Strings, scene_of
 from graphopt.page.facts import facts_of
 from graphopt.page.html import element, section, text
@@ -22,6 +22,11 @@ __all__ = ["Drawn", "Stages"]
 
 #: Nodes of all graphs on a page; passes in between are left out when there are more.
 MOST_NODES = 24_000
+PAIR = "Hover a node to see where it went or came from; click to hold it and find its counterpart."
+HOW = (
+    "A click opens a block. Drag to move, Ctrl and wheel to zoom; with the keyboard: arrows, "
+    "Enter, plus and minus, 0 to fit."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +113,8 @@ class Stages:
         first, last = self.drawn[0], self.drawn[-1]
         pair = len(self.drawn) > 1
         counts = [len(d.scene.flow.nodes) for d in (first, last)]
-        hint = (
-            "Hover a node to see where it went or came from; click to hold it and find its "
-            "counterpart. A click opens a block. Drag to move, Ctrl and wheel to zoom; with the "
-            "keyboard: arrows, Enter, plus and minus, 0 to fit."
-        )
+        hint = PAIR if pair else "Hover a node to see what it makes and holds."
+        hint = f"{hint} {HOW}"
         tools = [
             element("input", type="search", id="find", placeholder="Find a node",
                     aria_label="Find a node"),
