@@ -51,9 +51,14 @@ class Match:
     inputs: tuple[dict[str, int], dict[str, int]]
 
 
-def match(a: ir.Model, b: ir.Model) -> Match:
-    """Pair the nodes of two models; in time linear in their nodes, edges and bytes of weights."""
-    digests = Digests()
+def match(a: ir.Model, b: ir.Model, digests: Digests | None = None) -> Match:
+    """Pair the nodes of two models; in time linear in their nodes, edges and bytes of weights.
+
+    Args:
+        a, b: the models.
+        digests: hashes of weights that are known, for several models that share them.
+    """
+    digests = digests or Digests()
     return _Matching(Flow(a, digests), Flow(b, digests)).run()
 
 

@@ -59,7 +59,8 @@ class Stages:
         self.strings = Strings()
         self.shapes = shapes
         self.model = model
-        flow = Flow(model, Digests())
+        self.digests = Digests()
+        flow = Flow(model, self.digests)
         facts = facts_of(flow, Context(model, shapes=shapes), ms)
         self.drawn = [Drawn(label, scene_of(flow, self.strings, facts=facts), facts, [])]
 
@@ -76,15 +77,12 @@ class Stages:
         ms: Mapping[str, float] | None = None,
         errors: Mapping[str, float] | None = None,
         found: Difference | None = None,
-        replace: bool = False,
     ) -> None:
-        """Draw what the first model has become; `replace` puts it in the place of the last."""
-        matched = found.match if found else match(self.model, model)
+        """Draw what the first model has become; `found` is how it differs, if that is known."""
+        matched = found.match if found else match(self.model, model, self.digests)
         before, after = (found.before, found.after) if found else explain(matched)[:2]
         facts = facts_of(matched.b, Context(model, shapes=self.shapes), ms, errors)
         scene = scene_of(matched.b, self.strings, facts=facts, fates=after, blocks=self.blocks)
-        if replace:
-            self.drawn.pop()
         self.drawn.append(Drawn(label, scene, facts, before))
 
     def data(self) -> dict[str, Any]:
