@@ -5,11 +5,12 @@ import re
 import onnx_ir as ir
 import pytest
 
-from graphopt import Context, load, view
+from graphopt import Context, load, optimize, view
 from graphopt.differing.flow import Digests, Flow
 from graphopt.page.charts import front, histogram, waterfall
 from graphopt.page.facts import facts_of
 from graphopt.page.model import model_page
+from graphopt.page.run import Watched
 from graphopt.page.search import search_section
 from graphopt.pipeline.prepare import named
 
@@ -160,3 +161,12 @@ def test_a_search_shows_its_front_and_its_choice():
     assert text.count('class="dot"') == 2
     assert "&lt;conv&gt;" in text
     assert "25.0%" in text
+
+
+def test_of_several_targets_the_page_is_of_the_one_that_was_chosen(source, unpacked):
+    watched = Watched()
+    options = {"measure": False, "verify": "graph", "watch": watched.watch}
+    chosen = optimize(source, "fuse", target="cpu", **options)
+    optimize(source, "prune(ratio=0.2), fuse", target="onnx", **options)
+    data = unpacked(watched.page(chosen.report))
+    assert [s["label"] for s in data["stages"]] == ["source", "fuse"]
