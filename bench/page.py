@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 
 from graphopt import optimize
 from graphopt.differing.difference import difference
-from graphopt.page.run import diff_page
+from graphopt.page.pair import diff_page
 from graphopt.pipeline.prepare import named
 from graphopt.pipeline.state import State
 

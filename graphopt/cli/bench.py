@@ -88,7 +88,8 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _print(found: Any) -> None:
-    from graphopt.reporting.text import milliseconds, out, print_table, size, table
+    from graphopt.reporting.text import out, print_table, table
+    from graphopt.reporting.units import milliseconds, size
 
     console = out()
     made = table(

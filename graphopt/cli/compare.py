@@ -113,7 +113,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     data["missed"] = budget.missed(figures[0], figures[1], compared.worst, found)
     page = None
     if is_html(options["report"]):
-        from graphopt.page.run import compare_page
+        from graphopt.page.pair import compare_page
 
         page = compare_page((a, b), (first, second), shapes, (figures[0], figures[1]), data)
     unwritten = write_report(options["report"], data, page)
@@ -180,7 +180,8 @@ def _same_interface(a: Any, b: Any) -> None:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.reporting.text import count, milliseconds, out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import count, milliseconds, size
 
     console = out()
     a, b = data["a"], data["b"]

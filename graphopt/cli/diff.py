@@ -53,7 +53,7 @@ def command(a: str, b: str, html: str | None, as_json: bool, debug: bool) -> int
 
 def _write_page(path: str, names: tuple[str, str], models: Any, found: Any) -> None:
     from graphopt.cli.common import told_apart
-    from graphopt.page.run import diff_page
+    from graphopt.page.pair import diff_page
     from graphopt.pipeline.state import State
     from graphopt.replacing import replace_files
     from graphopt.samples import bind_shapes

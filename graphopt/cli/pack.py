@@ -43,7 +43,8 @@ def command(model: str, output: str | None, lossless: bool, as_json: bool, debug
 
 
 def _print(packed: Any, target: Path) -> None:
-    from graphopt.reporting.text import out, size
+    from graphopt.reporting.text import out
+    from graphopt.reporting.units import size
 
     console = out()
     sizes = f"{size(packed.before)} to {size(packed.after)}, {packed.ratio:.3f} of it"

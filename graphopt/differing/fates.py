@@ -11,6 +11,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from graphopt.differing.flow import attributes_of, passes_on
+from graphopt.differing.hashes import Table
 from graphopt.differing.matching import Match
 from graphopt.differing.regions import Region, regions_of, slots
 from graphopt.graph.provenance import made_by, why
@@ -64,9 +65,9 @@ class _Explaining:
                 self.before[x] = self._gone(x, region)
             for y in region.after:
                 self.after[y] = self._new(y, region)
-        for x, y in enumerate(self.m.to):
-            if y is not None:
-                self.before[x], self.after[y] = self._twins(x, y)
+        for x, twin in enumerate(self.m.to):
+            if twin is not None:
+                self.before[x], self.after[twin] = self._twins(x, twin)
         return (
             [e for e in self.before if e is not None],
             [e for e in self.after if e is not None],
@@ -81,10 +82,10 @@ class _Explaining:
         parts = {
             "attributes": list(self._attributes(x, y)),
             "weights": list(self._weights(x, y)),
-            f"took in {_listed([self.a.nodes[o].op_type for o in taken])}": [
-                f"took in {_listed([self.a.names[o] for o in taken])}" for _ in taken[:1]
-            ],
         }
+        if taken:
+            kind = f"took in {_listed([self.a.nodes[o].op_type for o in taken])}"
+            parts[kind] = [f"took in {_listed([self.a.names[o] for o in taken])}"]
         fate: Fate = "changed" if any(parts.values()) else "same"
         if fate == "same" and (moved := self._rewired(x, y)):
             fate, parts = "rewired", {"inputs": moved}
@@ -105,23 +106,25 @@ class _Explaining:
         q = attributes_of(self.b.nodes[y], self.b.digests)
         for name in sorted({*p, *q}):
             if p.get(name) != q.get(name):
-                old, new = (_value(self._written(n, name)) for n in (("a", x), ("b", y)))
+                old, new = (_written(n, name) for n in (self.a.nodes[x], self.b.nodes[y]))
                 yield f"{name} {old} -> {new}"
-
-    def _written(self, side: tuple[str, int], name: str) -> Any:
-        flow = self.a if side[0] == "a" else self.b
-        held = flow.nodes[side[1]].attributes.get(name)
-        if held is None or held.is_ref():
-            return None
-        return held.value
 
     def _weights(self, x: int, y: int) -> Iterator[str]:
         for slot, (p, q) in enumerate(slots(self.a.reads[x], self.b.reads[y])):
             s, t = self.a.constant(p), self.b.constant(q)
-            if s is not None and t is not None and self.a.digests(s) != self.b.digests(t):
+            if s is not None and (held := self._dequantized(q)) is not None:
+                yield f"input {slot} is held as {held.dtype.name}"
+            elif s is not None and t is not None and self.a.digests(s) != self.b.digests(t):
                 shapes = [f"{u.dtype.name} {_shape(u)}" for u in (s, t)]
                 what = " -> ".join(dict.fromkeys(shapes))
                 yield f"input {slot} holds other numbers ({what})"
+
+    def _dequantized(self, value: ir.Value | None) -> ir.TensorProtocol | None:
+        """The constant that DequantizeLinear makes a value of the second model from."""
+        k = self.b.maker(value)
+        if k is None or self.b.nodes[k].op_type != "DequantizeLinear":
+            return None
+        return self.b.constant(self.b.reads[k][0])
 
     def _rewired(self, x: int, y: int) -> list[str]:
         """Inputs that come from elsewhere; values that a region replaced count as themselves."""
@@ -129,7 +132,11 @@ class _Explaining:
         for slot, (p, q) in enumerate(slots(self.a.reads[x], self.b.reads[y])):
             if self._same_value(p, q):
                 continue
-            told.append(f"input {slot} was {_called(p)}, is {_called(q)}")
+            k = self.b.maker(q)
+            if k is not None and self.b.nodes[k].op_type == "DequantizeLinear":
+                told.append(f"input {slot} is quantized now")
+            else:
+                told.append(f"input {slot} was {_called(p)}, is {_called(q)}")
         return told
 
     def _same_value(self, p: ir.Value | None, q: ir.Value | None) -> bool:
@@ -192,8 +199,6 @@ class _Explaining:
     @cached_property
     def _first(self) -> dict[int, int]:
         """Per node that repeats another with a twin, that one."""
-        from graphopt.differing.hashes import Table
-
         inputs = {v.name or "": k for k, v in enumerate(self.a.model.graph.inputs)}
         keys = Table().from_inputs(self.a, "exact", inputs)
         kept = {key: x for x, key in enumerate(keys) if self.m.to[x] is not None}
@@ -268,9 +273,12 @@ def _shape(tensor: ir.TensorProtocol) -> str:
     return "x".join(map(str, tensor.shape.numpy())) or "scalar"
 
 
-def _value(value: Any) -> str:
-    if value is None:
+def _written(node: ir.Node, name: str) -> str:
+    """An attribute's value as text."""
+    held = node.attributes.get(name)
+    if held is None:
         return "default"
+    value: Any = held.ref_attr_name if held.is_ref() else held.value
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(str, value))}]"
     if isinstance(value, ir.TensorProtocol):

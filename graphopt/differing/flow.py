@@ -47,7 +47,6 @@ class Flow:
         readers: per value, (node, slot) of those that read it.
         made: per value, (node, output) that makes it.
         outputs: names of the model's outputs, by value; several may share one.
-        depth: of the subgraph each node is in, 0 for the main graph.
     """
 
     def __init__(self, model: ir.Model, digests: Digests) -> None:

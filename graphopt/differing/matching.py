@@ -51,9 +51,14 @@ class Match:
     inputs: tuple[dict[str, int], dict[str, int]]
 
 
-def match(a: ir.Model, b: ir.Model) -> Match:
-    """Pair the nodes of two models; in time linear in their nodes, edges and bytes of weights."""
-    digests = Digests()
+def match(a: ir.Model, b: ir.Model, digests: Digests | None = None) -> Match:
+    """Pair the nodes of two models; in time linear in their nodes, edges and bytes of weights.
+
+    Args:
+        a, b: the models.
+        digests: hashes of weights that are known, for several models that share them.
+    """
+    digests = digests or Digests()
     return _Matching(Flow(a, digests), Flow(b, digests)).run()
 
 
@@ -159,9 +164,9 @@ class _Matching:
             if len(xs) > 1 or len(ys) > 1:
                 named = {self.b.names[y]: y for y in ys}
                 for x in xs:
-                    y = named.get(self.a.names[x])
-                    if y is not None and self._alike(x, y):
-                        self.pair(x, y, how)
+                    twin = named.get(self.a.names[x])
+                    if twin is not None and self._alike(x, twin):
+                        self.pair(x, twin, how)
                 xs = [x for x in xs if self.to[x] is None]
                 ys = [y for y in ys if self.back[y] is None]
             if len(xs) == len(ys) or how == "computes":
@@ -187,9 +192,9 @@ class _Matching:
                     named.setdefault(key(node), y)
             for x, node in enumerate(self.a.nodes):
                 if self.to[x] is None and (name := key(node)):
-                    y = named.get(name)
-                    if y is not None and self._alike(x, y):
-                        self.pair(x, y, "name")
+                    twin = named.get(name)
+                    if twin is not None and self._alike(x, twin):
+                        self.pair(x, twin, "name")
 
     # --- neighbours -------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,8 +177,8 @@ def _distance(old: Array, new: Array) -> tuple[float, float, float]:
     square = diff = most = differ = 0.0
     flat_old, flat_new = old.reshape(-1), new.reshape(-1)
     for at in range(0, flat_old.size, 1 << 20):
-        p = flat_old[at : at + (1 << 20)].astype(np.float64)
-        q = flat_new[at : at + (1 << 20)].astype(np.float64)
+        p: Array = flat_old[at : at + (1 << 20)].astype(np.float64)
+        q: Array = flat_new[at : at + (1 << 20)].astype(np.float64)
         differ += np.count_nonzero(p != q)
         finite = np.isfinite(p) & np.isfinite(q)
         d = p[finite] - q[finite]
@@ -189,5 +189,5 @@ def _distance(old: Array, new: Array) -> tuple[float, float, float]:
     return rel, most, differ / max(flat_old.size, 1)
 
 
-def _shape(dims: tuple[int, ...]) -> str:
+def _shape(dims: Sequence[int]) -> str:
     return "x".join(map(str, dims)) or "scalar"

@@ -6,16 +6,13 @@ the same order (the layers of a transformer, the blocks of a residual network) a
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-
-import onnx_ir as ir
+from collections.abc import Hashable, Mapping
 
 from graphopt.differing.flow import Flow
+from graphopt.drawing.groups import Group, cyclic
+from graphopt.drawing.scopes import scope_of
 
-__all__ = ["Group", "constant_groups", "repeated_blocks", "transferred"]
+__all__ = ["body_groups", "constant_groups", "repeated_blocks"]
 
 #: Blocks have at least and at most so many nodes.
 LEAST, MOST = 4, 400
@@ -24,23 +21,6 @@ PERIOD = 24
 #: A value that lives for this share of the graph, and so many nodes, is no bottleneck, nor
 #: is what is computed for it alone: an attention mask.
 LASTING, SHORTEST = 1 / 3, 48
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Nodes in one box: a block, or the constants that one node reads.
-
-    Attributes:
-        kind: "block" or "constant".
-        label: what it is called.
-        nodes: their numbers, in order.
-        within: the block that constants stand in; None for those outside of blocks.
-    """
-
-    kind: str
-    label: str
-    nodes: tuple[int, ...]
-    within: int | None = None
 
 
 def constant_groups(flow: Flow, constant: set[int], home: Mapping[int, int]) -> list[Group]:
@@ -73,6 +53,21 @@ def constant_groups(flow: Flow, constant: set[int], home: Mapping[int, int]) -> 
         label = f"{len(part)} constant" + ("s" if len(part) > 1 else "")
         found.append(Group("constant", label, tuple(sorted(part)), within))
     return found
+
+
+def body_groups(flow: Flow, apart: set[int], home: Mapping[int, int]) -> list[Group]:
+    """The nodes inside of each node with subgraphs; `apart` are constant nodes."""
+    parts: dict[int, list[int]] = {}
+    holder = 0
+    for k, node in enumerate(flow.nodes):
+        if node.graph is flow.model.graph:
+            holder = k  # those of its subgraphs follow
+        elif k not in apart:
+            parts.setdefault(holder, []).append(k)
+    return [
+        Group("block", f"inside {flow.nodes[k].op_type}", tuple(part), home.get(k))
+        for k, part in parts.items()
+    ]
 
 
 #: That a constant serves nodes outside of blocks, or of several.
@@ -118,55 +113,9 @@ def repeated_blocks(flow: Flow, apart: set[int]) -> list[Group]:
     return found
 
 
-def transferred(
-    blocks: Sequence[Group], others: Sequence[Iterable[int]], flow: Flow, apart: set[int]
-) -> list[Group]:
-    """The blocks of one graph on another: a node is in the block that most it came from are in.
-
-    Nodes of no origin are in a block that is all there is around them. A block that would stand on
-    both sides of a node outside of it is dissolved.
-    """
-    place = {x: b for b, group in enumerate(blocks) for x in group.nodes}
-    home: list[int | None] = []
-    for k, origin in enumerate(others):
-        inside = Counter(place[x] for x in origin if x in place)
-        main = flow.nodes[k].graph is flow.model.graph and k not in apart
-        home.append(inside.most_common(1)[0][0] if inside and main else None)
-    _adopt(flow, home, {k for k in range(len(home)) if k not in apart and not list(others[k])})
-    cyclic = _cyclic(flow, home)
-    parts: dict[int, list[int]] = {}
-    for k, b in enumerate(home):
-        if b is not None and b not in cyclic:
-            parts.setdefault(b, []).append(k)
-    return [
-        Group("block", blocks[b].label, tuple(part)) for b, part in parts.items() if len(part) > 1
-    ]
-
-
-def _adopt(flow: Flow, home: list[int | None], new: set[int]) -> None:
-    """Put new nodes into the block that is above and below them, through other new nodes."""
-    above: dict[int, set[int | None]] = {}
-    below: dict[int, set[int | None]] = {}
-    for k in sorted(new):
-        makers = [m for v in flow.reads[k] if (m := flow.maker(v)) is not None]
-        parts = [above[m] if m in new else {home[m]} for m in makers]
-        above[k] = set().union(*parts)
-    for k in sorted(new, reverse=True):
-        values = [flow.source(v) for v in flow.nodes[k].outputs]
-        readers = [r for v in values for r, _ in flow.readers.get(v, ())]
-        parts = [below.get(r, set()) if r in new else {home[r]} for r in readers]
-        below[k] = set().union(*parts) | (
-            {None} if any(v in flow.outputs for v in values) else set()
-        )
-    for k in new:
-        around = above[k] | below[k]
-        if len(around) == 1:
-            home[k] = next(iter(around))
-
-
 def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
     """Nodes by the outermost module they are of that has a number and siblings."""
-    scopes = {k: _scope(flow.nodes[k]) for k in nodes}
+    scopes = {k: scope_of(flow.nodes[k]) for k in nodes}
     numbered: dict[tuple[str, ...], set[str]] = {}
     for scope in scopes.values():
         for at, part in enumerate(scope):
@@ -179,10 +128,10 @@ def _modules(flow: Flow, nodes: list[int]) -> list[Group]:
             if part.isdigit() and len(numbered[tuple(scope[:at])]) > 1:
                 home[k] = found.setdefault(tuple(scope[: at + 1]), len(found))
                 break
-    cyclic = _cyclic(flow, home)
+    around = cyclic(flow, home)
     parts: dict[int, list[int]] = {}
     for k, b in enumerate(home):
-        if b is not None and b not in cyclic:
+        if b is not None and b not in around:
             parts.setdefault(b, []).append(k)
     labels = [f"module {p[0]}" if len(p) == 1 else ".".join(p[-3:]) for p in found]
     return [
@@ -256,7 +205,7 @@ def _run_at(signatures: list[int], segments: list[list[int]], at: int) -> tuple[
 
 def _label(flow: Flow, part: list[int], k: int, times: int) -> str:
     """The module its nodes are of, as the exporter says, or its number."""
-    scopes = [s for s in (_scope(flow.nodes[i]) for i in part) if s]
+    scopes = [s for s in (scope_of(flow.nodes[i]) for i in part) if s]
     if len(scopes) * 2 > len(part):
         common = list(scopes[0])
         for scope in scopes[1:]:
@@ -265,40 +214,3 @@ def _label(flow: Flow, part: list[int], k: int, times: int) -> str:
         if common and any(c.isdigit() for c in common[-1]):
             return ".".join(common[-3:])
     return f"block {k + 1} of {times}"
-
-
-def _scope(node: ir.Node) -> list[str]:
-    """The module path that an exporter noted, in metadata or in the node's name."""
-    text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-    if text.startswith("["):
-        try:
-            scopes = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return []
-        return str(scopes[-2]).split(".") if len(scopes) > 1 else []
-    return [p for p in (node.name or "").split("/")[:-1] if p]
-
-
-def _cyclic(flow: Flow, home: list[int | None]) -> set[int]:
-    """Blocks that both feed and read one node, or one another block, from outside."""
-    last: dict[int, set[int]] = {}  # per node outside: blocks above it, by number
-    found: set[int] = set()
-    upon: dict[int, set[int]] = {}
-    for k, values in enumerate(flow.reads):
-        own = home[k]
-        over: set[int] = set()
-        for m in (flow.maker(v) for v in values):
-            if m is None:
-                continue
-            there = home[m]
-            if there is None:
-                over |= last.get(m, set())
-            elif there != own:
-                over |= {there} | upon.get(there, set())
-        if own is None:
-            last[k] = over
-        else:
-            if own in over:
-                found.add(own)
-            upon.setdefault(own, set()).update(over - {own})
-    return found

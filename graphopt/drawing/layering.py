@@ -7,9 +7,9 @@ by least squares under the order (isotonic regression); each in time linear in i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-__all__ = ["DUMMY", "FAR", "Layout", "layered", "separate"]
+__all__ = ["DUMMY", "FAR", "Layout", "layered", "separate", "topological"]
 
 #: Width of the way that an edge takes past a layer.
 DUMMY = 10.0
@@ -39,8 +39,18 @@ class Layout:
     far: set[tuple[int, int]]
 
 
-def layered(widths: Sequence[float], edges: Sequence[tuple[int, int]]) -> Layout:
-    """Lay out items of these widths; edges go from lower numbers to higher ones."""
+def layered(
+    widths: Sequence[float],
+    edges: Sequence[tuple[int, int]],
+    aside: Collection[int] = (),
+) -> Layout:
+    """Lay out items of these widths.
+
+    Args:
+        widths: of the items.
+        edges: from lower numbers to higher ones.
+        aside: items that stand beside what flows and do not draw it to them.
+    """
     n = len(widths)
     below: list[list[int]] = [[] for _ in range(n)]
     above: list[list[int]] = [[] for _ in range(n)]
@@ -73,7 +83,7 @@ def layered(widths: Sequence[float], edges: Sequence[tuple[int, int]]) -> Layout
             up[v].append(start)
     wide = [*widths, *[DUMMY] * (len(up) - n)]
     _order(layers, up, down)
-    return Layout(layers, _place(layers, up, down, wide, n), chains, far)
+    return Layout(layers, _place(layers, up, down, wide, n, set(aside)), chains, far)
 
 
 def _ranks(below: list[list[int]], above: list[list[int]]) -> list[int]:
@@ -114,19 +124,23 @@ def _place(
     down: list[list[int]],
     widths: list[float],
     items: int,
+    aside: set[int],
 ) -> list[float]:
     """Centres: every layer as near as can be to the mean of what it is joined to, in its order.
 
     Dummies weigh more than items, so that long edges are straight.
     """
     x = [0.0] * len(up)
+    if aside:
+        up = [[j for j in above if j not in aside] or above for above in up]
     for sweep in range(PLACINGS + 1):
-        joined = up if sweep % 2 == 0 else down
+        joined = [b if i in aside else a for i, (a, b) in enumerate(zip(up, down, strict=True))]
+        joined = joined if sweep % 2 == 0 else down
         for layer in layers if sweep % 2 == 0 else reversed(layers):
             wish = [
                 sum(x[j] for j in joined[i]) / len(joined[i]) if joined[i] else x[i] for i in layer
             ]
-            weights = [4.0 if i >= items else 1.0 for i in layer]
+            weights = [4.0 if i >= items else 0.02 if i in aside else 1.0 for i in layer]
             for i, at in zip(
                 layer, separate(wish, [widths[i] for i in layer], weights), strict=True
             ):
@@ -158,3 +172,25 @@ def separate(
             last[2] += count
     means = [mean for mean, _, count in pools for _ in range(int(count))]
     return [mean + offset for mean, offset in zip(means, shift, strict=True)]
+
+
+def topological(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """The numbers below `count` in an order in which edges go on, what follows at once close by.
+
+    What is on a circle comes last, in its own order.
+    """
+    waits = [0] * count
+    after: list[list[int]] = [[] for _ in range(count)]
+    for a, b in dict.fromkeys(edges):
+        after[a].append(b)
+        waits[b] += 1
+    ready = [i for i in range(count - 1, -1, -1) if not waits[i]]
+    found: list[int] = []
+    while ready:
+        i = ready.pop()
+        found.append(i)
+        for j in reversed(after[i]):
+            waits[j] -= 1
+            if not waits[j]:
+                ready.append(j)
+    return found + sorted({*range(count)} - {*found})

@@ -16,8 +16,13 @@ from typing import Any
 
 from graphopt.differing.fates import Explained
 from graphopt.differing.flow import Flow
-from graphopt.drawing.grouping import Group, constant_groups, repeated_blocks, transferred
-from graphopt.drawing.layering import layered
+from graphopt.drawing.grouping import (
+    body_groups,
+    constant_groups,
+    repeated_blocks,
+)
+from graphopt.drawing.groups import Group, transferred
+from graphopt.drawing.layering import layered, topological
 
 __all__ = ["Facts", "Scene", "Strings", "scene_of"]
 
@@ -92,7 +97,8 @@ def scene_of(
         found = transferred(blocks, [e.others for e in fates], flow, apart)
     else:
         found = repeated_blocks(flow, apart)
-    home = {k: b for b, group in enumerate(found) for k in group.nodes}
+    found = [*found, *body_groups(flow, apart, _homes(found))]
+    home = _homes(found)
     groups = [*found, *constant_groups(flow, apart, home)]
     data = {
         "nodes": _columns(flow, strings, facts or {}, fates),
@@ -100,6 +106,10 @@ def scene_of(
         "plans": _Planning(flow, groups, strings, facts or {}).plans(),
     }
     return Scene(flow, groups, data)
+
+
+def _homes(groups: Sequence[Group]) -> dict[int, int]:
+    return {k: g for g, group in enumerate(groups) for k in group.nodes}
 
 
 def _columns(
@@ -135,7 +145,7 @@ class _Planning:
     ) -> None:
         self.flow, self.groups, self.strings, self.facts = flow, groups, strings, facts
         #: Per node, the group it is in.
-        self.home = {k: g for g, group in enumerate(groups) for k in group.nodes}
+        self.home = _homes(groups)
         self.inputs = {v: k for k, v in enumerate(flow.model.graph.inputs)}
         #: Names of the model's outputs that each node makes.
         self.outputs: dict[int, list[str]] = {}
@@ -169,7 +179,7 @@ class _Planning:
         ports_out: dict[int, None] = {}
         for k, values in enumerate(flow.reads):
             target = self._in_plan(level, k)
-            for value in values:
+            for value in (*values, *flow.inner(k)):
                 if value is None or (flow.constant(value) is not None and value not in flow.made):
                     continue
                 made = flow.maker(value)
@@ -190,13 +200,16 @@ class _Planning:
             start = self._in_plan(level, source)
             if start is not None:
                 edges.append((start, ("out", source), source))
-        items = [*(("in", s) for s in ports_in), *self._sorted(members, edges, place)]
+        within = [(place[a], place[b]) for a, b, _ in edges if a in place and b in place]
+        order = topological(len(members), within)
+        items = [*(("in", s) for s in ports_in), *(members[i] for i in order)]
         items += [("out", s) for s in ports_out]
         number = {item: i for i, item in enumerate(items)}
         unique = dict.fromkeys((number[a], number[b], s) for a, b, s in edges)
         widths = [self._width(level, item) for item in items]
         drawn = self._drawn_through(items, [(a, b) for a, b, _ in unique])
-        layout = layered(widths, [edge for edge in drawn if edge[0] < edge[1]])
+        aside = [i for i, item in enumerate(items) if self._constant(item)]
+        layout = layered(widths, [edge for edge in drawn if edge[0] < edge[1]], aside)
         depth = {i: d for d, layer in enumerate(layout.layers) for i in layer}
         count = len(items)
         return {
@@ -218,53 +231,24 @@ class _Planning:
         self, items: list[tuple[str, int]], edges: list[tuple[int, int]]
     ) -> dict[tuple[int, int], None]:
         """Edges that are drawn from end to end: of constants only the one to what they stand at."""
-
-        def constant(i: int) -> bool:
-            kind, ref = items[i]
-            return kind == "group" and self.groups[ref].kind == "constant"
-
+        constant = [self._constant(item) for item in items]
         first: dict[int, int] = {}
         for a, b in edges:
-            if constant(a) and not constant(b):
+            if constant[a] and not constant[b]:
                 first[a] = min(first.get(a, b), b)
-        return dict.fromkeys((a, b) for a, b in edges if not constant(a) or first.get(a) == b)
+        return dict.fromkeys((a, b) for a, b in edges if not constant[a] or first.get(a) == b)
+
+    def _constant(self, item: tuple[str, int]) -> bool:
+        kind, ref = item
+        return kind == "group" and self.groups[ref].kind == "constant"
 
     def _in_plan(self, level: int, k: int) -> tuple[str, int] | None:
         """The item that a node is, or is in, on a level; None if it is elsewhere."""
         g = self.home.get(k)
-        if g is None:
-            return ("node", k) if level < 0 else None
-        if level == g:
-            return "node", k
-        over = self.groups[g].within
-        if (level < 0 and over is None) or (level >= 0 and over == level):
-            return "group", g
-        return ("group", over) if level < 0 and over is not None else None
-
-    def _sorted(
-        self,
-        members: list[tuple[str, int]],
-        edges: list[tuple[tuple[str, int], tuple[str, int], int]],
-        place: dict[tuple[str, int], int],
-    ) -> list[tuple[str, int]]:
-        """Members so that every edge goes on: groups come where their first node is."""
-        waits = [0] * len(members)
-        after: list[list[int]] = [[] for _ in members]
-        for a, b in dict.fromkeys((a, b) for a, b, _ in edges):
-            if a in place and b in place:
-                after[place[a]].append(place[b])
-                waits[place[b]] += 1
-        ready = [i for i in range(len(members) - 1, -1, -1) if not waits[i]]
-        found: list[int] = []
-        while ready:
-            i = ready.pop()
-            found.append(i)
-            for j in reversed(after[i]):
-                waits[j] -= 1
-                if not waits[j]:
-                    ready.append(j)
-        found += sorted({*range(len(members))} - {*found})  # what feeds itself through a box
-        return [members[i] for i in found]
+        inner: tuple[str, int] = ("node", k)
+        while g is not None and g != level:
+            inner, g = ("group", g), self.groups[g].within
+        return inner if g is not None or level < 0 else None
 
     def _label(self, level: int, item: tuple[str, int]) -> str:
         """What is written in a box: for a port of the whole graph the input's or output's name."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from graphopt.page.html import element, text
 from graphopt.reporting.records import Figures
-from graphopt.reporting.text import count, milliseconds, size
+from graphopt.reporting.units import count, milliseconds, size
 
 __all__ = ["CARDS", "Card", "cards", "times"]
 

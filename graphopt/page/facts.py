@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,10 +31,10 @@ def facts_of(
     Args:
         flow: the graph.
         ctx: a context of its model, with concrete shapes.
-        ms: milliseconds of one run by node.
+        ms: milliseconds of one run by node, as the runtime calls them.
         errors: relative L2 to the source by node.
     """
-    costs, sizes = ctx.get(cost).nodes, at_sizes(ctx)
+    costs, sizes, times = ctx.get(cost).nodes, at_sizes(ctx), _by_node(flow, ms or {})
     found = {}
     for node, name, read in zip(flow.nodes, flow.names, flow.reads, strict=True):
         made = [sizes.static(v) or (v.shape.dims if v.shape else None) for v in node.outputs]
@@ -46,7 +46,7 @@ def facts_of(
             weights=", ".join(f"{_shape(t.shape.dims)} {t.dtype.name.lower()}" for t in largest),
             macs=known.macs if known else None,
             bytes=sum(t.nbytes for t in held),
-            ms=(ms or {}).get(name),
+            ms=times.get(name),
             error=(errors or {}).get(name),
         )
     return found
@@ -65,6 +65,23 @@ def profile(ctx: Context, target: Target, feeds: Arrays) -> dict[str, float]:
         return {}
 
 
+def _by_node(flow: Flow, ms: Mapping[str, float]) -> dict[str, float]:
+    """Times by the graph's own nodes: a runtime calls what it made of some by an output of theirs.
+
+    ONNX Runtime's node in blocked layout is `NAME_nchwc`, NAME the last output of what it fused.
+    """
+    known = {
+        v.name: name for n, name in zip(flow.nodes, flow.names, strict=True) for v in n.outputs
+    }
+    known |= {name: name for name in flow.names}
+    found: dict[str, float] = {}
+    for called, time in ms.items():
+        name = known.get(called) or known.get(called.removesuffix("_nchwc"))
+        if name is not None:
+            found[name] = found.get(name, 0.0) + time
+    return found
+
+
 def _held(flow: Flow, value: ir.Value | None) -> list[ir.TensorProtocol]:
     """The constants that a read value is made of: itself, or what is dequantized."""
     tensor = flow.constant(value)
@@ -77,5 +94,5 @@ def _held(flow: Flow, value: ir.Value | None) -> list[ir.TensorProtocol]:
     return [t for t in found if t is not None] if all(t is not None for t in found) else []
 
 
-def _shape(dims: tuple[object, ...] | None) -> str:
+def _shape(dims: Sequence[object] | None) -> str:
     return "?" if dims is None else "×".join(map(str, dims)) or "scalar"

@@ -13,7 +13,7 @@ from graphopt.differing.difference import Difference
 from graphopt.differing.fates import explain
 from graphopt.differing.flow import Digests, Flow
 from graphopt.differing.matching import match
-from graphopt.drawing.grouping import Group
+from graphopt.drawing.groups import Group
 from graphopt.drawing.scene import Facts, Scene, Strings, scene_of
 from graphopt.page.facts import facts_of
 from graphopt.page.html import element, section, text
@@ -22,6 +22,11 @@ __all__ = ["Drawn", "Stages"]
 
 #: Nodes of all graphs on a page; passes in between are left out when there are more.
 MOST_NODES = 24_000
+PAIR = "Hover a node to see where it went or came from; click to hold it and find its counterpart."
+HOW = (
+    "A click opens a block. Drag to move, Ctrl and wheel to zoom; with the keyboard: arrows, "
+    "Enter, plus and minus, 0 to fit."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Stages:
         self.strings = Strings()
         self.shapes = shapes
         self.model = model
-        flow = Flow(model, Digests())
+        self.digests = Digests()
+        flow = Flow(model, self.digests)
         facts = facts_of(flow, Context(model, shapes=shapes), ms)
         self.drawn = [Drawn(label, scene_of(flow, self.strings, facts=facts), facts, [])]
 
@@ -71,15 +77,12 @@ class Stages:
         ms: Mapping[str, float] | None = None,
         errors: Mapping[str, float] | None = None,
         found: Difference | None = None,
-        replace: bool = False,
     ) -> None:
-        """Draw what the first model has become; `replace` puts it in the place of the last."""
-        matched = found.match if found else match(self.model, model)
+        """Draw what the first model has become; `found` is how it differs, if that is known."""
+        matched = found.match if found else match(self.model, model, self.digests)
         before, after = (found.before, found.after) if found else explain(matched)[:2]
         facts = facts_of(matched.b, Context(model, shapes=self.shapes), ms, errors)
         scene = scene_of(matched.b, self.strings, facts=facts, fates=after, blocks=self.blocks)
-        if replace:
-            self.drawn.pop()
         self.drawn.append(Drawn(label, scene, facts, before))
 
     def data(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ class Stages:
         for drawn in kept:
             stage: dict[str, Any] = {"label": drawn.label, "graph": drawn.scene.data}
             if drawn.before:
-                columns = {
+                columns: dict[str, list[Any]] = {
                     "fate": [self.strings(e.fate) for e in drawn.before],
                     "reason": [self.strings(e.reason) for e in drawn.before],
                     "by": [self.strings(" ".join(e.by)) for e in drawn.before],
@@ -108,11 +111,8 @@ class Stages:
         first, last = self.drawn[0], self.drawn[-1]
         pair = len(self.drawn) > 1
         counts = [len(d.scene.flow.nodes) for d in (first, last)]
-        hint = (
-            "Hover a node to see where it went or came from; click to hold it and find its "
-            "counterpart. A click opens a block. Drag to move, Ctrl and wheel to zoom; with the "
-            "keyboard: arrows, Enter, plus and minus, 0 to fit."
-        )
+        hint = PAIR if pair else "Hover a node to see what it makes and holds."
+        hint = f"{hint} {HOW}"
         tools = [
             element("input", type="search", id="find", placeholder="Find a node",
                     aria_label="Find a node"),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from graphopt.page.charts import waterfall
 from graphopt.page.html import element, listed, section, text
 from graphopt.reporting.records import Report, Step
-from graphopt.reporting.text import agreed, bound, milliseconds, size
+from graphopt.reporting.text import agreed, bound
+from graphopt.reporting.units import milliseconds, size
 
 __all__ = ["Edits", "step_section", "waterfalls"]
 

@@ -25,7 +25,6 @@ from graphopt.io.writing import place_weights, weights_beside
 from graphopt.measuring.session_options import Tuned, tune
 from graphopt.pipeline.recipe import Recipe
 from graphopt.replacing import alone_in
-from graphopt.reporting.notebook import report_html
 from graphopt.reporting.records import Report
 from graphopt.reporting.text import report_text
 from graphopt.target import Target
@@ -74,7 +73,7 @@ class Result:
         return f"<Result {self.report}>"
 
     def _repr_html_(self) -> str:
-        return report_html(self.report)
+        return self.report._repr_html_()
 
     def write(
         self,

@@ -1,37 +1,30 @@
-"""Reports as HTML for a notebook's cell: the table of steps, with styles of its own."""
+"""Tables as HTML for a notebook's cell."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from graphopt.reporting.escaping import printable
-from graphopt.reporting.records import Figures, Report, Step
-from graphopt.reporting.text import count, milliseconds, size
 
-__all__ = ["report_html"]
-
-HEADS = ("step", "", "size", "nodes", "params", "MACs", "latency")
+__all__ = ["table_html"]
 
 
-def report_html(report: Report) -> str:
-    """The source, one row a step, and the result; notes below."""
-    rows = [_row("source", "", report.before)]
-    rows += [_row(step.spec, step.status, step, step.reason) for step in report.steps]
-    rows.append(_row("result", report.gain, report.after, bold=True))
-    head = "".join(f"<th>{name}</th>" for name in HEADS)
-    notes = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
+def table_html(
+    heads: Sequence[str], rows: Sequence[tuple[Sequence[str], str]], notes: Sequence[str]
+) -> str:
+    """A table, the last row bold; each row is its cells and what a mouse over it is told."""
+    head = "".join(f"<th>{_text(name)}</th>" for name in heads)
+    lines = []
+    for k, (cells, why) in enumerate(rows):
+        style = ' style="font-weight:600"' if k == len(rows) - 1 else ""
+        told = f' title="{_text(why)}"' if why else ""
+        lines.append(f"<tr{style}{told}>{''.join(f'<td>{_text(c)}</td>' for c in cells)}</tr>")
+    listed = "".join(f"<li>{_text(note)}</li>" for note in notes)
     return (
-        f"<div><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
+        f"<div><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        f"{f'<ul>{listed}</ul>' if listed else ''}</div>"
     )
-
-
-def _row(name: str, status: str, f: Figures | Step, why: str = "", bold: bool = False) -> str:
-    cells = [name, status, size(f.bytes), count(f.nodes), count(f.params), count(f.macs)]
-    cells.append(milliseconds(f.latency_ms))
-    style = ' style="font-weight:600"' if bold else ""
-    told = f' title="{_text(why)}"' if why else ""
-    return f"<tr{style}{told}>{''.join(f'<td>{_text(c)}</td>' for c in cells)}</tr>"
 
 
 def _text(words: str) -> str:

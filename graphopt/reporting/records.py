@@ -7,6 +7,9 @@ import math
 from pathlib import PurePath
 from typing import Any, Literal
 
+from graphopt.reporting.notebook import table_html
+from graphopt.reporting.units import count, milliseconds, size
+
 __all__ = [
     "Agreement",
     "Evidence",
@@ -241,12 +244,26 @@ class Report:
     def __repr__(self) -> str:
         return f"<Report {self}>"
 
+    def _repr_html_(self) -> str:
+        heads = ("step", "", "size", "nodes", "params", "MACs", "latency")
+        rows = [_cells("source", "", self.before)]
+        rows += [_cells(step.spec, step.status, step) for step in self.steps]
+        rows.append(_cells("result", self.gain, self.after))
+        reasons = ["", *(step.reason for step in self.steps), ""]
+        return table_html(heads, list(zip(rows, reasons, strict=True)), self.notes)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data: `{schema, graphopt, input, output, target, seed, budget, before, ...}`."""
         data = dataclasses.asdict(self)
         budget = {"limits": data.pop("limits"), "met": data.pop("met")}
         validated = data.pop("validated")
         return {"schema": SCHEMA, **data, "budget": budget, "unvalidated": not validated}
+
+
+def _cells(name: str, status: str, f: Figures | Step) -> list[str]:
+    """A row of the table: what a model weighs and costs."""
+    figures = [size(f.bytes), count(f.nodes), count(f.params), count(f.macs)]
+    return [name, status, *figures, milliseconds(f.latency_ms)]
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,9 @@ class Page {
     this.said = $("#said");
     this.order = data.passes;
     this.read();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.read(); this.panes.forEach((p) => p.paint()); });
+    for (const scheme of ["(prefers-color-scheme: dark)", "print"]) {
+      matchMedia(scheme).addEventListener("change", () => { this.read(); this.legend(); this.panes.forEach((p) => p.render()); });
+    }
     this.scenes = [];
     this.panes = [...document.querySelectorAll(".pane canvas")].map((canvas, k) => new Pane(canvas, this, k));
     this.controls();

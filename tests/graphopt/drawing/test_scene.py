@@ -90,3 +90,27 @@ def test_a_block_around_a_node_outside_of_it_is_dissolved():
     fates[3] = type(fates[3])("same", others=(8,))
     second = scene_of(found.match.b, Strings(), fates=fates, blocks=first.groups)
     assert [sorted(g.nodes) for g in second.groups] in ([], [[3, 5, 6, 7, 8, 9]], [[5, 6, 7, 8, 9]])
+
+
+def test_what_is_inside_of_a_branch_stands_in_a_box_before_it():
+    made = flow(
+        """
+        c = ReduceMax<keepdims = 0>(x)
+        z = Constant<value = float {0.0}>()
+        p = Greater(c, z)
+        h = If (p) <
+            then_branch = then () => (float[4, 8] t) { u = Exp(x) t = Neg(u) },
+            else_branch = else () => (float[4, 8] e) { e = Abs(x) }
+        >
+        y = Relu(h)
+        """
+    )
+    scene = scene_of(made, Strings())
+    assert [(g.label, [made.nodes[k].op_type for k in g.nodes]) for g in scene.groups] == [
+        ("inside If", ["Exp", "Neg", "Abs"]),
+        ("1 constant", ["Constant"]),
+    ]
+    plan = scene.data["plans"][0]
+    box, branch = (items(scene).index(i) for i in (("group", 0), ("node", 3)))
+    assert [box, branch] in [edge[:2] for edge in plan["edges"]]
+    assert plan["items"][box][2] < plan["items"][branch][2]

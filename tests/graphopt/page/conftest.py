@@ -73,7 +73,7 @@ def unpacked():
     return unpack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Chromium, where it and Playwright are installed."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")

@@ -5,9 +5,13 @@ import re
 import onnx_ir as ir
 import pytest
 
-from graphopt import load, view
+from graphopt import Context, load, optimize, view
+from graphopt.differing.flow import Digests, Flow
 from graphopt.page.charts import front, histogram, waterfall
+from graphopt.page.facts import facts_of
 from graphopt.page.model import model_page
+from graphopt.page.run import Watched
+from graphopt.page.search import search_section
 from graphopt.pipeline.prepare import named
 
 
@@ -85,6 +89,7 @@ def test_a_notebook_shows_results_and_models(run, source):
     table = result._repr_html_()
     assert table.count("<tr") == 3 + len(result.report.steps)
     assert result.report.gain in table
+    assert result.report._repr_html_() == table
     shown = view(source, shapes={"x": (2, 64)})
     assert shown._repr_html_().startswith('<iframe sandbox="allow-scripts"')
     assert b"default-src 'none'" in shown.page
@@ -121,3 +126,47 @@ def test_the_front_has_a_point_for_every_trial(limit):
     assert chart.count('class="best"') == 1
     assert ('class="limit"' in chart) == (limit is not None)
     assert front([], [], None, ("ms", "drop"), limit) == ""
+
+
+def test_times_find_their_nodes_under_the_names_of_the_runtime(source):
+    model = named(load(source))
+    flow = Flow(model, Digests())
+    for node in model.graph:
+        node.outputs[0].name = f"{node.outputs[0].name}_out"
+    ms = {"h0": 1.0, "g1_out": 2.0, "g2_out_nchwc": 4.0, "reorder": 8.0}
+    found = facts_of(flow, Context(model, shapes={"x": (1, 64)}), ms)
+    assert {n: f.ms for n, f in found.items() if f.ms} == {"h0": 1.0, "g1": 2.0, "g2": 4.0}
+    assert found["h0"].weights == "64×128 float"
+    assert (found["h0"].macs, found["h0"].bytes) == (64 * 128, 4 * 64 * 128)
+
+
+def test_a_search_shows_its_front_and_its_choice():
+    rows = [
+        {"loss": 0.1, "latency_ms": 2.0},
+        {"loss": 0.3, "latency_ms": 1.0},
+        {"loss": None, "latency_ms": None},
+    ]
+    told = {
+        "minimize": "latency",
+        "loss": "drop",
+        "limit": 0.2,
+        "best": rows[0],
+        "trials": rows,
+        "front": rows[:2],
+        "layers": [{"layer": "<conv>", "option": "prune 50%", "saved": 0.25, "loss": 0.1}],
+        "next": "nothing more to buy",
+    }
+    text = search_section(told)
+    assert "2 candidates evaluated, 2 on the front; nothing more to buy" in text
+    assert text.count('class="dot"') == 2
+    assert "&lt;conv&gt;" in text
+    assert "25.0%" in text
+
+
+def test_of_several_targets_the_page_is_of_the_one_that_was_chosen(source, unpacked):
+    watched = Watched()
+    options = {"measure": False, "verify": "graph", "watch": watched.watch}
+    chosen = optimize(source, "fuse", target="cpu", **options)
+    optimize(source, "prune(ratio=0.2), fuse", target="onnx", **options)
+    data = unpacked(watched.page(chosen.report))
+    assert [s["label"] for s in data["stages"]] == ["source", "fuse"]
