@@ -23,7 +23,7 @@ from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
-from graphopt.passes.int8.speed import slower_nodes
+from graphopt.passes.int8.speed import slower_nodes, worth_their_borders
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfuse import open_fused
@@ -205,6 +205,9 @@ class Int8(Pass):
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)
         else:
             choice = choose(model, ctx, draft, slow, quantize)
+            if len(choice.left) > len(slow):
+                some = planned(model.graph, choice)
+                choice = worth_their_borders(model, ctx, some, choice, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
         tell(model, ctx, plan)
         if not (len(plan) or plan.stored or given):
