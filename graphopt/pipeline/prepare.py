@@ -33,6 +33,7 @@ from graphopt.samples import (
     stand_ins,
     synthetic,
 )
+from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.samples.stream import inputs_of
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
@@ -157,7 +158,15 @@ def prepare(
             progress("running the source model", 0, 0)
         probe = _probe(source, given or drawn, notes)
         judge = Judge(source.skeleton, probe, _beyond(source, probe, bound, seed))
+        if judge.unable and given is None and (humble := humbler(model, drawn)) is not None:
+            drawn = humble
+            probe = _probe(source, drawn, notes)
+            judge = Judge(source.skeleton, probe, _beyond(source, probe, bound, seed))
         if judge.unable:
+            guilty = in_the_way(model, judge.unable) if given is None else []
+            if guilty:
+                which = ", ".join(f"'{n}'" for n in guilty)
+                notes.append(f"UNVERIFIED: nothing invented for {which} fits; give --samples")
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
         elif missing := untaken(source.model, [*judge.probe, *judge.extra]):
