@@ -88,7 +88,7 @@ class _Search:
         """Everything if the budget is met, else the most that was found to meet it."""
         if self._met(Choice(self.slow)):
             return Choice(self.slow)
-        start = self._start()
+        start = self._start(plan)
         if start != Choice(self.slow) and self._met(start):
             return start
         moved = unit_sensitivities(self.model, self.ctx, plan, self.quantize, start)
@@ -102,7 +102,7 @@ class _Search:
 
         def without(units: Sequence[Unit]) -> Choice:
             left = {n: reasons[n] for u in units for n in u}
-            return dataclasses.replace(start, left={**self.slow, **left})
+            return dataclasses.replace(start, left={**start.left, **left})
 
         if not self._met(without(ranked)):
             start = dataclasses.replace(start, bits=dict.fromkeys(wide, 0))
@@ -121,13 +121,17 @@ class _Search:
         chosen = dataclasses.replace(without(left), forms=forms)
         return self._stored(chosen) if any(start.bits.values()) else chosen
 
-    def _start(self) -> Choice:
-        """All of it in integers, in the way that strains least."""
+    def _start(self, plan: Plan) -> Choice:
+        """All of it in integers, in the way that strains least; gates may stay float."""
         every = Choice(self.slow)
         if self.ctx.referee is None:
             return every
+        gates = [n.name for n, kind in plan.nodes.items() if kind.fixed is not None and n.name]
+        text = "its rounding moves the outputs more than it saves"
+        lefts = [{}, dict.fromkeys(gates, text)] if gates else [{}]
         ways = [
-            dataclasses.replace(every, fitted=fitted, nearest=nearest)
+            dataclasses.replace(every, left={**self.slow, **left}, fitted=fitted, nearest=nearest)
+            for left in lefts
             for fitted in (False, True)
             for nearest in (False, True)
         ]

@@ -4,6 +4,7 @@
     FusedGemm(a, W, c; act)    -> act(Gemm(a, W, c))
     Gemm(a, W, c)              -> Gemm(a', k W) + c     a' transposed, c computed, k a factor
     FusedMatMul(x, W)          -> MatMul(x', k W')      x', W' transposed, k a factor
+    HardSwish(x)               -> x * HardSigmoid(x; 1/6, 1/2)
 
 The runtime fuses the parts of convolutions itself when it opens the model, and a factor goes into
 the constant: taking them apart loses little where the node stays float after all.
@@ -41,14 +42,23 @@ def open_fused(model: ir.Model, ctx: Context) -> int:
     for node in fused:
         x = node.inputs[0]
         rank = (facts.rank(x) if x is not None else None) or 0
-        if (node.op_type not in _PLAIN and rank < 2) or not ctx.edit("OpenFused", node):
+        product = node.op_type in ("FusedMatMul", "Gemm")
+        if (product and rank < 2) or not ctx.edit("OpenFused", node):
             continue
         builder = Builder(model, node, names)
-        plain = node.op_type in _PLAIN
-        out = _open(node, builder) if plain else _product(node, builder, rank)
+        if product:
+            out = _product(node, builder, rank)
+        elif node.op_type == "HardSwish":
+            gate = _like(builder.HardSigmoid(x, alpha=1 / 6, beta=0.5), node)
+            out = builder.Mul(x, gate)
+        else:
+            out = _open(node, builder)
         provenance.derive(builder.nodes, [node], ctx.pass_name)
         builder.take_over(node.outputs[0], out)
         remove_dead([node])
+        for made in builder.nodes if product else ():
+            if made.op_type in ("Gemm", "MatMul"):  # it goes by the name that layers= knows
+                made.name = node.name
         opened += 1
     if opened:
         ctx.invalidate()
@@ -56,14 +66,16 @@ def open_fused(model: ir.Model, ctx: Context) -> int:
 
 
 def _opens(node: ir.Node) -> bool:
-    """Whether `node` can become a product or convolution with what is around it apart."""
+    """Whether `node` is something that integers have only in parts."""
     if node.domain == "com.microsoft" and node.op_type in _PLAIN:
         return True
     if node.domain == "com.microsoft" and node.op_type == "FusedMatMul":
         x, w = node.inputs[0], node.inputs[1]
         batched = any(attribute(node, f"transBatch{k}", 0) for k in "AB")
         return not batched and weight_of(x) is None and _matrix(w)
-    return node.op_type == "Gemm" and node.domain in ("", "ai.onnx") and _mixed(node)
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    return node.op_type == "HardSwish" or (node.op_type == "Gemm" and _mixed(node))
 
 
 def _mixed(node: ir.Node) -> bool:
