@@ -33,6 +33,7 @@ from graphopt.samples import (
     open_samples,
     stand_ins,
 )
+from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph
@@ -152,7 +153,16 @@ def prepare(
         probe = probe_of(source, given or drawn, notes)
         further, reached = beyond(source, probe, bound, seed)
         judge = Judge(source.skeleton, probe, further)
+        if judge.unable and given is None and (humble := humbler(model, drawn)) is not None:
+            drawn = humble
+            probe = probe_of(source, drawn, notes)
+            further, reached = beyond(source, probe, bound, seed)
+            judge = Judge(source.skeleton, probe, further)
         if judge.unable:
+            guilty = in_the_way(model, judge.unable) if given is None else []
+            if guilty:
+                which = ", ".join(f"'{n}'" for n in guilty)
+                notes.append(f"UNVERIFIED: nothing invented for {which} fits; give --samples")
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
         else:

@@ -64,6 +64,8 @@ def test_the_tolerance_is_the_floor_or_four_times_the_runtimes_noise():
     assert judge.tolerance("y") == FLOOR
     judge.noise = compare_outputs([{"y": np.ones(8)}], [{"y": np.ones(8) * (1 + 1e-4)}])
     assert judge.tolerance("y") == pytest.approx(4e-4)
+    judge.noise = compare_outputs([{"y": np.ones(8)}], [{"y": np.ones(8) * 1.5}])
+    assert judge.tolerance("y") == 0.1, "chaos is no excuse"
 
 
 def test_a_model_the_runtime_cannot_run_is_said_to_be_so():
