@@ -31,7 +31,7 @@ BLOCK = 64
 LEVELS, KINDS = 16, 3
 #: lambda of a step of 1: what uniform rounding with an ideal coder trades at high rates,
 #: d(step^2 / 12) / d(bits), is 0.1155; with most weights at zero larger steps waste less.
-TRADE = 0.24
+TRADE = 0.06
 
 
 @dataclasses.dataclass
@@ -68,7 +68,7 @@ class Layer:
             low = np.linalg.inv(np.linalg.cholesky(h[::-1, ::-1]))[::-1, ::-1]
             self.upper = np.ascontiguousarray(low, np.float32)
             diagonal = 1 / np.diag(low)
-        self.second = None
+            self.second = self.second.astype(np.float32)
         grouped = np.repeat(_means(diagonal, self.taps), self.taps)[:columns]
         mean = float(np.exp(np.log(grouped).mean()))
         u = np.maximum(self.weight, 1e-3 * self.weight.mean() + 1e-30)
