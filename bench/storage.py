@@ -1,6 +1,6 @@
 """Storage: bytes, ratio, accuracy and time to load of packed models, beside zstd -19.
 
-python bench/storage.py lossless --models DIR [--models DIR ...] --out bench/results/storage_lossless.json
+python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
 python bench/storage.py damage --model FILE [--trials 100000]
 python bench/storage.py table --out bench/results/storage

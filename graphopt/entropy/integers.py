@@ -51,7 +51,6 @@ _PRIOR = 4
 _HALVES = np.array([int(v) for k in range(48) for v in (1 << k, (1 << k) * 1.4142135623730951)])
 #: Quarter octaves that steps differ by.
 _QUARTERS = np.array([1.0, 1.1892071150027210, 1.4142135623730951, 1.6817928305074292])
-_HEAD = struct.Struct("<BIIHIIIf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,41 +245,76 @@ def pack_integers(tensor: Rounded, tables: bytes) -> bytes:
         sorted_ = symbols[order]
         for k in np.flatnonzero(np.diff(ends, prepend=0)):
             parts.append((sorted_[ends[k - 1] if k else 0 : ends[k]], codes[kind][k]))
-    stream = encode(parts)
-    extra = np.abs(_grouped(tensor)[np.abs(_grouped(tensor)) >= LARGEST]) - LARGEST
-    large = pack_numbers(extra.astype("<u2").view(np.uint8), 1)
-    levels = [pack_numbers(level, 1) for level in (tensor.row, tensor.column)]
-    rows, columns = tensor.q.shape
-    sizes = (*map(len, levels), len(large))
-    head = _HEAD.pack(tensor.turned, rows, columns, tensor.taps, *sizes, tensor.step)
-    return head + b"".join(levels) + large + stream
+    whole = _grouped(tensor)
+    extra = np.abs(whole[np.abs(whole) >= LARGEST]) - LARGEST
+    sides = [_planes(tensor.row, 1), _planes(tensor.column, 1), _planes(extra, 2)]
+    numbers = (int(tensor.turned), *tensor.q.shape, tensor.taps, *map(len, sides))
+    head = b"".join(map(varint, numbers)) + struct.pack("<f", tensor.step)
+    return head + b"".join(sides) + encode(parts)
+
+
+def _planes(numbers: Array, width: int) -> bytes:
+    """Integers below 256^width, low bytes first, then high ones; nothing where all are 0."""
+    if not numbers.any():
+        return b""
+    octets = numbers.astype(f"<u{width}").view(np.uint8).reshape(-1, width)
+    return b"".join(pack_numbers(octets[:, k].tobytes(), 1) for k in range(width))
+
+
+def _numbers(data: memoryview, width: int, count: int) -> Array:
+    """What `_planes` coded, int32 [count]."""
+    found = np.zeros(count, np.int32)
+    for k in range(width if len(data) else 0):
+        if len(data) < 4:
+            raise ModelError("a rounded tensor is cut off")
+        end = 4 + struct.unpack_from("<I", data)[0]
+        plane = np.frombuffer(unpack_numbers(data[:end], 1, count), np.uint8)
+        found += plane.astype(np.int32) << (8 * k)
+        data = data[end:]
+    return found
 
 
 def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
     """The float32 bytes of a tensor. Raises ModelError: not what `pack_integers` made."""
     codes = _tables(tables)
-    if len(data) < _HEAD.size:
-        raise ModelError("a rounded tensor is cut off")
-    turned, rows, columns, taps, *sizes, step = _HEAD.unpack_from(data)
-    if not taps or rows * columns * 4 != size or taps > 4 * columns + 64:
+    numbers, at = [], 0
+    while len(numbers) < 7:
+        value, at = _varint(data, at)
+        numbers.append(value)
+    turned, rows, columns, taps, *sizes = numbers
+    if not taps or rows * columns * 4 != size or taps > 4 * columns + 64 or len(data) < at + 4:
         raise ModelError("a rounded tensor has another size than it should")
-    parts, at = [], _HEAD.size
+    (step,) = struct.unpack_from("<f", data, at)
+    sides, at = [], at + 4
     for length in sizes:
-        parts.append(data[at : at + length])
+        sides.append(data[at : at + length])
         at += length
-    row, column = (
-        np.frombuffer(unpack_numbers(part, 1, n), np.uint8)
-        for part, n in zip(parts, (rows, columns), strict=False)
-    )
-    coder = Decoder(data[at:])
-    q = _decoded(coder, codes, rows, -(-columns // taps), taps).astype(np.int32)
+    row = _numbers(sides[0], 1, rows)
+    column = _numbers(sides[1], 1, columns)
+    q = _decoded(Decoder(data[at:]), codes, rows, -(-columns // taps), taps).astype(np.int32)
     large = np.abs(q) == LARGEST
-    if n := int(large.sum()):
-        extra = np.frombuffer(unpack_numbers(parts[2], 1, 2 * n), "<u2")
-        q[large] += np.sign(q[large]) * extra
+    q[large] += np.sign(q[large]) * _numbers(sides[2], 2, int(large.sum()))
     q = q.reshape(rows, -1)[:, :columns]
     tensor = Rounded(q, np.float32(step), row, column, taps, bool(turned))
     return tensor.values().astype("<f4").tobytes()
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 35:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ModelError("a rounded tensor is cut off")
+
+
+def varint(value: int) -> bytes:
+    """`value` in base 128, low digits first, high bit set on all but the last."""
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
 
 
 def _decoded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,17 @@ _KINDS = {
 _WIDTHS = {"f8": 8, "f4": 4, "f2": 2, "i1": 1}
 
 
-def files_of(path: Path) -> list[tuple[str, list[Run]]]:
+#: Where a run begins, its length (-1: to the end), its kind, and what it is coded as already.
+_Part = tuple[int, int, str, str]
+Coded = Mapping[str, Sequence[tuple[int, bytes]]]
+
+
+def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run]]]:
     """The model's external data files and the file at `path`, last, as runs by name.
+
+    Args:
+        path: the model.
+        coded: tensors by name that are coded already, in parts: their bytes, and the code.
 
     Raises:
         ModelError: it is no ONNX model, or its external data is not there.
@@ -51,24 +60,26 @@ def files_of(path: Path) -> list[tuple[str, list[Run]]]:
         raise ModelError(f"{path}: {looks_like(file) or 'this is not an ONNX model'}") from error
     if not proto.HasField("graph"):
         raise ModelError(f"{path}: it holds no graph: this is not an ONNX model")
-    inside: list[tuple[int, int, str]] = []
-    beside: dict[str, list[tuple[int, int, str]]] = {}
+    coded = coded or {}
+    inside: list[_Part] = []
+    beside: dict[str, list[_Part]] = {}
     for tensor in _tensors(proto):
         if tensor.data_location != _Types.EXTERNAL:
             continue
         said = {e.key: e.value for e in tensor.external_data}
         kind, location = _KINDS.get(tensor.data_type, "text"), said.get("location", "")
+        name = tensor.name if tensor.name in coded else ""
         if location.startswith(_TOKEN):
             span = spans[int(location.removeprefix(_TOKEN))]
-            inside.append((span.offset, span.length, kind))
+            inside.append((span.offset, span.length, kind, name))
         else:
             offset, length = int(said.get("offset", 0)), int(said.get("length", -1))
-            beside.setdefault(os.path.normpath(location), []).append((offset, length, kind))
+            beside.setdefault(os.path.normpath(location), []).append((offset, length, kind, name))
     files = []
     for location, parts in beside.items():
         held = _data(location, path)
-        files.append((location, _runs(held.view, parts)))
-    return [*files, (path.name, _runs(file.view, inside))]
+        files.append((location, _runs(held.view, parts, coded)))
+    return [*files, (path.name, _runs(file.view, inside, coded))]
 
 
 def _data(location: str, model: Path) -> MappedFile:
@@ -79,16 +90,21 @@ def _data(location: str, model: Path) -> MappedFile:
         raise ModelError(f"{what} cannot be read: {error.strerror}") from error
 
 
-def _runs(view: memoryview, parts: list[tuple[int, int, str]]) -> list[Run]:
-    """Numbers where `parts` (offset, length or -1, kind) say, and what is between as text."""
+def _runs(view: memoryview, parts: list[_Part], coded: Coded) -> list[Run]:
+    """Numbers where `parts` say, and what is between as text."""
     runs: list[Run] = []
     at = 0
-    for offset, length, kind in sorted(set(parts)):
+    for offset, length, kind, name in sorted(set(parts)):
         end = len(view) if length < 0 else min(offset + length, len(view))
         if offset < at or end <= offset or kind == "text":  # shared with the one before
             continue
         end -= (end - offset) % _WIDTHS[kind]
-        runs += [Run("text", view[at:offset]), Run(kind, view[offset:end])]
+        runs.append(Run("text", view[at:offset]))
+        at = offset
+        for size, code in coded.get(name, ()):
+            runs.append(Run("rounded", view[at : at + size], code))
+            at += size
+        runs.append(Run(kind, view[at:end]))
         at = end
     return [r for r in (*runs, Run("text", view[at:])) if len(r.data)]
 

@@ -29,7 +29,7 @@ def test_weights(kind, most):
 
 def test_rows_of_different_scale_have_tables_of_their_own():
     rows = normal(400 * 512).reshape(400, 512)
-    scaled = rows * np.exp2(np.random.default_rng(1).integers(-20, 20, (400, 1)))
+    scaled = rows * np.exp2(np.repeat([-9, -3, 0, 5], 100)[:, None])
     assert ratio(scaled.astype("f4")) < ratio(rows.astype("f4")) + 0.01
 
 
