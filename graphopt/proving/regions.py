@@ -26,6 +26,8 @@ SCALES = (1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
 LOST = 256
 #: Perturbations that measure the effect of rounding.
 ROUNDINGS = 3
+#: One rounding of what was computed before and stored in float32.
+FOLDED = 2.0**-24
 #: Numbers that are multiples of its inverse, and their sums, are exact.
 GRAIN = 64
 
@@ -156,7 +158,7 @@ def _compare(window: Window, trial: Trial, shared: Shared) -> bool | None:
     if before.dtype.kind != "f":
         return bool(np.array_equal(before, after))
     own = [{t for s in side for t in s.args if t and t.op == "const"} for side in window.inner]
-    unit = 2.0**-24 if run.narrow or own[0] != own[1] else 2.0**-50
+    unit = FOLDED if run.narrow or own[0] != own[1] else 2.0**-50
     exact = trial.kind.name in EXACT and not run.narrow and all(map(_grained, constants(window)))
     values = before[finite]
     moved = np.zeros_like(values)
@@ -174,11 +176,16 @@ def _moved(
     values: Array,
     unit: float,
 ) -> Array:
-    """How far rounding what it reads once more moves each element of the source's side."""
+    """How far rounding moves each element of the source's side: of what it reads, and in it."""
     moved = np.zeros_like(values)
     for k in range(ROUNDINGS):
         run = Run(shared, sizes, np.random.default_rng(k), unit)
         again = run(window.before, {t: run.rounded(x) for t, x in feeds.items()})
+        with np.errstate(invalid="ignore"):
+            moved = np.maximum(moved, np.where(np.isfinite(again), np.abs(again - values), 0))
+    if unit == FOLDED:  # what was stored is no nearer than the source's own sums
+        single = Run(shared, sizes, wide=np.float32)
+        again = single(window.before, {t: single.wide(x) for t, x in feeds.items()})
         with np.errstate(invalid="ignore"):
             moved = np.maximum(moved, np.where(np.isfinite(again), np.abs(again - values), 0))
     return moved
