@@ -60,6 +60,8 @@ _ONE_CLASS = 0.9
 _WIDE, _VECTOR = 64, 32
 #: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
 _ALIKE = 30
+#: Rows from which on a channel has a spread of its own.
+SEVERAL = 4
 THRESHOLDS = (0.3, 0.5, 0.7)
 #: Operators that hand values on as they are.
 _MOVES = frozenset(
@@ -136,9 +138,12 @@ class Guard:
             arrays = [run[value.name] for run in expected if value.name and value.name in run]
             if arrays and all(isinstance(a, np.ndarray) for a in arrays):
                 self.kinds[value.name or ""] = kind_of(value, arrays)
+        decided = any(kind in ("scores", "chances") for kind in self.kinds.values())
         for name, kind in self.kinds.items():
             if kind in ("values", "logits") and len(self.kinds) > 1 and self._returns(name):
                 self.kinds[name] = "state"
+            elif kind == "logits" and decided:  # coordinates, or what the scores are made of
+                self.kinds[name] = "values"
 
     def _returns(self, output: str) -> bool:
         """Whether an output has the form of an input in every run, as a recurrent state has."""
@@ -255,7 +260,7 @@ def spread_error(want: list[Any], got: list[Any]) -> float:
     """RMS error of each channel over its standard deviation, the mean over channels.
 
     Channels are the axis whose parts differ most in scale; one that never varies counts by the
-    spread of all.
+    spread of all, and so do all where there are too few rows to tell.
     """
     axis = _channels(want)
 
@@ -269,7 +274,11 @@ def spread_error(want: list[Any], got: list[Any]) -> float:
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = np.where(finite, x, 0), np.where(finite, y, 0)
     error = np.sqrt(((x - y) ** 2).mean(axis=0))
-    spread, whole = x.std(axis=0), float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0
+    several = len(x) >= SEVERAL
+    spread, whole = (
+        x.std(axis=0) * several,
+        float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0,
+    )
     spread = np.where(spread > 1e-3 * whole, spread, whole)
     return float(np.minimum(error / spread, 1e6).mean()) if error.size else 0.0
 
