@@ -23,8 +23,12 @@ __all__ = ["main"]
 COMMANDS = {
     "optimize": ("optimize", "Run passes over a model and write the result."),
     "search": ("search", "Find the cheapest model that loses no more than it may."),
+    "pack": ("pack", "Write a model as one small file (.gopt), exactly or within a budget."),
+    "unpack": ("unpack", "Write the model in a .gopt file as ONNX."),
     "inspect": ("inspect", "Show what is in a model: operators, parameters, MACs, memory."),
     "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
+    "diff": ("diff", "Tell two models apart: nodes, weights, metadata, interface."),
+    "view": ("view", "Show a model as a page: its graph, and what every layer costs."),
     "bench": ("bench", "Time models on targets, threads and batch sizes, beside each other."),
     "show": ("show", "Show the recipe and provenance of an optimized model."),
     "record": ("record", "Run a program and record what it feeds its models, as samples."),

@@ -28,9 +28,11 @@ __all__ = [
     "SOURCE",
     "THRESHOLD",
     "Source",
+    "data_path",
     "examples_of",
     "from_proto",
     "graphs_of",
+    "looks_like",
     "read_model",
     "set_aside",
     "source_of",
@@ -133,12 +135,12 @@ def _read(path: Path) -> ir.Model:
         skeleton, spans = wire.strip(file.view, THRESHOLD, lambda k: f"{token}{k}")
         proto = onnx.ModelProto.FromString(skeleton)
     except wire.Truncated as error:
-        raise ModelError(_looks_like(file) or f"the file is cut off: {error}") from error
+        raise ModelError(looks_like(file) or f"the file is cut off: {error}") from error
     except wire.TooDeep as error:
         raise ModelError(str(error)) from error
     except (wire.Malformed, DecodeError) as error:
-        raise ModelError(_looks_like(file) or "this is not an ONNX model") from error
-    hint = None if proto.HasField("graph") else _looks_like(file)
+        raise ModelError(looks_like(file) or "this is not an ONNX model") from error
+    hint = None if proto.HasField("graph") else looks_like(file)
     if hint is not None:
         raise ModelError(hint)
     opened: dict[Path, MappedFile] = {}
@@ -203,7 +205,7 @@ def _open(path: Path) -> MappedFile:
         raise ModelError(f"the file cannot be read: {error.strerror}") from error
 
 
-def _looks_like(file: MappedFile) -> str | None:
+def looks_like(file: MappedFile) -> str | None:
     """What a file that is not an ONNX model seems to be, with what to do about it."""
     head = bytes(file.view[:512])
     if head.startswith(b"version https://git-lfs"):
@@ -303,7 +305,7 @@ def _map_external(
     tensor: ir.ExternalTensor, model: Path, opened: dict[Path, MappedFile]
 ) -> MappedTensor:
     what = f"external data of '{tensor.name}'"
-    path = _inside(str(tensor.location), model, what)
+    path = data_path(str(tensor.location), model, what)
     if path not in opened:
         try:
             opened[path] = MappedFile(path)
@@ -324,7 +326,7 @@ def _map_external(
     return _mapped(tensor, file, offset, length, external=True)
 
 
-def _inside(location: str, model: Path, what: str) -> Path:
+def data_path(location: str, model: Path, what: str) -> Path:
     """The file at `location`; it must lie in the folder of the model, links followed.
 
     A model that is itself a link (as in the cache of the Hugging Face hub) may have its data

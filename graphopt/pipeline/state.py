@@ -16,6 +16,7 @@ from graphopt.graph.traverse import all_nodes
 from graphopt.io.reading import source_of
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.io.writing import size_of
+from graphopt.proving.numbering import Numbered, numbered
 from graphopt.reporting.records import Figures
 
 __all__ = ["State", "file_bytes"]
@@ -64,6 +65,11 @@ class State:
             f"{node.domain}:{node.op_type}" if node.domain else node.op_type
             for node in all_nodes(self.model.graph)
         )
+
+    @cached_property
+    def numbered(self) -> Numbered:
+        """Its values as terms, for comparing it with what an exact pass makes of it."""
+        return numbered(self.model)
 
     def figures(self) -> Figures:
         """Bytes, nodes, params, MACs, peak of activations; and the metric, if it is known."""

@@ -118,7 +118,10 @@ def try_pass(
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
         state = State(ctx.model, setting.shapes, context=ctx)
+        progress(f"{short_name(one)}: checking what it did", 0, 0)
         evidence, fault = _evidence(one, before, ctx, setting)
+        if evidence is not None:
+            state.numbered = evidence.after
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
         verdict = verify(one, state, setting, outputs, metric, share)
@@ -167,7 +170,7 @@ def _evidence(
         return None, ""
     if changed_signature(before.model, ctx.model):
         return None, ""  # it is undone for that
-    found = examine(before.model, ctx.model, ctx.edits)
+    found = examine(before.model, ctx.model, ctx.edits, before.numbered)
     refuted = found.refuted
     if refuted is None:
         return found, ""

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from graphopt.errors import InputError
 from graphopt.graph.provenance import CERTIFICATE
 from graphopt.io.digest import digest
+from graphopt.proving.numbering import numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import Window, windows_of
 from graphopt.reporting.records import Evidence, Step
@@ -110,7 +111,7 @@ def verify(source: ir.Model, result: ir.Model) -> Verified:
             f"{', '.join(held.lossy)} changed values on purpose: the hashes hold, and "
             "`graphopt compare` tells how far the outputs moved"
         )
-    found = windows_of(source, result, check)
+    found = windows_of(numbered(source), result, check)
     counts = Counter(w.verdict for w in found.windows)
     return Verified(
         held,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphopt.analyses.shapes.symbolic import Dim, symbol
-from graphopt.proving.scalars import Algebra, Atom, Monomial, Poly, Unprovable
+from graphopt.proving.scalars import Algebra, Atom, Monomial, Poly, Rational, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["Comparer"]
@@ -30,8 +29,8 @@ ROUNDING = 2.0**-20
 class _Part(NamedTuple):
     """A monomial split: what is constant, and what is not."""
 
-    factor: Fraction | float
-    constants: tuple[tuple[Atom, Fraction], ...]
+    factor: float | Rational
+    constants: tuple[tuple[Atom, Rational], ...]
     rest: Monomial
     bound: tuple[tuple[str, Dim], ...]
 
@@ -78,7 +77,7 @@ class Comparer:
             groups.setdefault(self._skeleton(part), []).append(part)
         return groups
 
-    def _split(self, m: Monomial, k: Fraction) -> _Part:
+    def _split(self, m: Monomial, k: Rational) -> _Part:
         fixed = [(a, e) for a, e in m.factors if self.fixed(a)]
         rest = [(a, e) for a, e in m.factors if not self.fixed(a)]
         used: set[str] = set()
@@ -200,6 +199,9 @@ class Comparer:
             n: np.arange(names[n]).reshape([-1 if j == k else 1 for j in range(len(order))])
             for k, n in enumerate(order)
         }
+        alone = [side[0] for side in (parts, others) if len(side) == 1 and not side[0].bound]
+        if len(alone) == 2 and _close(*(self._exponent(part, grid) for part in alone)):
+            parts, others = ([_without_exponentials(part)] for part in alone)
         a, size_a = self._total(parts, grid)
         b, size_b = self._total(others, grid)
         r = expected
@@ -233,7 +235,7 @@ class Comparer:
             }
             value = np.full((1,) * (rank + len(extra)), float(part.factor))
             for atom, e in part.constants:
-                value = value * self.number(atom, own) ** float(e)
+                value = value * _power(self.number(atom, own), e)
             if not extra:
                 found, magnitude = value, np.abs(value)
             else:
@@ -246,6 +248,14 @@ class Comparer:
             total = total + found
             size = size + magnitude
         return total, size
+
+    def _exponent(self, part: _Part, grid: Mapping[str, Array]) -> Array:
+        """What stands in the exponentials of a part: they themselves may vanish."""
+        total: Array = np.zeros(())
+        for atom, e in part.constants:
+            if _exponential(atom):
+                total = total + self._sum(atom, grid) * float(e)
+        return total
 
     def number(self, atom: Atom, grid: Mapping[str, Array]) -> Array:
         """A constant atom for every assignment of its variables."""
@@ -262,26 +272,57 @@ class Comparer:
             return ((e >= 0) & (e < ranges.values(atom.index[1], grid))).astype(np.float64)
         if atom.kind == "index":
             return ranges.values(atom.index[0], grid).astype(np.float64)
+        total = self._sum(atom, grid)
+        if not _exponential(atom):
+            return total
+        with np.errstate(over="ignore"):
+            made: Array = np.exp(total)
+        if (np.isfinite(total) & ((made == 0) | np.isinf(made))).any():
+            raise Unprovable("a constant exponential that vanishes")
+        return made
+
+    def _sum(self, atom: Atom, grid: Mapping[str, Array]) -> Array:
+        """The polynomial of constants inside of an atom."""
         total: Array = np.zeros(())
         for m, k in atom.polys[0]:
             if m.bound:
                 raise Unprovable("a sum inside of a constant")
             value: Array = np.full((), float(k))
             for inner, power in m.factors:
-                value = value * self.number(inner, grid) ** float(power)
+                value = value * _power(self.number(inner, grid), power)
             total = total + value
-        return np.exp(total) if atom.kind == "fn" else total
+        return total
+
+
+def _exponential(atom: Atom) -> bool:
+    return atom.kind == "fn" and atom.data == ("exp",)
+
+
+def _without_exponentials(part: _Part) -> _Part:
+    return part._replace(constants=tuple(c for c in part.constants if not _exponential(c[0])))
+
+
+def _close(a: Array, b: Array) -> bool:
+    """Whether numbers agree up to rounding, infinities exactly."""
+    with np.errstate(invalid="ignore"):
+        near = np.abs(a - b) <= ROUNDING * (1 + np.abs(a))
+        same = (a == b) | (near & np.isfinite(a) & np.isfinite(b))
+    return bool(same.all())
+
+
+def _power(x: Array, e: Rational) -> Array:
+    return x if e == 1 else x ** float(e)
 
 
 def _without_common(
     parts: Sequence[_Part], others: Sequence[_Part]
 ) -> tuple[Sequence[_Part], Sequence[_Part]]:
-    """Both sides without the constants that multiply every term of them."""
+    """Both sides without what multiplies every term of them, but for where it makes them 0."""
     if not parts or not others:
         return parts, others
     common = set.intersection(*(set(p.constants) for p in (*parts, *others)))
     bound = {n for p in (*parts, *others) for n, _ in p.bound}
-    common = {(a, e) for a, e in common if not (a.free & bound)}
+    common = {(a, e) for a, e in common if a.kind != "in" and not (a.free & bound)}
     if not common:
         return parts, others
 

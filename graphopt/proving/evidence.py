@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.context import Edit
 from graphopt.graph.traverse import all_nodes
+from graphopt.proving.numbering import Numbered, numbered
 from graphopt.proving.regions import check
 from graphopt.proving.windows import Difference, Verdict, Window, windows_of
 
@@ -27,11 +28,13 @@ class Examined:
         windows: the regions that differ, in order.
         edits: the verdict of each edit.
         open: outputs that were not joined: their value is only as good as a run of the model.
+        after: the values of the new graph.
     """
 
     windows: tuple[Window, ...]
     edits: tuple[tuple[Edit, Verdict], ...]
     open: tuple[str, ...]
+    after: Numbered
 
     @property
     def counts(self) -> dict[str, int]:
@@ -56,7 +59,8 @@ class Examined:
             dataclasses.replace(w, verdict="checked", means=means) if w in unknown else w
             for w in self.windows
         )
-        return Examined(windows, tuple((e, better(v)) for e, v in self.edits), self.open)
+        edits = tuple((e, better(v)) for e, v in self.edits)
+        return dataclasses.replace(self, windows=windows, edits=edits)
 
     @property
     def refuted(self) -> Window | None:
@@ -66,7 +70,9 @@ class Examined:
         return next((w for w in self.windows if w.verdict == "refuted"), None)
 
 
-def examine(before: ir.Model, after: ir.Model, edits: Sequence[Edit]) -> Examined:
+def examine(
+    before: ir.Model, after: ir.Model, edits: Sequence[Edit], known: Numbered | None = None
+) -> Examined:
     """Compare a graph with what an exact pass made of it, region by region.
 
     An edit has the verdict of the regions that its node is in. One outside of every region changed
@@ -76,8 +82,9 @@ def examine(before: ir.Model, after: ir.Model, edits: Sequence[Edit]) -> Examine
     Args:
         before, after: the graphs; neither is changed.
         edits: what the pass did, in order.
+        known: the values of `before`, where an earlier comparison numbered them.
     """
-    found = windows_of(before, after, check)
+    found = windows_of(known or numbered(before), after, check)
     verdicts = _by_node(found)
     standing = {n.name for m in (before, after) for n in all_nodes(m.graph)}
     standing |= {v.name for m in (before, after) for n in all_nodes(m.graph) for v in n.outputs}
@@ -93,7 +100,7 @@ def examine(before: ir.Model, after: ir.Model, edits: Sequence[Edit]) -> Examine
             untouched = edit.node in standing and not found.open
             verdict = "proved" if untouched else weakest
         judged.append((edit, verdict))
-    return Examined(found.windows, tuple(judged), found.open)
+    return Examined(found.windows, tuple(judged), found.open, found.after)
 
 
 def _lasting(found: Difference) -> list[Window]:

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.symbolic import Dim, capped
 from graphopt.graph.attributes import default_attribute
 from graphopt.proving.scalars import Algebra, Poly, TooLarge, Unprovable
-from graphopt.proving.terms import Term
+from graphopt.proving.terms import FLOATS, Term
 
-__all__ = ["Index", "Meaning", "Operator"]
+__all__ = ["Index", "Meaning", "Operator", "affine"]
 
 Array = np.ndarray[Any, Any]
 Index = tuple[Dim, ...]
@@ -27,14 +27,6 @@ Operator = Callable[["Meaning", Term, Index], Poly]
 MOST_GATHERED = 1 << 20
 #: Elements of inner terms looked at in one proof.
 MOST_ELEMENTS = 600
-#: Operators that make infinities, or no number, of finite numbers.
-INFINITE = frozenset(
-    """Acos Acosh Asin Atanh Div If Log Loop Mod Pow Reciprocal ReduceLogSum Scan Sqrt
-    bound""".split()  # noqa: SIM905
-)
-FLOATS = frozenset(
-    (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-)
 
 
 class Meaning:
@@ -46,9 +38,10 @@ class Meaning:
         self.opened = 0
         #: Sizes that meet in a broadcast, the one being the other up to a limit.
         self.held: set[tuple[Dim, Dim]] = set()
+        #: Sizes that must be at least as large as a number, from the front or (negative) the back.
+        self.reached: set[tuple[Dim, int]] = set()
         #: Terms by their number, those made here among them.
         self.terms: dict[int, Term] = {}
-        self._finite: dict[Term, bool] = {}
         self._taken: dict[tuple[Term, Term, int], Term] = {}
         self._operators = operators
         self._known: dict[tuple[Term, Index], Poly] = {}
@@ -92,17 +85,14 @@ class Meaning:
 
     def _constant(self, term: Term, index: Index) -> Poly:
         dims = self.dims(term)
-        array = term.array()
-        if array.dtype.kind not in "fiub" or array.dtype.num >= 256:
+        kind = term.dtype.numpy() if term.dtype is not None else np.dtype(object)
+        if kind.kind not in "fiub" or kind.num >= 256:
             return self.leaf(term, index)
-        if array.size == 1 or all(isinstance(i, int) for i in index):
+        if all(d == 1 for d in dims) or all(isinstance(i, int) for i in index):
             at: Any = tuple(0 if d == 1 else i for i, d in zip(index, dims, strict=True))
-            x = array[at] if array.size > 1 else array.reshape(-1)[0]
-            return self.number(x)
-        first = array.reshape(-1)[0]
-        if array.size <= 1 << 22 and bool((array == first).all()):
-            return self.number(first)
-        return self.leaf(term, index)
+            return self.number(term.array()[at])
+        same = term.uniform
+        return self.leaf(term, index) if same is None else self.number(same)
 
     def number(self, x: Any) -> Poly:
         """A stored number, exactly; infinities and NaN are symbols."""
@@ -112,22 +102,6 @@ class Meaning:
         if np.isinf(x):
             return algebra.scale(algebra.function("inf"), 1 if x > 0 else -1)
         return algebra.number(x.item() if hasattr(x, "item") else x)
-
-    def finite(self, term: Term) -> bool:
-        """Whether finite inputs make a term finite, overflow aside."""
-        known = self._finite.get(term)
-        if known is None:
-            self._finite[term] = False  # a term does not depend on itself
-            if term.dtype is not None and term.dtype not in FLOATS:
-                known = True
-            elif term.op == "const":
-                known = bool(np.isfinite(np.asarray(term.array(), np.float64)).all())
-            else:
-                inner = [a for a in term.args if a is not None]
-                inner = inner[:1] if term.op == "Gather" else inner
-                known = term.op not in INFINITE and all(map(self.finite, inner))
-            self._finite[term] = known
-        return known
 
     # --- what operators ask ------------------------------------------------------------------
 
@@ -206,7 +180,7 @@ class Meaning:
         found = where.array() if where.op == "const" else None
         if found is not None and found.size and isinstance(size, int):
             found = np.where(found < 0, found + size, found)
-            line = _affine(found, j)
+            line = affine(found, j)
             if line is not None:
                 return self.at(x, (*before, line, *after))
             if x.op == "const" and found.size * x.array().size <= MOST_GATHERED * size:
@@ -214,6 +188,7 @@ class Meaning:
                 return self.at(self._constant_of(x, where, array, axis), (*before, *j, *after))
         elif found is not None and found.size == 1:
             k = int(found.reshape(-1)[0])
+            self.reached.add((size, k if k < 0 else k + 1))
             return self.at(x, (*before, size + k if k < 0 else k, *after))
         self.terms[x.serial] = x
         atom = self.algebra.made(
@@ -238,7 +213,7 @@ class Meaning:
         return [self.algebra.ranges.variable(s) for s in sizes]
 
 
-def _affine(array: Array, index: Index) -> Dim | None:
+def affine(array: Array, index: Index) -> Dim | None:
     """a_0 + sum_k step_k i_k, if an array of positions is that everywhere."""
     grid = np.full(array.shape, int(array.reshape(-1)[0]))
     line: Dim = int(array.reshape(-1)[0])

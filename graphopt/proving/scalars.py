@@ -18,12 +18,16 @@ from typing import Any, NamedTuple
 from graphopt.analyses.shapes.symbolic import Dim, Expr, nonnegative, symbol
 from graphopt.proving.indices import Ranges
 
-__all__ = ["Algebra", "Atom", "Poly", "TooLarge", "Unprovable", "written"]
+__all__ = ["Algebra", "Atom", "Poly", "Rational", "TooLarge", "Unprovable", "written"]
 
 #: More terms than this in one polynomial, and nothing is proved here.
 MOST_TERMS = 64
 #: Bound variables that look alike are told apart by trying every order, up to this many.
 MOST_ORDERS = 24
+
+
+#: An exact number: an `int` where it is whole, which computes sooner.
+Rational = Fraction | int
 
 
 class Unprovable(Exception):
@@ -62,11 +66,11 @@ class Monomial(NamedTuple):
     """sum over `bound` of the product of atoms to their powers."""
 
     bound: tuple[tuple[str, Dim], ...]
-    factors: tuple[tuple[Atom, Fraction], ...]
+    factors: tuple[tuple[Atom, Rational], ...]
 
 
 #: A polynomial: monomials in a fixed order, each with its factor.
-Poly = tuple[tuple[Monomial, Fraction], ...]
+Poly = tuple[tuple[Monomial, Rational], ...]
 
 ONE = Monomial((), ())
 
@@ -79,13 +83,16 @@ class Algebra:
         self._atoms: dict[Any, Atom] = {}
         self._renamings: dict[Any, Atom] = {}
         self._texts: dict[Any, str] = {}
+        self._canonicals: dict[Monomial, Monomial] = {}
         self._count = 0
+        #: What cancelled or was multiplied by 0, and may be infinite or no number.
+        self.vanished: set[Poly] = set()
 
     # --- making -----------------------------------------------------------------------------
 
-    def number(self, x: float | int | Fraction) -> Poly:
+    def number(self, x: float | Rational) -> Poly:
         """A constant, exactly."""
-        return ((ONE, Fraction(x)),) if x else ()
+        return ((ONE, _exact(x)),) if x else ()
 
     def made(
         self,
@@ -111,9 +118,9 @@ class Algebra:
             self._atoms[key] = atom
         return atom
 
-    def atom(self, atom: Atom, power: Fraction | int = 1) -> Poly:
+    def atom(self, atom: Atom, power: Rational = 1) -> Poly:
         """One factor alone."""
-        return ((Monomial((), ((atom, Fraction(power)),)), Fraction(1)),)
+        return ((Monomial((), ((atom, _exact(power)),)), 1),)
 
     def size(self, dim: Dim) -> Poly:
         """A size as a number."""
@@ -136,19 +143,45 @@ class Algebra:
         return self.atom(self.made("in", (), (e, size)))
 
     def function(self, name: str, *args: Poly, data: tuple[Any, ...] = ()) -> Poly:
-        """A function known by name alone."""
+        """A function known by name alone; of parts side by side, side by side."""
+        if len(args) == 1 and (parts := self._parts(args[0])):
+            ranges, polys = zip(*parts.items(), strict=True)
+            inner = [self.function(name, p, data=data) for p in polys]
+            return self.add(
+                *(self.mul(self.atom(r), p) for r, p in zip(ranges, inner, strict=True))
+            )
         return self.atom(self.made("fn", (name, *data), polys=args))
+
+    def _parts(self, p: Poly) -> dict[Atom, Poly]:
+        """The parts of a concatenation by their indicators, of which one is always 1; else none."""
+        found: dict[Atom, Poly] = {}
+        for m, k in p:
+            ranges = [a for a, _ in m.factors if a.kind == "in"]
+            if len(ranges) != 1 or m.bound:
+                return {}
+            rest = Monomial((), tuple(f for f in m.factors if f[0] is not ranges[0]))
+            found[ranges[0]] = self.add(found.get(ranges[0], ()), ((rest, k),))
+        lines = [a.index[0] for a in found if isinstance(a.index[0], Expr)]
+        line = next((e for e in lines if e.name in self.ranges.sizes), None)
+        if line is None or line.name is None or len(found) < 2:
+            return {}
+        # each begins where another ends, from 0 to the size of the variable
+        starts = {line - a.index[0]: a.index[1] for a in found}
+        at: Dim = 0
+        while at in starts:
+            at = at + starts.pop(at)
+        return {} if starts or at != self.ranges.sizes[line.name] else found
 
     # --- arithmetic -------------------------------------------------------------------------
 
     def add(self, *polys: Poly) -> Poly:
         """Their sum."""
-        made: dict[Monomial, Fraction] = {}
+        made: dict[Monomial, Rational] = {}
         for monomial, k in itertools.chain.from_iterable(polys):
-            made[monomial] = made.get(monomial, Fraction(0)) + k
+            made[monomial] = made.get(monomial, 0) + k
         return self._settled(made)
 
-    def scale(self, p: Poly, k: Fraction | int) -> Poly:
+    def scale(self, p: Poly, k: Rational) -> Poly:
         """k p."""
         return tuple((m, c * k) for m, c in p) if k else ()
 
@@ -169,26 +202,38 @@ class Algebra:
             q = self._factor(q)
         if len(p) * len(q) > MOST_TERMS:
             raise TooLarge("a product of sums is too long")
-        made: dict[Monomial, Fraction] = {}
+        made: dict[Monomial, Rational] = {}
         for a, j in p:
             for b, k in q:
                 monomial = self._product(a, b)
                 if not self._empty(monomial):
-                    made[monomial] = made.get(monomial, Fraction(0)) + j * k
+                    made[monomial] = made.get(monomial, 0) + j * k
         return self._settled(made)
+
+    def product(self, p: Poly, q: Poly) -> Poly:
+        """p q, where 0 times what is infinite or no number is not 0."""
+        if (not p or not q) and not _constant(p or q):
+            self.vanished.add(p or q)
+        return self.mul(p, q)
 
     def _factor(self, p: Poly) -> Poly:
         """A sum as one factor, with what is free of its variables beside it."""
         if len(p) > 1:
             k = p[0][1]
-            return self.scale(self.atom(self.made("base", polys=(self.scale(p, 1 / k),))), k)
+            return self.scale(
+                self.atom(self.made("base", polys=(self.scale(p, Fraction(1) / k),))), k
+            )
         ((m, k),) = p
         bound = {n for n, _ in m.bound}
         free = tuple((a, e) for a, e in m.factors if not (a.free & bound))
         left = tuple((a, e) for a, e in m.factors if a.free & bound)
-        rest = self._settled({Monomial(m.bound, left): Fraction(1)})
-        beside = Monomial((), (*free, (self.made("base", polys=(rest,)), Fraction(1))))
+        rest = self._settled({Monomial(m.bound, left): 1})
+        beside = Monomial((), (*free, (self.made("base", polys=(rest,)), 1)))
         return self._settled({beside: k})
+
+    def _monic(self, p: Poly) -> Atom:
+        """A sum whose first factor is 1, in one atom."""
+        return self.made("base", polys=(self.scale(p, Fraction(1) / p[0][1]),))
 
     def _empty(self, m: Monomial) -> bool:
         """Whether two of its indicators are never 1 together."""
@@ -199,7 +244,7 @@ class Algebra:
                 return True
         return False
 
-    def power(self, p: Poly, e: Fraction) -> Poly:
+    def power(self, p: Poly, e: Rational) -> Poly:
         """p to a constant power."""
         if e == 1:
             return p
@@ -218,22 +263,24 @@ class Algebra:
         root = self._root(k, e) if e.denominator == 1 else None
         if root is None:
             return self.atom(self.made("base", polys=(p,)), e)
-        return self.scale(self.atom(self.made("base", polys=(self.scale(p, 1 / k),)), e), root)
+        return self.scale(
+            self.atom(self.made("base", polys=(self.scale(p, Fraction(1) / k),)), e), root
+        )
 
-    def _power_of_one(self, m: Monomial, k: Fraction, e: Fraction) -> Poly:
+    def _power_of_one(self, m: Monomial, k: Rational, e: Rational) -> Poly:
         """(k m)^e: factors that are free of the sum come out of it."""
         bound = {n for n, _ in m.bound}
-        out: list[tuple[Atom, Fraction]] = []
-        left: list[tuple[Atom, Fraction]] = []
+        out: list[tuple[Atom, Rational]] = []
+        left: list[tuple[Atom, Rational]] = []
         for atom, power in m.factors:
             free = not bound or not (atom.free & bound)
             exact = e.denominator == 1 or self._positive(atom, power)
             (out if free and exact else left).append((atom, power))
         rational = self._root(k, e)
         if rational is None or (e.denominator != 1 and k < 0):
-            rational, kept = Fraction(1), k
+            rational, kept = 1, k
         else:
-            kept = Fraction(1)
+            kept = 1
         made = self._settled({Monomial((), tuple((a, p * e) for a, p in out)): rational})
         if not left and not bound and kept == 1:
             return made
@@ -242,13 +289,13 @@ class Algebra:
         return self.mul(made, self.atom(self.made("base", polys=(rest,)), e))
 
     @staticmethod
-    def _root(k: Fraction, e: Fraction) -> Fraction | None:
+    def _root(k: Rational, e: Rational) -> Rational | None:
         if e.denominator == 1:
-            return k ** int(e)
-        return Fraction(1) if k == 1 else None
+            return Fraction(k) ** int(e)
+        return 1 if k == 1 else None
 
     @staticmethod
-    def _positive(atom: Atom, power: Fraction) -> bool:
+    def _positive(atom: Atom, power: Rational) -> bool:
         """Whether (a^p)^e = a^(p e) for every e."""
         if atom.kind == "fn" and atom.data[0] == "exp":
             return True
@@ -257,6 +304,7 @@ class Algebra:
     def sum(self, p: Poly, bound: Iterable[Dim]) -> Poly:
         """The sum over index variables (an index that is no variable has one value)."""
         names = [b.name for b in bound if isinstance(b, Expr) and b.name is not None]
+        p, names = self._parted(self._opened(p), names)
         for name in names:
             size = self.ranges.sizes[name]
             parts: list[Poly] = []
@@ -270,10 +318,48 @@ class Algebra:
             p = self.add(*parts)
         return p
 
+    def _parted(self, p: Poly, names: list[str]) -> tuple[Poly, list[str]]:
+        """Variables that run over several axes at once, as one for each axis."""
+        done: list[str] = []
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            sizes = self.ranges.parted(self._indices(p), name)
+            if sizes is None:
+                done.append(name)
+                continue
+            whole, rest = map(self._fresh, sizes)
+            p = self.renamed(p, {name: whole * sizes[1] + rest})
+            waiting += [str(v) for v in (whole, rest)]
+        return p, done
+
+    def _indices(self, p: Poly) -> list[Dim]:
+        """The indices of all atoms in a polynomial."""
+        atoms = [a for m, _ in p for a, _ in m.factors]
+        found = [e for a in atoms for e in a.index]
+        return found + [e for a in atoms for inner in a.polys for e in self._indices(inner)]
+
+    def _opened(self, p: Poly) -> Poly:
+        """With (b^1/2)^2 as b, for a sum b that is never negative."""
+        if len(p) == 1 and not p[0][0].bound and len(p[0][0].factors) == 1:
+            (atom, e) = p[0][0].factors[0]
+            if atom.kind == "base" and e == 1 and self.nonnegative(atom.polys[0]):
+                return self.scale(atom.polys[0], p[0][1])
+        return p
+
     def over(self, name: str, p: Poly, bound: Iterable[Dim]) -> Poly:
         """The maximum (or another reduction that is no sum) over index variables."""
         names = [b.name for b in bound if isinstance(b, Expr) and b.name is not None]
         pairs = tuple((n, self.ranges.sizes[n]) for n in names)
+        if len(p) == 1 and p[0][1] == 1 and not p[0][0].bound and len(p[0][0].factors) == 1:
+            (inner, e) = p[0][0].factors[0]
+            if inner.kind == "over" and inner.data == (name,) and e == 1 and name[:3] != "Arg":
+                away = {n: self._fresh(s) for n, s in inner.bound}
+                p = self.renamed(inner.polys[0], away)
+                pairs = (*pairs, *((str(away[n]), s) for n, s in inner.bound))
+        if len(p) == 1 and len(pairs) > 1:
+            own = Monomial(pairs, p[0][0].factors)
+            pairs = tuple((n, dict(pairs)[n]) for n in self.ordered(own))
         if not pairs:
             return p
         level = 1 + _depth(p)
@@ -282,7 +368,7 @@ class Algebra:
         p = self.renamed(p, {n: symbol(new) for n, new in named.items()})
         pairs = tuple((named[n], s) for n, s in pairs)
         atom = self.made("over", (name,), polys=(p,), bound=pairs)
-        return self._settled({Monomial((), ((atom, Fraction(1)),)): Fraction(1)})
+        return self._settled({Monomial((), ((atom, 1),)): 1})
 
     def exp(self, p: Poly) -> Poly:
         """exp(a + b) = exp(a) exp(b), where b is a maximum over some axis or a constant."""
@@ -293,6 +379,27 @@ class Algebra:
             if part:
                 made = self.mul(made, self.atom(self.made("fn", ("exp",), polys=(part,))))
         return made
+
+    def log(self, p: Poly) -> Poly:
+        """log(exp(a) b) = a + log(b)"""
+        found: list[Poly] = []
+        for m, _ in p if len(p) == 1 else ():
+            bound = {n for n, _ in m.bound}
+            for atom, e in m.factors:
+                if atom.kind == "fn" and atom.data == ("exp",) and not atom.free & bound:
+                    p = self.mul(p, self.atom(atom, -e))
+                    found.append(self.scale(atom.polys[0], e))
+        return self.add(*found, self.function("log", p))
+
+    def nonnegative(self, p: Poly) -> bool:
+        """Whether it is a sum of products of what is never below 0."""
+
+        def one(atom: Atom, e: Rational) -> bool:
+            if e.denominator != 1 or e % 2 == 0 or atom.kind in ("in", "size", "index"):
+                return True
+            return atom.kind == "fn" and atom.data[0] in ("abs", "exp", "relu", "sigmoid")
+
+        return all(k > 0 and all(one(*f) for f in m.factors) for m, k in p)
 
     # --- variables --------------------------------------------------------------------------
 
@@ -310,21 +417,21 @@ class Algebra:
         """`p` with free index variables replaced."""
         if not values or not (self.free_in(p) & values.keys()):
             return p
-        made: dict[Monomial, Fraction] = {}
+        made: dict[Monomial, Rational] = {}
         for m, k in p:
             own = {n for n, _ in m.bound}
             inner = {n: v for n, v in values.items() if n not in own}
             factors = tuple((self.renamed_atom(a, inner), e) for a, e in m.factors)
             new = self._canonical(Monomial(m.bound, factors))
-            made[new] = made.get(new, Fraction(0)) + k
+            made[new] = made.get(new, 0) + k
         return self._settled(made)
 
     def renamed_atom(self, atom: Atom, values: Mapping[str, Dim]) -> Atom:
         """`atom` with free index variables replaced."""
-        inner = {n: v for n, v in values.items() if n in atom.free}
+        inner = {n: values[n] for n in atom.free if n in values}
         if not inner:
             return atom
-        key = (atom, tuple(sorted(inner.items(), key=lambda item: item[0])))
+        key = (atom, frozenset(inner.items()))
         made = self._renamings.get(key)
         if made is None:
             made = self._renamings[key] = self.made(
@@ -348,22 +455,37 @@ class Algebra:
                 tuple((str(away[n]), s) for n, s in b.bound),
                 tuple((self.renamed_atom(x, away), e) for x, e in b.factors),
             )
-        powers: dict[tuple[Atom, bool], Fraction] = {}
+        powers: dict[tuple[Atom, bool], Rational] = {}
         for atom, e in (*a.factors, *b.factors):
             key = (atom, e < 0 and not _nonzero(atom))  # x / x is 1 only where x is not 0
-            powers[key] = powers.get(key, Fraction(0)) + e
-        kept = [
-            (x, Fraction(1) if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e
-        ]
-        return self._canonical(Monomial(a.bound + b.bound, tuple(kept)))
+            powers[key] = powers.get(key, 0) + e
+        kept = [(x, 1 if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e]
+        return self._canonical(Monomial(a.bound + b.bound, tuple(self._unimplied(kept))))
 
-    def _settled(self, made: Mapping[Monomial, Fraction]) -> Poly:
+    def _unimplied(self, factors: list[tuple[Atom, Rational]]) -> list[tuple[Atom, Rational]]:
+        """Without indicators that are 1 wherever another one is."""
+        ranges = [a for a, _ in factors if a.kind == "in"]
+        if len(ranges) < 2:
+            return factors
+        gone: set[Atom] = set()
+        for wide, narrow in itertools.permutations(ranges, 2):
+            (e, n), (f, k) = wide.index, narrow.index
+            gap = e - f
+            if narrow in gone or self.ranges.variables(gap):
+                continue
+            if nonnegative(gap) and nonnegative(n - k - gap):
+                gone.add(wide)
+        return [(a, e) for a, e in factors if a not in gone]
+
+    def _settled(self, made: Mapping[Monomial, Rational]) -> Poly:
         """Monomials in canonical form and order, those that cancel left out."""
-        out: dict[Monomial, Fraction] = {}
+        out: dict[Monomial, Rational] = {}
         for m, k in made.items():
             m = self._canonical(m)
-            out[m] = out.get(m, Fraction(0)) + k
+            out[m] = out.get(m, 0) + k
         found = [(m, k) for m, k in out.items() if k]
+        gone = (((m, Fraction(1)),) for m, k in out.items() if not k)
+        self.vanished.update(p for p in gone if not _constant(p))
         if len(found) > MOST_TERMS:
             raise TooLarge("a sum is too long")
         if len(found) > 1:
@@ -374,6 +496,13 @@ class Algebra:
 
     def _canonical(self, m: Monomial) -> Monomial:
         """Bound variables named by what they do, factors in a fixed order."""
+        made = self._canonicals.get(m)
+        if made is None:
+            made = self._canonicals[m] = self._renamed_bound(m)
+            self._canonicals[made] = made
+        return made
+
+    def _renamed_bound(self, m: Monomial) -> Monomial:
         if m.bound:
             level = 1 + max((a.level for a, _ in m.factors), default=0)
             names = self.ordered(m)
@@ -443,11 +572,16 @@ class Algebra:
         return f"{x.kind}{x.data}[{index}]({polys}){_bound(x.bound)}"
 
 
+def _exact(x: float | Rational) -> Rational:
+    exact = Fraction(x)
+    return exact.numerator if exact.denominator == 1 else exact
+
+
 def _nonzero(atom: Atom) -> bool:
     return atom.kind == "size" or (atom.kind == "fn" and atom.data[0] == "exp")
 
 
-def _shift(factor: tuple[Atom, Fraction]) -> bool:
+def _shift(factor: tuple[Atom, Rational]) -> bool:
     atom = factor[0]
     return atom.kind == "over" or (atom.kind == "elem" and bool(atom.data[1]))
 

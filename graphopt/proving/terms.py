@@ -20,6 +20,16 @@ __all__ = ["Term", "Terms"]
 
 #: Tensors up to this many bytes are told apart by their bytes at once.
 SMALL = 1 << 12
+#: Constants up to this many elements are looked through for one that all of them are.
+LARGEST_UNIFORM = 1 << 22
+#: Operators that make infinities, or no number, of finite numbers.
+INFINITE = frozenset(
+    """Acos Acosh Asin Atanh Div If Log Loop Mod Pow Reciprocal ReduceLogSum Scan Sqrt
+    bound""".split()  # noqa: SIM905
+)
+FLOATS = frozenset(
+    (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+)
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -47,11 +57,74 @@ class Term:
     node: ir.Node | None = None
     opset: int = 0
     serial: int = dataclasses.field(default_factory=itertools.count().__next__)
+    #: Whether the elements of a constant were looked at, and what else was asked.
+    read: bool = False
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _known: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def array(self) -> np.ndarray[Any, Any]:
         """The elements of a constant."""
         assert self.tensor is not None
+        self.read = True
         return self.tensor.numpy()
+
+    def forget(self) -> None:
+        """Let nothing have been looked at or asked."""
+        self.read = False
+        self.asked = {}
+
+    def answer(self, question: str) -> Any:
+        """What is so of a term whatever window it is in: "finite" or "uniform"."""
+        if question not in self._known:
+            self._known[question] = QUESTIONS[question](self)
+        return self._known[question]
+
+    @property
+    def finite(self) -> bool:
+        """Whether finite inputs make it finite, overflow aside."""
+        made = self.asked["finite"] = self.answer("finite")
+        return bool(made)
+
+    @property
+    def uniform(self) -> Any:
+        """The number that every element of a constant is, None if they differ."""
+        made = self.asked["uniform"] = self.answer("uniform")
+        return made
+
+
+def _finite(top: Term) -> bool:
+    stack = [top]
+    while stack:
+        term = stack[-1]
+        inner = [a for a in term.args if a is not None]
+        inner = inner[:1] if term.op == "Gather" else inner
+        waiting = [a for a in inner if "finite" not in a._known]
+        if term.op == "const" or (term.dtype is not None and term.dtype not in FLOATS):
+            waiting = []
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        if term.dtype is not None and term.dtype not in FLOATS:
+            known = True
+        elif term.op == "const":
+            assert term.tensor is not None
+            known = bool(np.isfinite(np.asarray(term.tensor.numpy(), np.float64)).all())
+        else:
+            known = term.op not in INFINITE and all(a._known["finite"] for a in inner)
+        term._known["finite"] = known
+    return bool(top._known["finite"])
+
+
+def _uniform(term: Term) -> Any:
+    assert term.tensor is not None
+    array = term.tensor.numpy().reshape(-1)
+    if not 0 < array.size <= LARGEST_UNIFORM or (array[: 1 << 6] != array[0]).any():
+        return None
+    return array[0] if (array == array[0]).all() else None
+
+
+QUESTIONS: Mapping[str, Callable[[Term], Any]] = {"finite": _finite, "uniform": _uniform}
 
 
 class Terms:
@@ -62,6 +135,10 @@ class Terms:
         self._by_object: dict[int, Term] = {}
         self._alike: dict[Any, list[Term]] = {}
         self._kept: list[Any] = []
+        #: Numbers of the sizes that nothing tells: each is another size, in whichever graph.
+        self.unknowns = itertools.count(1)
+        #: Some of them by what they follow from.
+        self.sizes: dict[Any, Dim] = {}
 
     def named(self, key: Any, make: Callable[[], Term]) -> Term:
         """The term of `key`, made if it is new."""

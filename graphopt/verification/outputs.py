@@ -8,6 +8,7 @@ outputs in one order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import run_each
+from graphopt.execution.runtime import opened, run_each
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.reporting.records import OutputError
 
@@ -85,19 +86,21 @@ class Judge:
         probe: Sequence[Outputs],
         extra: Sequence[Outputs] = (),
     ) -> None:
-        self.probe, self.extra = probe, extra
+        self.probe = probe
         self._skeleton = skeleton_of(source)
         self.unable = ""
         self.source: list[Outputs] = []
         self.beyond: list[Outputs] = []
+        self.extra: list[Outputs] = []
         try:
-            for outputs in run_each(self._skeleton, [*probe, *extra]):
-                (self.source if len(self.source) < len(probe) else self.beyond).append(outputs)
+            with opened(self._skeleton, optimize=False) as predict:
+                self.source += map(predict, probe)
+                for feeds in extra:
+                    with contextlib.suppress(ModelError):
+                        self.beyond.append(predict(feeds))
+                        self.extra.append(feeds)
         except ModelError as error:
-            if len(self.source) < len(probe):
-                self.unable = str(error)
-                return
-        self.extra = extra[: len(self.beyond)]
+            self.unable = str(error)
 
     @cached_property
     def noise(self) -> Comparison:

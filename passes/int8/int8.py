@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +33,6 @@ from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
 from graphopt.context import Context
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.layers import by_node, pattern_of
@@ -268,11 +267,7 @@ class Int8(Pass):
         if ctx.samples is None:
             return dict(given)
         names = [n for n in observed(draft) if n not in given]
-
-        def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
-            return ctx.track(samples, 0, "observing activations")
-
-        found = calibrate(model, names, ctx.samples, calibrator, track=track, cache=ctx.cache)
+        found = calibrate(model, names, ctx.samples, calibrator, cache=ctx.cache)
         for name, seen in found.items():
             if seen is not None and seen.reach > OUTLIER:
                 ctx.note(

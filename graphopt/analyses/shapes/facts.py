@@ -8,6 +8,7 @@ two equal expressions always denote equal sizes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -71,7 +72,8 @@ class Shapes:
         self._infer_node = infer
         self._facts: dict[ir.Value, Fact] = {}
         self._busy: set[ir.Node] = set()
-        self._count = 0
+        #: Numbers of unknowns; analyses whose facts are compared draw from one row.
+        self.unknowns = itertools.count(1)
         self._vague = False
 
     def __eq__(self, other: object) -> bool:
@@ -145,12 +147,12 @@ class Shapes:
         tensor: ir.TensorProtocol | None = None,
     ) -> None:
         """Take down the type and shape of a value, and the tensor that it always holds."""
-        self._facts[value] = Fact(dtype, dims, None if tensor is None else small_data(tensor))
+        data = self.fact(value).data if tensor is None else small_data(tensor)
+        self._facts[value] = Fact(dtype, dims, data)
 
     def fresh(self, *, sign: bool = False) -> Expr:
         """A new unknown: the size of an axis, or with `sign` any integer."""
-        self._count += 1
-        return symbol(f"{'~' if sign else '?'}{self._count}")
+        return symbol(f"{'~' if sign else '?'}{next(self.unknowns)}")
 
     def at(self, sizes: Mapping[str, int]) -> Shapes | None:
         """These shapes where the unknowns have these sizes; None if they leave one open."""
@@ -173,7 +175,7 @@ class Shapes:
     def of_copy(self, model: ir.Model) -> Shapes:
         """The same for `model`, a copy of the model that was walked."""
         found = Shapes(model, self._inputs, self._trust, self._infer_node)
-        found._count, found._vague = self._count, self._vague
+        found.unknowns, found._vague = self.unknowns, self._vague
         graphs = zip(all_graphs(self.model.graph), all_graphs(model.graph), strict=True)
         for pair in graphs:
             for old, new in zip(*map(_values, pair), strict=True):
@@ -298,7 +300,7 @@ class Shapes:
         dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
         if foreign and self._trust:
             return Fact(dtype, self._declared(value))
-        return fact if dtype is fact.dtype else fact._replace(dtype=dtype)
+        return fact if dtype is fact.dtype else fact._replace(dtype=dtype, data=None)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

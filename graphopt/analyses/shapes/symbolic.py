@@ -30,11 +30,14 @@ _Terms = tuple[tuple[tuple[str, ...], int], ...]
 class Expr:
     """A polynomial that is not a plain integer. Immutable; equal and hashed by its terms."""
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_atoms", "_hash", "terms")
+
+    _atoms: frozenset[str] | None
 
     def __init__(self, terms: _Terms) -> None:
         self.terms = terms
         self._hash = hash(terms)
+        self._atoms = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expr) and self.terms == other.terms
@@ -80,7 +83,9 @@ class Expr:
     @property
     def atoms(self) -> frozenset[str]:
         """The unknowns it is made of."""
-        return frozenset(a for monomial, _ in self.terms for a in monomial)
+        if self._atoms is None:
+            self._atoms = frozenset(a for monomial, _ in self.terms for a in monomial)
+        return self._atoms
 
     @property
     def name(self) -> str | None:

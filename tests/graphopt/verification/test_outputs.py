@@ -97,3 +97,14 @@ def test_a_declared_shape_that_does_not_follow_is_found_by_the_full_check():
     check_graph(model, full=False)
     with pytest.raises(ModelError):
         check_graph(model)
+
+
+def test_a_further_run_that_fails_is_left_out_alone():
+    model = parse_model("y = MatMul(x, w)", inputs={"x": ("N", "M")},
+                        constants={"w": np.ones((3, 2), np.float32)})  # fmt: skip
+    runs = [{"x": np.ones(shape, np.float32)} for shape in ((1, 3), (2, 3), (2, 4), (5, 3))]
+    judge = Judge(model, runs[:1], runs[1:])
+    assert judge.unable == ""
+    assert [len(f["x"]) for f in judge.extra] == [2, 5]
+    assert [o["y"].shape for o in judge.beyond] == [(2, 2), (5, 2)]
+    assert "does not run" in Judge(model, runs[2:]).unable

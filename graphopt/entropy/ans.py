@@ -1,0 +1,109 @@
+"""Asymmetric numeral systems: symbols in as many bits as their frequencies say, to 0.1 %.
+
+The coder is `constriction`'s (Bamler, arXiv 2201.01741; Duda, arXiv 1311.2540). What it is told are
+integer frequencies alone, which lie in the file, each a byte that stands for an exact integer:
+
+    b -> 0 for b = 0, else (8 + b mod 8) 2^(b div 8)
+
+so that decoding does the same IEEE arithmetic on the same integers everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import MissingExtra, ModelError
+
+__all__ = ["Decoder", "bits_of", "encode", "frequencies", "rounded"]
+
+Array = np.ndarray[Any, Any]
+
+#: What a byte stands for.
+_VALUES = np.array([0] + [(8 + b % 8) << (b // 8) for b in range(1, 128)], np.int64)
+_LARGEST = int(_VALUES[-1])
+
+
+def rounded(counts: Array) -> Array:
+    """The bytes [..., symbols] uint8 that stand nearest to counts; none that occurs becomes 0."""
+    top = np.maximum(counts.max(axis=-1, keepdims=True), 1)
+    scaled = counts * (_LARGEST / top)
+    low = np.clip(np.searchsorted(_VALUES, scaled, side="right") - 1, 1, len(_VALUES) - 2)
+    up = scaled - _VALUES[low] > _VALUES[low + 1] - scaled
+    made: Array = np.where(counts > 0, low + up, 0).astype(np.uint8)
+    return made
+
+
+def frequencies(codes: Array) -> Array:
+    """The integers that bytes stand for. Raises ModelError for a byte that stands for none."""
+    if codes.size and int(codes.max()) >= len(_VALUES):
+        raise ModelError("a frequency is out of range")
+    found: Array = _VALUES[codes]
+    return found
+
+
+def bits_of(codes: Array) -> Array:
+    """Bits of each symbol, float64; those of frequency 0 cost 24."""
+    values = frequencies(codes)
+    shares = np.maximum(values, 1e-9) / np.maximum(values.sum(axis=-1, keepdims=True), 1)
+    return np.minimum(-np.log2(shares), 24.0)
+
+
+def _library() -> Any:
+    try:
+        from constriction import stream
+    except ImportError as error:
+        raise MissingExtra("pack", "a packed model") from error
+    return stream
+
+
+def _model(codes: Array) -> Any:
+    values = frequencies(codes).astype(np.float64)
+    if not values.any():
+        raise ModelError("a table of frequencies is empty")
+    return _library().model.Categorical(values, perfect=False)
+
+
+def encode(parts: Sequence[tuple[Array, Array]]) -> bytes:
+    """Symbols coded so that they come out in this order.
+
+    Args:
+        parts: (symbols int, bytes of `rounded`), the frequencies of each symbol from 0 on; at least
+            two symbols each.
+    """
+    coder = _library().stack.AnsCoder()
+    known: dict[bytes, Any] = {}
+    for symbols, codes in reversed(parts):
+        key = codes.tobytes()
+        if key not in known:
+            known[key] = _model(codes)
+        coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), known[key])
+    return bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+class Decoder:
+    """Symbols out of what `encode` made, in its order.
+
+    Raises:
+        ModelError: the bytes are no stream.
+    """
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        if len(data) % 4:
+            raise ModelError("a stream of symbols is cut off")
+        words = np.frombuffer(data, "<u4").astype(np.uint32)
+        try:
+            self._coder = _library().stack.AnsCoder(words)
+        except ValueError as error:
+            raise ModelError("a stream of symbols is damaged") from error
+        self._known: dict[bytes, Any] = {}
+
+    def take(self, codes: Array, count: int) -> Array:
+        """The next symbols, int32 [count], of these frequencies."""
+        key = codes.tobytes()
+        if key not in self._known:
+            self._known[key] = _model(codes)
+        found: Array = self._coder.decode(self._known[key], count)
+        return found

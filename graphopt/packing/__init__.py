@@ -1,0 +1,1 @@
+"""Packing: models as small files, exactly as they are or rounded within a budget."""

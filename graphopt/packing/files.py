@@ -1,0 +1,127 @@
+"""The files of an ONNX model as runs of numbers: what a pack codes, and how each is to be coded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from graphopt.entropy.container import Run
+from graphopt.errors import ModelError
+from graphopt.io import wire
+from graphopt.io.reading import data_path, looks_like
+from graphopt.io.tensors import MappedFile
+
+__all__ = ["files_of"]
+
+#: Tensors of fewer bytes are coded with the graph.
+SMALLEST = 64
+_TOKEN = "\0graphopt-run:"
+_Types = onnx.TensorProto
+_KINDS = {
+    _Types.DOUBLE: "f8",
+    _Types.FLOAT: "f4",
+    _Types.FLOAT16: "f2",
+    _Types.BFLOAT16: "f2",
+    _Types.INT8: "i1",
+    _Types.UINT8: "i1",
+    _Types.INT4: "i1",
+    _Types.UINT4: "i1",
+}
+_WIDTHS = {"f8": 8, "f4": 4, "f2": 2, "i1": 1}
+
+
+#: Where a run begins, its length (-1: to the end), its kind, and what it is coded as already.
+_Part = tuple[int, int, str, str]
+Coded = Mapping[str, Sequence[tuple[int, bytes]]]
+
+
+def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run]]]:
+    """The model's external data files and the file at `path`, last, as runs by name.
+
+    Args:
+        path: the model.
+        coded: tensors by name that are coded already, in parts: their bytes, and the code.
+
+    Raises:
+        ModelError: it is no ONNX model, or its external data is not there.
+    """
+    try:
+        file = MappedFile(path)
+        skeleton, spans = wire.strip(file.view, SMALLEST, lambda k: f"{_TOKEN}{k}")
+        proto = onnx.ModelProto.FromString(skeleton)
+    except OSError as error:
+        raise ModelError(f"{path}: the file cannot be read: {error.strerror}") from error
+    except (wire.Malformed, DecodeError) as error:
+        raise ModelError(f"{path}: {looks_like(file) or 'this is not an ONNX model'}") from error
+    if not proto.HasField("graph"):
+        raise ModelError(f"{path}: it holds no graph: this is not an ONNX model")
+    coded = coded or {}
+    inside: list[_Part] = []
+    beside: dict[str, list[_Part]] = {}
+    for tensor in _tensors(proto):
+        if tensor.data_location != _Types.EXTERNAL:
+            continue
+        said = {e.key: e.value for e in tensor.external_data}
+        kind, location = _KINDS.get(tensor.data_type, "text"), said.get("location", "")
+        name = tensor.name if tensor.name in coded else ""
+        if location.startswith(_TOKEN):
+            span = spans[int(location.removeprefix(_TOKEN))]
+            inside.append((span.offset, span.length, kind, name))
+        else:
+            offset, length = int(said.get("offset", 0)), int(said.get("length", -1))
+            beside.setdefault(os.path.normpath(location), []).append((offset, length, kind, name))
+    files = []
+    for location, parts in beside.items():
+        held = _data(location, path)
+        files.append((location, _runs(held.view, parts, coded)))
+    return [*files, (path.name, _runs(file.view, inside, coded))]
+
+
+def _data(location: str, model: Path) -> MappedFile:
+    what = f"{model}: its external data '{location}'"
+    try:
+        return MappedFile(data_path(location, model, what))
+    except OSError as error:
+        raise ModelError(f"{what} cannot be read: {error.strerror}") from error
+
+
+def _runs(view: memoryview, parts: list[_Part], coded: Coded) -> list[Run]:
+    """Numbers where `parts` say, and what is between as text."""
+    runs: list[Run] = []
+    at = 0
+    for offset, length, kind, name in sorted(set(parts)):
+        end = len(view) if length < 0 else min(offset + length, len(view))
+        if offset < at or end <= offset or kind == "text":  # shared with the one before
+            continue
+        end -= (end - offset) % _WIDTHS[kind]
+        runs.append(Run("text", view[at:offset]))
+        at = offset
+        for size, code in coded.get(name, ()):
+            runs.append(Run("rounded", view[at : at + size], code))
+            at += size
+        runs.append(Run(kind, view[at:end]))
+        at = end
+    return [r for r in (*runs, Run("text", view[at:])) if len(r.data)]
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor within a model's graphs and functions."""
+    if isinstance(message, onnx.ModelProto):
+        parts: list[Any] = [message.graph, *message.functions]
+    elif isinstance(message, onnx.GraphProto):
+        yield from message.initializer
+        for sparse in message.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        parts = list(message.node)
+    elif isinstance(message, (onnx.FunctionProto, onnx.NodeProto)):
+        parts = [*(message.node if isinstance(message, onnx.FunctionProto) else message.attribute)]
+    else:
+        yield from (message.t, *message.tensors)
+        parts = [*([message.g] if message.HasField("g") else ()), *message.graphs]
+    for part in parts:
+        yield from _tensors(part)

@@ -1,0 +1,84 @@
+"""Integers by contexts: any come back; structure pays; damage is an error, not a crash."""
+
+import numpy as np
+import pytest
+
+from graphopt.entropy.integers import (
+    Rounded,
+    counts_of,
+    pack_integers,
+    steps_of,
+    tables_of,
+    unpack_integers,
+)
+from graphopt.errors import ModelError
+
+pytest.importorskip("constriction")
+
+
+def tensor(q, taps=9, turned=False, seed=0):
+    rng = np.random.default_rng(seed)
+    rows, columns = q.shape
+    row, column = (rng.integers(0, 9, n).astype(np.uint8) for n in (rows, columns))
+    return Rounded(q.astype(np.int32), np.float32(0.013), row, column, taps, turned)
+
+
+def coded(one):
+    tables = tables_of(counts_of(one))
+    return pack_integers(one, tables), tables
+
+
+def back(data, one, tables):
+    return unpack_integers(memoryview(data), 4 * one.q.size, tables)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 5), (64, 72), (33, 100)])
+@pytest.mark.parametrize("taps", [1, 8, 9])
+@pytest.mark.parametrize("scale", [0.0, 0.4, 3.0, 400.0])
+@pytest.mark.parametrize("turned", [False, True])
+def test_any_integers_come_back(shape, taps, scale, turned):
+    q = np.rint(np.random.default_rng(1).standard_normal(shape) * scale)
+    one = tensor(q, taps, turned)
+    data, tables = coded(one)
+    assert back(data, one, tables) == one.values().tobytes()
+
+
+def structured(rows=128, groups=96, taps=9):
+    rng = np.random.default_rng(2)
+    scale = [np.exp(rng.standard_normal(s) * 0.6) for s in ((rows, 1, 1), (1, groups, 1))]
+    w = rng.standard_normal((rows, groups, taps)) * scale[0] * scale[1] * 0.5
+    return np.rint(w).reshape(rows, -1)
+
+
+def entropy(q):
+    shares = np.unique(q, return_counts=True)[1] / q.size
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def test_rows_and_columns_of_different_size_cost_less_than_their_entropy():
+    q = structured()
+    one = tensor(q)
+    flat = Rounded(one.q, one.step, 0 * one.row, 0 * one.column, 9, False)
+    assert 8 * len(coded(flat)[0]) / q.size < 0.9 * entropy(q)
+
+
+def test_the_values_are_products_of_exact_steps():
+    levels = np.arange(0, 60, dtype=np.uint8)
+    made = steps_of(np.float32(0.75), levels)
+    assert (made[::4] == np.float32(0.75) * 2.0 ** np.arange(15)).all()
+    assert (np.abs(made / (0.75 * 2.0 ** (levels / 4.0)) - 1) < 1e-6).all()
+
+
+def test_damaged_streams_that_pass_for_whole_are_errors_or_integers():
+    """What a checksum would catch: the decoder itself neither crashes nor grows."""
+    one = tensor(structured(24, 12))
+    data, tables = coded(one)
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        bad = bytearray(data)
+        for at in rng.integers(0, len(bad), 3):
+            bad[at] = int(rng.integers(256))
+        try:
+            assert len(back(bytes(bad), one, tables)) == 4 * one.q.size
+        except ModelError as error:
+            assert str(error)  # noqa: PT017

@@ -1,0 +1,76 @@
+"""Rate-distortion rounding: less error in as many bits than rounding each weight by itself."""
+
+import numpy as np
+import pytest
+
+from graphopt.entropy.integers import counts_of, pack_integers, tables_of
+from graphopt.packing.rounding import Costs, Layer, as_rounded, rounded_for
+
+pytest.importorskip("constriction")
+
+ROWS, COLUMNS = 48, 216
+
+
+@pytest.fixture(scope="module")
+def setting():
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((COLUMNS, COLUMNS)) / np.sqrt(COLUMNS) + 0.3 * np.eye(COLUMNS)
+    x = rng.standard_normal((3000, COLUMNS)) @ mix * np.exp(0.5 * rng.standard_normal(COLUMNS))
+    w = rng.standard_normal((ROWS, COLUMNS)) * np.exp(0.5 * rng.standard_normal((ROWS, 1)))
+    return w, x.T @ x / len(x), np.exp(rng.standard_normal(ROWS))
+
+
+def judged(setting, layer, q, step):
+    """Bits a weight, and the error that matters."""
+    w, h, u = setting
+    made = as_rounded(layer, q, step)
+    bits = 8 * len(pack_integers(made, tables_of(counts_of(made)))) / w.size
+    off = made.values() - w
+    return bits, float(u @ np.einsum("oi,oi->o", off @ h, off))
+
+
+def nearest(layer, step):
+    return np.rint(layer.scaled / step).astype(np.int32)
+
+
+def curve(setting, layer, round_, steps):
+    points = [judged(setting, layer, round_(layer, s), s) for s in steps]
+    return np.array(sorted(points)).T
+
+
+def by_rate(layer, step):
+    q = nearest(layer, step)
+    for _ in range(2):
+        costs = Costs()
+        costs.add(q, layer.taps)
+        q = rounded_for(layer, step, q, costs.table())
+    return q
+
+
+def test_a_fifth_fewer_bits_than_plain_rounding_at_equal_error(setting):
+    w, h, u = setting
+    flat = Layer("w", w, 9, False, w.shape, None, np.ones(ROWS))
+    whole = Layer("w", w, 9, False, w.shape, h, u)
+    sizes = [np.sqrt(np.square(one.scaled).mean()) for one in (flat, whole)]
+    steps = np.geomspace(0.4, 2.5, 8)
+    plain = curve(setting, flat, nearest, steps * sizes[0])
+    made = curve(setting, whole, by_rate, steps * sizes[1])
+    for error in np.quantile(plain[1], [0.3, 0.5, 0.7]):
+        bits = [np.interp(-np.log(error), -np.log(c[1]), c[0]) for c in (plain, made)]
+        assert bits[1] < 0.8 * bits[0]
+
+
+def test_errors_are_made_up_for_by_later_columns(setting):
+    w, h, u = setting
+    layer = Layer("w", w, 9, False, w.shape, h, u)
+    step = 1.2 * float(np.sqrt(np.square(layer.scaled).mean()))
+    plain = judged(setting, layer, nearest(layer, step), step)
+    made = judged(setting, layer, rounded_for(layer, step, nearest(layer, step), None), step)
+    assert made[1] < 0.6 * plain[1]
+
+
+def test_independent_columns_of_equal_weight_are_rounded_to_the_nearest():
+    w = np.random.default_rng(1).standard_normal((5, 1))
+    layer = Layer("b", w, 1, False, (5,), None, np.ones(5))
+    q = rounded_for(layer, 0.01, nearest(layer, 0.01), None)
+    assert np.abs(as_rounded(layer, q, 0.01).values() - w).max() <= 0.0051
