@@ -96,6 +96,12 @@ def _chances_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh)
     return max(at) / limit
 
 
+def _margins_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+    n = weighty([np.ravel(a > 0) for a in want])
+    signs = _share([weigh(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
+    return max(signs, _values_strain(want, got, limit, weigh))
+
+
 def _scores_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     """By how far the top class is ahead; a line of a sequence strains as all its steps do."""
     steps, lines, tops = [], [], []
@@ -157,6 +163,7 @@ _STRAINS: dict[Kind, Callable[[list[Any], list[Any], float, Weigh], float]] = {
     "scores": _scores_strain,
     "logits": _logits_strain,
     "chances": _chances_strain,
+    "margins": _margins_strain,
     "embedding": _embedding_strain,
     "values": _values_strain,
     "features": _features_strain,

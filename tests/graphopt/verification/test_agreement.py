@@ -39,6 +39,8 @@ ROWS = RNG.normal(size=(64, 8)).astype(np.float32)
         ("y = Relu(x)", RNG.normal(size=(64, 384)), "features"),
         ("y = Relu(x)", RNG.normal(size=(64, 1000)), "logits"),
         ("y = Relu(x)", ROWS[:, :1], "values"),
+        ("s = Add(x, x)  y = Identity(s)", ROWS[:, :1], "margins"),
+        ("y = Add(x, x)", np.abs(ROWS[:, :1]), "values"),
         ("y = Relu(x)", ROWS.reshape(4, 4, 4, 8), "values"),
     ],
 )
@@ -338,3 +340,11 @@ def test_two_rows_have_no_spread_of_their_own():
     rows = RNG.normal(size=(2, 64))
     rows[1, 3] = rows[0, 3] + 1e-3
     assert spread_error([rows], [rows + 0.02 * RNG.normal(size=rows.shape)]) < 0.05
+
+
+def test_the_logit_of_one_thing_is_judged_by_its_sign():
+    want = np.where(RNG.normal(size=(400, 1)) > 0, 0.02, -1.0)
+    moved = np.where(want > 0, -0.01, want)
+    assert judged("y = Add(x, x)", [want], [moved]).over > 1
+    assert judged("y = Relu(x)", [want], [moved]).over < 1
+    assert judged("y = Add(x, x)", [want], [want + 0.005]).over < 1
