@@ -90,7 +90,7 @@ def spectrum(seed=5):
         },
         opset=17,
     )
-    slope = np.float32(1e-4) ** (np.arange(257) / 257)
+    slope = np.float32(1e-3) ** (np.arange(257) / 257)
     runs = []
     for _ in range(64):
         waves = np.fft.irfft(
