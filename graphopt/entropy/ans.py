@@ -11,6 +11,7 @@ so that decoding does the same IEEE arithmetic on the same integers everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ def bits_of(codes: Array) -> Array:
     return np.minimum(-np.log2(shares), 24.0)
 
 
+@cache
 def _library() -> Any:
     try:
         from constriction import stream

@@ -45,6 +45,8 @@ _VALUES = LEVELS * KNOWN + 1  # the last: one that is not zero, since its group 
 ALPHABET = 2 * LARGEST + 1
 #: Waves of flags: (row, column) modulo these.
 _ROW_WAVES, _COLUMN_WAVES = 2, 4
+#: What is known of a group's taps is counted up to here.
+_ENOUGH = 200
 #: Rows and columns are believed as much as this many symbols of the whole.
 _PRIOR = 4
 #: Half octaves of fixed-point numbers (16 bits after the point), exact.
@@ -117,26 +119,26 @@ class Waves:
                 heat.add_block(part, a, b)
         at = np.flatnonzero(flags)
         row, column = np.divmod(at.astype(np.int32), np.int32(max(columns, 1)))
-        q = np.zeros((len(at), taps), np.int8)
-        known = np.zeros(len(at), np.int16)
+        q = np.zeros((taps, len(at)), np.int8)
+        known = np.zeros(len(at), np.uint8)
         sizes = _Heat(rows, columns)
         for tap in range(taps):
             r, c = heat.levels() if tap == 0 else sizes.levels()
-            level = np.clip(r[row] + c[column], 0, LEVELS - 1)
-            if tap == 0:
-                kind = np.zeros(len(at), np.int16)
-            else:
-                kind = np.where(known == 0, 1, np.where(known <= tap, 2, 3))
-            classes = (level + LEVELS * kind).astype(np.uint8)
+            classes = np.clip(r[row] + c[column], 0, LEVELS - 1).astype(np.uint8)
+            if tap:
+                kinds = np.where(np.arange(256) <= tap, 2, 3)
+                kinds[0] = 1
+                classes += (LEVELS * kinds).astype(np.uint8)[known]
             if tap == taps - 1:
                 classes[known == 0] = _VALUES - 1
             symbols = yield classes, 1
-            q[:, tap] = symbols - LARGEST
-            size = np.abs(q[:, tap]).astype(np.int16)
-            known += np.minimum(size, 3)
+            q[tap] = symbols - LARGEST
+            size = np.abs(q[tap])
+            known += np.minimum(size, 3).astype(np.uint8)
+            np.minimum(known, _ENOUGH, out=known)
             sizes.add(row, column, size)
         whole = np.zeros((rows * columns, taps), np.int8)
-        whole[at] = q
+        whole[at] = q.T
         return whole.reshape(rows, columns, taps)
 
 

@@ -35,7 +35,7 @@ from graphopt.replacing import replace_files
 from graphopt.samples import SampleSource
 from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["RoundedPack", "Tensor", "pack_rounded"]
+__all__ = ["RoundedPack", "Tensor", "coded_at", "pack_rounded", "write"]
 
 Array = np.ndarray[Any, Any]
 
@@ -94,19 +94,28 @@ class RoundedPack:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Trial:
+class _Coded:
+    """A model with rounded weights, and these as they are coded."""
+
     model: ir.Model
-    coded: dict[str, list[tuple[int, bytes]]]
+    parts: dict[str, list[tuple[int, bytes]]]
     tables: bytes
     rounded: list[Rounded]
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(c) for parts in self.parts.values() for _, c in parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """What a coded model misses of the budget ("" if nothing), and its figures."""
+
+    coded: _Coded
     reason: str
     metric: float | None
     error: float | None
     disagreement: float | None
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(c) for parts in self.coded.values() for _, c in parts)
 
 
 def pack_rounded(
@@ -152,24 +161,27 @@ def pack_rounded(
 
     def fits(k: int) -> bool:
         progress("rounding and judging", len(trials), 0)
-        trials[k] = _tried(setting, layers, size * 2.0 ** (k / FINE), source)
+        coded = coded_at(clean, layers, size * 2.0 ** (k / FINE))
+        trials[k] = _judged(setting, coded, source)
         return not trials[k].reason
 
     best = _largest(fits)
     if best is None:
         raise BudgetMissed(f"no rounding is within the budget ({trials[min(trials)].reason})")
     chosen = trials[best]
-    graph = _write(chosen, target, progress)
+    write(chosen.coded, target, progress)
     return RoundedPack(
         before=before,
         after=target.stat().st_size,
-        graph=graph,
+        graph=target.stat().st_size - chosen.coded.bytes,
         step=2.0 ** (best / FINE),
         metric=None if source is None or chosen.metric is None else (source, chosen.metric),
         error=chosen.error,
         disagreement=chosen.disagreement,
-        tensors=_told(layers, chosen),
-        trials=tuple((2.0 ** (k / FINE), t.bytes, t.reason) for k, t in sorted(trials.items())),
+        tensors=_told(layers, chosen.coded),
+        trials=tuple(
+            (2.0 ** (k / FINE), t.coded.bytes, t.reason) for k, t in sorted(trials.items())
+        ),
     )
 
 
@@ -205,7 +217,8 @@ def _size(layers: Sequence[Layer]) -> float:
     return float(np.sqrt(squares / sum(w.size for w in wide))) or 1.0
 
 
-def _tried(setting: Setting, layers: Sequence[Layer], step: float, source: float | None) -> _Trial:
+def coded_at(model: ir.Model, layers: Sequence[Layer], step: float) -> _Coded:
+    """The model with its layers rounded at one step, and coded."""
     found = [np.rint(one.scaled / np.float32(step)).astype(np.int32) for one in layers]
     for _ in range(ROUNDS):
         costs = Costs()
@@ -216,24 +229,25 @@ def _tried(setting: Setting, layers: Sequence[Layer], step: float, source: float
     rounded = [as_rounded(one, q, step) for one, q in zip(layers, found, strict=True)]
     parts = [_parts(one) for one in rounded]
     counts = [counts_of(p) for ps in parts for p in ps]
-    tables = tables_of((sum(c[0] for c in counts), sum(c[1] for c in counts)))  # type: ignore[arg-type]
+    flags, values = (sum(c[k] for c in counts[1:]) + counts[0][k] for k in (0, 1))
+    tables = tables_of((flags, values))
     coded = {
         one.name: [(4 * p.q.size, pack_integers(p, tables)) for p in ps]
         for one, ps in zip(layers, parts, strict=True)
     }
-    model = setting.source.model.clone()
+    model = model.clone()
     for one, tensor in zip(layers, rounded, strict=True):
         values = tensor.values().reshape(one.shape)
         model.graph.initializers[one.name].const_value = ir.Tensor(values, name=one.name)
-    return _judged(setting, model, source, coded, tables, rounded)
+    return _Coded(model, coded, tables, rounded)
 
 
-def _judged(setting: Setting, model: ir.Model, source: float | None, *made: Any) -> _Trial:
+def _judged(setting: Setting, coded: _Coded, source: float | None) -> _Trial:
     """What of the budget a model misses, if anything."""
     budget, judge = setting.budget, setting.judge
     reason, error, over, metric = "", None, None, None
     if judge is not None:
-        outputs = list(run_each(model, judge.probe, optimize=True))
+        outputs = list(run_each(coded.model, judge.probe, optimize=True))
         compared = compare_outputs(judge.source, outputs)
         error = compared.worst
         reason = compared.broken or budget.over_error(error)
@@ -242,9 +256,9 @@ def _judged(setting: Setting, model: ir.Model, source: float | None, *made: Any)
             over = worst.over
             reason = f"{name} says something else: {worst}" if over > 1 else ""
     if not reason:
-        metric = _metric(setting, model)
+        metric = _metric(setting, coded.model)
         reason = budget.over_drop(source, metric)
-    return _Trial(model, *made, reason, metric, error, over)
+    return _Trial(coded, reason, metric, error, over)
 
 
 def _metric(setting: Setting, model: ir.Model) -> float | None:
@@ -276,16 +290,15 @@ def _parts(tensor: Rounded) -> list[Rounded]:
     ]
 
 
-def _write(trial: _Trial, target: Path, progress: Progress) -> int:
-    """Write the pack, decode it, and compare; bytes that are no rounded tensor."""
+def write(coded: _Coded, target: Path, progress: Progress = silent) -> None:
+    """Write the pack, and decode it: every byte of the model must come out."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         whole = Path(folder, "model.onnx")
-        write_model(trial.model, whole)
-        files = files_of(whole, trial.coded)
-        content = write_pack(files, trial.tables, progress)
+        write_model(coded.model, whole)
+        files = files_of(whole, coded.parts)
+        content = write_pack(files, coded.tables, progress)
         replace_files([(target, content)])
     check(target)
-    return target.stat().st_size - trial.bytes
 
 
 def _strip(model: ir.Model) -> None:
@@ -304,12 +317,12 @@ def _strip(model: ir.Model) -> None:
                     value.type = value.shape = None
 
 
-def _told(layers: Sequence[Layer], trial: _Trial) -> tuple[Tensor, ...]:
+def _told(layers: Sequence[Layer], coded: _Coded) -> tuple[Tensor, ...]:
     found = []
-    for one, rounded in zip(layers, trial.rounded, strict=True):
+    for one, rounded in zip(layers, coded.rounded, strict=True):
         n = rounded.q.size
         shares = np.unique(rounded.q, return_counts=True)[1] / n
-        after = sum(len(c) for _, c in trial.coded[one.name])
+        after = sum(len(c) for _, c in coded.parts[one.name])
         found.append(
             Tensor(
                 one.name,

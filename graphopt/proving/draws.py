@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.proving.moves import MOVES
 from graphopt.proving.running import LARGEST, Unrunnable, size_at
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Window
@@ -53,6 +54,14 @@ DRAWS = (
 )  # fmt: skip
 #: Inputs on which arithmetic is exact, where constants are such numbers too.
 EXACT = frozenset(("ones", "ties", "zeros"))
+#: Operators whose operands have no infinities: each would make all that it meets no number. Of
+#: attention the first three.
+PRODUCTS = frozenset(
+    """Attention Conv ConvTranspose Einsum FusedConv FusedGemm FusedMatMul Gemm GroupQueryAttention
+    MatMul MultiHeadAttention""".split()  # noqa: SIM905
+)
+#: What operands come through.
+SCALED = frozenset((*MOVES, "Cast", "Div", "Mul", "Neg"))
 #: Numbers that some elements are.
 ODD = {"infinite": (-np.inf, np.inf), "none": (np.nan,)}
 
@@ -85,6 +94,7 @@ def trials(window: Window) -> Iterator[Trial]:
         rows += [((k,), [NORMAL]) for k in _counts(window)]
     assigned = [({n: r[k % len(r)] for k, n in enumerate(names)}, some) for r, some in rows]
     first = assigned[0][0]
+    factors, apart = _factors(window), (Kind("infinite"), Kind("none"))
     if window.suspect:  # what tells them apart is rare
         many = {**first, **dict.fromkeys(names[:1], MANY)}
         assigned.append((many, [*DRAWS[: DRAWS.index(LARGE) + 1]] * (3 if names else 20)))
@@ -92,7 +102,12 @@ def trials(window: Window) -> Iterator[Trial]:
     for sizes, some in assigned:
         for kind in some:
             try:
-                feeds = {t: drawn(t, sizes, kind, rng, centres) for t in window.leaves}
+                feeds = {
+                    t: drawn(
+                        t, sizes, NORMAL if kind in apart and t in factors else kind, rng, centres
+                    )
+                    for t in window.leaves
+                }
             except Unrunnable:
                 break
             yield Trial(feeds, sizes, kind)
@@ -141,6 +156,26 @@ def drawn(
     else:
         made = made * kind.by
     return made
+
+
+def _factors(window: Window) -> set[Term]:
+    """The inputs that are operands of products."""
+    found: set[Term] = set()
+    stack = [
+        a
+        for side in window.inner
+        for t in side
+        if t.op.rpartition(":")[2] in PRODUCTS
+        for a in t.args[:3]
+    ]
+    while stack:
+        term = stack.pop()
+        if term is None or term in found:
+            continue
+        found.add(term)
+        if term not in window.leaves and term.op in SCALED:
+            stack += term.args
+    return found
 
 
 def _whole(dtype: ir.DataType, shape: Sequence[int], kind: Kind, rng: Any) -> Array:

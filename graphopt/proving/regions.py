@@ -195,5 +195,6 @@ def _grained(x: Array) -> bool:
     """Whether arithmetic on these numbers is exact: no rounding decides what they decide."""
     if x.dtype.kind != "f":
         return True
-    near = np.abs(x) < 1 << 20
-    return bool((near & (x * GRAIN == np.round(x * GRAIN))).all()) if x.size <= 1 << 12 else False
+    if x.size > 1 << 12 or not (np.abs(x) < 1 << 20).all():
+        return False
+    return bool((x * GRAIN == np.round(x * GRAIN)).all())

@@ -64,3 +64,17 @@ def test_a_long_sum_folded_in_float32_is_as_good_as_the_source(rows):
     (step,) = optimize(model, "fold", measure=False).report.steps
     assert (step.status, step.nodes, step.undone) == ("kept", 1, ())
     assert step.evidence.assumed == 0
+
+
+@pytest.mark.parametrize("lowest", [np.finfo(np.float32).min, -1e38])
+def test_scores_masked_by_the_lowest_number_are_attention(lowest):
+    """Infinite queries would tell the two apart, and are no number in every other product."""
+    model = parse_model(
+        """kt = Transpose<perm=[0,1,3,2]>(k)  s = MatMul(q, kt)  t = Mul(s, c)
+        w = Where(mask, t, low)  p = Softmax<axis=-1>(w)  y = MatMul(p, v)""",
+        inputs={**dict.fromkeys("qkv", (2, 4, 5, 8)), "mask": np.zeros((2, 1, 5, 5), bool)},
+        constants={"c": np.float32(8**-0.5).reshape(()), "low": np.float32(lowest).reshape(())},
+    )
+    result = optimize(model, "fuse", measure=False)
+    assert result.report.steps[0].undone == ()
+    assert [n.op_type for n in result.model.graph] == ["Where", "Attention"]
