@@ -48,7 +48,7 @@ def one_lossless(path):
         sources = [path if w == back else path.parent / w.relative_to(back.parent) for w in written]
         same = all(w.read_bytes() == s.read_bytes() for w, s in zip(written, sources, strict=True))
     zstd = None
-    if packed.before < 64 << 20:
+    if packed.before < 4 << 20:
         coder = zstandard.ZstdCompressor(level=19)
         zstd = sum(len(coder.compress(s.read_bytes())) for s in sources)
     return {
@@ -101,7 +101,7 @@ def main():
     one = commands.add_parser("lossless")
     one.add_argument("--models", action="append", required=True)
     one.add_argument("--out", required=True)
-    one.add_argument("--seconds", type=float, default=500)
+    one.add_argument("--seconds", type=float, default=240)
     one.set_defaults(run=lossless)
     one = commands.add_parser("damage")
     one.add_argument("--model", required=True)

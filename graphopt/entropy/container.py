@@ -55,7 +55,7 @@ class Stored:
 
     name: str
     runs: tuple[tuple[str, int], ...]
-    content: Iterator[bytes]
+    content: Iterator[bytes | memoryview]
 
 
 def is_pack(path: Path) -> bool:
@@ -181,7 +181,7 @@ def read_pack(file: BinaryIO) -> list[Stored]:
     reader = _Reader(records, tables)
     digests: list[bytes] = []
 
-    def content(number: int, runs: Sequence[tuple[str, int]]) -> Iterator[bytes]:
+    def content(number: int, runs: Sequence[tuple[str, int]]) -> Iterator[memoryview]:
         digest = hashlib.sha256()
         for kind, size in runs:
             for part in reader.take(kind, size):

@@ -186,7 +186,7 @@ def symbols_of(tensor: Rounded) -> Iterator[tuple[int, Array, Array]]:
     """What is coded: (kind, classes, symbols) wave by wave."""
     q = np.clip(_grouped(tensor), -LARGEST, LARGEST).astype(np.int8)
     rows, columns, taps = q.shape
-    flags = q.any(axis=2).astype(np.uint8)
+    flags: Array = q.any(axis=2).astype(np.uint8)
     waves = Waves(rows, columns, taps).run()
     held = q[flags.astype(bool)]
     blocks = iter(
@@ -279,7 +279,8 @@ def _numbers(data: memoryview, width: int, count: int) -> Array:
 def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
     """The float32 bytes of a tensor. Raises ModelError: not what `pack_integers` made."""
     codes = _tables(tables)
-    numbers, at = [], 0
+    numbers: list[int] = []
+    at = 0
     while len(numbers) < 7:
         value, at = _varint(data, at)
         numbers.append(value)
