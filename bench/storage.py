@@ -7,6 +7,7 @@ python bench/storage.py table --out bench/results/storage
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -15,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from graphopt import load, session
+from graphopt.budget import Budget
 from graphopt.entropy.container import read_pack, unpack
 from graphopt.errors import GraphOptError
 from graphopt.packing.lossless import pack_lossless
+from graphopt.packing.lossy import pack_rounded
 
 
 def lossless(given):
@@ -62,6 +66,55 @@ def one_lossless(path):
     }
 
 
+def rounded(given):
+    """Each glyph model within the budget, judged on all 4,000 validation glyphs as decoded."""
+    out, folder = Path(given.out), Path(given.glyphs)
+    rows = json.loads(out.read_text()) if out.exists() else {}
+    with np.load(folder / "glyphs.npz") as held:
+        x, y = prepared(held["x_val"]), held["y_val"]
+        samples = prepared(held["x_train"][: given.samples])
+
+    def accuracy(predict, upto=None):
+        right = [
+            (next(iter(predict({"x": x[k : k + 50]}).values())).argmax(1) == y[k : k + 50]).sum()
+            for k in range(0, upto or len(x), 50)
+        ]
+        return 100 * float(sum(right)) / (upto or len(x))
+
+    for name in given.only.split(","):
+        if name in rows:
+            continue
+        path, pack = folder / f"{name}.onnx", out.with_name(f"{name}.gopt")
+        budget = Budget(evaluate=lambda p: accuracy(p, given.judged), max_drop=given.drop)
+        began = time.perf_counter()
+        made = pack_rounded(
+            load(path), pack, samples={"x": samples}, budget=budget, before=path.stat().st_size
+        )
+        rows[name] = {**dataclasses.asdict(made), "pack_s": time.perf_counter() - began}
+        rows[name] |= opened(pack, path)
+        rows[name]["accuracy"] = [accuracy(session(path)), accuracy(session(pack))]
+        out.write_text(json.dumps(rows, indent=1))
+
+
+def opened(pack, path):
+    """Seconds to open pack and source, and to decode; zstd -19 of the source."""
+    times = []
+    for one in (pack, path):
+        began = time.perf_counter()
+        session(one, threads=1)
+        times.append(time.perf_counter() - began)
+    began = time.process_time()
+    with pack.open("rb") as file:
+        size = sum(len(c) for stored in read_pack(file) for c in stored.content)
+    decode = time.process_time() - began
+    zstd = len(zstandard.ZstdCompressor(level=19).compress(path.read_bytes()))
+    return {"open_s": times, "decode_mb_s": size / 1e6 / decode, "zstd": zstd}
+
+
+def prepared(images):
+    return ((images / 255 - 0.5) / 0.25).astype(np.float32).reshape(-1, 1, 32, 32)
+
+
 def damage(given):
     """Flipped, cut, spliced: each must be refused, or read as the very same model."""
     import io
@@ -103,6 +156,14 @@ def main():
     one.add_argument("--out", required=True)
     one.add_argument("--seconds", type=float, default=240)
     one.set_defaults(run=lossless)
+    one = commands.add_parser("rounded")
+    one.add_argument("--glyphs", required=True)
+    one.add_argument("--out", required=True)
+    one.add_argument("--only", default="resnet20,transformer,lstm,vgg16,mobilenetv2")
+    one.add_argument("--samples", type=int, default=1024)
+    one.add_argument("--judged", type=int, help="validation glyphs that trials are judged on")
+    one.add_argument("--drop", type=float, default=0.5)
+    one.set_defaults(run=rounded)
     one = commands.add_parser("damage")
     one.add_argument("--model", required=True)
     one.add_argument("--trials", type=int, default=100_000)

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.entropy.integers import LARGEST, Rounded, steps_of
+from graphopt.entropy.contexts import LARGEST
+from graphopt.entropy.integers import Rounded, steps_of
 
 __all__ = ["Costs", "Layer", "rounded_for"]
 
