@@ -26,8 +26,10 @@ Wave = tuple[Array, int]
 
 #: Magnitudes with a symbol of their own; larger ones are told apart.
 LARGEST = 15
-#: Classes by what rows and columns say, and by known taps: none of this group, 0, few, many.
-LEVELS, KNOWN = 14, 4
+#: Classes by what rows and columns say, and by known taps: none of this group, 0, few to many.
+LEVELS, KNOWN = 19, 5
+#: Kinds of known taps: their mean magnitude in quarters.
+_SHARES = np.array([3, 6])
 FLAGS = LEVELS + 1  # the last: nothing is known
 VALUES = LEVELS * KNOWN + 1  # the last: one that is not zero, since its group is not
 ALPHABET = 2 * LARGEST + 1
@@ -72,7 +74,7 @@ def waves(rows: int, columns: int, taps: int) -> Generator[Wave, Array, Array]:
         r, c = heat.levels() if tap == 0 else sizes.levels()
         classes = np.clip(r[row] + c[column], 0, LEVELS - 1).astype(np.uint8)
         if tap:
-            kinds = np.where(np.arange(256) <= tap, 2, 3)
+            kinds = 2 + np.searchsorted(_SHARES, np.arange(256) * 4 // tap)
             kinds[0] = 1
             classes += (LEVELS * kinds).astype(np.uint8)[known]
         if tap == taps - 1:

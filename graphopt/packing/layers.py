@@ -60,23 +60,23 @@ def layers_of(
             w, f = array.T, grid.T
         else:
             w, f = (a.reshape(-1, len(second)) for a in (array, grid))
-        taps = int(np.prod(op.kernel)) if isinstance(op, Linear) and op.kernel else GROUP
+        kernel = op.kernel if isinstance(op, Linear) else ()
+        taps = int(np.prod(kernel)) if np.prod(kernel) > 1 else GROUP
         u = _calm(f.sum(axis=1) / max(float(np.trace(second)), 1e-30))
-        kernel = isinstance(op, Linear) and bool(op.kernel)
         if kernel:
             u = np.sqrt(u * np.exp(np.log(u).mean()))
         h = None if len(second) > WIDEST else second
-        found.append(Layer(name, w, taps, turned, array.shape, h, u, even=kernel))
+        found.append(Layer(name, w, taps, turned, array.shape, h, u, even=bool(kernel)))
     for name, grid in fisher.items():
         tensor = model.graph.initializers[name].const_value
         assert tensor is not None
         array = tensor.numpy().astype(np.float64)
-        w = array.reshape(-1, 1) if array.ndim < 2 else array.reshape(array.shape[0], -1)
-        if w.shape[1] < GROUP:
-            w = w.reshape(-1, 1)
-        f = np.full(len(w), float(grid.mean()) / rows)
-        taps = GROUP if w.shape[1] > 1 else 1
-        found.append(Layer(name, w, taps, False, array.shape, None, f))
+        first_axis = next((n for n in array.shape if n > 1), 1)
+        matrix = array.size // first_axis >= GROUP
+        w = array.reshape(first_axis if matrix else -1, array.size // first_axis if matrix else 1)
+        f = grid.reshape(w.shape).mean(axis=1) / rows
+        u = _calm(f) if matrix else np.full(len(w), f.mean())
+        found.append(Layer(name, w, GROUP if matrix else 1, False, array.shape, None, u))
     return found
 
 
