@@ -3,7 +3,7 @@
 python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
 python bench/storage.py damage --model FILE [--trials 100000]
-python bench/storage.py table --out bench/results/storage
+python bench/storage.py table --rounded FILE.json --lossless FILE.json
 """
 
 import argparse
@@ -148,6 +148,48 @@ def damage(given):
     print(f"{given.trials} trials: {refused} refused, {same} unchanged; {memory} MiB at most")
 
 
+def table(given):
+    """Markdown of what the other commands wrote."""
+    lines = []
+    if given.rounded:
+        lines += [
+            "| model | float | pack | ratio | accuracy | drop | bits | below H0 | zstd -19 |"
+            " open, s | decode |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+    for path in given.rounded or ():
+        for name, row in json.loads(Path(path).read_text()).items():
+            weights = sum(t["before"] for t in row["tensors"]) / 4
+            coded = sum(t["after"] for t in row["tensors"])
+            alone = sum(t["entropy"] * t["before"] / 32 for t in row["tensors"])
+            before, after = row["accuracy"]
+            lines.append(
+                f"| {name} | {row['before']:,} | {row['after']:,}"
+                f" | {row['before'] / row['after']:.1f} x"
+                f" | {before:.2f} to {after:.2f} | {before - after:.2f} | {8 * coded / weights:.2f}"
+                f" | {1 - coded / alone:.1%} | {row['zstd'] / row['before']:.3f}"
+                f" | {row['open_s'][0]:.2f} ({row['open_s'][1]:.2f} as ONNX)"
+                f" | {row['decode_mb_s']:.0f} MB/s |"
+            )
+    for path in given.lossless or ():
+        rows = {k: r for k, r in json.loads(Path(path).read_text()).items() if "error" not in r}
+        failed = [k for k, r in json.loads(Path(path).read_text()).items() if "error" in r]
+        large = {k: r for k, r in rows.items() if r["kinds"].get("f4", 0) > 0.5 * r["bytes"]}
+        ratios = sorted(r["packed"] / r["bytes"] for r in large.values())
+        known = [r for r in rows.values() if r["zstd"]]
+        size = sum(r["bytes"] for r in known) or 1
+        ours, theirs = (sum(r[k] for r in known) / size for k in ("packed", "zstd"))
+        over = [k for k, r in large.items() if r["packed"] > 0.84 * r["bytes"]]
+        lines += [
+            f"{len(rows)} files, {sum(r['bytes'] for r in rows.values()) / 1e6:.0f} MB;"
+            f" {sum(r['same'] for r in rows.values())} byte-identical; {len(failed)} not packed.",
+            f"{len(large)} mostly float32: ratio {ratios[0]:.3f} to {ratios[-1]:.3f}, median"
+            f" {ratios[len(ratios) // 2]:.3f}; over 0.84: {len(over)} {over[:5]}",
+            f"{len(known)} small ones: {ours:.3f} of their bytes, zstd -19 {theirs:.3f}.",
+        ]
+    print("\n".join(lines))
+
+
 def main():
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
@@ -168,6 +210,10 @@ def main():
     one.add_argument("--model", required=True)
     one.add_argument("--trials", type=int, default=100_000)
     one.set_defaults(run=damage)
+    one = commands.add_parser("table")
+    one.add_argument("--rounded", action="append")
+    one.add_argument("--lossless", action="append")
+    one.set_defaults(run=table)
     given = parser.parse_args()
     given.run(given)
 

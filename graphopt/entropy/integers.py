@@ -77,7 +77,7 @@ def symbols_of(tensor: Rounded) -> Iterator[tuple[int, Array, Array]]:
     """What is coded: (kind, classes, symbols) wave by wave."""
     q = np.clip(_grouped(tensor), -LARGEST, LARGEST).astype(np.int8)
     rows, columns, taps = q.shape
-    flags: Array = q.any(axis=2).astype(np.uint8)
+    flags = np.asarray(q.any(axis=2), np.uint8)
     held = q[flags.astype(bool)].astype(np.int32) + LARGEST
     asked = waves(rows, columns, taps)
     symbols = [*(b.ravel().astype(np.int32) for b in flag_blocks(flags)), *held.T]
