@@ -19,6 +19,7 @@ from graphopt.entropy.planes import pack_numbers, unpack_numbers
 from graphopt.errors import ModelError
 
 __all__ = [
+    "MOST",
     "Rounded",
     "counts_of",
     "pack_integers",
@@ -29,6 +30,8 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
+#: Magnitudes that 16 bits beside a symbol tell.
+MOST = LARGEST + 65535
 #: Quarter octaves that steps differ by.
 _QUARTERS = np.array([1.0, 1.1892071150027210, 1.4142135623730951, 1.6817928305074292])
 
@@ -38,7 +41,7 @@ class Rounded:
     """A tensor w[r, c] = step 2^((row[r] + column[c]) / 4) q[r, c], float32.
 
     Attributes:
-        q: integers [rows, columns].
+        q: integers [rows, columns], of magnitudes up to MOST.
         step: float32.
         row, column: quarter octaves, uint8.
         taps: columns of a group; the last one is filled up.
@@ -54,8 +57,9 @@ class Rounded:
 
     def values(self) -> Array:
         """The float32 tensor as it is stored, [rows, columns] or turned."""
-        steps = steps_of(self.step, self.row)[:, None] * steps_of(np.float32(1), self.column)
-        w = self.q.astype(np.float32) * steps
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is no weight of ours
+            steps = steps_of(self.step, self.row)[:, None] * steps_of(np.float32(1), self.column)
+            w = self.q.astype(np.float32) * steps
         return np.ascontiguousarray(w.T) if self.turned else w
 
 
@@ -159,7 +163,7 @@ def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
         value, at = _varint(data, at)
         numbers.append(value)
     turned, rows, columns, taps, *sizes = numbers
-    if not taps or rows * columns * 4 != size or taps > 4 * columns + 64 or len(data) < at + 4:
+    if not 0 < taps <= 8 * columns or rows * columns * 4 != size or len(data) < at + 4:
         raise ModelError("a rounded tensor has another size than it should")
     (step,) = struct.unpack_from("<f", data, at)
     sides, at = [], at + 4

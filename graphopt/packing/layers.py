@@ -111,6 +111,7 @@ def _fisher(
         and tensor.dtype == ir.DataType.FLOAT
         and tensor.size >= SMALLEST
         and f.any()
+        and np.isfinite(tensor.numpy()).all()
     }
     return kept, rows
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.entropy.contexts import LARGEST
-from graphopt.entropy.integers import Rounded, steps_of
+from graphopt.entropy.integers import MOST, Rounded, steps_of
 
 __all__ = ["Costs", "Layer", "rounded_for"]
 
@@ -230,7 +230,5 @@ def as_rounded(layer: Layer, q: Array, step: float) -> Rounded:
     base = np.float32(step * layer.unit)
     low_row, low_column = int(layer.row.min()), int(layer.column.min())
     base = steps_of(base, np.array([low_row + low_column]))[0]
-    return Rounded(
-        q, base, layer.row - np.uint8(low_row), layer.column - np.uint8(low_column), layer.taps,
-        layer.turned,
-    )  # fmt: skip
+    row, column = layer.row - np.uint8(low_row), layer.column - np.uint8(low_column)
+    return Rounded(np.clip(q, -MOST, MOST), base, row, column, layer.taps, layer.turned)
