@@ -292,6 +292,10 @@ def survey(args: argparse.Namespace) -> tuple[collections.Counter[str], list[dic
 # --- kills --------------------------------------------------------------------------------------
 
 
+#: Exit codes after a signal: it was done already, or ended by the signal, or cleaned up first.
+ENDS = {signal.SIGKILL: (0, -9), signal.SIGTERM: (0, -15, 143)}
+
+
 def kills(count: int, seed: int) -> tuple[collections.Counter[str], list[dict[str, Any]]]:
     """SIGKILL and SIGTERM at random moments of a run: outputs are whole or absent."""
     rng = random.Random(seed)
@@ -310,22 +314,29 @@ def kills(count: int, seed: int) -> tuple[collections.Counter[str], list[dict[st
             shutil.rmtree(spare, ignore_errors=True)
             (folder / "out").mkdir()
             spare.mkdir()
+            said = (folder / "said").open("w+")
             one = subprocess.Popen(
                 command,
                 cwd=folder,
                 env=environment,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=said,
             )
             if k < 0:  # the whole run once, to know how long it takes
                 one.wait()
                 whole, seconds = left(folder), time.monotonic() - start
+                said.close()
                 continue
             how = rng.choice((signal.SIGKILL, signal.SIGTERM))
             time.sleep(seconds * rng.choice((rng.random(), rng.uniform(0.85, 1.05))))
             one.send_signal(how)
             code = one.wait()
             counts.update(("kills", f"{how.name}: exit {code}"))
+            if code not in ENDS[how]:
+                said.seek(0)
+                found.append({"number": k, "found": f"{how.name}: exit {code}: {said.read()}"})
+                print(k, found[-1]["found"], flush=True)
+            said.close()
             for text in torn(folder, how, whole):
                 found.append({"number": k, "found": f"{how.name}: {text}"})
                 print(k, how.name, text, flush=True)

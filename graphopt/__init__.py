@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graphopt.formats import load as load
     from graphopt.formats import save as save
     from graphopt.measuring.session_options import tune as tune
+    from graphopt.page.view import view as view
     from graphopt.pass_ import Pass as Pass
     from graphopt.pipeline.optimize import optimize as optimize
     from graphopt.pipeline.result import Result as Result
@@ -78,6 +79,7 @@ _WHERE = {
     "session": "deploy.sessions",
     "trace": "tracing",
     "tune": "measuring.session_options",
+    "view": "page.view",
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -1,20 +1,37 @@
-"""Backend: the interface of a lowerer, found by entry point in the group `graphopt.backends`."""
+"""Backend: the interface of a lowerer, found by entry point in the group `graphopt.backends`.
+
+A user names one of their own as `FILE.py:NAME`: `named_target` runs that file. `find_target` takes
+names alone, and is for what manifests and recipes say: files from anywhere name no code.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt import plugins
-from graphopt.errors import MissingExtra, UsageError
+from graphopt.blame import described, shown
+from graphopt.errors import GraphOptError, MissingExtra, UsageError, nearest
 from graphopt.target import Target
+from graphopt.user_code import load_attribute
 
-__all__ = ["Arrays", "Backend", "Session", "Timing", "backend_of", "every_target", "find_target"]
+__all__ = [
+    "Arrays",
+    "Backend",
+    "Session",
+    "Timing",
+    "backend_of",
+    "every_target",
+    "find_target",
+    "named_backend",
+    "named_target",
+]
 
 #: Named arrays: inputs or outputs of one run.
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -91,12 +108,30 @@ def find_target(name: str) -> Target:
         if name in backend.targets():
             found: Target = backend.target(name)
             return found
-    from graphopt.errors import nearest
-
     names = [t for e in known.values() for t in e.load().targets()]
     raise UsageError(
-        f"no target is called '{name}'{nearest(name, names)}. Known: {', '.join(names)}"
+        f"no target is called '{name}'{nearest(name, names)}. Known: {', '.join(names)}; one of "
+        "your own is ./file.py:BACKEND"
     )
+
+
+def named_target(named: str) -> Target:
+    """The target a user writes: a name, or `FILE.py:NAME` for the first of a backend in a file.
+
+    Raises:
+        UsageError: there is none, or the file has no such backend.
+        GraphOptError: the backend in the file raised.
+    """
+    path, _, attribute = named.rpartition(":")
+    if not path.endswith(".py"):
+        return find_target(named)
+    code = f"{Path(path).resolve()}:{attribute}"
+    backend = _UserBackend(code)
+    names = list(backend.targets())
+    if not names:
+        raise UsageError(f"{named}: its targets() names none")
+    target: Target = backend.target(names[0])
+    return dataclasses.replace(target, backend=code)
 
 
 def every_target() -> Iterator[tuple[Backend, str, Target | MissingExtra]]:
@@ -113,8 +148,49 @@ def every_target() -> Iterator[tuple[Backend, str, Target | MissingExtra]]:
 
 def backend_of(target: Target) -> Backend | None:
     """The backend that runs `target`, or None for targets that nothing here runs."""
-    entry = plugins.find(plugins.BACKENDS).get(target.backend)
+    return named_backend(target.backend)
+
+
+def named_backend(named: str) -> Backend | None:
+    """The backend of that name, or in that file: what `Target.backend` holds. None for others."""
+    if ".py:" in named:
+        return cast(Backend, _UserBackend(named))
+    entry = plugins.find(plugins.BACKENDS).get(named)
     if entry is None:
         return None
     found: Backend = entry.load()
     return found
+
+
+class _UserBackend:
+    """The backend that a user's file calls so; what it raises is told with its line.
+
+    Raises:
+        UsageError: the file has no such name, or it lacks what a `Backend` has.
+    """
+
+    def __init__(self, code: str) -> None:
+        path, _, attribute = code.rpartition(":")
+        self._named = f"{shown(path)}:{attribute}"
+        self._given = load_attribute(path, attribute, "backend")
+        if isinstance(self._given, type):
+            raise UsageError(f"{self._named} is a class: name an object, {attribute}()")
+        needed = ("name", *(n for n in vars(Backend) if not n.startswith("_")))
+        if lacks := [n for n in needed if not hasattr(self._given, n)]:
+            raise UsageError(f"{self._named} is no backend: it has no {', '.join(lacks)}")
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._given, name)
+        return self._told(name, found) if callable(found) else found
+
+    def _told(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return method(*args, **options)
+            except GraphOptError:
+                raise
+            except Exception as error:
+                raise GraphOptError(f"{self._named}: {name}() raised {described(error)}") from error
+
+        return call

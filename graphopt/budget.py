@@ -51,7 +51,7 @@ class Limit:
         return self.value * source if self.relative else self.value
 
     def __str__(self) -> str:
-        return f"{self.value:g}x" if self.relative else f"{self.value:g}"
+        return f"{self.value:.15g}{'x' if self.relative else ''}"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

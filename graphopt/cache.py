@@ -23,6 +23,7 @@ from graphopt.deploy.processors import processor
 from graphopt.errors import ModelError
 from graphopt.replacing import replace_files
 from graphopt.target import Target
+from graphopt.user_code import digest_of
 
 __all__ = ["OFF", "Cache", "default_folder", "open_cache", "versions_of"]
 
@@ -79,7 +80,7 @@ def versions_of(target: Target, what: str) -> dict[str, Any]:
     """What a timing was taken of, where, and by which code."""
     return {
         "what": what,
-        "target": target.name,
+        "target": f"{target.name} {digest_of(target.backend)}".strip(),
         "threads": target.threads,
         "processor": f"{processor()} {' '.join(target.isa)}".strip(),
         "runtime": _runtimes(),

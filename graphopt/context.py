@@ -76,7 +76,7 @@ class Context:
     Args:
         model: the model the pass works on.
         target: where the model will run. Passes read its data and never ask which backend it is.
-        samples: input data for calibration and scores, or None.
+        samples: input data for calibration and scores, or None; how far they are read is told.
         budget: what may be lost and must be gained, or None.
         seed: seeds `rng`; the same seed gives the same edits.
         allow: called with each `Edit` before it is made; False denies it (bisecting uses this).
@@ -120,6 +120,8 @@ class Context:
         self.source = source
         self.referee = referee
         self.target = target
+        if samples is not None and progress is not None:
+            samples = samples.watched(self._reading)
         self.samples = samples
         self.budget = budget
         self.seed = seed
@@ -136,6 +138,7 @@ class Context:
         self.cache = cache
         self._timer = timer
         self._progress = progress
+        self._tracked = False
         self._allow = allow
         self._cache: dict[Analysis[Any], Any] = {}
         self._needs: dict[Analysis[Any], set[Analysis[Any]]] = {}
@@ -259,15 +262,30 @@ class Context:
         return 0
 
     def track(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
-        """Iterate over `items`, telling the user how far along `text` is."""
-        for done, item in enumerate(items):
-            self.progress(text, done, total)
-            yield item
+        """Iterate over `items`, telling the user how far along `text` is.
+
+        What goes on for one of them (samples read, items of its own) is not told meanwhile.
+        """
+        if self._tracked:
+            yield from items
+            return
+        self._tracked = True
+        try:
+            for done, item in enumerate(items):
+                self.progress(text, done, total)
+                yield item
+        finally:
+            self._tracked = False
+
+    def _reading(self, done: int, total: int) -> None:
+        if not self._tracked:
+            self.progress("running samples", done, total)
 
     def progress(self, text: str, done: int, total: int) -> None:
         """Tell the user what is going on and how far along it is (`total` 0: nobody knows)."""
         if self._progress is not None:
-            self._progress(text, done, total)
+            own = text.startswith(self.pass_name)
+            self._progress(text if own else f"{self.pass_name}: {text}", done, total)
 
     def adopt(self, other: Context) -> None:
         """Take over what `other` analysed of the very same model object, unchanged since."""

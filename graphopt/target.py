@@ -61,7 +61,8 @@ class Target:
 
     Attributes:
         name: as written after `--target`, e.g. "cpu", "cpu-avx2", "onnx".
-        backend: name of the backend that lowers and measures for it; "" means none.
+        backend: name of the backend that lowers and measures for it, or `FILE.py:NAME` of one in
+            a user's file; "" means none.
         isa: instruction set extensions that matter, strongest last, e.g. ("avx2", "avx512-vnni").
         threads: threads the target runs on.
         opset: newest default-domain opset it accepts.

@@ -20,7 +20,7 @@ from typing import Any
 from graphopt.blame import described
 from graphopt.errors import UsageError, nearest
 
-__all__ = ["import_path", "load_attribute", "names_code"]
+__all__ = ["digest_of", "import_path", "load_attribute", "names_code"]
 
 
 def import_path() -> list[str]:
@@ -53,6 +53,12 @@ def load_attribute(path: str, attribute: str, what: str) -> Any:
 def names_code(text: str) -> bool:
     """Whether a spec, or another option's value, would have a file's code run."""
     return ".py:" in text or re.search(r"(^|,)[^,()\"']*:\s*[A-Za-z_]", text) is not None
+
+
+def digest_of(code: str) -> str:
+    """A digest of the file that `FILE.py:NAME` names; "" for text that names none."""
+    path = Path(code.rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.suffix == ".py" else ""
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphopt.passes.clean import Clean as Clean
+    from graphopt.passes.depth import Depth as Depth
     from graphopt.passes.distill import Distill as Distill
     from graphopt.passes.fold import Fold as Fold
     from graphopt.passes.fp16 import Fp16 as Fp16
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Clean": "clean",
+    "Depth": "depth",
     "Distill": "distill",
     "Fold": "fold",
     "Fp16": "fp16",
@@ -28,7 +30,18 @@ _WHERE = {
     "WeightOnly": "weight_only",
 }
 
-__all__ = ["Clean", "Distill", "Fold", "Fp16", "Fuse", "Int8", "Prune", "Svd", "WeightOnly"]
+__all__ = [
+    "Clean",
+    "Depth",
+    "Distill",
+    "Fold",
+    "Fp16",
+    "Fuse",
+    "Int8",
+    "Prune",
+    "Svd",
+    "WeightOnly",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -62,11 +62,11 @@ def test_extras_are_imported_where_they_are_used(path):
 #: The rooms of graphopt/, from the top: a lower floor imports no higher one.
 FLOORS = (
     {"__main__", "cli", "conformance", "testing"},
-    {"packing", "searching"},
+    {"packing", "page", "searching"},
     {"pipeline"},
     {"calibration", "proving", "tracing", "training", "verification"},
-    {"formats", "measuring", "pass_", "rewriting", "spec"},
-    {"analyses", "backend", "context"},
+    {"drawing", "formats", "measuring", "pass_", "rewriting", "spec"},
+    {"analyses", "backend", "context", "differing"},
     {"budget", "cache", "execution", "io", "samples"},
     {
         "deploy",

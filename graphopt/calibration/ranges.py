@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -82,7 +82,6 @@ def calibrate(
     samples: Iterable[Feeds],
     method: Method = "minmax",
     *,
-    track: Callable[[Iterable[Feeds]], Iterable[Feeds]] = lambda samples: samples,
     cache: Cache | None = None,
 ) -> dict[str, Observed | None]:
     """What each named value was seen to be; None where it was never finite, or empty.
@@ -98,7 +97,6 @@ def calibrate(
             the distribution of the integers closest to that of the values (Kullback-Leibler;
             Migacz, GTC 2017). "mse": the clipping with the least squared error. "auto": all that
             was seen, with the other methods' choices as `candidates`.
-        track: wraps the samples of each group, to show progress.
         cache: where one that was killed goes on (`graphopt.calibration.resume`); None: nowhere.
     """
     wanted = list(dict.fromkeys(names))
@@ -113,7 +111,7 @@ def calibrate(
         sums = {name: _Sums(method) for name in group}
         state = Progress(cache, model, repr((method, rows, group)))
         figures = [array for s in sums.values() for array in s.state]
-        runs = state.resumed(lambda: iter(track(samples)), figures)
+        runs = state.resumed(lambda: iter(samples), figures)
         for arrays in observe(model, group, _cut(runs, rows)):
             for name, array in arrays.items():
                 sums[name].add(array)

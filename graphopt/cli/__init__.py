@@ -27,6 +27,8 @@ COMMANDS = {
     "unpack": ("unpack", "Write the model in a .gopt file as ONNX."),
     "inspect": ("inspect", "Show what is in a model: operators, parameters, MACs, memory."),
     "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
+    "diff": ("diff", "Tell two models apart: nodes, weights, metadata, interface."),
+    "view": ("view", "Show a model as a page: its graph, and what every layer costs."),
     "bench": ("bench", "Time models on targets, threads and batch sizes, beside each other."),
     "show": ("show", "Show the recipe and provenance of an optimized model."),
     "record": ("record", "Run a program and record what it feeds its models, as samples."),

@@ -9,12 +9,19 @@ from typing import Any
 import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard, told_apart
+from graphopt.cli.completion import complete_targets
 from graphopt.errors import UsageError
 
 
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True)
-@click.option("--targets", default="cpu", show_default=True, help="Comma-separated; 'auto' is all.")
+@click.option(
+    "--targets",
+    default="cpu",
+    show_default=True,
+    help="Comma-separated names, or FILE.py:BACKEND; 'auto' is all.",
+    shell_complete=complete_targets,
+)
 @click.option("--threads", default="", help="Comma-separated numbers of threads, e.g. 1,2.")
 @click.option("--batch", default="", help="Comma-separated sizes of a free batch axis, e.g. 1,8.")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="Per batch size.")
@@ -36,7 +43,8 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
     if plot:
         from graphopt.cli.destinations import Destinations, is_plot
 
-        Destinations(models).add(plot, "--plot", is_plot)
+        read = [*models, *options["targets"].split(",")]
+        Destinations(read).add(plot, "--plot", is_plot)
     with progress(not as_json) as shown:
         found = benchmark(
             [Path(m) for m in models],
@@ -60,7 +68,7 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
 
 
 def _targets(text: str) -> list[Any]:
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.measuring.fastest_target import runnable
 
     names = [n.strip() for n in text.split(",") if n.strip()]
@@ -68,7 +76,7 @@ def _targets(text: str) -> list[Any]:
         return runnable()[0]
     if not names:
         raise UsageError("--targets names no target; write for example --targets cpu,openvino")
-    return [find_target(n) for n in names]
+    return [named_target(n) for n in names]
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -80,7 +88,8 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _print(found: Any) -> None:
-    from graphopt.reporting.text import milliseconds, out, print_table, size, table
+    from graphopt.reporting.text import out, print_table, table
+    from graphopt.reporting.units import milliseconds, size
 
     console = out()
     made = table(

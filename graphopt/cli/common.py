@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any, TypeVar
 import click
 
 from graphopt.errors import UsageError
+from graphopt.reporting.records import finite
 
 __all__ = [
     "emit_json",
     "evaluation_options",
-    "finite",
     "parse_shapes",
     "samples_options",
     "shape_option",
@@ -129,14 +128,3 @@ def emit_json(data: Any) -> None:
     """Print strict JSON: NaN and infinities become null."""
     json.dump(finite(data), sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-def finite(data: Any) -> Any:
-    """`data` with NaN and infinities as None, since JSON has neither."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {k: finite(v) for k, v in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [finite(v) for v in data]
-    return data

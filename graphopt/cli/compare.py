@@ -11,6 +11,7 @@ import click
 
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
 from graphopt.cli.completion import complete_targets
+from graphopt.cli.reports import is_html, ours, write_report
 from graphopt.errors import InputError
 
 #: Runs whose outputs are compared.
@@ -27,29 +28,43 @@ LAYERS = 40
     "--target",
     default="cpu",
     show_default=True,
-    help="Where latency is measured.",
+    help="Where latency is measured: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
 @click.option("--measure-seconds", type=float, default=5.0, show_default=True)
 @click.option("--layers", is_flag=True, help="Error of every layer the two share, worst first.")
+@click.option("--max-error", type=float, help="Worst output's relative L2 difference.")
+@click.option("--max-size", metavar="10MB|1.05x", help="Largest file of B, or its ratio to A's.")
+@click.option("--max-latency", metavar="5ms|1.1x", help="Slowest run of B, or its ratio to A's.")
+@click.option("--report", metavar="FILE", help="Write it: a page if it ends in .html, else JSON.")
 @shape_option
 @standard
-def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
-    """Compare models A and B: outputs, structure, cost and latency side by side."""
-    from graphopt.backend import find_target
+def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
+    """Compare models A and B: outputs, structure, cost and latency side by side.
+
+    With limits it is a gate for CI: exit code 4 if B misses one.
+    """
+    from graphopt.backend import named_target
+    from graphopt.budget import Budget
+    from graphopt.cli.destinations import Destinations
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.measuring.gauge import Gauge
     from graphopt.measuring.statistics import verdict
+    from graphopt.pipeline.prepare import named
     from graphopt.pipeline.state import State
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
 
-    target = find_target(options["target"])
+    files = Destinations([a, b, options["samples"], options["target"]])
+    if options["report"]:
+        files.add(options["report"], "--report", ours(options["report"]))
+    budget = Budget(**{k: options[k] for k in ("max_error", "max_size", "max_latency")})
+    target = named_target(options["target"])
     if not options["measure"]:
         target = dataclasses.replace(target, measured=False)
-    first, second = load(a), load(b)
+    first, second = named(load(a)), named(load(b))
     _same_interface(first, second)
     shapes, notes = bind_shapes(first, parse_shapes(options["shapes"]))
     drawn = stand_ins(first, seed=0, shapes=shapes)
@@ -64,11 +79,13 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
             raise InputError(judge.unable)
         compared = compare_outputs(judge.source, judge.outputs(second))
         layers = []
-        if options["layers"]:
+        if options["layers"] or is_html(options["report"]):
             from graphopt.verification.layer_errors import layer_errors
 
             shown("comparing layers", 0, 0)
             layers = [dataclasses.asdict(e) for e in layer_errors(first, second, judge.probe)]
+        shown("looking for values outside of calibrated ranges", 0, 0)
+        drifts = {k: _drift(Path(p), judge.probe) for k, p in (("a", a), ("b", b))}
         shown("timing", 0, 0)
         states = [State(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
         timing = gauge.ratio(states[0], states[1], next(iter(drawn)))
@@ -79,17 +96,60 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> None:
         "outputs": {n: dataclasses.asdict(e) for n, e in compared.errors.items()},
         "broken": compared.broken,
         "layers": layers,
+        "drift": drifts,
         "equal": judge.equal(compared),
         "synthetic_inputs": samples.synthetic,
         "timing": {**dataclasses.asdict(timing), "verdict": verdict(timing)} if timing else None,
         "notes": notes,
+        "missed": [],
     }
     if timing is not None:
         data["a"]["latency_ms"], data["b"]["latency_ms"] = timing.a_ms, timing.b_ms
+        figures = [
+            dataclasses.replace(f, latency_ms=ms)
+            for f, ms in zip(figures, (timing.a_ms, timing.b_ms), strict=True)
+        ]
+    found = verdict(timing) if timing else None
+    data["missed"] = budget.missed(figures[0], figures[1], compared.worst, found)
+    page = None
+    if is_html(options["report"]):
+        from graphopt.page.pair import compare_page
+
+        page = compare_page((a, b), (first, second), shapes, (figures[0], figures[1]), data)
+    unwritten = write_report(options["report"], data, page)
     if as_json:
         emit_json(data)
     else:
-        _print(data)
+        _print(data if options["layers"] else {**data, "layers": []})
+    if unwritten is not None:
+        raise unwritten
+    return 4 if data["missed"] else 0
+
+
+def _drift(path: Path, runs: Any) -> list[dict[str, Any]]:
+    """What a quantized model clips; [] for one that is not an ONNX file."""
+    from graphopt.deploy.drift import drift
+
+    found = drift(path, runs) if path.suffix == ".onnx" and path.is_file() else []
+    return [{**dataclasses.asdict(one), "share": one.share} for one in found]
+
+
+def _drifted(which: str, values: list[dict[str, Any]]) -> list[Any]:
+    """How much lies outside of the calibrated ranges, and where."""
+    from graphopt.reporting.text import table
+
+    if not values:
+        return []
+    count, of = (sum(v[k] for v in values) for k in ("count", "of"))
+    left = [v for v in values if v["count"]]
+    text = f"{which}: {count:,} of {of:,} values that are quantized lie outside of their ranges"
+    if not left:
+        return [text]
+    made = table("value", ">calibrated", ">seen", ">outside")
+    for v in left[:LAYERS]:
+        calibrated, seen = f"{v['low']:.3g} to {v['high']:.3g}", f"{v['least']:.3g} to "
+        made.add_row(v["name"], calibrated, f"{seen}{v['greatest']:.3g}", f"{v['share']:.3%}")
+    return [f"{text}, in {len(left)} of {len(values)} places", made]
 
 
 def _layers(errors: list[dict[str, Any]]) -> Any:
@@ -120,7 +180,8 @@ def _same_interface(a: Any, b: Any) -> None:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.reporting.text import count, milliseconds, out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import count, milliseconds, size
 
     console = out()
     a, b = data["a"], data["b"]
@@ -160,6 +221,9 @@ def _print(data: dict[str, Any]) -> None:
     console.print(errors)
     if data["layers"]:
         console.print(_layers(data["layers"]))
+    for which, values in data["drift"].items():
+        for line in _drifted(which, values):
+            console.print(line)
     console.print(data["broken"] or ("outputs are equal" if data["equal"] else "outputs differ"))
     if data["synthetic_inputs"]:
         console.print("inputs were drawn at random; --samples compares on real ones")
@@ -173,5 +237,5 @@ def _print(data: dict[str, Any]) -> None:
             structure.add_row(op, str(x), str(y))
     if structure.row_count:
         console.print(structure)
-    for note in data["notes"]:
+    for note in (*data["notes"], *data["missed"]):
         console.print(note)

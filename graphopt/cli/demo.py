@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import click
 
 from graphopt.cli.common import emit_json, standard
 from graphopt.cli.completion import complete_passes
+from graphopt.cli.reports import is_html, ours, write_report
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -23,8 +27,18 @@ DATA = Path(__file__).parents[1] / "data"
     shell_complete=complete_passes,
 )
 @click.option("-o", "--output", help="Keep the result here.")
+@click.option("--report", metavar="FILE", help="Write the report: a page if it ends in .html.")
 @standard
-def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    passes: str,
+    output: str | None,
+    report: str | None,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """Optimize a small network trained on handwritten digits, and show every figure.
 
     Accuracy is on 450 held-out images; calibration uses 256 training images without labels.
@@ -39,7 +53,14 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
     files = Destinations([source, DATA / "digits.npz"])
     if output:
         files.add(output, "-o", is_model)
+    if report:
+        files.add(report, "--report", ours(report))
     arrays = digits()
+    watched = None
+    if is_html(report):
+        from graphopt.page.run import Watched
+
+        watched = Watched()
     with progress(not as_json) as shown:
         result = optimize(
             source,
@@ -49,17 +70,24 @@ def command(passes: str, output: str | None, as_json: bool, debug: bool) -> None
             measure_seconds=0.8,
             debug=debug,
             progress=shown,
+            watch=watched.watch if watched else None,
         )
-    report = result.write(Path(output)).report if output else result.report
+        told = result.write(Path(output)).report if output else result.report
+        told = dataclasses.replace(told, command=shlex.join(["graphopt", *ctx.obj]))
+        page = watched.page(told) if watched else None
+    data = {**told.to_json(), "recipe": json.loads(result.recipe.to_text())}
+    unwritten = write_report(report, data, page)
+    if unwritten is not None:
+        raise unwritten
     if as_json:
-        emit_json(report.to_json())
+        emit_json(told.to_json())
         return
     from graphopt.reporting.text import out, print_report
 
     console = out()
     console.print("digits.onnx: handwritten digits, 8x8; metric: accuracy on 450 held-out images")
     console.print()
-    print_report(console, report)
+    print_report(console, told)
 
 
 def digits() -> dict[str, Any]:

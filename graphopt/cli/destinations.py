@@ -16,10 +16,13 @@ from typing import Any
 
 from graphopt.errors import GraphOptError, ModelError, UsageError
 
-__all__ = ["Destinations", "is_model", "is_plot", "is_report"]
+__all__ = ["Destinations", "is_model", "is_page", "is_plot", "is_report"]
 
 #: What a plot begins with (`graphopt.cli.plot`).
 PLOT_MARK = b"<!-- graphopt bench -->"
+
+#: What a page begins with (`graphopt.page.document`).
+PAGE_MARK = b"<!-- graphopt page -->"
 
 #: Device and inode: the same file under any name.
 _Identity = tuple[int, int]
@@ -121,12 +124,19 @@ def is_model(path: Path) -> bool:
 
 
 def is_report(path: Path) -> bool:
-    """Whether the file at `path` is a report of `graphopt optimize`."""
+    """Whether the file at `path` is a report of `graphopt optimize` or `compare`."""
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return False
-    return isinstance(data, dict) and {"schema", "graphopt", "steps", "recipe"} <= data.keys()
+    known = {"schema", "graphopt", "steps", "recipe"}, {"a", "b", "outputs", "equal", "missed"}
+    return isinstance(data, dict) and any(keys <= data.keys() for keys in known)
+
+
+def is_page(path: Path) -> bool:
+    """Whether the file at `path` is a page of graphopt."""
+    with path.open("rb") as file:
+        return file.read(len(PAGE_MARK)) == PAGE_MARK
 
 
 def is_plot(path: Path) -> bool:

@@ -10,6 +10,9 @@ import click
 from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
 from graphopt.cli.completion import complete_targets
 
+#: Letters of the longest bar of a profile.
+BAR = 28
+
 
 @click.command("inspect")
 @click.argument("model")
@@ -18,7 +21,7 @@ from graphopt.cli.completion import complete_targets
     "--target",
     default="cpu",
     show_default=True,
-    help="Where --profile runs the model.",
+    help="Where --profile runs the model: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @click.option("--profile", is_flag=True, help="Time every node on the target.")
@@ -35,7 +38,7 @@ def command(
 ) -> None:
     """Show what is in MODEL: operators, shapes, parameters, MACs, memory, time."""
     from graphopt.analyses.demand import unfit_for
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.context import Context
     from graphopt.formats import load
@@ -44,7 +47,7 @@ def command(
 
     loaded = named(load(model))  # figures are known by the names of nodes
     bound, notes = bind_shapes(loaded, parse_shapes(shapes), unfit=unfit_for(loaded))
-    where = find_target(target)
+    where = named_target(target)
     ctx = Context(loaded, target=where, shapes=bound)
     with progress(not as_json) as shown:
         shown("inspecting", 0, 0)
@@ -137,7 +140,8 @@ def _profile(ctx: Any) -> list[dict[str, Any]]:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from graphopt.reporting.text import count, out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import count, size
 
     console = out()
     facts = table("", "")
@@ -163,12 +167,14 @@ def _print(data: dict[str, Any]) -> None:
         )
     console.print(operators)
     if "profile" in data:
-        times = table("node", ">ms", ">share")
+        times = table("node", ">ms", ">share", "")
+        most = max((item["share"] for item in data["profile"]), default=1.0)
         for item in data["profile"][:30]:
-            times.add_row(item["node"], f"{item['ms']:.3f}", f"{item['share']:.1%}")
+            bar = "━" * round(BAR * item["share"] / most)
+            times.add_row(item["node"], f"{item['ms']:.3f}", f"{item['share']:.1%}", bar)
         if len(data["profile"]) > 30:
             rest = data["profile"][30:]
-            times.add_row(f"{len(rest)} more", f"{sum(i['ms'] for i in rest):.3f}", "")
+            times.add_row(f"{len(rest)} more", f"{sum(i['ms'] for i in rest):.3f}", "", "")
         console.print(times)
     if "dims" in data:
         _print_dims(console, data["dims"])

@@ -23,7 +23,8 @@ from graphopt.cli.common import (
     standard,
 )
 from graphopt.cli.completion import complete_passes, complete_targets
-from graphopt.errors import GraphOptError, UsageError
+from graphopt.cli.reports import is_html, ours, write_report
+from graphopt.errors import UsageError
 
 
 @click.command("optimize")
@@ -44,7 +45,7 @@ from graphopt.errors import GraphOptError, UsageError
     "--target",
     default="cpu",
     show_default=True,
-    help="Where the result will run, or auto: the fastest target of this machine.",
+    help="Where the result will run: a name, FILE.py:BACKEND, or auto: the fastest here.",
     shell_complete=complete_targets,
 )
 @samples_options
@@ -99,7 +100,12 @@ from graphopt.errors import GraphOptError, UsageError
 @click.option(
     "--dry-run", is_flag=True, help="Check model, samples, passes and paths; write nothing."
 )
-@click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
+@click.option(
+    "--report",
+    "report_file",
+    metavar="FILE",
+    help="Write the report: a page if it ends in .html, else JSON.",
+)
 @click.option(
     "--external-data/--no-external-data",
     default=None,
@@ -169,7 +175,7 @@ def _checked(ctx: click.Context, key: str, value: Any) -> Any:
 
 
 def _run(options: dict[str, Any]) -> int:
-    from graphopt.backend import find_target
+    from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.formats import load
     from graphopt.pipeline.optimize import optimize
@@ -179,7 +185,7 @@ def _run(options: dict[str, Any]) -> int:
 
     passes = parse(options["passes"])
     replay = read(options["replay"]) if options["replay"] else None
-    target = "auto" if options["target"] == "auto" else find_target(options["target"])
+    target = "auto" if options["target"] == "auto" else named_target(options["target"])
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     source = Path(options["model"])
@@ -213,6 +219,12 @@ def _run(options: dict[str, Any]) -> int:
                 setting = prepare(model, target=where, **given)
                 show_plan(setting, passes, options["target"], files.named(), options["as_json"])
                 return 0
+            watched = None
+            if is_html(options["report_file"]):
+                from graphopt.page.run import Watched
+
+                watched = Watched()
+                given["watch"] = watched.watch
             result = optimize(model, passes, target=target, replay=replay, **given)
             report = result.report
             if result.met or options["keep_best"]:
@@ -224,9 +236,12 @@ def _run(options: dict[str, Any]) -> int:
                     progress=shown,
                 )
                 report, written = made.report, list(made.files)
-        report = dataclasses.replace(report, command=options["command"])
+            report = dataclasses.replace(report, command=options["command"])
+            if watched is not None:
+                shown("drawing the page", 0, 0)
+            page = watched.page(report) if watched is not None else None
         data = {**report.to_json(), "recipe": json.loads(result.recipe.to_text())}
-        unwritten = _write_report(options["report_file"], data)
+        unwritten = write_report(options["report_file"], data, page)
         if options["as_json"]:
             emit_json(data)
         else:
@@ -289,12 +304,12 @@ def _output(source: Path, named: str | None, suffix: str) -> Path:
 def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output: Path) -> Any:
     """What will be written, checked: UsageError for a file of the user's."""
     from graphopt.cli.config import DEFAULTS
-    from graphopt.cli.destinations import Destinations, is_model, is_report
+    from graphopt.cli.destinations import Destinations, is_model
     from graphopt.deploy.manifest import check_manifest, manifest_path
     from graphopt.io.reading import source_of
     from graphopt.io.writing import check_data, weights_beside
 
-    read = [options[k] for k in ("model", "samples", "evaluate", "replay")]
+    read = [options[k] for k in ("model", "samples", "evaluate", "replay", "target")]
     read += [options["config"]] if options["config"] else DEFAULTS
     for one in passes:
         read.append(getattr(sys.modules.get(type(one).__module__), "__file__", None))
@@ -311,23 +326,8 @@ def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output
             check_data(output, data)
             files.add(data, "the weights of -o", lambda path: True)
     if options["report_file"]:
-        files.add(options["report_file"], "--report", is_report)
+        files.add(options["report_file"], "--report", ours(options["report_file"]))
     return files
-
-
-def _write_report(path: str | None, data: dict[str, Any]) -> GraphOptError | None:
-    """Write the report; why it could not be, for later: the result is written, and shown first."""
-    from graphopt.cli.common import finite
-    from graphopt.replacing import replace_files
-
-    if path is None:
-        return None
-    text = json.dumps(finite(data), indent=2) + "\n"
-    try:
-        replace_files([(Path(path), [text.encode()])])
-    except GraphOptError as error:
-        return error
-    return None
 
 
 def _print(report: Any, files: Sequence[Path]) -> None:

@@ -97,7 +97,8 @@ def _rounded(model: str, target: Path, options: dict[str, Any], shown: Any) -> A
 
 
 def _print(packed: Any, target: Path) -> None:
-    from graphopt.reporting.text import out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import size
 
     console = out()
     sizes = f"{size(packed.before)} to {size(packed.after)}"

@@ -43,7 +43,8 @@ def show_plan(
     if as_json:
         emit_json(data)
         return
-    from graphopt.reporting.text import out, size, table
+    from graphopt.reporting.text import out, table
+    from graphopt.reporting.units import size
 
     facts = table("", "")
     facts.add_row("model", f"{setting.source.path}, {size(figures.bytes)}, {figures.nodes} nodes")

@@ -8,11 +8,11 @@ from html import escape
 from graphopt.cli.common import told_apart
 from graphopt.cli.destinations import PLOT_MARK
 from graphopt.measuring.benchmark import Row
+from graphopt.reporting.svg import CATEGORIES, opening
 
 __all__ = ["latency_svg"]
 
 WIDTH, LABEL, BAR, GAP, HEAD = 760, 300, 18, 8, 40
-COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
 
 
 def latency_svg(rows: Sequence[Row]) -> str:
@@ -24,10 +24,9 @@ def latency_svg(rows: Sequence[Row]) -> str:
     height = HEAD + len(drawn) * (BAR + GAP) + GAP
     parts = [
         PLOT_MARK.decode(),
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="{LABEL}" y="22" font-weight="bold">latency, median and 90th percentile</text>',
+        opening(WIDTH, height),
+        f'<text class="strong" x="{LABEL}" y="22" font-weight="600">latency, median and 90th '
+        "percentile</text>",
     ]
     for k, row in enumerate(drawn):
         assert row.median_ms is not None
@@ -35,13 +34,13 @@ def latency_svg(rows: Sequence[Row]) -> str:
         top = HEAD + k * (BAR + GAP)
         middle, text = top + BAR / 2, top + BAR - 5
         end, far = LABEL + row.median_ms * scale, LABEL + row.p90_ms * scale
-        color = COLORS[targets.index(row.target) % len(COLORS)]
+        kind = targets.index(row.target) % CATEGORIES
         label = escape(_label(row, names[row.model]))
         parts += [
             f'<text x="{LABEL - 8}" y="{text}" text-anchor="end">{label}</text>',
-            f'<rect x="{LABEL}" y="{top}" width="{end - LABEL:.1f}" height="{BAR}" '
-            f'fill="{color}"/>',
-            f'<path d="M{end:.1f} {middle}H{far:.1f}m0 -4v8" stroke="black" fill="none"/>',
+            f'<rect class="c{kind}" x="{LABEL}" y="{top}" width="{end - LABEL:.1f}" '
+            f'height="{BAR}" rx="2.5"/>',
+            f'<path class="whisker" d="M{end:.1f} {middle}H{far:.1f}m0 -4v8"/>',
             f'<text x="{far + 6:.1f}" y="{text}">{row.median_ms:.3g} ms</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])

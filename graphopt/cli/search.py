@@ -23,6 +23,7 @@ from graphopt.cli.common import (
     standard,
 )
 from graphopt.cli.completion import complete_passes, complete_targets
+from graphopt.cli.reports import is_html, ours, write_report
 from graphopt.errors import UsageError
 
 #: What a front's folder holds besides models.
@@ -49,7 +50,7 @@ TABLE, PLOT = "front.md", "front.svg"
     "--target",
     default="cpu",
     show_default=True,
-    help="Where the result will run.",
+    help="Where the result will run: a name, or FILE.py:BACKEND.",
     shell_complete=complete_targets,
 )
 @samples_options
@@ -95,7 +96,12 @@ TABLE, PLOT = "front.md", "front.svg"
     metavar="DIR|off",
     help="Costs and losses measured by earlier runs; default ~/.cache/graphopt.",
 )
-@click.option("--report", "report_file", metavar="FILE", help="Write the report as JSON.")
+@click.option(
+    "--report",
+    "report_file",
+    metavar="FILE",
+    help="Write the report: a page if it ends in .html, else JSON.",
+)
 @standard
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> int:
@@ -114,19 +120,20 @@ def command(ctx: click.Context, /, **options: Any) -> int:
 
 def _run(options: dict[str, Any]) -> int:
     from graphopt.budget import Budget
-    from graphopt.cli.destinations import Destinations, is_model, is_report
+    from graphopt.cli.destinations import Destinations, is_model
     from graphopt.cli.progress import progress
     from graphopt.deploy.manifest import check_manifest, manifest_path
     from graphopt.searching.search import search
 
     source = Path(options["model"])
     output = Path(options["output"] or source.with_name(f"{source.stem}.opt.onnx"))
-    files = Destinations([options[k] for k in ("model", "samples", "evaluate", "study")])
+    read = ("model", "samples", "evaluate", "study", "target")
+    files = Destinations([options[k] for k in read])
     files.add(output, "-o", is_model)
     check_manifest(output)
     files.add(manifest_path(output), "the manifest of -o", lambda path: True)
     if options["report_file"]:
-        files.add(options["report_file"], "--report", is_report)
+        files.add(options["report_file"], "--report", ours(options["report_file"]))
     front = Path(options["front"]) if options["front"] else None
     if front is not None and front.exists() and not front.is_dir():
         raise UsageError(f"--front {front} is not a folder")
@@ -155,16 +162,18 @@ def _run(options: dict[str, Any]) -> int:
     report = dataclasses.replace(report, command=options["command"])
     recipe = json.loads(found.result.recipe.to_text())
     data = {**report.to_json(), "recipe": recipe, "search": found.report.to_json()}
-    if options["report_file"]:
-        from graphopt.cli.common import finite
-        from graphopt.replacing import replace_files
+    page = None
+    if is_html(options["report_file"]):
+        from graphopt.page.run import search_page
 
-        text = json.dumps(finite(data), indent=2) + "\n"
-        replace_files([(Path(options["report_file"]), [text.encode()])])
+        page = search_page(options["model"], found.result, report, data["search"])
+    unwritten = write_report(options["report_file"], data, page)
     if as_json:
         emit_json(data)
     else:
         _print(found, report, written)
+    if unwritten is not None:
+        raise unwritten
     return 0 if found.met else 4
 
 

@@ -61,3 +61,6 @@ def command(as_json: bool, debug: bool) -> None:
     for reason in dict.fromkeys(i["absent"] for i in listed if i["absent"]):
         console.print(reason)
     console.print("auto: the pipeline for every target measured here, the fastest result kept")
+    console.print(
+        "./file.py:NAME: the first target of a backend of your own (docs/write-a-backend.md)"
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.deploy.drift import Outside, Watch
 from graphopt.deploy.manifest import Manifest, read_manifest
 from graphopt.deploy.prepared import prepared_for
 from graphopt.deploy.processors import threads_to_ask_for
@@ -21,7 +22,14 @@ from graphopt.deploy.runtime import CPU, session_options
 from graphopt.entropy.container import is_pack, unpack
 from graphopt.errors import InputError, MissingExtra, ModelError
 
-__all__ = ["BoundSession", "OpenVinoSession", "OrtSession", "open_manifest", "session"]
+__all__ = [
+    "BoundSession",
+    "OpenVinoSession",
+    "OrtSession",
+    "WatchedSession",
+    "open_manifest",
+    "session",
+]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -96,13 +104,39 @@ class OpenVinoSession:
         return {name: results[k] for k, name in enumerate(self.outputs)}
 
 
-def session(path: str | Path, *, threads: int | None = None) -> OrtSession | OpenVinoSession:
+class WatchedSession:
+    """A session that also looks at the values that its model quantizes (a second run, on the CPU).
+
+    Attributes:
+        inner: the session that runs the model.
+    """
+
+    def __init__(self, inner: OrtSession | OpenVinoSession, path: Path) -> None:
+        self.inner = inner
+        self.raw, self.inputs, self.outputs = inner.raw, inner.inputs, inner.outputs
+        self._watch = Watch(path)
+
+    def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once: arrays by input name in, arrays by output name out."""
+        self._watch(feeds)
+        return self.inner(feeds)
+
+    def drift(self) -> list[Outside]:
+        """Values outside of their calibrated ranges in all runs so far, the largest share first."""
+        return self._watch.found()
+
+
+def session(
+    path: str | Path, *, threads: int | None = None, watch: bool = False
+) -> OrtSession | OpenVinoSession | WatchedSession:
     """Open the model at `path` as its manifest says; without one, on the CPU provider.
 
     Args:
         path: an .onnx file, the folder that a backend wrote it into (as `model.onnx`), or a pack
             (.gopt), which is unpacked into a temporary folder for as long as opening takes.
         threads: overrides the manifest's.
+        watch: count the values that leave the ranges an int8 model was calibrated to, for
+            `session.drift()`; each run takes about twice as long.
 
     Raises:
         InputError: no such file, or the manifest is not one.
@@ -119,8 +153,10 @@ def session(path: str | Path, *, threads: int | None = None) -> OrtSession | Ope
     if is_pack(file):
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             unpack(file, whole := Path(folder, "model.onnx"))
-            return open_manifest(whole, manifest)
-    return open_manifest(file, manifest)
+            opened = open_manifest(whole, manifest)
+            return WatchedSession(opened, whole) if watch else opened
+    opened = open_manifest(file, manifest)
+    return WatchedSession(opened, file) if watch else opened
 
 
 def open_manifest(

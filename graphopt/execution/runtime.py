@@ -28,7 +28,7 @@ from graphopt.graph.evaluation import RANDOM
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
 
-__all__ = ["open_session", "opened", "run", "run_each", "runtime_errors"]
+__all__ = ["open_session", "opened", "run", "run_each", "runtime_errors", "seeded"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 _Predict = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -86,7 +86,7 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
     division = fatal_division(skeleton.model)
     in_file = optimize or bool(division)
     proto, large = skeleton.runnable
-    proto = _seeded(proto)
+    proto = seeded(proto)
     config = {"session.disable_prepacking": "1"}
     options = session_options(optimize=optimize, config=config)
     # the runtime does not copy these values: they live as long as the session
@@ -116,8 +116,8 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
         yield guard.run if division else _predictor(session)
 
 
-def _seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with a seed, of what it makes, in every random node of its own graphs without one.
+def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto` with a seed, of what it makes, in every random node of its own graphs without one.
 
     Each session then draws anew from the start, so that two models agree run by run.
     """

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.execution.runtime import Arrays, open_session
+from graphopt.execution.runtime import Arrays, open_session, seeded
 
 __all__ = ["Staged"]
 
@@ -109,7 +109,7 @@ class Staged:
             graph, ir_version=self.model.ir_version, functions=list(self.model.functions.values())
         )
         path = self._folder / "stage.onnx"
-        ir.save(part, path)
+        path.write_bytes(seeded(ir.to_proto(part)).SerializeToString())
         session = open_session(path, optimize=True)
         names = [o.name for o in graph.outputs]
         for value in wanted:

@@ -92,12 +92,49 @@ def by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Ar
 
     Absent outputs are left out of the list.
     """
-    if not _plain(inputs) or _kills(node, inputs):
+    kernel = kernel_of(node, inputs, opsets)
+    return None if kernel is None else kernel(inputs)
+
+
+#: Runs one node; None where it fails on these inputs.
+Kernel = Callable[[Inputs], "list[Array] | None"]
+
+
+def kernel_of(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> Kernel | None:
+    """Runs this node in ONNX Runtime, on inputs of these types; None if it has no kernel for it.
+
+    Their sizes may be others, but of vectors (which may be sizes themselves; see `known_shape`).
+    """
+    if not _plain(inputs):
         return None
-    model, feeds = _one_node_model(node, inputs, opsets)
+    try:
+        model = _one_node_model(node, inputs, opsets)
+        session = open_cpu(model.SerializeToString(), session_options(threads=1))
+    except _unavailable():
+        return None
+
+    def run(given: Inputs) -> list[Array] | None:
+        if _kills(node, given):
+            return None
+        feeds = {f"i{k}": x for k, x in enumerate(given) if x is not None}
+        try:
+            return _arrays(session.run(None, feeds))
+        except _unavailable():
+            return None
+
+    return run
+
+
+def known_shape(x: Array) -> list[int | None]:
+    """The shape that a kernel is told: of more than one axis only how many there are."""
+    return list(x.shape) if x.ndim < 2 else [None] * x.ndim
+
+
+def _unavailable() -> tuple[type[Exception], ...]:
+    """What the runtime raises where it cannot run a node."""
     import onnxruntime as ort
 
-    unavailable = (
+    return (
         ort.capi.onnxruntime_pybind11_state.NotImplemented,
         ort.capi.onnxruntime_pybind11_state.InvalidGraph,
         ort.capi.onnxruntime_pybind11_state.Fail,
@@ -105,36 +142,27 @@ def by_runtime(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> list[Ar
         ort.capi.onnxruntime_pybind11_state.RuntimeException,
         RuntimeError,  # outputs of an element type that NumPy lacks
     )
-    try:
-        session = open_cpu(model.SerializeToString(), session_options(threads=1))
-        return _arrays(session.run(None, feeds))
-    except unavailable:
-        return None
 
 
 def _arrays(outputs: Sequence[Any]) -> list[Array] | None:
     return list(outputs) if all(isinstance(o, np.ndarray) for o in outputs) else None
 
 
-def _one_node_model(
-    node: ir.Node, inputs: Inputs, opsets: dict[str, int]
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
+def _one_node_model(node: ir.Node, inputs: Inputs, opsets: dict[str, int]) -> onnx.ModelProto:
     proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
     proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
-    feeds: dict[str, Array] = {}
     infos = []
     for k, x in enumerate(inputs):
         proto.input.append("" if x is None else f"i{k}")
         if x is not None:
             kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
-            infos.append(onnx.helper.make_tensor_value_info(f"i{k}", kind, list(x.shape)))
-            feeds[f"i{k}"] = x
+            infos.append(onnx.helper.make_tensor_value_info(f"i{k}", kind, known_shape(x)))
     proto.output.extend(f"o{k}" if v.name else "" for k, v in enumerate(node.outputs))
     outputs = [onnx.ValueInfoProto(name=o) for o in proto.output if o]
     graph = onnx.helper.make_graph([proto], "node", infos, outputs)
     wanted = ("", node.domain)
     imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items() if d in wanted]
-    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10), feeds
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
 # --- the table -------------------------------------------------------------------------------
@@ -295,7 +323,7 @@ def _reduce(function: Callable[..., Any]) -> Callable[..., Array | None]:
             if a.get("noop_with_empty_axes", 0):
                 return None
             axes = tuple(range(x.ndim))
-        if x.size == 0 or x.dtype.kind == "b":
+        if (x.size == 0 and function not in (np.sum, np.prod)) or x.dtype.kind == "b":
             return None
         keep = bool(a.get("keepdims", 1))
         return np.asarray(function(x, axis=axes, keepdims=keep)).astype(x.dtype)

@@ -32,6 +32,12 @@ def mend(proto: onnx.ModelProto) -> list[str]:
                 unknown.append(value.name)
         renamed += _tell_apart(nodes)
     notes = []
+    listed = _list_initializers(proto)
+    if listed:
+        notes.append(
+            f"{_count(listed, 'initializer')} had no input beside it, which IR version "
+            f"{proto.ir_version} asks for and runtimes do not: {_listed(listed)}."
+        )
     if renamed:
         notes.append(
             f"{_count(renamed, 'node')} had the name of another and got names of their own: "
@@ -43,6 +49,18 @@ def mend(proto: onnx.ModelProto) -> list[str]:
             f"{_listed(unknown)}."
         )
     return notes
+
+
+def _list_initializers(proto: onnx.ModelProto) -> list[str]:
+    """Before IR version 4 every initializer is listed as an input: those that were not."""
+    if proto.ir_version >= 4:
+        return []
+    given = {v.name for v in proto.graph.input}
+    missing = [t for t in proto.graph.initializer if t.name not in given]
+    proto.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in missing
+    )
+    return [t.name for t in missing]
 
 
 def _decode(message: Message) -> None:

@@ -113,7 +113,8 @@ def benchmark(
                 where = Path(folder, str(j))
                 made = _open(path, model, target, manifest, batch, shapes or {}, where, stack)
                 entries.append(made) if isinstance(made, _Entry) else refused.append(made)
-            progress("timing in interleaved rounds", k, len(batches) or 1)
+            text = f"timing in interleaved rounds, about {seconds:.3g} s"
+            progress(text, k, len(batches) or 1)
             timed, spread = _time(entries, seconds)
             rows += [*timed, *refused]
             noise[batch] = spread

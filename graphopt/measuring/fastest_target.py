@@ -180,7 +180,9 @@ def _tuned(candidate: Candidate, feeds: Arrays, folder: Path, seconds: float) ->
     manifest = read_manifest(candidate.path)
     try:
         if manifest is not None:
-            tried = tune(candidate.path, feeds=feeds, every=False, seconds=seconds)
+            tried = tune(
+                candidate.path, target=candidate.target, feeds=feeds, every=False, seconds=seconds
+            )
             kept = tuple(t.option for t in tried if t.kept)
             return dataclasses.replace(candidate, tuned=kept)
         with served(candidate.path, candidate.target, keep_feeds(feeds, folder)):

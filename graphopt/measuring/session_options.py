@@ -27,6 +27,7 @@ from graphopt.measuring.statistics import compare_times, verdict
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
 from graphopt.replacing import alone_in
 from graphopt.samples import bind_shapes, stand_ins
+from graphopt.target import Target
 
 __all__ = ["Tuned", "options", "tune"]
 
@@ -50,6 +51,7 @@ class Tuned:
 def tune(
     path: str | Path,
     *,
+    target: Target | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     feeds: Arrays | None = None,
     fixed: Mapping[str, int] | None = None,
@@ -61,6 +63,7 @@ def tune(
 
     Args:
         path: a model file, with or without a manifest beside it.
+        target: what it was lowered for; None finds it by the name in the manifest.
         shapes: concrete shapes of inputs with dynamic axes.
         feeds: inputs to run on; drawn for the inputs' meaning if None.
         fixed: sizes of named dynamic dimensions that never change in use; tried as an option.
@@ -79,7 +82,7 @@ def tune(
     if not path.is_file():
         raise InputError(f"there is no model at {path}")
     best = read_manifest(path) or Manifest("cpu")
-    target = find_target(best.target)
+    target = target or find_target(best.target)
     if feeds is None:
         model = load(path)
         bound, _ = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()})

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.backend import Arrays, Session, find_target
+from graphopt.backend import Arrays, Session, named_backend
+from graphopt.blame import described
 from graphopt.children import child_command
 from graphopt.deploy.manifest import Manifest, manifest_from
 from graphopt.deploy.sessions import open_manifest
@@ -103,7 +104,8 @@ def served(
         ModelError: it does not open or run there.
     """
     how = json.dumps(dataclasses.asdict(manifest)) if manifest is not None else ""
-    arguments = [str(path), target.name, str(target.threads), str(feeds_file), how]
+    where = (target.backend, target.name, str(target.threads))
+    arguments = [str(path), *where, str(feeds_file), how]
     command = [*child_command("graphopt.measuring.worker", "main"), *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, **pipes) as process:
@@ -185,22 +187,25 @@ def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[lis
 
 
 def main() -> None:
-    """Serve ARTIFACT on TARGET with THREADS, as MANIFEST says, on FEEDS: JSON lines."""
+    """Serve ARTIFACT on BACKEND's TARGET with THREADS, on FEEDS, as MANIFEST says: JSON lines."""
     # what runtimes print goes where errors go; the lines of this protocol have the pipe alone
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    path, name, threads, file, how = sys.argv[1:]
+    path, code, name, threads, file, how = sys.argv[1:]
     tempfile.tempdir = str(Path(file).parent)  # the parent removes it, however this process ends
     with np.load(file) as given:
         feeds = {name: given[name] for name in given.files}
     try:
-        target = dataclasses.replace(find_target(name), threads=int(threads))
+        backend = named_backend(code)
+        assert backend is not None
+        found = backend.target(name)
+        target = dataclasses.replace(found, backend=code, threads=int(threads))
         manifest = manifest_from(json.loads(how)) if how else None
         opener = partial(open_manifest, Path(path), manifest) if manifest else None
         weight, session = weigh(Path(path), target, feeds, opener)
     except Exception as error:  # runtimes raise of every kind; the parent makes a ModelError of it
-        kind = "" if isinstance(error, GraphOptError) else f"{type(error).__name__}: "
-        print(json.dumps({"error": f"{kind}{error}"}), file=said, flush=True)
+        text = str(error) if isinstance(error, GraphOptError) else described(error)
+        print(json.dumps({"error": text}), file=said, flush=True)
         return
     print(json.dumps(dataclasses.asdict(weight)), file=said, flush=True)
     for times in serve(session, feeds, iter(sys.stdin)):

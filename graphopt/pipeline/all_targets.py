@@ -18,6 +18,7 @@ from graphopt.measuring.fastest_target import fastest, runnable
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
+from graphopt.pipeline.stage import Watch
 from graphopt.pipeline.state import State
 from graphopt.target import Target
 from graphopt.verification.outputs import compare_outputs
@@ -29,7 +30,11 @@ PROBES = 4
 
 
 def run_everywhere(
-    setting: Setting, passes: Sequence[Any], *, progress: Progress | None = None
+    setting: Setting,
+    passes: Sequence[Any],
+    *,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Result:
     """Run the pipeline once per target that runs here; the result that is fastest within budget.
 
@@ -42,7 +47,7 @@ def run_everywhere(
     told = progress or silent
     targets, absent = runnable()
     results = [
-        run(setting.for_target(target), passes, progress=_for_target(target, told))
+        run(setting.for_target(target), passes, progress=_for_target(target, told), watch=watch)
         for target in targets
     ]
     told("timing the targets beside each other", 0, 0)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as ir
 
+from graphopt.backend import find_target
 from graphopt.budget import Budget
 from graphopt.context import Progress
 from graphopt.errors import UsageError
@@ -17,6 +18,7 @@ from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.recipe import Recipe
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
+from graphopt.pipeline.stage import Watch
 from graphopt.samples import SampleSource
 from graphopt.spec import passes_of
 from graphopt.target import Target
@@ -43,6 +45,7 @@ def optimize(
     source_path: str | Path | None = None,
     max_opset: int | None = None,
     trust: Literal["checked", "assumed"] = "checked",
+    watch: Watch | None = None,
 ) -> Result:
     """Run `passes` over `model` and keep what is right, within budget and not slower.
 
@@ -51,8 +54,9 @@ def optimize(
             the path of an .onnx or .pt2 file, or `FILE.py:FUNCTION`.
         passes: a spec such as `"prune(ratio=0.3), fuse"`, or a list of specs and pass objects, ours
             or `onnx_ir`'s: `["fuse", Int8()]`.
-        target: where the result will run, by name or as data; "auto" runs the pipeline for every
-            target of this machine and keeps the fastest result within the budget.
+        target: where the result will run: a name, `FILE.py:NAME` for the first target of a backend
+            in a file, or data; "auto" runs the pipeline for every target of this machine and keeps
+            the fastest result within the budget.
         samples: input data for calibration and checking: a path, a dict of arrays by input name, a
             list of such dicts, one array if the model has one input, or a function that yields any
             of these; a leading axis longer than the model's batch holds several samples. Synthetic
@@ -73,6 +77,7 @@ def optimize(
         max_opset: no pass raises the model's opset beyond this; as in the recipe with `replay`.
         trust: "checked" undoes edits of exact passes that are neither proved nor checked,
             "assumed" keeps them.
+        watch: called with a `graphopt.pipeline.stage.Stage` for the source and after every step.
 
     Raises:
         UsageError: a spec, option or target that does not exist, samples that a pass needs.
@@ -85,7 +90,7 @@ def optimize(
     if everywhere and not measure:
         raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
     if target == "auto":
-        target = replay.target if replay is not None else "cpu"
+        target = find_target(replay.target) if replay is not None else "cpu"
     setting = prepare(
         model,
         target=target,
@@ -104,5 +109,5 @@ def optimize(
         max_opset=replay.max_opset if replay is not None and max_opset is None else max_opset,
     )
     if everywhere:
-        return run_everywhere(setting, passes, progress=progress)
-    return run(setting, passes, replay=replay, progress=progress)
+        return run_everywhere(setting, passes, progress=progress, watch=watch)
+    return run(setting, passes, replay=replay, progress=progress, watch=watch)

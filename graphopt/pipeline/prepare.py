@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analyses.demand import allowed_bytes, too_much, unfit_for
-from graphopt.backend import find_target
+from graphopt.analyses.demand import too_much, unfit_for
+from graphopt.backend import named_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
@@ -23,6 +22,7 @@ from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.reading import from_proto
 from graphopt.io.weights import warnings_of
+from graphopt.pipeline.probing import beyond, probe_of
 from graphopt.pipeline.state import State
 from graphopt.rewriting.opset import limit_opset
 from graphopt.samples import (
@@ -32,21 +32,14 @@ from graphopt.samples import (
     bind_shapes,
     open_samples,
     stand_ins,
-    synthetic,
 )
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.target import Target
 from graphopt.verification.agreement import Guard
-from graphopt.verification.branches import untaken
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
 
 __all__ = ["Setting", "prepare"]
-
-#: Outputs are compared on all samples, up to this many runs and about this many MACs in all.
-PROBE_RUNS, PROBE_MACS = 128, 100e9
-#: Other batch sizes that exact passes are compared at, for runs of at most so many MACs and bytes.
-BATCHES, BEYOND_MACS, BEYOND_BYTES = (2, 3, 5), 5e9, 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +120,7 @@ def prepare(
         model = from_proto(model)
     if not model.graph.outputs:
         raise ModelError(f"{path or 'the model'} has no outputs: there is nothing to optimize")
-    target = find_target(target) if isinstance(target, str) else target
+    target = named_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
     if budget.timed and not (measure and target.measured):
         raise UsageError(
@@ -157,16 +150,23 @@ def prepare(
     elif verify == "outputs":
         if progress is not None:
             progress("running the source model", 0, 0)
-        probe = _probe(source, given or drawn, notes)
-        judge = Judge(source.skeleton, probe, _beyond(source, probe, bound, seed))
+        probe = probe_of(source, given or drawn, notes)
+        further, reached = beyond(source, probe, bound, seed)
+        judge = Judge(source.skeleton, probe, further)
+        if judge.unable and given is None and (humble := humbler(model, drawn)) is not None:
+            drawn = humble
+            probe = probe_of(source, drawn, notes)
+            further, reached = beyond(source, probe, bound, seed)
+            judge = Judge(source.skeleton, probe, further)
         if judge.unable:
+            guilty = in_the_way(model, judge.unable) if given is None else []
+            if guilty:
+                which = ", ".join(f"'{n}'" for n in guilty)
+                notes.append(f"UNVERIFIED: nothing invented for {which} fits; give --samples")
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
-        elif missing := untaken(source.model, [*judge.probe, *judge.extra]):
-            notes.append(
-                f"taken by no run: {', '.join(missing[:8])}; edits there stand on the evidence of "
-                "their own regions"
-            )
+        else:
+            notes += reached
         if judge is not None and judge.silent:
             notes.append(
                 f"{', '.join(judge.silent)}: empty or NaN on every run, so that agreeing about it "
@@ -223,49 +223,6 @@ def named(model: ir.Model) -> ir.Model:
             taken.add(name)
             node.name = name
     return model
-
-
-def _probe(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
-    """The runs that outputs are compared on."""
-    runs: list[Feeds] = []
-    spent = 0.0
-    for feeds in samples:
-        spent += source.cost.macs * _batch(feeds)
-        if len(runs) >= PROBE_RUNS or (len(runs) >= 2 and spent > PROBE_MACS):
-            notes.append(f"outputs were compared on the first {len(runs)} runs of samples")
-            break
-        runs.append(feeds)
-    return runs
-
-
-def _beyond(
-    source: State, probe: Sequence[Feeds], shapes: Mapping[str, tuple[int, ...]], seed: int
-) -> list[Feeds]:
-    """Runs at other values and batch sizes than the probe's, as long as they cost little.
-
-    Zeros and ten times the usual size show what a damped value hides; other batches show a size
-    that was taken for a constant.
-    """
-    inputs = inputs_of(source.model)
-    free = {i.name for i in inputs if i.dims and i.batch is None}
-    with np.errstate(over="ignore"):
-        runs: list[Feeds] = [
-            {n: a * a.dtype.type(k) if a.dtype.kind == "f" else a for n, a in probe[0].items()}
-            for k in ((0, 10) if probe else ())
-        ]
-    for batch in BATCHES if free else ():
-        sized = {n: (batch, *s[1:]) if n in free else s for n, s in shapes.items()}
-        runs.append(next(iter(synthetic(source.model, seed=seed + batch, shapes=sized, runs=1))))
-    cost, memory = source.cost, allowed_bytes(source.context)
-    return [
-        r
-        for r in runs
-        if cost.macs * _batch(r) <= BEYOND_MACS and cost.peak_activation_bytes * _batch(r) <= memory
-    ]
-
-
-def _batch(feeds: Feeds) -> int:
-    return max((len(a) for a in feeds.values() if a.ndim), default=1)
 
 
 def _guard(source: State, judge: Judge | None, budget: Budget) -> Guard | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.backend import backend_of, find_target
+from graphopt.backend import backend_of
 from graphopt.context import Progress, silent
 from graphopt.deploy.manifest import (
     Manifest,
@@ -49,6 +49,7 @@ class Result:
             one target, which opens it in its own way.
         tuned: seconds and input shapes to try session options with when it is written; None for a
             result that was not measured.
+        missed: the limits of the budget that are not met, a sentence each.
     """
 
     model: ir.Model
@@ -57,6 +58,7 @@ class Result:
     target: Target
     manifest: Manifest | None = None
     tuned: tuple[float, Mapping[str, tuple[int, ...]]] | None = None
+    missed: tuple[str, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -69,6 +71,9 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {self.report}>"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
     def write(
         self,
@@ -135,17 +140,18 @@ class Result:
     def require(self) -> Result:
         """Return self, or raise BudgetMissed naming the limits that are not met."""
         if not self.met:
-            raise BudgetMissed("; ".join(self.report.notes) or "the budget is not met")
+            raise BudgetMissed("; ".join(self.missed))
         return self
 
     def _tune(self, path: Path, progress: Progress) -> tuple[Sequence[Tuned], list[str]]:
         """Put session options that help the model here into its manifest; those tried, notes."""
-        manifest = read_manifest(path)
-        if self.tuned is None or manifest is None or not find_target(manifest.target).measured:
+        if self.tuned is None or not self.target.measured or read_manifest(path) is None:
             return (), []
         seconds, shapes = self.tuned
         try:
-            tried = tune(path, shapes=shapes, seconds=seconds, progress=progress)
+            tried = tune(
+                path, target=self.target, shapes=shapes, seconds=seconds, progress=progress
+            )
         except (GraphOptError, OSError) as error:  # the model is written, and good as it is
             return (), [f"session options were not tried: {error}"]
         gains = [f"{t.option} ({1 / t.timing.ratio:.2f} times as fast)" for t in tried if t.kept]

@@ -14,17 +14,19 @@ from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
-from graphopt.errors import InputError, UsageError
+from graphopt.errors import InputError, PassError, UsageError
 from graphopt.garbage import kept
 from graphopt.graph import provenance
+from graphopt.io.digest import digest
 from graphopt.measuring.gauge import Gauge, objection, remark
 from graphopt.measuring.statistics import verdict
 from graphopt.pass_ import Pass, check_needs, format_pass
 from graphopt.pipeline import recipe
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
+from graphopt.pipeline.stage import Stage, Watch
 from graphopt.pipeline.state import State
-from graphopt.pipeline.step import Trial, refusals, try_pass
+from graphopt.pipeline.step import Trial, refusals, short_name, try_pass
 from graphopt.proving.certificate import certified
 from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
 from graphopt.spec import parse, passes_of
@@ -39,6 +41,7 @@ def run(
     *,
     replay: recipe.Recipe | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Result:
     """Run `passes` over a prepared model; the setting is not changed and serves the next run.
 
@@ -48,11 +51,12 @@ def run(
             or `onnx_ir`'s.
         replay: take every decision from this recipe and measure nothing.
         progress: called with (text, steps done, steps in all).
+        watch: called with the source, and with the model after every step.
 
     Raises:
         UsageError: a pass or option that does not exist; a recipe of another pipeline.
         InputError: the recipe was made with another source, samples, target or seed.
-        PassError: a pass raised; `__cause__` is what it raised.
+        PassError: a pass raised (`__cause__` is what), or changed the source in place.
     """
     passes = passes_of(passes)
     for each in passes:
@@ -62,7 +66,7 @@ def run(
         if setting.budget.max_disagreement is None:  # what was kept was judged when it was decided
             setting = dataclasses.replace(setting, guard=None)
     with Gauge(setting.target, setting.measure_seconds) as gauge:
-        one = _Run(setting, gauge, replay, progress or silent)
+        one = _Run(setting, gauge, replay, progress or silent, watch or (lambda stage: None))
         return one(passes)
 
 
@@ -92,6 +96,12 @@ def _in_vain(before: State, after: State, timing: Timing | None) -> str:
     return f"no smaller ({grown}) and {'no faster' if timing else 'not timed'}"
 
 
+def _judged(trial: Trial) -> tuple[tuple[str, str, str], ...]:
+    """Rule, node and evidence of the edits that a trial made."""
+    known = dict(trial.evidence.edits) if trial.evidence is not None else {}
+    return tuple((e.rule, e.node, known.get(e, "")) for e in trial.ctx.edits)
+
+
 def _evidence(steps: Sequence[Step]) -> Evidence | None:
     """What is known of every edit that was kept."""
     found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
@@ -102,9 +112,17 @@ class _Run:
     """One run of the pipeline: the model as it is, and what was decided so far."""
 
     def __init__(
-        self, setting: Setting, gauge: Gauge, replay: recipe.Recipe | None, progress: Progress
+        self,
+        setting: Setting,
+        gauge: Gauge,
+        replay: recipe.Recipe | None,
+        progress: Progress,
+        watch: Watch,
     ) -> None:
         self.setting, self.gauge, self.replay, self.progress = setting, gauge, replay, progress
+        self.watch = watch
+        #: Edits of the last step that were kept, each with what is known of it.
+        self.edits: tuple[tuple[str, str, str], ...] = ()
         self.state = setting.source
         self.outputs: Sequence[Outputs] = setting.judge.all if setting.judge else ()
         #: The state's model as a copy that a pass may change, and the context that analysed it.
@@ -129,13 +147,16 @@ class _Run:
         before = self.setting.source.figures()
         steps: list[Step] = []
         self.losses = max(1, sum(bool(getattr(p, "lossy", False)) for p in passes))
+        self.watch(Stage(self.setting, None, self.setting.source.model))
         for k, (one, spec) in enumerate(zip(passes, specs, strict=True)):
-            self.progress(spec, k, len(passes))
             later = any(getattr(p, "recovers", False) for p in passes[k + 1 :])
             if later and self.safe is None:
                 self.safe = (k, self.state, self.outputs)
+            place = f"step {k + 1} of {len(passes)}"
+            self.progress(f"{place}, {spec}", k, len(passes))
             with kept(small=not getattr(one, "lossy", False)):
-                steps.append(self._step(one, spec, k, judged=not later))
+                steps.append(self._step(one, spec, k, place, judged=not later))
+            self.watch(Stage(self.setting, steps[-1], self.state.model, self.edits))
             if not later:
                 self._settle(steps)
         self.progress("measuring the result", 0, 0)
@@ -164,7 +185,7 @@ class _Run:
                 steps[k] = dataclasses.replace(steps[k], status="undone", reason=reason)
                 self.decisions[k] = dataclasses.replace(self.decisions[k], kept=False, denied=())
 
-    def _step(self, one: Any, spec: str, k: int, judged: bool = True) -> Step:
+    def _step(self, one: Any, spec: str, k: int, place: str, judged: bool = True) -> Step:
         began = time.perf_counter()
         setting = self.setting if judged else dataclasses.replace(self.setting, guard=None)
         work = self._working()
@@ -173,6 +194,9 @@ class _Run:
         if decided is not None and decided.ran:
             (one,) = parse(decided.ran)
         self.lossy += bool(getattr(one, "lossy", False))
+
+        def told(text: str, done: int, total: int) -> None:
+            self.progress(f"{place}, {text}", done, total)
 
         def attempt(form: Any, model: ir.Model, known: Context | None) -> Trial:
             return try_pass(
@@ -187,7 +211,7 @@ class _Run:
                 previous=known,
                 search=decided is None,
                 share=max(self.lossy, 1) / self.losses,
-                progress=self.progress,
+                progress=told,
             )
 
         trial = attempt(one, work, self.context)
@@ -213,6 +237,9 @@ class _Run:
         if decided is not None and not decided.kept:
             reason = reason or "undone, as the recipe says"
         elif trial.edits and not reason and getattr(one, "speeds_up", True):
+            if self.setting.target.measured:
+                seconds = self.setting.measure_seconds
+                told(f"{short_name(one)}: timing, at most about {seconds:.3g} s", 0, 0)
             timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
             reason = objection(timing)
             if decided is None and not reason and getattr(one, "compresses", False):
@@ -230,6 +257,7 @@ class _Run:
         self.decisions.append(
             recipe.Decision(spec, not reason, denied, "" if reason else ran, trial.ctx.facts)
         )
+        self.edits = () if reason else _judged(trial)
         step = self._describe(spec, trial, reason, timing)
         return dataclasses.replace(step, seconds=time.perf_counter() - began)
 
@@ -286,6 +314,12 @@ class _Run:
     @kept()
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
         setting, notes = self.setting, list(self.setting.notes)
+        if digest(setting.source.model) != setting.digest:
+            raise PassError(
+                "a pass changed the source model itself, or its weights where they lie in memory: "
+                "nothing was written. A pass may change the model that it is given, and weights "
+                "only by new tensors"
+            )
         self.evaluated(self.state)
         changed = self.state is not setting.source
         judged = changed or setting.budget.max_latency is not None
@@ -337,6 +371,7 @@ class _Run:
             made,
             setting.target,
             tuned=(setting.measure_seconds, setting.shapes) if timed else None,
+            missed=tuple(missed),
         )
 
     def _recorded(self, made: recipe.Recipe, steps: Sequence[Step], notes: list[str]) -> State:

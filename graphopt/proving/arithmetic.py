@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+import numpy as np
+import onnx_ir as ir
+
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Monomial, Poly, Rational, Unprovable, written
+from graphopt.proving.scalars import Poly, Unprovable, written
 from graphopt.proving.terms import Term
 
-__all__ = ["ARITHMETIC", "activated", "clipped", "guarded", "mean", "softmax"]
+__all__ = ["ARITHMETIC", "activated", "clipped", "mean", "operands", "softmax"]
 
 HALF = Fraction(1, 2)
 
@@ -19,28 +22,33 @@ HALF = Fraction(1, 2)
 # --- elementwise -----------------------------------------------------------------------------
 
 
-def _operands(m: Meaning, t: Term, ix: Index) -> list[Poly]:
+def operands(m: Meaning, t: Term, ix: Index) -> list[Poly]:
+    """The elements of all inputs that meet at an index."""
     return [m.broadcast(a, ix, m.dims(t)) for a in t.args]
 
 
 def _add(m: Meaning, t: Term, ix: Index) -> Poly:
-    return m.algebra.add(*_operands(m, t, ix))
+    return m.algebra.add(*operands(m, t, ix))
+
+
+def _average(m: Meaning, t: Term, ix: Index) -> Poly:
+    return m.algebra.scale(_add(m, t, ix), Fraction(1, len(t.args)))
 
 
 def _sub(m: Meaning, t: Term, ix: Index) -> Poly:
-    return m.algebra.sub(*_operands(m, t, ix))
+    return m.algebra.sub(*operands(m, t, ix))
 
 
 def _mul(m: Meaning, t: Term, ix: Index) -> Poly:
-    a, b = _operands(m, t, ix)
-    return m.algebra.mul(a, b)
+    a, b = operands(m, t, ix)
+    return m.algebra.product(a, b)
 
 
 def _div(m: Meaning, t: Term, ix: Index) -> Poly:
-    a, b = _operands(m, t, ix)
+    a, b = operands(m, t, ix)
     if not m.real(t):
         return m.algebra.function("integer quotient", a, b)
-    return m.algebra.mul(a, m.algebra.power(b, Fraction(-1)))
+    return m.algebra.product(a, m.algebra.power(b, Fraction(-1)))
 
 
 def _neg(m: Meaning, t: Term, ix: Index) -> Poly:
@@ -48,7 +56,7 @@ def _neg(m: Meaning, t: Term, ix: Index) -> Poly:
 
 
 def _pow(m: Meaning, t: Term, ix: Index) -> Poly:
-    a, e = _operands(m, t, ix)
+    a, e = operands(m, t, ix)
     if len(e) == 1 and not e[0][0].factors and m.real(t):
         return m.algebra.power(a, e[0][1])
     return m.algebra.function("pow", a, e)
@@ -61,47 +69,13 @@ def _root(e: Fraction) -> Operator:
     return made
 
 
-def _where(m: Meaning, t: Term, ix: Index) -> Poly:
-    """where(c, a, -inf) = a + where(c, 0, -inf) for finite a"""
-    c, a, b = _operands(m, t, ix)
-    minus = m.algebra.scale(m.algebra.function("inf"), -1)
-    if b == minus and a != minus:
-        return m.algebra.add(a, m.algebra.function("where", c, (), b))
-    if not a and c == m.algebra.function("isnan", b) and all(map(_is_softmax, b)):
-        return guarded(m, b)
-    return m.algebra.function("where", c, a, b)
-
-
-def guarded(m: Meaning, p: Poly) -> Poly:
-    """A softmax of which a fully masked row is 0: of finite scores it is the softmax itself."""
-    masked = any(_masked(m, monomial) for monomial, _ in p)
-    return m.algebra.function("guarded", p) if masked else p
-
-
-def _is_softmax(item: tuple[Monomial, Rational]) -> bool:
-    """Whether it is an exponential over a sum: no number only where its exponents are none."""
-    kinds = {(a.kind, e > 0) for a, e in item[0].factors if a.kind == "base" or a.data == ("exp",)}
-    return kinds >= {("fn", True), ("base", False)}
-
-
-def _masked(m: Meaning, product: Monomial) -> bool:
-    """Whether the exponents have a summand that may be minus infinity."""
-    for atom, _ in product.factors:
-        if atom.kind == "fn" and atom.data[0] == "exp":
-            for monomial, _ in atom.polys[0]:
-                if monomial.bound or len(monomial.factors) > 1:
-                    continue  # a product of projections
-                for inner, _ in monomial.factors:
-                    if inner.kind == "fn" and inner.data[0] in ("inf", "where"):
-                        return True
-                    if inner.kind == "elem" and not m.terms[inner.data[0]].finite:
-                        return True
-    return False
-
-
 def _cast(m: Meaning, t: Term, ix: Index) -> Poly:
     """A wider type holds the same number."""
     source = t.args[0]
+    while source is not None and source.op == "Cast" and source not in m.leaves:
+        if not _holds(source.dtype, source.args[0]):
+            break
+        source = source.args[0]
     x = m.at(source, ix)
     if source is None or source.dtype is None or t.dtype is None:
         raise Unprovable("a Cast of an unknown type")
@@ -109,6 +83,15 @@ def _cast(m: Meaning, t: Term, ix: Index) -> Poly:
     if source.dtype == t.dtype or wider:
         return x
     return m.algebra.function("cast", x, data=(t.dtype.name, source.dtype.name))
+
+
+def _holds(to: ir.DataType | None, x: Term | None) -> bool:
+    """Whether every value of the type of `x` is one of the type `to`."""
+    if to is None or x is None or x.dtype is None:
+        return False
+    if x.dtype.bitwidth == 64 and x.dtype.is_integer() and not to.is_integer():
+        return False  # numpy calls it safe
+    return np.can_cast(x.dtype.numpy(), to.numpy(), "safe")
 
 
 def clipped(m: Meaning, p: Poly, low: float | None, high: float | None) -> Poly:
@@ -165,7 +148,7 @@ def _fast_gelu(m: Meaning, t: Term, ix: Index) -> Poly:
 
 
 def _bias_gelu(m: Meaning, t: Term, ix: Index) -> Poly:
-    return gelu(m, m.algebra.add(*_operands(m, t, ix)))
+    return gelu(m, m.algebra.add(*operands(m, t, ix)))
 
 
 def hard_sigmoid(m: Meaning, p: Poly, alpha: float, beta: float) -> Poly:
@@ -198,6 +181,10 @@ def activated(m: Meaning, name: str, p: Poly, attribute: Callable[[str], float |
         return a.mul(p, a.function("sigmoid", a.scale(p, Fraction(steep))))
     if name == "Exp":
         return a.exp(p)
+    if name == "Log":
+        return a.log(p)
+    if name == "Abs":
+        return p if a.nonnegative(p) else a.function("abs", p)
     if name in IDEMPOTENT:
         return _once(m, name.lower(), p)
     extra = tuple(attribute(n) for n in _PARAMETERS.get(name, ()))
@@ -214,7 +201,7 @@ def _once(m: Meaning, name: str, p: Poly) -> Poly:
     return m.algebra.function(name, p)
 
 
-IDEMPOTENT = frozenset(("Abs", "Ceil", "Floor", "Round", "Sign"))
+IDEMPOTENT = frozenset(("Ceil", "Floor", "Round", "Sign"))
 _PARAMETERS = {
     "LeakyRelu": ("alpha",),
     "Elu": ("alpha",),
@@ -224,17 +211,19 @@ _PARAMETERS = {
     "Shrink": ("bias", "lambd"),
 }
 UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor HardSigmoid
-HardSwish IsNaN LeakyRelu Log Mish Not Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
+HardSwish IsNaN LeakyRelu Log Mish Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
 Softsign Swish Tan Tanh ThresholdedRelu""".split()  # noqa: SIM905
-BINARY = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less
-LessOrEqual Max Min Mod Or PRelu Xor""".split()  # noqa: SIM905
+BINARY = """BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual
+Max Min Mod PRelu""".split()  # noqa: SIM905
 #: The order of their operands is of no account.
-COMMUTES = frozenset("And Equal Max Min Or Xor BitwiseAnd BitwiseOr BitwiseXor".split())  # noqa: SIM905
+COMMUTES = frozenset("Equal Max Min BitwiseAnd BitwiseOr BitwiseXor".split())  # noqa: SIM905
 
 
 def _named(name: str) -> Operator:
     def made(m: Meaning, t: Term, ix: Index) -> Poly:
-        args = _operands(m, t, ix)
+        args = operands(m, t, ix)
+        if len(args) == 1:
+            return args[0]
         if name in COMMUTES:
             args.sort(key=lambda p: [written(x) for x, _ in p])
         said = {"Mod": "fmod", "BitShift": "direction"}.get(name)
@@ -261,6 +250,8 @@ def _reduced(m: Meaning, t: Term, ix: Index) -> tuple[Index, list[Dim]]:
             return ix, []
         axes = list(range(len(dims)))
     gone = {m.axis(k, len(dims)) for k in axes}
+    if len(gone) < len(axes):
+        raise Unprovable("an axis that is named twice")
     keep = m.attribute(t, "keepdims", 1)
     left = iter(ix)
     at: list[Dim] = []
@@ -312,14 +303,26 @@ def _reduce(kind: str) -> Operator:
         if kind == "ReduceL2":
             return a.power(a.sum(a.mul(x, x), bound), HALF)
         if kind == "ReduceLogSumExp":
-            return a.function("log", a.sum(a.exp(x), bound))
+            return a.log(a.sum(a.exp(x), bound))
         if kind == "ReduceLogSum":
-            return a.function("log", a.sum(x, bound))
+            return a.log(a.sum(x, bound))
         if kind == "ReduceL1":
-            return a.sum(_once(m, "abs", x), bound)
+            return a.sum(activated(m, "Abs", x, t.attributes.get), bound)
         return a.over(kind, x, bound)
 
     return made
+
+
+def _arg(m: Meaning, t: Term, ix: Index) -> Poly:
+    """Where an axis has its maximum or minimum: the first such place, or the last."""
+    dims = m.dims(t.args[0])
+    axis = m.axis(m.attribute(t, "axis", 0), len(dims))
+    if dims[axis] == 1:
+        return ()
+    (k,) = m.fresh([dims[axis]])
+    x = m.at(t.args[0], (*ix[:axis], k, *ix[axis + m.attribute(t, "keepdims", 1) :]))
+    last = " last" if m.attribute(t, "select_last_index", 0) else ""
+    return m.algebra.over(t.op + last, x, [k])
 
 
 def _global_pool(m: Meaning, t: Term, ix: Index) -> Poly:
@@ -360,11 +363,13 @@ def _softmax(m: Meaning, t: Term, ix: Index) -> Poly:
         return made
     (k,) = m.fresh([dims[axis]])
     total = m.algebra.sum(m.algebra.exp(at(k)), [k])
-    return m.algebra.sub(at(ix[axis]), m.algebra.function("log", total))
+    return m.algebra.sub(at(ix[axis]), m.algebra.log(total))
 
 
 ARITHMETIC: dict[str, Operator] = {
     "Add": _add,
+    "ArgMax": _arg,
+    "ArgMin": _arg,
     "Cast": _cast,
     "Clip": _clip,
     "Div": _div,
@@ -372,6 +377,7 @@ ARITHMETIC: dict[str, Operator] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "LogSoftmax": _softmax,
+    "Mean": _average,
     "Mul": _mul,
     "Neg": _neg,
     "Pow": _pow,
@@ -380,7 +386,6 @@ ARITHMETIC: dict[str, Operator] = {
     "Sqrt": _root(HALF),
     "Sub": _sub,
     "Sum": _add,
-    "Where": _where,
     "com.microsoft:BiasGelu": _bias_gelu,
     "com.microsoft:FastGelu": _fast_gelu,
     "com.microsoft:Gelu": _gelu,

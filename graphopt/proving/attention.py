@@ -6,7 +6,8 @@ import math
 from fractions import Fraction
 
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.proving.arithmetic import guarded, softmax
+from graphopt.proving.arithmetic import softmax
+from graphopt.proving.conditions import guarded
 from graphopt.proving.meaning import Index, Meaning, Operator
 from graphopt.proving.scalars import Poly, Unprovable
 from graphopt.proving.terms import Term
@@ -17,8 +18,10 @@ __all__ = ["ATTENTION"]
 def _attention(m: Meaning, t: Term, ix: Index) -> Poly:
     """softmax(q k' scale + mask) v (arXiv:1706.03762), heads packed or not, keys shared or not"""
     q, k, v = t.args[:3]
-    if len(t.args) > 4 or t.output or m.attribute(t, "softcap", 0.0):
-        raise Unprovable("attention with a past, a cap or further outputs")
+    if len(t.args) > 4 or t.output:
+        raise Unprovable("attention with a past or further outputs")
+    if m.attribute(t, "softcap", 0.0) and m.argument(t, 3) is not None:
+        raise Unprovable("attention with a cap and a mask")
     packed = len(m.dims(q)) == 3
     heads = m.attribute(t, "q_num_heads") if packed else m.dims(q)[1]
     shared = m.attribute(t, "kv_num_heads") if packed else m.dims(k)[1]
@@ -48,24 +51,29 @@ def _attended(
     a = m.algebra
     q, k, v = operands
     packed = len(m.dims(q)) == 3
-    if not isinstance(heads, int) or not isinstance(shared, int):
-        raise Unprovable("an unknown number of heads")
     widths = []
     for x, n in ((q, heads), (v, shared)):
         width = m.dims(x)[-1]
         if packed:
-            if not isinstance(width, int):
+            if not isinstance(width, int) or not isinstance(n, int):
                 raise Unprovable("heads of unknown width")
             width //= n
         widths.append(width)
     width, out = widths
     keys = m.dims(k)[-2]
+    if m.dims(v)[-2] != keys:
+        m.held.add((m.dims(v)[-2], keys))
     if packed:
         b, i, last = ix
         h, j = a.ranges.divide(last, out), a.ranges.modulo(last, out)
     else:
         b, h, i, j = ix
-    own = a.ranges.divide(h, heads // shared)
+    if heads == shared or shared == 1:
+        own = h if heads == shared else 0
+    elif isinstance(heads, int) and isinstance(shared, int):
+        own = a.ranges.divide(h, heads // shared)
+    else:
+        raise Unprovable("an unknown number of heads")
 
     def at(x: Term | None, head: Dim, row: Dim, column: Dim, size: Dim) -> Poly:
         if len(m.dims(x)) == 3:
@@ -78,6 +86,7 @@ def _attended(
             raise Unprovable("heads of unknown width")
         scale = 1 / math.sqrt(width)
 
+    cap = m.attribute(t, "softcap", 0.0)
     causal = bool(m.attribute(t, "is_causal", 0))
     if causal and m.dims(q)[-2] != keys:
         raise Unprovable("causal attention to another length")
@@ -86,6 +95,8 @@ def _attended(
         (d,) = m.fresh([width])
         product = a.mul(at(q, h, i, d, width), at(k, own, s, d, width))
         made = a.scale(a.sum(product, [d]), Fraction(scale))
+        if cap:
+            made = a.scale(a.function("tanh", a.scale(made, 1 / Fraction(cap))), Fraction(cap))
         if mask is None:
             return made
         dims = (m.dims(t)[0], heads, m.dims(q)[-2], keys)
@@ -105,13 +116,13 @@ def _attended(
 
 
 def _rotary(m: Meaning, t: Term, ix: Index) -> Poly:
-    """(x1 cos - x2 sin, x2 cos + x1 sin) for the two halves x1, x2 (arXiv:2104.09864)"""
+    """(x1 cos - x2 sin, x2 cos + x1 sin, x3) for x1, x2 halves or pairs (arXiv:2104.09864)"""
     a = m.algebra
     x, cos, sin = t.args[:3]
     positions = m.argument(t, 3)
-    if m.attribute(t, "interleaved", 0) or m.attribute(t, "rotary_embedding_dim", 0):
-        raise Unprovable("rotary embedding of a part, or of neighbours")
     dims = m.dims(x)
+    if positions is None and any(len(m.dims(table)) != 3 for table in (cos, sin)):
+        raise Unprovable("tables without positions that are not one for each row")
     heads = m.attribute(t, "num_heads", 0)
     if len(dims) == 3:
         width = dims[-1]
@@ -125,7 +136,8 @@ def _rotary(m: Meaning, t: Term, ix: Index) -> Poly:
         b, h, row, j = ix
     if not isinstance(size, int):
         raise Unprovable("heads of unknown width")
-    half = size // 2
+    turned = m.attribute(t, "rotary_embedding_dim", 0) or size
+    half = turned // 2
 
     def part(column: Dim) -> Poly:
         if len(dims) == 3:
@@ -139,10 +151,25 @@ def _rotary(m: Meaning, t: Term, ix: Index) -> Poly:
             )
         return m.broadcast(table, (b, row, column), (dims[0], m.dims(x)[-2], half))
 
-    first, second = a.inside(j, half), a.inside(j - half, half)
-    low = a.sub(a.mul(part(j), angle(cos, j)), a.mul(part(j + half), angle(sin, j)))
-    high = a.add(a.mul(part(j), angle(cos, j - half)), a.mul(part(j - half), angle(sin, j - half)))
-    return a.add(a.mul(first, low), a.mul(second, high))
+    if m.attribute(t, "interleaved", 0):
+        k, parity = a.ranges.divide(j, 2), a.ranges.modulo(j, 2)
+        first, second = a.inside(parity, 1), a.inside(parity - 1, 1)
+        places, others = (k, k), (j + 1, j - 1)
+    else:
+        first, second = a.inside(j, half), a.inside(j - half, half)
+        places, others = (j, j - half), (j + half, j - half)
+    low, high = (
+        a.add(
+            a.mul(part(j), angle(cos, place)),
+            a.scale(a.mul(part(other), angle(sin, place)), sign),
+        )
+        for place, other, sign in zip(places, others, (-1, 1), strict=True)
+    )
+    made = a.add(a.mul(first, low), a.mul(second, high))
+    if turned == size:
+        return made
+    rest = a.mul(a.inside(j - turned, size - turned), part(j))
+    return a.add(a.mul(a.inside(j, turned), made), rest)
 
 
 ATTENTION: dict[str, Operator] = {

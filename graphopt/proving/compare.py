@@ -199,6 +199,9 @@ class Comparer:
             n: np.arange(names[n]).reshape([-1 if j == k else 1 for j in range(len(order))])
             for k, n in enumerate(order)
         }
+        alone = [side[0] for side in (parts, others) if len(side) == 1 and not side[0].bound]
+        if len(alone) == 2 and _close(*(self._exponent(part, grid) for part in alone)):
+            parts, others = ([_without_exponentials(part)] for part in alone)
         a, size_a = self._total(parts, grid)
         b, size_b = self._total(others, grid)
         r = expected
@@ -246,6 +249,14 @@ class Comparer:
             size = size + magnitude
         return total, size
 
+    def _exponent(self, part: _Part, grid: Mapping[str, Array]) -> Array:
+        """What stands in the exponentials of a part: they themselves may vanish."""
+        total: Array = np.zeros(())
+        for atom, e in part.constants:
+            if _exponential(atom):
+                total = total + self._sum(atom, grid) * float(e)
+        return total
+
     def number(self, atom: Atom, grid: Mapping[str, Array]) -> Array:
         """A constant atom for every assignment of its variables."""
         ranges = self.algebra.ranges
@@ -261,6 +272,17 @@ class Comparer:
             return ((e >= 0) & (e < ranges.values(atom.index[1], grid))).astype(np.float64)
         if atom.kind == "index":
             return ranges.values(atom.index[0], grid).astype(np.float64)
+        total = self._sum(atom, grid)
+        if not _exponential(atom):
+            return total
+        with np.errstate(over="ignore"):
+            made: Array = np.exp(total)
+        if (np.isfinite(total) & ((made == 0) | np.isinf(made))).any():
+            raise Unprovable("a constant exponential that vanishes")
+        return made
+
+    def _sum(self, atom: Atom, grid: Mapping[str, Array]) -> Array:
+        """The polynomial of constants inside of an atom."""
         total: Array = np.zeros(())
         for m, k in atom.polys[0]:
             if m.bound:
@@ -269,7 +291,23 @@ class Comparer:
             for inner, power in m.factors:
                 value = value * _power(self.number(inner, grid), power)
             total = total + value
-        return np.exp(total) if atom.kind == "fn" else total
+        return total
+
+
+def _exponential(atom: Atom) -> bool:
+    return atom.kind == "fn" and atom.data == ("exp",)
+
+
+def _without_exponentials(part: _Part) -> _Part:
+    return part._replace(constants=tuple(c for c in part.constants if not _exponential(c[0])))
+
+
+def _close(a: Array, b: Array) -> bool:
+    """Whether numbers agree up to rounding, infinities exactly."""
+    with np.errstate(invalid="ignore"):
+        near = np.abs(a - b) <= ROUNDING * (1 + np.abs(a))
+        same = (a == b) | (near & np.isfinite(a) & np.isfinite(b))
+    return bool(same.all())
 
 
 def _power(x: Array, e: Rational) -> Array:
@@ -279,12 +317,12 @@ def _power(x: Array, e: Rational) -> Array:
 def _without_common(
     parts: Sequence[_Part], others: Sequence[_Part]
 ) -> tuple[Sequence[_Part], Sequence[_Part]]:
-    """Both sides without the constants that multiply every term of them."""
+    """Both sides without what multiplies every term of them, but for where it makes them 0."""
     if not parts or not others:
         return parts, others
     common = set.intersection(*(set(p.constants) for p in (*parts, *others)))
     bound = {n for p in (*parts, *others) for n, _ in p.bound}
-    common = {(a, e) for a, e in common if not (a.free & bound)}
+    common = {(a, e) for a, e in common if a.kind != "in" and not (a.free & bound)}
     if not common:
         return parts, others
 

@@ -83,25 +83,53 @@ class Ranges:
             return whole, rest
         shared = self._shared(rest, by)
         if shared is not None:
-            g, a, r = shared
-            inner, left = self._divided(a, by // g)  # type: ignore[operator]
+            g, a, r, parts = shared
+            inner, left = self._divided(a, parts)
             return whole + inner, left * g + r
         if isinstance(rest, Expr) and rest.name in self._parts:
             kind, dividend, divisor = self._parts[rest.name]
             if kind == "floor":
                 inner = self._opaque("floor", dividend, divisor * by)
                 return whole + inner, rest - inner * by
+            times, over = _split(divisor, by)
+            if over == 0 and times not in (0, 1):  # the rest of a quotient, not the other way
+                inner, left = self._divided(dividend, by)
+                return whole + self.modulo(inner, times), left
         return whole + self._opaque("floor", rest, by), self._opaque("mod", rest, by)
 
-    def _shared(self, e: Dim, by: Dim) -> tuple[int, Dim, Dim] | None:
-        """(g, a, r) with e = g a + r, 0 <= r < g and g | by: the quotient by `by` asks a alone."""
-        if not isinstance(e, Expr) or not isinstance(by, int):
+    def _shared(self, e: Dim, by: Dim) -> tuple[Dim, Dim, Dim, Dim] | None:
+        """(g, a, r, by / g) with e = g a + r, 0 <= r < g and g | by: a alone decides e / by."""
+        if not isinstance(e, Expr):
             return None
-        for g in sorted({abs(k) for _, k in e.terms}, reverse=True):
-            if 1 < g < by and by % g == 0:
-                a, r = _split(e, g)
-                if a != 0 and self.within(r, g):
-                    return g, a, r
+        for g in self._strides(e):
+            left, over = _split(by, g)
+            if over != 0 or left in (0, 1):
+                continue
+            a, r = _split(e, g)
+            if a != 0 and self.within(r, g):
+                return g, a, r, left
+        return None
+
+    def _strides(self, e: Expr) -> list[Dim]:
+        """What index variables are multiplied by in `e`, the largest first."""
+        found: dict[Dim, None] = {}
+        for monomial, k in sorted(e.terms, key=lambda t: (-len(t[0]), -abs(t[1]))):
+            g = prod((symbol(a) for a in monomial if a not in self.sizes), start=abs(k))
+            if g != 1:
+                found[g] = None
+        return list(found)
+
+    def parted(self, es: Sequence[Dim], name: str) -> tuple[Dim, Dim] | None:
+        """(n, d) where a variable below n d is divided by d in one of the indices `es`."""
+        found = [
+            divisor
+            for atom, (_, dividend, divisor) in self._parts.items()
+            if dividend == symbol(name) and any(isinstance(e, Expr) and atom in e.atoms for e in es)
+        ]
+        for d in sorted(found, key=str):
+            n, rest = _split(self.sizes[name], d)
+            if rest == 0 and n not in (0, 1):
+                return n, d
         return None
 
     def _opaque(self, kind: str, e: Dim, by: Dim) -> Dim:

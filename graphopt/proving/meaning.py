@@ -16,7 +16,7 @@ from graphopt.graph.attributes import default_attribute
 from graphopt.proving.scalars import Algebra, Poly, TooLarge, Unprovable
 from graphopt.proving.terms import FLOATS, Term
 
-__all__ = ["Index", "Meaning", "Operator"]
+__all__ = ["Index", "Meaning", "Operator", "affine"]
 
 Array = np.ndarray[Any, Any]
 Index = tuple[Dim, ...]
@@ -38,6 +38,8 @@ class Meaning:
         self.opened = 0
         #: Sizes that meet in a broadcast, the one being the other up to a limit.
         self.held: set[tuple[Dim, Dim]] = set()
+        #: Sizes that must be at least as large as a number, from the front or (negative) the back.
+        self.reached: set[tuple[Dim, int]] = set()
         #: Terms by their number, those made here among them.
         self.terms: dict[int, Term] = {}
         self._taken: dict[tuple[Term, Term, int], Term] = {}
@@ -178,7 +180,7 @@ class Meaning:
         found = where.array() if where.op == "const" else None
         if found is not None and found.size and isinstance(size, int):
             found = np.where(found < 0, found + size, found)
-            line = _affine(found, j)
+            line = affine(found, j)
             if line is not None:
                 return self.at(x, (*before, line, *after))
             if x.op == "const" and found.size * x.array().size <= MOST_GATHERED * size:
@@ -186,6 +188,7 @@ class Meaning:
                 return self.at(self._constant_of(x, where, array, axis), (*before, *j, *after))
         elif found is not None and found.size == 1:
             k = int(found.reshape(-1)[0])
+            self.reached.add((size, k if k < 0 else k + 1))
             return self.at(x, (*before, size + k if k < 0 else k, *after))
         self.terms[x.serial] = x
         atom = self.algebra.made(
@@ -210,7 +213,7 @@ class Meaning:
         return [self.algebra.ranges.variable(s) for s in sizes]
 
 
-def _affine(array: Array, index: Index) -> Dim | None:
+def affine(array: Array, index: Index) -> Dim | None:
     """a_0 + sum_k step_k i_k, if an array of positions is that everywhere."""
     grid = np.full(array.shape, int(array.reshape(-1)[0]))
     line: Dim = int(array.reshape(-1)[0])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
+
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.indices import reshaped
-from graphopt.proving.meaning import Index, Meaning, Operator
+from graphopt.proving.meaning import Index, Meaning, Operator, affine
 from graphopt.proving.scalars import Poly, Unprovable
 from graphopt.proving.terms import Term
 
@@ -22,9 +26,13 @@ def _transpose(m: Meaning, t: Term, ix: Index) -> Poly:
 
 def _reshape(m: Meaning, t: Term, ix: Index) -> Poly:
     """Row-major order is kept."""
-    if not m.dims(t.args[0]):
+    new, old = m.dims(t), m.dims(t.args[0])
+    elements = prod(new, start=1), prod(old, start=1)
+    if elements[0] != elements[1]:
+        m.held.add(elements)  # or it does not run
+    if not old:
         return m.at(t.args[0], ())
-    at = reshaped(ix, m.dims(t), m.dims(t.args[0]), m.algebra.ranges)
+    at = reshaped(ix, new, old, m.algebra.ranges)
     if at is None:
         raise Unprovable("a Reshape whose axes do not show what belongs together")
     return m.at(t.args[0], at)
@@ -115,6 +123,26 @@ def _gather(m: Meaning, t: Term, ix: Index) -> Poly:
     return m.gathered(x, axis, before, where, j, after)
 
 
+def _gather_nd(m: Meaning, t: Term, ix: Index) -> Poly:
+    """y[b, j, r] = x[b, w[b, j], r] for constant positions w that follow each other"""
+    x, where = t.args
+    dims, own = m.dims(x), m.dims(where)
+    batch = m.attribute(t, "batch_dims", 0)
+    if where is None or where.op != "const" or not where.array().size:
+        return m.leaf(t, ix)
+    lines: list[Dim] = []
+    for k, found in enumerate(np.moveaxis(where.array(), -1, 0)):
+        size = dims[batch + k]
+        if isinstance(size, int):
+            found = np.where(found < 0, found + size, found)
+        line = affine(found, ix) if found.min() >= 0 else None
+        if line is None:
+            return m.leaf(t, ix)
+        m.reached.add((size, int(found.max()) + 1))
+        lines.append(line)
+    return m.at(x, (*ix[:batch], *lines, *ix[len(own) - 1 :]))
+
+
 def _filled(m: Meaning, t: Term, ix: Index) -> Poly:
     """ConstantOfShape holds one number."""
     tensor = t.attributes.get("value")
@@ -140,7 +168,7 @@ def _pad(m: Meaning, t: Term, ix: Index) -> Poly:
     mode = m.attribute(t, "mode", "constant")
     pads, dims = m.numbers(m.argument(t, 1)), m.dims(t.args[0])
     axes = m.numbers(m.argument(t, 3)) or list(range(len(dims)))
-    if mode != "constant" or pads is None:
+    if pads is None or (mode != "constant" and any(pads)):
         raise Unprovable("a Pad that is no constant one")
     at = list(ix)
     inside = m.algebra.number(1)
@@ -150,8 +178,10 @@ def _pad(m: Meaning, t: Term, ix: Index) -> Poly:
             at[axis] = ix[axis] - pads[k]
             inside = m.algebra.mul(inside, m.algebra.inside(at[axis], dims[axis]))
     value = m.argument(t, 2)
-    kept = m.algebra.mul(inside, m.at(t.args[0], tuple(at)))
     fill = m.at(value, (0,) * len(m.dims(value))) if value is not None else ()
+    if any(a.data == ("inf",) for n, _ in fill for a, _ in n.factors):
+        return m.algebra.function("where", inside, m.at(t.args[0], tuple(at)), fill)
+    kept = m.algebra.mul(inside, m.at(t.args[0], tuple(at)))
     if not fill:
         return kept
     return m.algebra.add(kept, m.algebra.mul(fill, m.algebra.sub(m.algebra.number(1), inside)))
@@ -184,6 +214,7 @@ MOVES: dict[str, Operator] = {
     "Expand": _expand,
     "Flatten": _reshape,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Identity": _identity,
     "Pad": _pad,
     "Resize": _resize,

@@ -14,7 +14,7 @@ __all__ = ["NORMALIZATIONS"]
 
 
 def _scaled(m: Meaning, p: Poly, scale: Poly | None, bias: Poly | None) -> Poly:
-    made = p if scale is None else m.algebra.mul(p, scale)
+    made = p if scale is None else m.algebra.product(p, scale)
     return made if bias is None else m.algebra.add(made, bias)
 
 

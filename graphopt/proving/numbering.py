@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,8 @@ from graphopt.graph.attributes import default_attribute
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.graph.evaluation import deterministic, evaluate
 from graphopt.graph.traverse import subgraphs
+from graphopt.proving.sequences import WITHOUT_SEQUENCE
+from graphopt.proving.sizes import window_sizes
 from graphopt.proving.terms import Term, Terms
 
 __all__ = ["Numbered", "Walk", "hashable", "numbered"]
@@ -51,6 +53,13 @@ MOVED: dict[str, tuple[tuple[str, int], ...]] = {
     "Pad": (("pads", 1), ("value", 2)),
     "Reshape": (("shape", 1),),
 }
+
+
+class Body(NamedTuple):
+    """The subgraph of a loop."""
+
+    inputs: tuple[Term, ...]
+    outputs: tuple[Term, ...]
 
 
 #: The subgraphs that a value is in, from the outermost on, and its name.
@@ -119,6 +128,8 @@ class Walk:
     def visit(self, node: ir.Node) -> None:
         """Give every output of `node` its term; its inputs have theirs."""
         made = self._made(node)
+        if len(made) != len(node.outputs):  # as of a Loop whose body has another number of them
+            made = [self._leaf(("odd", node.name, v.name), "input", v) for v in node.outputs]
         for value, term in zip(node.outputs, made, strict=True):
             self.put(value, term)
             self.met(value)
@@ -152,6 +163,8 @@ class Walk:
                 return [self.terms.constant(tensor)]
         args = [self.of(v) for v in node.inputs]
         attributes = _attributes(node, self.opset)
+        if next(subgraphs(node), None) is not None:
+            self.facts.fact(node.outputs[0])  # so that bodies have the shapes that come in
         if domain == "":
             if args and args[0] is not None and self._passes_on(node, args):
                 return [args[0], *self._rest(node)]
@@ -159,8 +172,8 @@ class Walk:
                 return self._branches(node, args, attributes)
             if node.op_type == "CastLike" and args[1] is not None and args[1].dtype is not None:
                 return [self._cast(node, args[0], args[1].dtype)]
-            if node.op_type == "SequenceAt":
-                part = self._part(node, args)
+            if node.op_type in WITHOUT_SEQUENCE:
+                part = WITHOUT_SEQUENCE[node.op_type](self.terms, node, args, self.opset)
                 if part is not None:
                     return [part]
             for name, k in MOVED.get(node.op_type, ()):
@@ -178,6 +191,8 @@ class Walk:
         graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
         if graphs:
             attributes["\0graphs"] = graphs
+            args += [None] * (len(node.inputs) - len(args))
+            args += _captured(graphs)
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
@@ -188,8 +203,9 @@ class Walk:
 
             def make(k: int = k, value: ir.Value = value) -> Term:
                 fact = self.facts.fact(value)
+                dims = self._sized(fact.dims, window_sizes(op, attributes, args))
                 return Term(
-                    op, tuple(args), attributes, k, fact.dims, fact.dtype, None, node, self.opset
+                    op, tuple(args), attributes, k, dims, fact.dtype, None, node, self.opset
                 )
 
             known = self._data(value) if stable and not graphs else None
@@ -197,6 +213,19 @@ class Walk:
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
             return [self._computed(node, args, made[0])]
         return made
+
+    def _sized(
+        self, dims: tuple[Dim, ...] | None, keys: list[Any] | None
+    ) -> tuple[Dim, ...] | None:
+        """Unknown sizes by what they follow from."""
+        if dims is None or keys is None:
+            return dims
+        known = self.terms.sizes
+        spatial = (
+            d if isinstance(d, int) or shareable(d) else known.setdefault(key, d)
+            for d, key in zip(dims[2:], keys, strict=True)
+        )
+        return (*dims[:2], *spatial)
 
     def _passes_on(self, node: ir.Node, args: Sequence[Term | None]) -> bool:
         """Whether the first output is the first input: Identity, a Cast to its type, no dropout."""
@@ -230,39 +259,6 @@ class Walk:
         )
         return self._computed(cast, [x], made)
 
-    def _part(self, node: ir.Node, args: Sequence[Term | None]) -> Term | None:
-        """SequenceAt(SplitToSequence(x, sizes), k) = Split(x, sizes)_k"""
-        whole, at = args
-        if whole is None or whole.op != "SplitToSequence" or at is None or at.op != "const":
-            return None
-        x, *rest = whole.args
-        k = int(at.array().reshape(-1)[0])
-        axis = int(whole.attributes.get("axis", 0))
-        if x is None or x.dims is None or not rest or rest[0] is None:
-            return None
-        sizes = rest[0]
-        size = x.dims[axis]
-        if sizes.op != "const" or not isinstance(size, int):
-            return None
-        given = [int(s) for s in np.ravel(sizes.array())]
-        if sizes.dims == ():
-            given = [min(given[0], size - j) for j in range(0, size, given[0])]
-        if k < 0:
-            k += len(given)
-        if not 0 <= k < len(given):
-            return None
-        split = self.terms.constant(ir.Tensor(np.array(given, np.int64)))
-        attributes = {} if axis == 0 else {"axis": axis}
-        dims = (*x.dims[:axis], given[k], *x.dims[axis % len(x.dims) + 1 :])
-        key = ("Split", (x, split), tuple(attributes.items()), 0, None)
-        made = ir.Node("", "Split", [], [ir.AttrInt64("axis", axis)], num_outputs=len(given))
-        for j, part in enumerate(made.outputs):
-            part.name = f"part{j}"
-        return self.terms.named(
-            (key, k),
-            lambda: Term("Split", (x, split), attributes, k, dims, x.dtype, None, made, self.opset),
-        )
-
     def _data(self, value: ir.Value) -> Term | None:
         """A small value whose elements are numbers or sizes."""
         fact = self.facts.fact(value)
@@ -288,7 +284,7 @@ class Walk:
             if one is not None and not (isinstance(size, int) and size <= COMPUTED):
                 return term
         found = evaluate(node, [None if a is None else a.array() for a in args], self.opsets)
-        if found is None or term.dtype is None:
+        if found is None or term.dtype is None or found[0].dtype != term.dtype.numpy():
             return term
         return self.terms.constant(ir.Tensor(np.array(found[0], order="C"), dtype=term.dtype))
 
@@ -302,6 +298,8 @@ class Walk:
             k = 0 if condition.array().ravel()[0] else 1
             return self._inside(node, bodies[k], k)
         inside = [self._inside(node, b, k) for k, b in enumerate(bodies)]
+        if any(len(b) != len(node.outputs) for b in inside):
+            return []
         made = []
         for k, value in enumerate(node.outputs):
             pair = tuple(b[k] for b in inside)
@@ -327,15 +325,27 @@ class Walk:
             return None
         if start is not None and not start.array().all():
             return None
+        outside = [self.facts.fact(v) for v in body.inputs]
+        found = self._followed(node, body, turns, [s for s in state if s is not None])
+        self.facts.forget(body)
+        self.facts.enter(body, outside)
+        return found
+
+    def _followed(
+        self, node: ir.Node, body: ir.Graph, turns: int, state: list[Term]
+    ) -> list[Term] | None:
+        """The state after so many turns; None if one of them may be the last."""
         going = self.terms.constant(ir.Tensor(np.array(True)))
-        found = [s for s in state if s is not None]
         for turn in range(turns):
             count = self.terms.constant(ir.Tensor(np.array(turn, np.int64)))
-            self.values.update(zip(body.inputs, [count, going, *found], strict=False))
-            again, *found = self._inside(node, body, turn)
+            self.facts.forget(body)  # each turn has shapes and data of its own
+            for value, term in zip(body.inputs, [count, going, *state], strict=False):
+                self.values[value] = term
+                self.facts.learn(value, term.dtype, term.dims, term.tensor)
+            again, *state = self._inside(node, body, turn)
             if again is not going:
                 return None
-        return found
+        return state
 
     def _inside(self, node: ir.Node, graph: ir.Graph, k: int) -> list[Term]:
         """The outputs of the k-th subgraph of a node."""
@@ -346,12 +356,33 @@ class Walk:
         self.scope = outer
         return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
 
-    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> tuple[Any, ...]:
+    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> Body:
         """A loop's body: its outputs as terms over its own inputs."""
         holder = next((o.name for o in node.outputs if o.name), node.name)
         for j, value in enumerate(graph.inputs):
             self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
-        return (len(graph.inputs), tuple(self._inside(node, graph, k)))
+        inputs = tuple(self.values[v] for v in graph.inputs)
+        return Body(inputs, tuple(self._inside(node, graph, k)))
+
+
+def _captured(bodies: Sequence[Body]) -> list[Term]:
+    """What bodies read of the values outside: the largest terms without an input of theirs."""
+    depends: dict[Term, bool] = {t: True for body in bodies for t in body.inputs}
+    stack = [t for body in bodies for t in body.outputs]
+    found = dict.fromkeys(stack)
+    while stack:
+        term = stack[-1]
+        args = [a for a in term.args if a is not None]
+        waiting = [a for a in args if a not in depends]
+        if term in depends or not waiting:
+            stack.pop()
+            if term not in depends:
+                depends[term] = any(depends[a] for a in args)
+            if depends[term]:
+                found.update(dict.fromkeys(args))
+        else:
+            stack += waiting
+    return [t for t in found if not depends[t] and t.op not in ("const", "data")]
 
 
 #: Unknowns that one analysis made up.
@@ -391,5 +422,9 @@ def hashable(value: Any) -> Any:
     if isinstance(value, (int, float, str, bytes, tuple)):
         return value
     if isinstance(value, ir.TensorProtocol):
-        return (tuple(value.shape.numpy()), value.dtype, value.tobytes())
-    return value if not isinstance(value, (list, np.ndarray)) else tuple(value)
+        text = value.dtype is ir.DataType.STRING
+        elements = repr(value.numpy().tolist()) if text else value.tobytes()
+        return (tuple(value.shape.numpy()), value.dtype, elements)
+    if isinstance(value, ir.TypeAndShape):
+        return (repr(value.type), repr(value.shape))
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple, np.ndarray)) else value

@@ -25,13 +25,21 @@ def _matmul(m: Meaning, t: Term, ix: Index) -> Poly:
     columns = len(right) > 1
     batch = ix[: len(ix) - rows - columns]
     tail = ix[len(batch) :]
-    (k,) = m.fresh([left[-2] if turned[0] else left[-1]])
+    inner = left[-2] if turned[0] else left[-1]
+    (k,) = m.fresh([_met(m, inner, right[-1 if turned[1] or not columns else -2])])
     one = ((k, tail[0]) if turned[0] else (tail[0], k)) if rows else (k,)
     two = ((tail[-1], k) if turned[1] else (k, tail[-1])) if columns else (k,)
     p = m.at(a, (*_batched(batch, left[: -1 - rows]), *one))
     q = m.at(b, (*_batched(batch, right[: -1 - columns]), *two))
-    made = m.algebra.sum(m.algebra.mul(p, q), [k])
+    made = m.algebra.sum(m.algebra.product(p, q), [k])
     return m.algebra.scale(made, Fraction(m.attribute(t, "alpha", 1.0)))
+
+
+def _met(m: Meaning, size: Dim, other: Dim) -> Dim:
+    """Two sizes that a product needs to be equal as one, a number if either is."""
+    if size != other:
+        m.held.add((size, other))  # or it does not run
+    return other if isinstance(other, int) else size
 
 
 def _batched(batch: Index, own: Sequence[Dim]) -> Index:
@@ -42,13 +50,13 @@ def _batched(batch: Index, own: Sequence[Dim]) -> Index:
 def _gemm(m: Meaning, t: Term, ix: Index) -> Poly:
     """y = alpha a' b' + beta c"""
     a = m.algebra
-    left = m.dims(t.args[0])
+    left, right = m.dims(t.args[0]), m.dims(t.args[1])
     turned = [bool(m.attribute(t, f"trans{x}", 0)) for x in "AB"]
     i, j = ix
-    (k,) = m.fresh([left[0] if turned[0] else left[1]])
+    (k,) = m.fresh([_met(m, left[1 - turned[0]], right[turned[1]])])
     p = m.at(t.args[0], (k, i) if turned[0] else (i, k))
     q = m.at(t.args[1], (j, k) if turned[1] else (k, j))
-    made = a.scale(a.sum(a.mul(p, q), [k]), Fraction(m.attribute(t, "alpha", 1.0)))
+    made = a.scale(a.sum(a.product(p, q), [k]), Fraction(m.attribute(t, "alpha", 1.0)))
     if m.argument(t, 2) is not None:
         c = m.broadcast(t.args[2], ix, m.dims(t))
         made = a.add(made, a.scale(c, Fraction(m.attribute(t, "beta", 1.0))))
@@ -82,6 +90,7 @@ def _conv(m: Meaning, t: Term, ix: Index) -> Poly:
     strides = m.attribute(t, "strides") or (1,) * spatial
     dilations = m.attribute(t, "dilations") or (1,) * spatial
     group = m.attribute(t, "group", 1)
+    _met(m, dims[1], kernel[1] * group)
     n, o, *u = ix
     c, *k = m.fresh(kernel[1:])
     inside = a.number(1)
@@ -97,7 +106,7 @@ def _conv(m: Meaning, t: Term, ix: Index) -> Poly:
         if not isinstance(count, int):
             raise Unprovable("a grouped convolution of unknown width")
         channel = a.ranges.divide(o, count // group) * kernel[1] + c
-    product = a.mul(a.mul(inside, m.at(x, (n, channel, *at))), m.at(w, (o, c, *k)))
+    product = a.product(a.mul(inside, m.at(x, (n, channel, *at))), m.at(w, (o, c, *k)))
     made = a.sum(product, [c, *k])
     if m.argument(t, 2) is not None:
         made = a.add(made, m.at(t.args[2], (o,)))
@@ -105,6 +114,37 @@ def _conv(m: Meaning, t: Term, ix: Index) -> Poly:
         if m.argument(t, 3) is not None:
             made = a.add(made, m.at(t.args[3], ix))
         made = _fused(m, t, made)
+    return made
+
+
+def _conv_transpose(m: Meaning, t: Term, ix: Index) -> Poly:
+    """y[n, o, u] = sum_(c, i, k) [u + p = s i + d k] x[n, c, i] w[c, o, k] + b[o]"""
+    a = m.algebra
+    x, w = t.args[0], t.args[1]
+    dims, kernel = m.dims(x), m.dims(w)
+    spatial = len(dims) - 2
+    if m.attribute(t, "auto_pad", "NOTSET") not in ("NOTSET", "") or "output_shape" in t.attributes:
+        raise Unprovable("a transposed convolution whose padding follows from its size")
+    pads = m.attribute(t, "pads") or (0,) * (2 * spatial)
+    strides = m.attribute(t, "strides") or (1,) * spatial
+    dilations = m.attribute(t, "dilations") or (1,) * spatial
+    group, (channels, width) = m.attribute(t, "group", 1), kernel[:2]
+    if group != 1 and not (isinstance(channels, int) and isinstance(width, int)):
+        raise Unprovable("a grouped convolution of unknown width")
+    n, o, *u = ix
+    inner: Dim = channels // group if isinstance(channels, int) else channels
+    bound = m.fresh([inner, *kernel[2:], *dims[2:]])
+    c, k, i = bound[0], bound[1 : 1 + spatial], bound[1 + spatial :]
+    if group != 1:
+        c = a.ranges.divide(o, width) * inner + c
+        o = a.ranges.modulo(o, width)
+    product = a.product(m.at(x, (n, c, *i)), m.at(w, (c, o, *k)))
+    for axis in range(spatial):
+        apart = u[axis] + pads[axis] - i[axis] * strides[axis] - k[axis] * dilations[axis]
+        product = a.mul(product, a.inside(apart, 1))
+    made = a.sum(product, bound)
+    if m.argument(t, 2) is not None:
+        made = a.add(made, m.at(t.args[2], (ix[1],)))
     return made
 
 
@@ -162,6 +202,7 @@ def _pool(m: Meaning, t: Term, ix: Index) -> Poly:
 PRODUCTS: dict[str, Operator] = {
     "AveragePool": _pool,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "MaxPool": _pool,

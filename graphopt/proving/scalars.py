@@ -85,6 +85,8 @@ class Algebra:
         self._texts: dict[Any, str] = {}
         self._canonicals: dict[Monomial, Monomial] = {}
         self._count = 0
+        #: What cancelled or was multiplied by 0, and may be infinite or no number.
+        self.vanished: set[Poly] = set()
 
     # --- making -----------------------------------------------------------------------------
 
@@ -141,8 +143,34 @@ class Algebra:
         return self.atom(self.made("in", (), (e, size)))
 
     def function(self, name: str, *args: Poly, data: tuple[Any, ...] = ()) -> Poly:
-        """A function known by name alone."""
+        """A function known by name alone; of parts side by side, side by side."""
+        if len(args) == 1 and (parts := self._parts(args[0])):
+            ranges, polys = zip(*parts.items(), strict=True)
+            inner = [self.function(name, p, data=data) for p in polys]
+            return self.add(
+                *(self.mul(self.atom(r), p) for r, p in zip(ranges, inner, strict=True))
+            )
         return self.atom(self.made("fn", (name, *data), polys=args))
+
+    def _parts(self, p: Poly) -> dict[Atom, Poly]:
+        """The parts of a concatenation by their indicators, of which one is always 1; else none."""
+        found: dict[Atom, Poly] = {}
+        for m, k in p:
+            ranges = [a for a, _ in m.factors if a.kind == "in"]
+            if len(ranges) != 1 or m.bound:
+                return {}
+            rest = Monomial((), tuple(f for f in m.factors if f[0] is not ranges[0]))
+            found[ranges[0]] = self.add(found.get(ranges[0], ()), ((rest, k),))
+        lines = [a.index[0] for a in found if isinstance(a.index[0], Expr)]
+        line = next((e for e in lines if e.name in self.ranges.sizes), None)
+        if line is None or line.name is None or len(found) < 2:
+            return {}
+        # each begins where another ends, from 0 to the size of the variable
+        starts = {line - a.index[0]: a.index[1] for a in found}
+        at: Dim = 0
+        while at in starts:
+            at = at + starts.pop(at)
+        return {} if starts or at != self.ranges.sizes[line.name] else found
 
     # --- arithmetic -------------------------------------------------------------------------
 
@@ -181,6 +209,12 @@ class Algebra:
                 if not self._empty(monomial):
                     made[monomial] = made.get(monomial, 0) + j * k
         return self._settled(made)
+
+    def product(self, p: Poly, q: Poly) -> Poly:
+        """p q, where 0 times what is infinite or no number is not 0."""
+        if (not p or not q) and not _constant(p or q):
+            self.vanished.add(p or q)
+        return self.mul(p, q)
 
     def _factor(self, p: Poly) -> Poly:
         """A sum as one factor, with what is free of its variables beside it."""
@@ -270,6 +304,7 @@ class Algebra:
     def sum(self, p: Poly, bound: Iterable[Dim]) -> Poly:
         """The sum over index variables (an index that is no variable has one value)."""
         names = [b.name for b in bound if isinstance(b, Expr) and b.name is not None]
+        p, names = self._parted(self._opened(p), names)
         for name in names:
             size = self.ranges.sizes[name]
             parts: list[Poly] = []
@@ -283,10 +318,48 @@ class Algebra:
             p = self.add(*parts)
         return p
 
+    def _parted(self, p: Poly, names: list[str]) -> tuple[Poly, list[str]]:
+        """Variables that run over several axes at once, as one for each axis."""
+        done: list[str] = []
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            sizes = self.ranges.parted(self._indices(p), name)
+            if sizes is None:
+                done.append(name)
+                continue
+            whole, rest = map(self._fresh, sizes)
+            p = self.renamed(p, {name: whole * sizes[1] + rest})
+            waiting += [str(v) for v in (whole, rest)]
+        return p, done
+
+    def _indices(self, p: Poly) -> list[Dim]:
+        """The indices of all atoms in a polynomial."""
+        atoms = [a for m, _ in p for a, _ in m.factors]
+        found = [e for a in atoms for e in a.index]
+        return found + [e for a in atoms for inner in a.polys for e in self._indices(inner)]
+
+    def _opened(self, p: Poly) -> Poly:
+        """With (b^1/2)^2 as b, for a sum b that is never negative."""
+        if len(p) == 1 and not p[0][0].bound and len(p[0][0].factors) == 1:
+            (atom, e) = p[0][0].factors[0]
+            if atom.kind == "base" and e == 1 and self.nonnegative(atom.polys[0]):
+                return self.scale(atom.polys[0], p[0][1])
+        return p
+
     def over(self, name: str, p: Poly, bound: Iterable[Dim]) -> Poly:
         """The maximum (or another reduction that is no sum) over index variables."""
         names = [b.name for b in bound if isinstance(b, Expr) and b.name is not None]
         pairs = tuple((n, self.ranges.sizes[n]) for n in names)
+        if len(p) == 1 and p[0][1] == 1 and not p[0][0].bound and len(p[0][0].factors) == 1:
+            (inner, e) = p[0][0].factors[0]
+            if inner.kind == "over" and inner.data == (name,) and e == 1 and name[:3] != "Arg":
+                away = {n: self._fresh(s) for n, s in inner.bound}
+                p = self.renamed(inner.polys[0], away)
+                pairs = (*pairs, *((str(away[n]), s) for n, s in inner.bound))
+        if len(p) == 1 and len(pairs) > 1:
+            own = Monomial(pairs, p[0][0].factors)
+            pairs = tuple((n, dict(pairs)[n]) for n in self.ordered(own))
         if not pairs:
             return p
         level = 1 + _depth(p)
@@ -306,6 +379,27 @@ class Algebra:
             if part:
                 made = self.mul(made, self.atom(self.made("fn", ("exp",), polys=(part,))))
         return made
+
+    def log(self, p: Poly) -> Poly:
+        """log(exp(a) b) = a + log(b)"""
+        found: list[Poly] = []
+        for m, _ in p if len(p) == 1 else ():
+            bound = {n for n, _ in m.bound}
+            for atom, e in m.factors:
+                if atom.kind == "fn" and atom.data == ("exp",) and not atom.free & bound:
+                    p = self.mul(p, self.atom(atom, -e))
+                    found.append(self.scale(atom.polys[0], e))
+        return self.add(*found, self.function("log", p))
+
+    def nonnegative(self, p: Poly) -> bool:
+        """Whether it is a sum of products of what is never below 0."""
+
+        def one(atom: Atom, e: Rational) -> bool:
+            if e.denominator != 1 or e % 2 == 0 or atom.kind in ("in", "size", "index"):
+                return True
+            return atom.kind == "fn" and atom.data[0] in ("abs", "exp", "relu", "sigmoid")
+
+        return all(k > 0 and all(one(*f) for f in m.factors) for m, k in p)
 
     # --- variables --------------------------------------------------------------------------
 
@@ -366,7 +460,22 @@ class Algebra:
             key = (atom, e < 0 and not _nonzero(atom))  # x / x is 1 only where x is not 0
             powers[key] = powers.get(key, 0) + e
         kept = [(x, 1 if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e]
-        return self._canonical(Monomial(a.bound + b.bound, tuple(kept)))
+        return self._canonical(Monomial(a.bound + b.bound, tuple(self._unimplied(kept))))
+
+    def _unimplied(self, factors: list[tuple[Atom, Rational]]) -> list[tuple[Atom, Rational]]:
+        """Without indicators that are 1 wherever another one is."""
+        ranges = [a for a, _ in factors if a.kind == "in"]
+        if len(ranges) < 2:
+            return factors
+        gone: set[Atom] = set()
+        for wide, narrow in itertools.permutations(ranges, 2):
+            (e, n), (f, k) = wide.index, narrow.index
+            gap = e - f
+            if narrow in gone or self.ranges.variables(gap):
+                continue
+            if nonnegative(gap) and nonnegative(n - k - gap):
+                gone.add(wide)
+        return [(a, e) for a, e in factors if a not in gone]
 
     def _settled(self, made: Mapping[Monomial, Rational]) -> Poly:
         """Monomials in canonical form and order, those that cancel left out."""
@@ -375,6 +484,8 @@ class Algebra:
             m = self._canonical(m)
             out[m] = out.get(m, 0) + k
         found = [(m, k) for m, k in out.items() if k]
+        gone = (((m, Fraction(1)),) for m, k in out.items() if not k)
+        self.vanished.update(p for p in gone if not _constant(p))
         if len(found) > MOST_TERMS:
             raise TooLarge("a sum is too long")
         if len(found) > 1:

@@ -137,6 +137,8 @@ class Terms:
         self._kept: list[Any] = []
         #: Numbers of the sizes that nothing tells: each is another size, in whichever graph.
         self.unknowns = itertools.count(1)
+        #: Some of them by what they follow from.
+        self.sizes: dict[Any, Dim] = {}
 
     def named(self, key: Any, make: Callable[[], Term]) -> Term:
         """The term of `key`, made if it is new."""

@@ -18,14 +18,17 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
+from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
+from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
 from graphopt.proving.numbering import Numbered, Walk
 from graphopt.proving.products import PRODUCTS
+from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
 from graphopt.proving.scalars import Algebra, Unprovable
 from graphopt.proving.terms import Term
@@ -33,9 +36,11 @@ from graphopt.proving.terms import Term
 __all__ = ["Difference", "Window", "windows_of"]
 
 #: Terms in a window: what no longer agrees after so many is not followed further.
-LARGEST = 64
+LARGEST = 80
 #: Operators whose result leaves the range of float32 for ordinary operands.
 OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
+#: Operators that lose the digits of what is nearly equal.
+DIFFERING = ("Neg", "Sub")
 #: Constants beyond this, or below its inverse, take products out of range.
 HUGE = 1e12
 SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
@@ -47,7 +52,15 @@ EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
 DEEPER = 2
-OPERATORS = {**MOVES, **ARITHMETIC, **PRODUCTS, **NORMALIZATIONS, **ATTENTION}
+OPERATORS = {
+    **MOVES,
+    **ARITHMETIC,
+    **CONDITIONS,
+    **PRODUCTS,
+    **NORMALIZATIONS,
+    **ATTENTION,
+    **QUANTIZED,
+}
 
 Verdict = Literal["proved", "checked", "assumed", "refuted"]
 
@@ -62,6 +75,7 @@ class Window:
         leaves: the terms that both read.
         inner: terms of either side that are no leaves.
         verdict: what is known of it, and `means` how.
+        suspect: cut nearer to its output the two differ, on inputs that may never come.
     """
 
     name: str
@@ -71,6 +85,7 @@ class Window:
     inner: tuple[tuple[Term, ...], tuple[Term, ...]]
     verdict: Verdict
     means: str
+    suspect: bool = False
 
     def nodes(self) -> set[str]:
         """Names of the nodes on either side."""
@@ -113,6 +128,8 @@ class _Comparison:
         self.windows: list[Window] = []
         self.proofs = Recurring()
         self.failed = 0
+        #: Pairs that were looked at and not joined.
+        self.unequal: set[tuple[Term, Term]] = set()
         #: Terms of the new graph that were found to be something else.
         self.apart: set[Term] = set()
         self.outputs = {v.name for v in after.graph.outputs}
@@ -146,12 +163,16 @@ class _Comparison:
             self.apart.add(new)  # it reads what is something else already
             if name not in self.outputs:
                 return False
+        if (old, new) in self.unequal:
+            return False
         window = self._window(name, old, new)
         if window is None:
             return False
         self.windows.append(window)
         joined = window.verdict in ("proved", "checked")
         self.failed += not joined
+        if not joined:
+            self.unequal.add((old, new))
         if window.verdict == "refuted":
             self.apart.add(new)
         return joined
@@ -160,12 +181,14 @@ class _Comparison:
         """The smallest region that is proved, or else the smallest one that checks."""
         tried: list[Window] = []
         for leaves in self._cuts(old, new):
+            if any(leaves == set(one.leaves) for one in tried):
+                continue
             inner = (_cone(old, leaves), _cone(new, leaves))
             if max(map(len, inner)) > LARGEST:
                 break
             window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
             if _risky(inner):
-                reason = "its arithmetic may overflow where the source's does not"
+                reason = "its arithmetic may fail where the source's does not"
             else:
                 reason = self.proofs.reason(old, new, leaves, _attempted)
             if not reason:
@@ -173,7 +196,7 @@ class _Comparison:
             tried.append(dataclasses.replace(window, means=reason))
         judged: Window | None = None
         for window in tried:
-            verdict, means = self.check(window)
+            verdict, means = self.check(dataclasses.replace(window, suspect=judged is not None))
             judged = dataclasses.replace(window, verdict=verdict, means=means)
             if verdict != "refuted":
                 break  # what differs on any input may agree on those that there are
@@ -199,9 +222,9 @@ class _Comparison:
 
 
 def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
-    """Whether the new side may overflow in other places: equal over the reals is not enough."""
+    """Whether the new side may overflow, or lose digits, where the source does not."""
     before, after = (Counter(t.op for t in side) for side in inner)
-    if any(after[op] > before[op] for op in OVERFLOWING):
+    if any(after[op] > before[op] for op in (*OVERFLOWING, *DIFFERING)):
         return True
     exponents = [{_unmoved(t.args[0]) for t in side if t.op in EXPONENTIAL} for side in inner]
     if exponents[1] - exponents[0]:
@@ -265,11 +288,21 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     p = meaning.at(old, index)
     # the source runs where these are equal, and nowhere else
     held = {*meaning.held, *((b, a) for a, b in meaning.held)}
+    reached, vanished = set(meaning.reached), set(algebra.vanished)
     q = meaning.at(new, index)
+    if algebra.vanished - vanished:
+        raise Unprovable("something vanishes that is no number where an input is infinite")
+    if any(not _reaches(reached, size, k) for size, k in meaning.reached):
+        raise Unprovable("a position that a smaller size does not have")
     pairs = {(a, b) for a, b in zip(old.dims, new.dims, strict=True) if a != b}
     if not (pairs | meaning.held) <= held:
         raise Unprovable("shapes that are written differently")
     return Comparer(algebra, meaning.terms).equal(p, q)
+
+
+def _reaches(known: set[tuple[Dim, int]], size: Dim, k: int) -> bool:
+    """Whether a size is at least |k| on the side that is trusted too."""
+    return any(s == size and abs(n) >= abs(k) for s, n in known)
 
 
 def _below(leaf: Term) -> list[Term]:

@@ -7,6 +7,9 @@ import math
 from pathlib import PurePath
 from typing import Any, Literal
 
+from graphopt.reporting.notebook import table_html
+from graphopt.reporting.units import count, milliseconds, size
+
 __all__ = [
     "Agreement",
     "Evidence",
@@ -17,6 +20,7 @@ __all__ = [
     "Step",
     "Undone",
     "Verdict",
+    "finite",
 ]
 
 SCHEMA = 1
@@ -240,6 +244,14 @@ class Report:
     def __repr__(self) -> str:
         return f"<Report {self}>"
 
+    def _repr_html_(self) -> str:
+        heads = ("step", "", "size", "nodes", "params", "MACs", "latency")
+        rows = [_cells("source", "", self.before)]
+        rows += [_cells(step.spec, step.status, step) for step in self.steps]
+        rows.append(_cells("result", self.gain, self.after))
+        reasons = ["", *(step.reason for step in self.steps), ""]
+        return table_html(heads, list(zip(rows, reasons, strict=True)), self.notes)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data: `{schema, graphopt, input, output, target, seed, budget, before, ...}`."""
         data = dataclasses.asdict(self)
@@ -248,5 +260,22 @@ class Report:
         return {"schema": SCHEMA, **data, "budget": budget, "unvalidated": not validated}
 
 
+def _cells(name: str, status: str, f: Figures | Step) -> list[str]:
+    """A row of the table: what a model weighs and costs."""
+    figures = [size(f.bytes), count(f.nodes), count(f.params), count(f.macs)]
+    return [name, status, *figures, milliseconds(f.latency_ms)]
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 32 else f"{text[:29]}..."
+
+
+def finite(data: Any) -> Any:
+    """`data` with NaN and infinities as None, since JSON has neither."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {k: finite(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(v) for v in data]
+    return data

@@ -17,16 +17,14 @@ from rich.text import Text
 from graphopt.reporting.confidence import upper_bound
 from graphopt.reporting.escaping import printable
 from graphopt.reporting.records import Agreement, Figures, Report, Step
+from graphopt.reporting.units import count, milliseconds, size
 
 __all__ = [
-    "count",
     "lines",
-    "milliseconds",
     "out",
     "print_table",
     "report_table",
     "report_text",
-    "size",
     "table",
 ]
 
@@ -94,28 +92,6 @@ def table(*columns: str) -> Table:
             overflow="fold",
         )
     return made
-
-
-def size(n: int | None) -> str:
-    """Bytes for people: 4.44 MB."""
-    return "-" if n is None else f"{count(n)}B" if n >= 1000 else f"{n} B"
-
-
-def count(n: int | None) -> str:
-    """A count for people: three digits and a decimal prefix."""
-    if n is None:
-        return "-"
-    value = float(n)
-    for prefix in ("", " k", " M", " G"):
-        if abs(value) < 999.5:
-            return f"{value:.0f}{prefix}" if prefix == "" else f"{value:.3g}{prefix}"
-        value /= 1000
-    return f"{value:.3g} T"
-
-
-def milliseconds(ms: float | None) -> str:
-    """Milliseconds to three digits."""
-    return "-" if ms is None else f"{ms:.3g} ms"
 
 
 def report_table(report: Report) -> Table:

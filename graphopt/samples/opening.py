@@ -102,7 +102,8 @@ def _from_path(text: str, inputs: list[Input], preprocess: str | None) -> Items:
     if path.is_dir():
         return _from_folder(path, inputs, preprocess)
     if not path.is_file():
-        raise SamplesError(f"samples {text}: no such file or folder")
+        what = "neither a file nor a folder" if path.exists() else "no such file or folder"
+        raise SamplesError(f"samples {text}: {what}")
     if path.suffix == ".npz":
         return lambda: read_npz(path, inputs)
     if path.suffix == ".npy":

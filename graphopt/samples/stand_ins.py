@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
+from graphopt.graph.traverse import all_nodes
 from graphopt.io.reading import examples_of
 from graphopt.samples.stream import Samples
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["stand_ins"]
+__all__ = ["humbler", "in_the_way", "stand_ins"]
 
 
 def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[int]]) -> Samples:
@@ -30,3 +33,40 @@ def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[i
     except ModelError:
         return Samples(examples, "the example inputs", synthetic=True)
     return Samples([*drawn, *examples], "synthetic and example inputs", synthetic=True)
+
+
+def humbler(model: ir.Model, drawn: Samples) -> Samples | None:
+    """`drawn` with whole numbers that nearly always fit (indices, counts): 1, else 0; or None."""
+    for value in (1, 0):
+        runs = [
+            {n: np.full_like(a, value) if a.dtype.kind in "iu" else a for n, a in feeds.items()}
+            for feeds in drawn
+        ]
+        try:
+            for feeds in runs:
+                run(model, feeds)
+        except ModelError:
+            continue
+        return Samples(runs, f"{drawn.source}, all whole numbers {value}", synthetic=True)
+    return None
+
+
+def in_the_way(model: ir.Model, error: str) -> list[str]:
+    """The inputs that the node reads which stopped, as the runtime's message names it.
+
+    None where it was not on the way: the model itself cannot be opened.
+    """
+    if "while running" not in error:
+        return []
+    named = re.search(r"Name:'([^']+)'", error)
+    nodes = {n.name: n for n in all_nodes(model.graph)}
+    stack = list(nodes[named[1]].inputs) if named and named[1] in nodes else []
+    seen = set(stack)
+    while stack:
+        value = stack.pop()
+        node = value.producer() if value is not None else None
+        new = [v for v in node.inputs if v not in seen] if node is not None else []
+        seen.update(new)
+        stack.extend(new)
+    every = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+    return [v.name or "" for v in every if v in seen or not seen]

@@ -36,13 +36,23 @@ class Samples:
     Attributes:
         source: where they come from, as shown to the user.
         synthetic: True if they were drawn at random for want of real ones.
+        runs: how many there are; 0 until they were read once to the end.
     """
 
     def __init__(self, feeds: Iterable[Feeds], source: str = "", synthetic: bool = False) -> None:
         self._feeds, self.source, self.synthetic = feeds, source, synthetic
+        self.runs = 0
 
     def __iter__(self) -> Iterator[Feeds]:
-        return iter(self._feeds)
+        count = 0
+        for feed in self._feeds:
+            yield feed
+            count += 1
+        self.runs = count
+
+    def watched(self, told: Callable[[int, int], None]) -> Samples:
+        """The same, which tell before each run how many came before it, and how many there are."""
+        return Samples(_Watched(self, told), self.source, self.synthetic)
 
     def __repr__(self) -> str:
         return f"<Samples {'drawn at random' if self.synthetic else f'from {self.source}'}>"
@@ -59,6 +69,18 @@ class Samples:
                 else:
                     seen.update(array.reshape(-1).view(np.uint8).data)
         return seen.hexdigest()
+
+
+class _Watched:
+    """Samples that tell how far they were read."""
+
+    def __init__(self, samples: Samples, told: Callable[[int, int], None]) -> None:
+        self._samples, self._told = samples, told
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for done, feed in enumerate(self._samples):
+            self._told(done, self._samples.runs)
+            yield feed
 
 
 @dataclasses.dataclass(frozen=True)

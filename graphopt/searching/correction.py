@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.backend import Arrays, backend_of
+from graphopt.cache import versions_of
 from graphopt.context import Progress
 from graphopt.errors import GraphOptError
 from graphopt.measuring.statistics import interleave
@@ -46,7 +47,8 @@ def correct(
     """Fit the weights of `cost`; predicted and measured milliseconds of each model timed."""
     if not target.measured:
         return []
-    text = f"{setting.digest} {target.name} {target.threads} {sorted(map(str, cost.space.groups))}"
+    about = versions_of(target, "correction")
+    text = f"{setting.digest} {about} {sorted(map(str, cost.space.groups))}"
     name = f"correction-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     path = setting.cache.folder / "costs" / name if setting.cache is not None else None
     if path is not None:

@@ -96,5 +96,7 @@ class Finals:
             notes=(*built.report.notes, *missed),
         )
         tuned = (self.seconds, bench.setting.shapes) if timing else None
-        result = dataclasses.replace(built, report=report, target=self.target, tuned=tuned)
+        result = dataclasses.replace(
+            built, report=report, target=self.target, tuned=tuned, missed=tuple(missed)
+        )
         return _Finalist(trial, result, state)

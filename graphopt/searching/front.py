@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, TypeVar
 
+from graphopt.reporting.svg import opening
+
 __all__ = ["front_svg", "front_table", "pareto"]
 
 T = TypeVar("T")
@@ -50,9 +52,7 @@ def front_svg(
         return EDGE + across * (WIDTH - 2 * EDGE), HEIGHT - EDGE - up * (HEIGHT - 2 * EDGE)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        opening(WIDTH, HEIGHT),
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(names[0])}</text>',
         f'<text x="16" y="{HEIGHT / 2}" text-anchor="middle" '
         f'transform="rotate(-90 16 {HEIGHT / 2})">{escape(names[1])}</text>',
@@ -65,13 +65,11 @@ def front_svg(
         parts.append(f'<text x="{EDGE - 8}" y="{at:.0f}" text-anchor="end">{y:.4g}</text>')
     if limit is not None:
         _, at = place(low_x, limit)
-        parts.append(
-            f'<path d="M{EDGE} {at:.1f}H{WIDTH - EDGE}" stroke="#ff725c" stroke-dasharray="4"/>'
-        )
+        parts.append(f'<path class="limit" d="M{EDGE} {at:.1f}H{WIDTH - EDGE}"/>')
     for x, y in points:
         at_x, at_y = place(x, y)
-        parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="3" fill="#9c9c9c"/>')
+        parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="3" class="dot"/>')
     if front:
         path = "L".join("{:.1f} {:.1f}".format(*place(x, y)) for x, y in front)
-        parts.append(f'<path d="M{path}" stroke="#4269d0" fill="none" stroke-width="2"/>')
+        parts.append(f'<path class="line" d="M{path}"/>')
     return "\n".join([*parts, "</svg>", ""])

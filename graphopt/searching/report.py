@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from graphopt.searching.cost import CostModel
 from graphopt.searching.loss import Losses
+from graphopt.searching.proposing import Proposals
+from graphopt.searching.ranking import Ranking
 from graphopt.searching.space import Choice
+from graphopt.searching.study import Trial
+from graphopt.searching.table import Table
 
-__all__ = ["Bought", "SearchReport", "bought"]
+__all__ = ["Bought", "SearchReport", "bought", "described"]
 
 SCHEMA = 1
 
@@ -68,6 +73,66 @@ class SearchReport:
     def to_json(self) -> dict[str, Any]:
         """Plain data, with `schema`."""
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+
+def described(
+    proposals: Proposals,
+    trials: Sequence[Trial],
+    best: Trial,
+    *,
+    loss: str,
+    met: bool,
+    interrupted: bool,
+    table: Table,
+    failures: Sequence[str],
+) -> SearchReport:
+    """The report of a search that ended with `best`."""
+    ranking = proposals.ranking
+    losses, _, _ = proposals.fitted(trials)
+    timed = table.target.measured
+    return SearchReport(
+        minimize=ranking.minimize,
+        loss=loss,
+        limit=ranking.limit,
+        met=met,
+        interrupted=interrupted,
+        spec=best.spec,
+        best=_row(best, ranking, timed),
+        trials=tuple(_row(t, ranking, timed) for t in trials),
+        front=tuple(_row(t, ranking, timed) for t in ranking.front(trials)),
+        layers=bought(ranking.cost, losses, best.choice, ranking.minimize),
+        next=proposals.more(best, trials),
+        measured=table.measured,
+        entries=len(table.entries),
+        notes=_notes(ranking, ranking.ranked(trials)[0], failures),
+    )
+
+
+def _row(trial: Trial, ranking: Ranking, timed: bool) -> dict[str, Any]:
+    predicted = ranking.cost.predict(trial.choice)
+    return {
+        "spec": trial.spec,
+        "loss": trial.outcome.loss,
+        "metric": trial.outcome.metric,
+        "latency_ms": predicted.latency if timed else None,
+        "size": trial.outcome.size,
+        "macs": trial.outcome.macs,
+        "memory": trial.outcome.memory,
+        "reason": trial.outcome.reason,
+    }
+
+
+def _notes(ranking: Ranking, first: Trial, failures: Sequence[str]) -> tuple[str, ...]:
+    found = []
+    if failures:
+        found.append(f"{len(failures)} trials failed; the first: {failures[0]}")
+    if not ranking.met(first):
+        found.append(
+            f"no candidate keeps the limits: the nearest loses {first.loss:.4g} "
+            f"({ranking.limit:.4g} is allowed) at {first.outcome.size:,} bytes; allow that, "
+            "give more samples, or more --trials"
+        )
+    return tuple(found)
 
 
 def bought(cost: CostModel, losses: Losses, choice: Choice, objective: str) -> tuple[Bought, ...]:

@@ -136,10 +136,9 @@ class Examples:
         """
         assert ctx.samples is not None
         names = [i.name for i in inputs]
-        feeds = ctx.track(ctx.samples, 0, "the original's outputs")
         free = all(i.batch is None for i in inputs)
         live = large and free
-        store = None if live else _gather(feeds, names, teacher, LARGE)
+        store = None if live else _gather(ctx.samples, names, teacher, LARGE)
         if store is None or store.full:
             live, store = True, _gather(ctx.samples, names, lambda arrays: [])
         any_rows = free or (not live and _joins(student, store, len(names)))

@@ -81,7 +81,8 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
     while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     known = _BY_OPERATOR.get(node.op_type) if node is not None else None
-    alike = len({a.shape[-1:] for a in arrays}) == 1  # else the last axis is no row of classes
+    # else the last axis is no row of classes
+    alike = len({a.shape[-1:] for a in arrays}) == 1 and not _follows_inputs(value)
     parts = [as_rows(a)[:256] if alike else a.reshape(-1, 1) for a in arrays if a.size]
     rows = np.concatenate(parts[:16] or [np.zeros((0, 1))])
     several = alike and rows.shape[1] >= 2
@@ -101,6 +102,15 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "values"
     width = rows.shape[1]
     return "features" if width >= _WIDE and width % _VECTOR == 0 else "logits"
+
+
+def _follows_inputs(value: ir.Value) -> bool:
+    """Whether the last axis is as long as an axis of an input: time or pixels, not classes."""
+    shape, graph = value.shape, value.graph
+    last = shape[-1] if shape is not None and len(shape) else None
+    if not isinstance(last, ir.SymbolicDim) or not last.value or not isinstance(graph, ir.Graph):
+        return False
+    return any(last == d for v in graph.inputs if v.shape is not None for d in v.shape)
 
 
 class Guard:

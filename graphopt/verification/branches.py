@@ -1,35 +1,226 @@
-"""Branch coverage: the branches of a model that none of the runs it is compared on takes."""
+"""Branch coverage: inputs sought that take each branch of a model, and the branches never taken.
+
+Search-based test generation: an input is tried at the numbers that the conditions are computed
+with, and about them; at other sizes; with its truths the other way round. Only what the conditions
+need is run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from graphopt.errors import ModelError
-from graphopt.execution.observe import observe
-from graphopt.execution.runtime import Arrays
+from graphopt.errors import InputError
+from graphopt.execution.runtime import Arrays, opened
+from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import all_nodes
+from graphopt.samples import synthetic
+from graphopt.samples.meaning import meaning_of
+from graphopt.samples.stream import Feeds, Input, inputs_of
 
-__all__ = ["untaken"]
+__all__ = ["Sought", "seek"]
+
+Array = np.ndarray[Any, Any]
+#: A branch: the name of its If, and whether it is taken where the condition is true.
+Branch = tuple[str, bool]
+#: Inputs that are tried, of one input alone and of several at once.
+ALONE, TOGETHER = 400, 100
+#: Numbers of a condition's constants that are tried, and sizes up to this.
+NUMBERS, LONGEST = 24, 512
+#: What an input of floats is multiplied by.
+FACTORS = (-1.0, 10.0, -10.0, 100.0, -100.0, 1e4, 0.0)
 
 
-def untaken(model: ir.Model, runs: Iterable[Arrays]) -> list[str]:
-    """The branches of the main graph's Ifs that no run takes, as "NODE (then)" or "NODE (else)"."""
-    ifs = [n for n in model.graph if n.op_type == "If" and n.domain in ("", "ai.onnx")]
-    conditions = [(n, n.inputs[0].name) for n in ifs if n.inputs and n.inputs[0] is not None]
-    if not conditions:
-        return []
-    seen: set[tuple[str | None, bool]] = set()
-    try:
-        for values in observe(model, [c for _, c in conditions if c], runs):
-            seen |= {(name, bool(x.ravel()[0])) for name, x in values.items() if x.size == 1}
-            if len(seen) == 2 * len({c for _, c in conditions}):
-                return []
-    except (KeyError, ModelError):  # a condition that is no value of the main graph
-        return []
-    return [
-        f"{node.name} ({branch})"
-        for node, condition in conditions
-        for branch, truth in (("then", True), ("else", False))
-        if (condition, truth) not in seen
+class Sought:
+    """Inputs that take branches which the runs before them do not.
+
+    Attributes:
+        found: these inputs.
+        untaken: branches that nothing takes, as "NODE (then)" or "NODE (else)"; an If inside of
+            another or of a loop is not watched, and named as such.
+    """
+
+    def __init__(self, found: Sequence[Feeds], untaken: Sequence[str]) -> None:
+        self.found, self.untaken = list(found), list(untaken)
+
+
+def seek(
+    model: ir.Model,
+    runs: Sequence[Feeds],
+    shapes: Mapping[str, tuple[int, ...]],
+    fits: Callable[[Feeds], bool] = lambda feeds: True,
+    seed: int = 0,
+) -> Sought:
+    """Seek inputs for the branches of the main graph's Ifs that none of `runs` takes.
+
+    Args:
+        model: it is not changed.
+        runs: inputs that it is run on anyway.
+        shapes: of one run's inputs.
+        fits: whether an input is not too expensive to run.
+        seed: of what is drawn.
+    """
+    ifs = [n for n in model.graph if _is_if(n) and n.inputs and n.inputs[0] is not None]
+    main = set(model.graph)
+    inner = [n for n in all_nodes(model.graph) if _is_if(n) and n not in main]
+    hidden = [f"{n.name} (not watched)" for n in inner]
+    wanted: set[Branch] = {(n.name or "", truth) for n in ifs for truth in (True, False)}
+    found: list[Feeds] = []
+    if ifs:
+        part = _needed(model, [n.inputs[0].name or "" for n in ifs if n.inputs[0] is not None])
+        with _watch(part, ifs) as taken:
+            for feeds in runs:
+                wanted -= taken(feeds)
+                if not wanted:
+                    break
+            for feeds in _candidates(model, part, runs[0], shapes, seed) if runs else ():
+                if not wanted:
+                    break
+                new = wanted & taken(feeds) if fits(feeds) else set()
+                if new:
+                    wanted -= new
+                    found.append(feeds)
+    missing = [
+        f"{n.name} ({'then' if truth else 'else'})"
+        for n in ifs
+        for truth in (True, False)
+        if (n.name or "", truth) in wanted
     ]
+    return Sought(found, missing + hidden)
+
+
+def _is_if(node: ir.Node) -> bool:
+    return node.op_type == "If" and node.domain in ("", "ai.onnx")
+
+
+def _needed(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A clone with these values as its outputs, and the nodes that they need."""
+    clone = model.clone()
+    made = {o.name: o for node in clone.graph for o in node.outputs}
+    made.update({v.name: v for v in (*clone.graph.initializers.values(), *clone.graph.inputs)})
+    clone.graph.outputs[:] = [made[n] for n in dict.fromkeys(names)]
+    for node in reversed(list(clone.graph)):
+        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            clone.graph.remove(node, safe=True)
+    return clone
+
+
+@contextlib.contextmanager
+def _watch(part: ir.Model, ifs: Sequence[ir.Node]) -> Iterator[Callable[[Arrays], set[Branch]]]:
+    """The branches that an input takes; none where the conditions cannot be computed."""
+    pairs = [(n.name or "", n.inputs[0].name or "") for n in ifs if n.inputs[0] is not None]
+    try:
+        with opened(part, optimize=False) as predict:
+
+            def taken(feeds: Arrays) -> set[Branch]:
+                try:
+                    values = predict(feeds)
+                except InputError:
+                    return set()
+                sizes = {c: values[c].size for _, c in pairs}
+                return {(n, bool(values[c].ravel()[0])) for n, c in pairs if sizes[c] == 1}
+
+            yield taken
+    except InputError:
+        yield lambda feeds: set()
+
+
+# --- what is tried ---------------------------------------------------------------------------
+
+
+def _candidates(
+    model: ir.Model,
+    part: ir.Model,
+    base: Feeds,
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int,
+) -> Iterator[Feeds]:
+    """Inputs near what the conditions look at: one input changed, other sizes, then several."""
+    values = {v.name: v for v in part.graph.inputs}
+    read = [i for i in inputs_of(model) if values[i.name].uses() or i.name in _outputs(part)]
+    numbers = _numbers(part)
+    whole = sorted({int(x) for x in numbers if abs(x) < 2**31 and x == int(x)})
+    others: dict[str, list[Array]] = {}
+    for one in read:
+        high = meaning_of({v.name: v for v in model.graph.inputs}[one.name], model).high
+        others[one.name] = list(_variants(base[one.name], numbers, whole, high))
+    alone = ({**base, n: x} for n, some in others.items() for x in some)
+    yield from itertools.islice(alone, ALONE)
+    yield from _resized(model, read, shapes, whole, seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(TOGETHER if len(others) > 1 else 0):
+        yield {**base, **{n: some[rng.integers(len(some))] for n, some in others.items() if some}}
+
+
+def _outputs(part: ir.Model) -> set[str | None]:
+    return {v.name for v in part.graph.outputs}
+
+
+def _numbers(part: ir.Model) -> list[float]:
+    """The numbers that the conditions are computed with, the small constants first."""
+    tensors = [constant_value(v) for n in all_nodes(part.graph) for v in n.inputs]
+    small = sorted((t for t in tensors if t is not None and t.size <= 64), key=lambda t: t.size)
+    arrays = (t.numpy() for t in small)
+    flat = (float(x) for a in arrays if a.dtype.kind in "fiu" for x in a.ravel())
+    return list(itertools.islice(dict.fromkeys(x for x in flat if np.isfinite(x)), NUMBERS))
+
+
+def _variants(
+    base: Array, numbers: Sequence[float], whole: Sequence[int], high: int | None
+) -> Iterator[Array]:
+    """Other values of one input, of its shape."""
+    kind, shape = base.dtype.kind, base.shape
+    if kind == "b":
+        yield from (np.full(shape, truth) for truth in (True, False))
+        yield ~base
+    elif kind in "iu":
+        span = np.iinfo(base.dtype)
+        tried = dict.fromkeys(k + d for k in (0, 1, *whole) for d in (0, 1, -1))
+        top = span.max if high is None else high - 1
+        least = span.min if high is None else 0
+        for k in tried:
+            if max(least, span.min) <= k <= top:
+                yield np.full(shape, k, base.dtype)
+    elif kind == "f":
+        for x in (0.0, 1.0, *numbers):
+            for y in dict.fromkeys((x, x + 1, x - 1, x * 1.5, x / 2, -x - 1)):
+                with np.errstate(over="ignore"):
+                    yield np.full(shape, y).astype(base.dtype)
+        with np.errstate(over="ignore"):
+            yield from (base * base.dtype.type(k) for k in FACTORS)
+        yield from (np.full(shape, x, base.dtype) for x in (np.nan, np.inf))
+
+
+def _resized(
+    model: ir.Model,
+    read: Sequence[Input],
+    shapes: Mapping[str, tuple[int, ...]],
+    whole: Sequence[int],
+    seed: int,
+) -> Iterator[Feeds]:
+    """Inputs drawn at other sizes of each open axis."""
+    axes = dict.fromkeys(
+        d if isinstance(d, str) else (i.name, k)
+        for i in read
+        for k, d in enumerate(i.dims or ())
+        if not isinstance(d, int)
+    )
+    sizes = dict.fromkeys(k + d for k in (2, *whole) for d in (0, 1, -1))
+    for axis, size in itertools.product(axes, sizes):
+        if not 0 < size <= LONGEST:
+            continue
+        sized = {
+            i.name: tuple(
+                size if axis in (d, (i.name, k)) else s
+                for k, (d, s) in enumerate(zip(i.dims or (), shapes[i.name], strict=True))
+            )
+            for i in inputs_of(model)
+            if i.name in shapes and i.dims is not None
+        }
+        with contextlib.suppress(InputError):
+            yield from synthetic(model, seed=seed, shapes={**shapes, **sized}, runs=1)

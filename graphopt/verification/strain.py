@@ -3,7 +3,12 @@
 Few changes of a small part of a model flip a decision, but all move it towards the edge. Errors
 that know nothing of each other add up in their squares, and of the decisions of margin m an error
 of variance e^2 flips the share e^2 / m^2 at most (Chebyshev): what parts strain alone is about what
-they strain together.
+they strain together (`strain`).
+
+Of a whole model that bound says too much: where every margin is ten times the error, nothing flips.
+Errors with the tails of a Laplace distribution of mean size e flip a margin m with the chance
+exp(-m / e) / 2; twice that, on all decisions, is what other inputs may see (`risk`): they were not
+calibrated on.
 """
 
 from __future__ import annotations
@@ -30,57 +35,75 @@ from graphopt.verification.agreement import (
     weighty,
 )
 
-__all__ = ["strain"]
+__all__ = ["risk", "strain"]
 
 Array = np.ndarray[Any, Any]
+#: What errors mean to decisions of these margins, each between 0 and 1.
+Weigh = Callable[[Array, Array], Array]
 
 
 def strain(guard: Guard, got: Iterable[Outputs]) -> float:
     """The strain of outputs on the guard's first runs, summed over outputs; 1 is its limit."""
-    made, limit = list(got), max(guard.limit, 1e-9)
+    return _summed(guard, list(got), _squared)
+
+
+def risk(guard: Guard, got: Iterable[Outputs]) -> float:
+    """What is likely to flip on other inputs, as `strain` counts it."""
+    return _summed(guard, list(got), _likely)
+
+
+def _summed(guard: Guard, made: list[Outputs], weigh: Weigh) -> float:
+    limit = max(guard.limit, 1e-9)
     total = 0.0
     for name, kind in guard.kinds.items():
         want = [run[name] for run in guard.expected[: len(made)]]
         have = [run[name] for run in made]
         alike = all(a.shape == b.shape for a, b in zip(want, have, strict=True))
-        total += _STRAINS[kind](want, have, limit) if alike else 1 / limit
+        total += _STRAINS[kind](want, have, limit, weigh) if alike else 1 / limit
     return total
 
 
-def _strained(off: Array, margin: Array) -> Array:
+def _squared(off: Array, margin: Array) -> Array:
     """(error / margin)^2 of each decision, one at most."""
+    return np.asarray(np.minimum(_against(off, margin), 1.0) ** 2)
+
+
+def _likely(off: Array, margin: Array) -> Array:
+    """exp(-margin / error) of each decision."""
+    return np.asarray(np.exp(-1 / np.maximum(_against(off, margin), 1e-3)))
+
+
+def _against(off: Array, margin: Array) -> Array:
     off, margin = np.nan_to_num(np.abs(off), nan=np.inf), np.maximum(np.abs(margin), 1e-9)
-    return np.minimum(off / margin, 1.0) ** 2
+    return np.asarray(off / margin)
 
 
 def _share(parts: Iterable[Array], n: int) -> float:
     return sum(float(np.sum(p)) for p in parts) / max(n, 1)
 
 
-def _decisions_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _decisions_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     off = [a != b for a, b in zip(want, got, strict=True)]
     return _share(off, weighty([np.ravel(a) for a in want])) / limit
 
 
-def _chances_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _chances_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     pairs = list(zip(want, got, strict=True))
     at = [
-        _share(
-            [_strained(b - a, a - t) for a, b in pairs], weighty([np.ravel(a > t) for a in want])
-        )
+        _share([weigh(b - a, a - t) for a, b in pairs], weighty([np.ravel(a > t) for a in want]))
         for t in THRESHOLDS
     ]
     return max(at) / limit
 
 
-def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _scores_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     """By how far the top class is ahead; a line of a sequence strains as all its steps do."""
     steps, lines, tops = [], [], []
     for a, b in zip(want, got, strict=True):
         x, y = (_logarithms(v) for v in (a, b))
         top = x.argmax(-1)[..., None]
         ahead = _ahead(x, top)
-        part = _strained(_ahead(y, top) - ahead, ahead)
+        part = weigh(_ahead(y, top) - ahead, ahead)
         steps.append(part)
         tops.append(top.ravel())
         if a.ndim == 3 and a.shape[1] > 1:
@@ -107,29 +130,29 @@ def _ahead(scores: Array, top: Array) -> Array:
     return ahead
 
 
-def _embedding_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _embedding_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     return turn_of(want, got) / MAX_TURN
 
 
-def _values_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _values_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     return min(spread_error(want, got) / MAX_ERROR, 1e3) ** 2
 
 
-def _logits_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _logits_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     values = min(spread_error(want, got) / NEAR, 1e3) ** 2
-    return max(_scores_strain(want, got, limit), values)
+    return max(_scores_strain(want, got, limit, weigh), values)
 
 
-def _state_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _state_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
     return min(spread_error(want, got) / STATE, 1e3) ** 2
 
 
-def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    either = max(_scores_strain(want, got, limit), turn_of(want, got) / TURNED)
-    return min(_values_strain(want, got, limit), either)
+def _features_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+    either = max(_scores_strain(want, got, limit, weigh), turn_of(want, got) / TURNED)
+    return min(_values_strain(want, got, limit, weigh), either)
 
 
-_STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
+_STRAINS: dict[Kind, Callable[[list[Any], list[Any], float, Weigh], float]] = {
     "decisions": _decisions_strain,
     "scores": _scores_strain,
     "logits": _logits_strain,

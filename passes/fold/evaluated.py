@@ -205,9 +205,10 @@ class Evaluated:
         weights = _weights(constant)
         free = [v for v in weights if not self.read_elsewhere(v)]
         if constant.moved and weights:
-            return free == weights and all(
-                self._wanted(v, constant) <= _nbytes(v) + COPY for v in free
-            )
+            if free != weights or any(self._wanted(v, constant) > _nbytes(v) + COPY for v in free):
+                return False
+            # it may hold more than they do: rows of a table many times over
+            return self._allowance.take(constant.nbytes - sum(map(_nbytes, free)))
         saved = sum(_nbytes(v) * min(1.0, _nbytes(v) / self._wanted(v, constant)) for v in free)
         return self._allowance.take(constant.nbytes - saved)
 

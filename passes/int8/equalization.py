@@ -2,10 +2,12 @@
 
     LayerNorm(x; g, b) W       =  LayerNorm(x; g / s, b / s) (s W)        SmoothQuant
     relu(conv(x; U, c)) * W    =  relu(conv(x; U / s, c / s)) * (s W)     cross-layer equalization
+    x * W                      =  (x / s) * (s W)                         where no producer takes s
 
 exactly, for any s > 0 per channel. One outlying channel then no longer takes the levels of all the
 others. s = peak(activation)^a / peak(weight)^(1 - a), with the a that leaves the least error in the
-products that read the activation, measured on samples, a = none included.
+products that read the activation, measured on samples, a = none included. A channel that samples
+hardly show (a dead unit) is no smaller than its neighbours: the next input may wake it.
 
 Xiao et al., SmoothQuant (ICML 2023); Nagel et al., Data-free quantization (ICCV 2019).
 """
@@ -21,11 +23,13 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.plan import Plan
 
+from graphopt.analyses.linear import linear_of
 from graphopt.calibration.ranges import Feeds, groups
 from graphopt.context import Context
 from graphopt.execution.observe import observe
+from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names
-from graphopt.graph.constants import constant_value, weight_of
+from graphopt.graph.constants import constant_array, constant_value, weight_of
 
 __all__ = ["balance"]
 
@@ -33,10 +37,19 @@ Array = np.ndarray[Any, Any]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 #: Runs, rows of the activation and columns of the products that the error is measured on.
-RUNS, ROWS, COLUMNS = 2, 256, 1024
-#: Scales are worth an edit if they leave less than this share of the squared error.
-GAIN = 0.5
-HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
+RUNS, ROWS, COLUMNS = 32, 512, 1024
+#: Scales are worth an edit if they leave less than this share of the squared error; a node that
+#: divides by them is worth it from this share.
+GAIN, NODE_GAIN = 0.5, 0.25
+#: A channel counts as this much of the median one, at least.
+LEAST = 1 / 16
+#: Operators f with f(s x) = s f(x) for s > 0 per channel, whose channels stay where they are.
+HOMOGENEOUS = frozenset(
+    {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu"}
+)
+
+#: A constant of a node: the node, the position of the input, the axis of its channels.
+Constant = tuple[ir.Node, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +59,16 @@ class Site:
     Attributes:
         value: the activation.
         axis: its channel axis.
-        divided: constants of its producer to divide by s, and the axis of their channels.
-        readers: nodes whose weight is multiplied by s, with the axis of its input channels.
+        divided: constants to divide by s: of its producer, and the means of normalizations that
+            read it. None of its producer: a new node divides.
+        readers: weights to multiply by s, with the axis of their input channels.
     """
 
     value: ir.Value
     axis: int
-    divided: tuple[tuple[ir.Node, int, int], ...]
-    readers: tuple[tuple[ir.Node, int, int], ...]
+    divided: tuple[Constant, ...]
+    readers: tuple[Constant, ...]
+    absorbed: bool = True
 
 
 def balance(model: ir.Model, ctx: Context, plan: Plan) -> int:
@@ -77,6 +92,8 @@ def balance(model: ir.Model, ctx: Context, plan: Plan) -> int:
                 _scale(model, names, node, position, axis, 1 / scale)
             for node, position, axis in site.readers:
                 _scale(model, names, node, position, axis, scale)
+            if not site.absorbed:
+                _divide(model, names, site, 1 / scale)
             edits += 1
     if edits:
         ctx.note(f"{edits} activations were balanced against the weights that read them.")
@@ -87,54 +104,94 @@ def balance(model: ir.Model, ctx: Context, plan: Plan) -> int:
 def _sites(graph: ir.Graph, plan: Plan) -> dict[str, Site]:
     found: dict[str, Site] = {}
     for node in graph:
-        producer, value = node, node.outputs[0]
-        if node.op_type == "LayerNormalization":
-            gamma = constant_value(node.inputs[1])
-            if gamma is None or len(gamma.shape) != 1:  # normalized along the last axis alone
-                continue
-            if len([o for o in node.outputs if o.uses()]) > 1:
-                continue
-            axis, own = -1, [(node, 1, 0), (node, 2, 0)]
-        elif node.op_type == "Conv" and node in plan.nodes:
-            uses = list(value.uses())
-            if len(uses) == 1 and uses[0].node.op_type in HOMOGENEOUS:
-                producer, value = uses[0].node, uses[0].node.outputs[0]
-            if node.outputs[0].is_graph_output():
-                continue
-            axis, own = 1, [(node, 1, 0), (node, 2, 0)]
-        else:
+        own, axis = _scalable(node)
+        if not own:
             continue
-        own = [o for o in own if len(node.inputs) > o[1] and node.inputs[o[1]] is not None]
-        readers = _readers(value, plan)
-        if (
-            not readers
-            or value.is_graph_output()
-            or not value.name
-            or producer.domain not in ("", "ai.onnx")
-            or not all(_own(n, p) for n, p, _ in (*own, *readers))
-        ):
-            continue
-        found[value.name] = Site(value, axis, tuple(own), tuple(readers))
+        value = node.outputs[0]
+        while node.op_type != "LayerNormalization" and (after := _homogeneous(value)) is not None:
+            value = after.outputs[0]
+        readers, means = _readers(value, axis, plan)
+        if readers and value.name and not value.is_graph_output():
+            found[value.name] = Site(value, axis, (*own, *means), tuple(readers))
+    covered = {reader for site in found.values() for reader, _, _ in site.readers}
+    made = plan.made_by()
+    alone: dict[ir.Value, list[Constant]] = {}
+    for node, kind in plan.nodes.items():
+        value, reader = node.inputs[0], _reader(node, plan)
+        if node not in covered and kind.data == (0,) and reader and value not in made:
+            assert value is not None
+            alone.setdefault(value, []).append(reader)
+    for value, readers in alone.items():
+        axis = 1 if readers[0][0].op_type == "Conv" else -1
+        if value.name and weight_of(value) is None and len({r[0].op_type for r in readers}) == 1:
+            found[value.name] = Site(value, axis, (), tuple(readers), absorbed=False)
     return found
 
 
-def _readers(value: ir.Value, plan: Plan) -> list[tuple[ir.Node, int, int]]:
-    """The users of `value` and their weights' input axes; empty if some user is of another kind."""
-    found = []
+def _scalable(node: ir.Node) -> tuple[list[Constant], int]:
+    """The constants of `node` that scale its output per channel, and that output's channel axis."""
+    axis = 1
+    if node.domain not in ("", "ai.onnx"):
+        return [], axis
+    if node.op_type == "LayerNormalization":
+        gamma = constant_value(node.inputs[1])
+        normal = gamma is not None and len(gamma.shape) == 1  # normalized along the last axis alone
+        several = len([o for o in node.outputs if o.uses()]) > 1
+        own, axis = [(node, 1, 0), (node, 2, 0)] if normal and not several else [], -1
+    elif node.op_type == "BatchNormalization":
+        own = [(node, 1, 0), (node, 2, 0)] if len(node.outputs) == 1 else []
+    else:
+        op = linear_of(node) if node.op_type in ("Conv", "Gemm") else ""
+        if isinstance(op, str) or op.alpha != 1 or op.beta != 1:
+            return [], axis
+        row = constant_value(op.bias)
+        if op.bias is not None and (row is None or row.shape[-1:] != (op.out_channels,)):
+            return [], axis
+        own = [(node, op.at, op.out_axis)]
+        own += [(node, 2, len(row.shape) - 1)] if row is not None else []
+    own = [o for o in own if len(node.inputs) > o[1] and node.inputs[o[1]] is not None]
+    return (own, axis) if all(_own(n, p) for n, p, _ in own) else ([], axis)
+
+
+def _homogeneous(value: ir.Value) -> ir.Node | None:
+    """The homogeneous operator that alone reads `value`."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].idx != 0:
+        return None
+    node = uses[0].node
+    known = node.op_type in HOMOGENEOUS and node.domain in ("", "ai.onnx")
+    return node if known and len(node.outputs) == 1 else None
+
+
+def _readers(value: ir.Value, axis: int, plan: Plan) -> tuple[list[Constant], list[Constant]]:
+    """The users' constants to multiply and to divide; none if some user is of another kind."""
+    flat = value.shape is not None and len(value.shape) == 2  # the second axis is the last
+    readers: list[Constant] = []
+    means: list[Constant] = []
     for use in value.uses():
-        kind = plan.dynamic.get(use.node) or plan.nodes.get(use.node)
-        if kind is None or kind.weight is None or use.idx != 0:
-            return []
-        if use.node.op_type == "Conv":
-            if use.node.attributes.get_int("group", 1) != 1:
-                return []
-            axis = 1
-        elif kind.axis is None:
-            return []
+        node = use.node
+        if not flat and (axis == 1) != (node.op_type in ("BatchNormalization", "Conv")):
+            return [], []
+        if use.idx == 0 and node.op_type == "BatchNormalization" and len(node.outputs) == 1:
+            if not (_own(node, 1) and _own(node, 3)):
+                return [], []
+            readers.append((node, 1, 0))
+            means.append((node, 3, 0))
+        elif use.idx == 0 and (reader := _reader(node, plan)) is not None:
+            readers.append(reader)
         else:
-            axis = 1 - kind.axis
-        found.append((use.node, kind.weight, axis))
-    return found
+            return [], []
+    return readers, means
+
+
+def _reader(node: ir.Node, plan: Plan) -> Constant | None:
+    """The weight of a node of `plan` that can be scaled along its input channels."""
+    kind = plan.dynamic.get(node) or plan.nodes.get(node)
+    if kind is None or kind.weight is None or not _own(node, kind.weight):
+        return None
+    if node.op_type == "Conv":
+        return None if node.attributes.get_int("group", 1) != 1 else (node, kind.weight, 1)
+    return None if kind.axis is None else (node, kind.weight, 1 - kind.axis)
 
 
 def _own(node: ir.Node, position: int) -> bool:
@@ -159,7 +216,7 @@ def _seen(
                 continue
             peak = np.abs(flat).max(axis=0)
             step = max(1, len(flat) * RUNS // ROWS)
-            rows = flat[::step].copy()
+            rows = flat[:: min(step, len(flat))].copy()
             # the extremes decide the grid: keep the row of each tensor-wide peak
             top = np.unravel_index(np.abs(flat).argmax(), flat.shape)[0]
             rows = np.concatenate([rows, flat[top : top + 1]])
@@ -176,10 +233,10 @@ def _best(site: Site, rows: Array, peak: Array) -> Array | None:
     if any(w.shape[0] != rows.shape[1] for w in weights):
         return None
     stacked = np.concatenate([w[:, :: max(1, w.shape[1] // COLUMNS)] for w in weights], axis=1)
-    heavy = np.maximum(np.max([np.abs(w).max(axis=1) for w in weights], axis=0), 1e-8)
-    light = np.maximum(peak, 1e-5 * max(float(peak.max()), 1e-30))
+    heavy = _floored(np.max([np.abs(w).max(axis=1) for w in weights], axis=0))
+    light = _floored(peak)
     plain = _error(rows, stacked)
-    best, chosen = GAIN * plain, None
+    best, chosen = (GAIN if site.absorbed else NODE_GAIN) * plain, None
     for alpha in ALPHAS:
         scale = (light**alpha / heavy ** (1 - alpha)).astype(np.float32)
         scale /= np.exp(np.mean(np.log(scale)))
@@ -189,6 +246,11 @@ def _best(site: Site, rows: Array, peak: Array) -> Array | None:
         if error < best:
             best, chosen = error, scale
     return chosen
+
+
+def _floored(peaks: Array) -> Array:
+    seen = peaks[peaks > 0]
+    return np.maximum(peaks, LEAST * float(np.median(seen)) if len(seen) else 1.0)
 
 
 def _error(x: Array, w: Array) -> float:
@@ -201,11 +263,30 @@ def _error(x: Array, w: Array) -> float:
 
 
 def _matrix(node: ir.Node, position: int, axis: int) -> Array:
-    """The weight as [input channels, everything else]."""
+    """The weight as [input channels, everything else]; of a normalization the factors."""
     weight = weight_of(node.inputs[position])
     assert weight is not None
+    if node.op_type == "BatchNormalization":
+        variance = constant_array(node.inputs[4])
+        assert variance is not None
+        return np.diag(weight.array() / np.sqrt(variance + attribute(node, "epsilon")))
     array = np.moveaxis(weight.array(), axis, 0)
     return array.reshape(array.shape[0], -1)
+
+
+def _divide(model: ir.Model, names: Names, site: Site, factor: Array) -> None:
+    """Let the readers read the activation times `factor`, from a new node."""
+    at = site.readers[0][0]
+    weight = weight_of(at.inputs[1])
+    assert weight is not None
+    behind = 0 if site.axis == -1 else len(weight.shape) - 2
+    builder = Builder(model, at, names)
+    column = factor.astype(np.float32).reshape(-1, *[1] * behind)
+    scale = builder.constant(column, f"{site.value.name}_scale")
+    made = builder.node("Mul", [site.value, scale]).outputs[0]
+    made.type, made.shape = site.value.type, site.value.shape
+    for node, _, _ in site.readers:
+        node.replace_input_with(0, made)
 
 
 def _scale(

@@ -2,6 +2,7 @@
 
 float producer    x -> Q -> DQ -> integer nodes        (float users keep reading x)
 integer producer  y -> Q -> DQ -> every user
+HardSigmoid(x)    x -> DQ at a times its step -> Add(b) -> Q on [0, 1], whose ends clip
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.writer import Writer
 
+from graphopt.graph.attributes import attribute
+from graphopt.graph.building import remove_dead
 from graphopt.graph.constants import weight_of
 
 __all__ = ["insert", "integers_of"]
@@ -55,6 +58,8 @@ def insert(
             if read not in rounded:
                 rounded[read] = _round(writer, read, grids[read], node)
             node.replace_input_with(position, rounded[read])
+        if node.op_type == "HardSigmoid":
+            _line(writer, node)
         if kind.weight is not None and node not in plan.joined:
             integers, scales = weights[node]
             missing = missing_channels(node, pack)
@@ -126,6 +131,29 @@ def _pair(
     q.outputs[0].shape = dq.outputs[0].shape = value.shape
     dq.outputs[0].type = value.type
     return q, dq.outputs[0]
+
+
+def _line(writer: Writer, node: ir.Node) -> None:
+    """a x + b in the place of HardSigmoid(x), which the runtime has in floats alone."""
+    q, scale, zero = integers_of(node)
+    step = weight_of(scale)
+    assert step is not None
+    name = node.name or "HardSigmoid"
+    slope, middle = (np.float32(attribute(node, k)) for k in ("alpha", "beta"))
+    scaled = writer.initializer(np.asarray(step.array() * slope), f"{name}_scale")
+    x = writer.dequantize(q, scaled, zero, None, node, f"{name}_dq")
+    x.shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    kept = weight_of(zero)
+    assert kept is not None
+    most = np.iinfo(kept.array().dtype).max
+    held = writer.shared(np.asarray(most, kept.array().dtype), "most")
+    half = writer.shared(np.asarray(middle / most, np.float32), f"{name}_middle")
+    none = writer.shared(np.zeros((), kept.array().dtype), "zero")
+    row = writer.dequantize(held, half, none, None, node, f"{name}_row")
+    made = writer.node("Add", [x, row], name, origin=[node], before=node)
+    node.outputs[0].replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
+    made.outputs[0].type, made.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+    remove_dead([node])
 
 
 def _weigh(writer: Writer, node: ir.Node, kind: Operator, integers: Array, scales: Array) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,16 +23,16 @@ from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
-from graphopt.passes.int8.speed import slower_nodes
+from graphopt.passes.int8.speed import slower_nodes, worth_their_borders
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 
+from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
 from graphopt.context import Context
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import Arrays
 from graphopt.graph.building import remove_dead
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.layers import by_node, pattern_of
@@ -180,17 +180,22 @@ class Int8(Pass):
         if self.balance and not given and (balanced := balance(model, ctx, draft)):
             settled += balanced
             draft = planned(model.graph, Choice())
-        ranges = self._ranges(model, ctx, draft, given)
-        refined: dict[str, Refined] = {}
-        if self.refine and samples is not None and not (samples.synthetic or self.qat):
-            nearest = make_weights(draft, make_grids(draft, ranges, scheme), scheme)
-            top = 63 if scheme.reduce_range else 127
-            refined = refine(draft, nearest, learn(model, ctx, draft), top)
+        better = self.refine and samples is not None and not (samples.synthetic or self.qat)
+        rounds = [_Rounds(self._ranges(model, ctx, draft, given, self.calibrator), {})]
+        moments = learn(model, ctx, draft) if better else {}
+        rounds[0].refine(draft, scheme, moments)
+
+        def rounded(chosen: Choice) -> tuple[dict[str, Range], dict[str, Refined]]:
+            if chosen.fitted and len(rounds) == 1:
+                rounds.append(_Rounds(self._ranges(model, ctx, draft, given, "auto"), {}))
+                rounds[1].refine(draft, scheme, moments)
+            one = rounds[chosen.fitted]
+            return one.ranges, {} if chosen.nearest else one.refined
 
         def quantize(trial: ir.Model, chosen: Choice) -> Plan:
             inside = Context(trial, target=ctx.target)
             made = planned(trial.graph, chosen)
-            apply(trial, inside, made, ranges, scheme, {} if chosen.nearest else refined)
+            apply(trial, inside, made, *rounded(chosen), scheme)
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
@@ -199,6 +204,9 @@ class Int8(Pass):
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)
         else:
             choice = choose(model, ctx, draft, slow, quantize)
+            if len(choice.left) > len(slow):
+                some = planned(model.graph, choice)
+                choice = worth_their_borders(model, ctx, some, choice, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
         tell(model, ctx, plan)
         if not (len(plan) or plan.stored or given):
@@ -211,7 +219,7 @@ class Int8(Pass):
             return ctx.nothing(why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
         weights.finish(plan.modes())
-        apply(model, ctx, plan, ranges, scheme, {} if choice.nearest else refined)
+        apply(model, ctx, plan, *rounded(choice), scheme)
         if trained:
             trained.put(model, float_, ctx)
         return settled + len(plan) + len(plan.stored)
@@ -248,17 +256,18 @@ class Int8(Pass):
         return given
 
     def _ranges(
-        self, model: ir.Model, ctx: Context, draft: Plan, given: Mapping[str, Range]
+        self,
+        model: ir.Model,
+        ctx: Context,
+        draft: Plan,
+        given: Mapping[str, Range],
+        calibrator: Method,
     ) -> dict[str, Range]:
         """The range of every activation that `draft` rounds; outliers are named in a note."""
         if ctx.samples is None:
             return dict(given)
         names = [n for n in observed(draft) if n not in given]
-
-        def track(samples: Iterable[Arrays]) -> Iterable[Arrays]:
-            return ctx.track(samples, 0, "observing activations")
-
-        found = calibrate(model, names, ctx.samples, self.calibrator, track=track, cache=ctx.cache)
+        found = calibrate(model, names, ctx.samples, calibrator, cache=ctx.cache)
         for name, seen in found.items():
             if seen is not None and seen.reach > OUTLIER:
                 ctx.note(
@@ -273,9 +282,27 @@ class Int8(Pass):
                 f"samples: {len(beyond)} of {len(known)} ranges found on four fifths of them do "
                 f"not hold on the others ('{worst}' by {beyond[worst]:.1f} times): give more."
             )
-        if self.calibrator == "auto":
+        if calibrator == "auto":
             return {**given, **best_ranges(model, ctx, draft, known)}
         return {**given, **{n: s.range for n, s in known.items()}}
+
+
+@dataclasses.dataclass
+class _Rounds:
+    """How activations and weights are rounded: ranges, and integers chosen for them."""
+
+    ranges: dict[str, Range]
+    refined: dict[str, Refined]
+
+    def refine(self, draft: Plan, scheme: Int8Scheme, moments: Mapping[str, Moments]) -> None:
+        """Choose integers for what they multiply, where that is known."""
+        if not moments:
+            return
+        grids = make_grids(draft, self.ranges, scheme)
+        steps = {v.name or "": float(grid.scale) for v, grid in grids.items()}
+        nearest = make_weights(draft, grids, scheme)
+        top = 63 if scheme.reduce_range else 127
+        self.refined = refine(draft, nearest, moments, steps, top)
 
 
 def _unseen(plan: Plan, given: Mapping[str, Range]) -> list[str]:
@@ -296,8 +323,8 @@ def apply(
     ctx: Context,
     plan: Plan,
     ranges: Mapping[str, Range],
+    refined: Mapping[str, Refined],
     scheme: Int8Scheme,
-    refined: Mapping[str, Refined] | None = None,
 ) -> None:
     """Make the nodes of `plan` integer and drop what they leave behind."""
     bits = 7 if scheme.reduce_range else 8
@@ -305,7 +332,7 @@ def apply(
     weights = make_weights(plan, grids, scheme)
     shifts: dict[ir.Node, np.ndarray[Any, Any]] = {}
     for node, (_, scales) in list(weights.items()):
-        better = (refined or {}).get(node.name or "")
+        better = refined.get(node.name or "")
         if better is not None and np.array_equal(better.scales, scales):
             weights[node], shifts[node] = (better.integers, scales), better.shift
     writer = Writer(model, ctx)
@@ -327,7 +354,7 @@ def apply(
     for node in plan.recurrent:
         quantize_lstm(writer, node, bits=bits)
     for node, (positions, width) in plan.stored.items():
-        known = (refined or {}).get(node.name or "") if width == 8 else None
+        known = refined.get(node.name or "") if width == 8 else None
         rounded = None if known is None else (known.integers, known.scales)
         store(writer, node, positions, width, rounded)
     remove_dead(dead)

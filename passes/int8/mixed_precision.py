@@ -7,7 +7,11 @@ in the order of movement bought per multiply-accumulate lost; the smallest numbe
 the budget is found by halving, each candidate measured as a whole. Then those that went back are
 offered again, all of them, halves, quarters: what spoiled the model may be few of them. Products
 are offered to be quantized at run time first, since ranges of each run have no outliers of others.
-What stays float has its weights in int8; if that is too much, some of them in 16 bits.
+Meanwhile what stays float has its weights in 16 bits, which spoil nothing: integers that compute
+come before integers that lie in the file. Then as many of those as the rest allows have 8 bits.
+
+Before all that: where everything in integers is too much, ranges fitted to their readers and
+weights rounded to the nearest are tried, and what strains least is where the search starts.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ from typing import Any
 
 import onnx_ir as ir
 from graphopt.passes.int8.plan import Choice, Plan, Quantize
+from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.cost import cost
 from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.constants import weight_of
+from graphopt.graph.traverse import all_nodes
 from graphopt.knapsack import marginal_steps
 from graphopt.verification.outputs import compare_outputs
 
@@ -82,21 +88,24 @@ class _Search:
         """Everything if the budget is met, else the most that was found to meet it."""
         if self._met(Choice(self.slow)):
             return Choice(self.slow)
-        moved = unit_sensitivities(self.model, self.ctx, plan, self.quantize, self.slow)
+        start = self._start(plan)
+        if start != Choice(self.slow) and self._met(start):
+            return start
+        moved = unit_sensitivities(self.model, self.ctx, plan, self.quantize, start)
         ranked = self._ranked(moved)
         total = math.sqrt(sum(moved.values())) or 1.0
         text = "alone it makes {:.0%} of the error of int8"
         reasons = {n: text.format(math.sqrt(e) / total) for u, e in moved.items() for n in u}
-
-        base = Choice(self.slow)
+        nodes = all_nodes(self.model.graph)
+        wide = {n.name: 16 for n in nodes if n.name and weights_to_store(n)}
+        start = dataclasses.replace(start, bits=wide)
 
         def without(units: Sequence[Unit]) -> Choice:
             left = {n: reasons[n] for u in units for n in u}
-            return dataclasses.replace(base, left={**self.slow, **left})
+            return dataclasses.replace(start, left={**start.left, **left})
 
         if not self._met(without(ranked)):
-            base = self._rounded(without(ranked))
-            base = dataclasses.replace(base, bits=self._wider(base))
+            start = dataclasses.replace(start, bits=dict.fromkeys(wide, 0))
         back = self._fewest(len(ranked), lambda k: without(ranked[:k]))
         left, forms = self._offered(plan, without, ranked[:back], moved)
         if left:
@@ -109,7 +118,26 @@ class _Search:
                 f"{len(left)} of {len(ranked)} int8 units went back to float, so that "
                 "the outputs still say what they have to."
             )
-        return dataclasses.replace(without(left), forms=forms)
+        chosen = dataclasses.replace(without(left), forms=forms)
+        return self._stored(chosen) if any(start.bits.values()) else chosen
+
+    def _start(self, plan: Plan) -> Choice:
+        """All of it in integers, in the way that strains least; gates may stay float."""
+        every = Choice(self.slow)
+        if self.ctx.referee is None:
+            return every
+        gates = [n.name for n, kind in plan.nodes.items() if kind.fixed is not None and n.name]
+        text = "its rounding moves the outputs more than it saves"
+        lefts = [{}, dict.fromkeys(gates, text)] if gates else [{}]
+        ways = [
+            dataclasses.replace(every, left={**self.slow, **left}, fitted=fitted, nearest=nearest)
+            for left in lefts
+            for fitted in (False, True)
+            for nearest in (False, True)
+        ]
+        runs = _runs(self.ctx)
+        strains = [self.ctx.referee.strain(self._made(way), runs) for way in ways]
+        return min(zip(strains, range(len(ways)), ways, strict=True))[2]
 
     def _fewest(self, most: int, chosen: Callable[[int], Choice]) -> int:
         """The least k > 0 found whose choice meets the budget, where that of `most` does."""
@@ -144,38 +172,34 @@ class _Search:
                     groups += _halves(group)
         return left, forms
 
-    def _rounded(self, chosen: Choice) -> Choice:
-        """With weights rounded to the nearest, where that leaves less error on what is judged."""
-        if self.ctx.referee is None:
-            return chosen
-        nearest = dataclasses.replace(chosen, nearest=True)
-        over = [self.ctx.referee.over(self._made(one)) for one in (chosen, nearest)]
-        return nearest if over[1] < over[0] else chosen
-
-    def _wider(self, chosen: Choice) -> dict[str, int]:
-        """Which of the stored weights need 16 bits, by movement; or none can be stored at all."""
+    def _stored(self, chosen: Choice) -> Choice:
+        """With as many of the stored weights in 8 bits as the rest allows; the others have 16."""
         stored = self.quantize(self.model.clone(), chosen).stored
         sizes = {(n.name or "",): _size(n, positions) for n, (positions, _) in stored.items()}
-        every = {n: 0 for u in sizes for n in u}
-        if self._met(chosen):
-            return {}
-        if not self._met(dataclasses.replace(chosen, bits=dict.fromkeys(every, 16))):
-            return every
+        if not sizes:
+            return dataclasses.replace(chosen, bits={})
+        every = {n for u in sizes for n in u}
+        narrow = dataclasses.replace(chosen, bits={})
+        if self.ctx.referee is not None:
+            ways = [dataclasses.replace(narrow, nearest=n) for n in (False, True)]
+            over = [self.ctx.referee.over(self._made(way)) for way in ways]
+            narrow = ways[over[1] < over[0]]
+        if self._met(narrow):
+            return narrow
 
         def alone(unit: Unit) -> ir.Model:
             made = self.model.clone()
-            bits = {n: 0 for n in every if n not in unit}
+            bits = {n: 8 if n in unit else 16 for n in every}
             self.quantize(made, dataclasses.replace(chosen, bits=bits))
             return made
 
         moved = _movements(self.model, self.ctx, sizes, alone)
         ranked = sorted(sizes, key=lambda u: -moved[u] / max(sizes[u], 1))
 
-        def wide(count: int) -> dict[str, int]:
-            return {n: 16 for u in ranked[:count] for n in u}
+        def wide(count: int) -> Choice:
+            return dataclasses.replace(chosen, bits={n: 16 for u in ranked[:count] for n in u})
 
-        least = self._fewest(len(ranked), lambda k: dataclasses.replace(chosen, bits=wide(k)))
-        return wide(least)
+        return wide(self._fewest(len(ranked), wide))
 
     def _ranked(self, moved: Mapping[Unit, float]) -> list[Unit]:
         """Units in the order of movement bought per multiply-accumulate lost."""
@@ -223,9 +247,13 @@ class _Search:
 
 
 def unit_sensitivities(
-    model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize, slow: Mapping[str, str]
+    model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize, start: Choice
 ) -> dict[Unit, float]:
-    """How far each unit of `plan`, made integer alone, moves the model towards its limits."""
+    """How far each unit of `plan`, made integer alone, moves the model towards its limits.
+
+    What `start` leaves in float stays there, and it says how the rest is rounded.
+    """
+    slow = start.left
     every = {n.name: "another unit" for n in plan.modes() if n.name}
     bits = {n.name: 0 for n in model.graph if n.name}
     units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
@@ -233,7 +261,7 @@ def unit_sensitivities(
     def alone(names: Unit) -> ir.Model:
         made = model.clone()
         others = {n: why for n, why in every.items() if n not in names}
-        quantize(made, Choice({**others, **slow}, bits))
+        quantize(made, dataclasses.replace(start, left={**others, **slow}, bits=bits))
         return made
 
     return _movements(model, ctx, [u for u in units if u], alone)
@@ -244,15 +272,20 @@ def _movements(
 ) -> dict[Unit, float]:
     """How far the model with each unit `alone` changed is towards the limits."""
     assert ctx.samples is not None
-    runs = UNIT_RUNS
-    if ctx.referee is not None:
-        macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
-        runs = min(ctx.referee.runs, MOST, max(UNIT_RUNS, int(UNIT_MACS / macs)))
+    runs = _runs(ctx)
     tracked = ctx.track(units, len(units), "measuring the error of single layers")
     if ctx.referee is not None:
         return {u: ctx.referee.strain(alone(u), runs) for u in tracked}
     probe = list(islice(ctx.samples, runs))
     return sensitivities(model, probe, ((u, alone(u)) for u in tracked))
+
+
+def _runs(ctx: Context) -> int:
+    """On how many runs single changes are measured."""
+    if ctx.referee is None:
+        return UNIT_RUNS
+    macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
+    return min(ctx.referee.runs, MOST, max(UNIT_RUNS, int(UNIT_MACS / macs)))
 
 
 def _halves(units: Sequence[Unit]) -> list[Sequence[Unit]]:

@@ -113,6 +113,13 @@ def _unit(node: ir.Node) -> Verdict:
     return Operator((0,), "integer", fixed=Range(0.0, 255 / 256))
 
 
+def _hard_sigmoid(node: ir.Node) -> Verdict:
+    """clip(a x + b, 0, 1): the grid's own ends clip, see `graphopt.passes.int8.insert`."""
+    if attribute(node, "alpha") <= 0 or attribute(node, "beta") <= 0:
+        return "its line falls, or meets zero beyond the middle"
+    return Operator((0,), "integer", fixed=Range(0.0, 1.0))
+
+
 def _first_same(node: ir.Node) -> Verdict:
     return Operator((0,), "same")
 
@@ -124,7 +131,7 @@ def _max_pool(node: ir.Node) -> Verdict:
 
 
 def _average_pool(node: ir.Node) -> Verdict:
-    return Operator((0,), "same")
+    return Operator((0,), "integer")  # a mean may be far below the peaks of what it is of
 
 
 def _concat(node: ir.Node) -> Verdict:
@@ -156,6 +163,7 @@ OPERATORS: dict[str, Callable[[ir.Node], Verdict]] = {
     "Gather": _gather,
     "Gemm": _linear,
     "GlobalAveragePool": _average_pool,
+    "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _first_own,
     "MatMul": _linear,
     "MaxPool": _max_pool,

@@ -102,12 +102,15 @@ class Choice:
         bits: of the weights of what stays float, where not 8: 16, or 0 for as they are.
         forms: become integer in another form than the target's own choice.
         nearest: weights are rounded to the nearest integers, not for what they multiply.
+        fitted: ranges are those that leave the least error in what reads them, not all that the
+            calibrator saw.
     """
 
     left: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     forms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     nearest: bool = False
+    fitted: bool = False
 
 
 #: Makes a model integer in place as chosen; returns what it planned.

@@ -78,9 +78,20 @@ def refine(
     plan: Plan,
     weights: Mapping[ir.Node, tuple[Array, Array]],
     seen: Mapping[str, Moments],
+    steps: Mapping[str, float],
     top: int,
 ) -> dict[str, Refined]:
-    """Integers that leave less error on the outputs, by node name."""
+    """Integers that leave less error on the outputs, by node name.
+
+    Args:
+        plan: what becomes integer.
+        weights: the nearest integers, and their scales.
+        seen: what each node multiplies.
+        steps: the step each activation is rounded to, by its name, where it is known. What its
+            rounding adds is multiplied too, in every direction alike: it keeps weights from making
+            up for each other along directions that samples do not take.
+        top: the largest integer.
+    """
     out: dict[str, Refined] = {}
     kinds = {**plan.nodes, **plan.dynamic}
     for node, (integers, scales) in weights.items():
@@ -93,11 +104,14 @@ def refine(
         shape, w = w.shape, w.reshape(len(scales), -1).astype(np.float64)
         near = np.moveaxis(integers, kind.axis, 0).reshape(w.shape)
         (h,), (mean,) = moments.second, moments.mean
-        steps = scales.astype(np.float64)[:, None]
-        rounded = compensated(w, steps, Order.of(h), -top, top)
-        better = errors(rounded * steps - w, h) < errors(near * steps - w, h)
+        x = node.inputs[kind.data[0]]
+        step = steps.get(x.name or "", 0.0) if x is not None else 0.0
+        h = h + np.eye(len(h)) * step**2 / 12
+        grid = scales.astype(np.float64)[:, None]
+        rounded = compensated(w, grid, Order.of(h), -top, top)
+        better = errors(rounded * grid - w, h) < errors(near * grid - w, h)
         chosen = np.where(better[:, None], rounded, near)
         back = np.moveaxis(chosen.reshape(shape), 0, kind.axis).astype(np.int8)
-        shift = -((chosen * steps - w) @ mean)
+        shift = -((chosen * grid - w) @ mean)
         out[node.name or ""] = Refined(np.ascontiguousarray(back), scales, shift)
     return out

@@ -4,12 +4,14 @@ Products and LSTMs are cut out and timed alone, once for each kind (operator and
 many and alike. What is static hangs together, so it is timed inside the model: first all of it,
 then without one class of nodes after the other (depthwise convolutions, sums, ...), keeping what is
 faster. So are lookups: alone, integer rows always take longer than a copy, but few microseconds of
-a model weigh little beside three quarters of a table. `Context.faster` times, and its answers go
-into the recipe; a replay repeats them and times nothing.
+a model weigh little beside three quarters of a table. Where the guard then leaves some of a region
+in float, the borders between the two are new work: what is left is timed once more.
+`Context.faster` times, and its answers go into the recipe; a replay repeats them and times nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
@@ -23,7 +25,7 @@ from graphopt.graph.constants import weight_of
 from graphopt.measuring.parts import cut_out
 from graphopt.samples import bind_shapes, synthetic
 
-__all__ = ["slower_nodes"]
+__all__ = ["slower_nodes", "worth_their_borders"]
 
 #: Share of the time for one comparison that a pair inside the model gets.
 INSIDE = 0.3
@@ -36,6 +38,18 @@ SLOWER = "integers are slower there than float"
 def slower_nodes(model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize) -> dict[str, str]:
     """Nodes of `plan` to leave in float, by name, and why. `model` is not changed."""
     return _Trials(model, ctx, plan, quantize).run() if ctx.timed and len(plan) else {}
+
+
+def worth_their_borders(
+    model: ir.Model, ctx: Context, plan: Plan, chosen: Choice, quantize: Quantize
+) -> Choice:
+    """`chosen`, but with the static nodes of `plan` in float where that is faster."""
+    if not ctx.timed or not plan.nodes:
+        return chosen
+    floats = {**chosen.left, **{n.name: SLOWER for n in plan.nodes if n.name}}
+    without = dataclasses.replace(chosen, left=floats)
+    ratio = _Trials(model, ctx, plan, quantize).compared("int8 beside float", without, chosen)
+    return chosen if ratio is None or ratio <= 1 else without
 
 
 class _Trials:
@@ -113,6 +127,12 @@ class _Trials:
     ) -> float | None:
         """Time with these nodes in float over time with those (None: with all) in float."""
 
+        build = None if before is None else Choice(before)
+        return self.compared(what, build, Choice(after))
+
+    def compared(self, what: str, before: Choice | None, after: Choice) -> float | None:
+        """Time of the model made as `after` says over that of `before` (None: the float model)."""
+
         def pair() -> Pair:
             feeds = next(iter(synthetic(self.model, seed=self.ctx.seed, shapes=self.bound)))
             a = self.model if before is None else self._build(before)
@@ -120,9 +140,9 @@ class _Trials:
 
         return self.ctx.faster(what, pair, share=INSIDE, remembered=False)
 
-    def _build(self, denied: Mapping[str, str]) -> ir.Model:
+    def _build(self, chosen: Choice) -> ir.Model:
         made = self.model.clone()
-        self.quantize(made, Choice(denied))
+        self.quantize(made, chosen)
         return made
 
 

@@ -60,7 +60,7 @@ def refit(
     needs = [_needs(op, origin[op.node.name], place, theirs) for op in wanted]
     done = 0
     with Staged(source, samples) as was, Staged(model, samples) as now:
-        for k, op in enumerate(wanted):
+        for k, op in enumerate(ctx.track(wanted, len(wanted), "refitting layers")):
             axes = where.get(op.node.outputs[0].name or "")
             for sweep in range(1 if isinstance(op, Refittable) else 2):
                 pairs = zip(was.values(needs[k][0]), now.values(needs[k][1]), strict=True)

@@ -63,7 +63,8 @@ def _observed(
 ) -> dict[str, Curve]:
     """Costs as relative errors of the readers' outputs, with or without refitting them."""
     found = {}
-    for name, known in readers(model, dims, samples, ctx):
+    seen = ctx.track(readers(model, dims, samples, ctx), len(dims), "scoring dimensions")
+    for name, known in seen:
         size = dims[name].size
         if not known:
             squares = magnitude("l2", model, dims[name], ctx) ** 2

@@ -243,7 +243,8 @@ class Svd(Pass):
         self, layers: Sequence[Layer], ctx: Context, wanted: float | None
     ) -> Iterator[tuple[Curve, Problem]]:
         """Every layer's curve and numbers, one layer at a time."""
-        for layer, moments in observed(layers, ctx):
+        seen = ctx.track(observed(layers, ctx), len(layers), "factoring layers")
+        for layer, moments in seen:
             weigh = saves(layer, self.of)
             useful = useful_ranks(layer, weigh)
             if useful <= ctx.target.channel_multiple:
@@ -283,7 +284,7 @@ class Svd(Pass):
             new = {la: c for la, c in choice.items() if la not in done}
             if not new:
                 break
-            for layer, moments in again(new, ctx):
+            for layer, moments in ctx.track(again(new, ctx), len(new), "factoring chosen layers"):
                 curve, candidate = curves[layer], new[layer]
                 problem, _ = problem_of(
                     layer, moments, wanted=None, useful=0, seed=ctx.seed, spectrum=curve.spectrum

@@ -186,7 +186,7 @@ def test_the_script_runs_the_model_without_graphopt(tmp_path, bind):
     write_manifest(path, Manifest("cpu", bind=bind, threads=1))
     np.savez(tmp_path / "in.npz", **X)
     subprocess.run(
-        [sys.executable, script, tmp_path / "in.npz", tmp_path / "out.npz"], check=True, timeout=120
+        [sys.executable, script, tmp_path / "in.npz", tmp_path / "out.npz"], check=True, timeout=600
     )
     expected = open_manifest(path, Manifest("cpu", threads=1))(X)
     with np.load(tmp_path / "out.npz") as got:

@@ -56,7 +56,8 @@ def test_the_log_tells_every_step_on_stderr(folder, graphopt):
     assert code == 0
     json.loads(out)
     told = [line.partition("INFO graphopt: ")[2] for line in err.splitlines()]
-    assert told.index("fuse") < told.index("clean") < told.index("measuring the result")
+    first, second = (told.index(f"step {k} of 2, {p}") for k, p in ((1, "fuse"), (2, "clean")))
+    assert first < second < told.index("measuring the result")
     assert graphopt(*ARGS, "-p", "fuse,clean")[2] == ""
 
 
@@ -67,6 +68,7 @@ def test_the_log_tells_every_step_on_stderr(folder, graphopt):
         (["optimize", "-p"], "we", {"weight_only"}),
         (["optimize", "--target"], "au", {"auto"}),
         (["inspect", "--target"], "onn", {"onnx"}),
+        (["bench", "--targets"], "cpu,onn", {"cpu,onnx"}),
     ],
 )
 def test_names_are_completed(typed, begun, found):

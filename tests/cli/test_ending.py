@@ -34,7 +34,7 @@ def marked(mark):
     return found
 
 
-def wait_until(true, seconds=60.0):
+def wait_until(true, seconds=600.0):
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.05)
@@ -68,7 +68,7 @@ def test_a_signal_leaves_no_process_and_no_file(folder, name):
     # two workers, of which at least one is stopped
     wait_until(lambda: len(marked(mark)) == 3 and "T" in marked(mark).values())
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     wait_until(lambda: not marked(mark))
     if name == "SIGKILL":
         return
@@ -93,7 +93,7 @@ def test_what_was_written_before_a_signal_is_told(folder):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: Path("o.session.json").exists())
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 143
     assert "interrupted; written until then: o.onnx, o.session.json" in err
     onnx.checker.check_model("o.onnx")

@@ -2,10 +2,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from graphopt.cli.common import told_apart
+from graphopt.formats import save
 from graphopt.reporting import text
+from graphopt.testing import parse_model
 
 
 def test_inspect_counts_what_is_there(folder, graphopt):
@@ -168,3 +171,61 @@ def test_brackets_are_printed_as_they_are(capsys):
     out = capsys.readouterr().out
     assert "pip install 'graphopt[torch]'" in out
     assert "float [k, n], names[bold]" in out
+
+
+def test_compare_tells_what_leaves_its_calibrated_range(folder, graphopt):
+    body = "h = Relu(x)  q = QuantizeLinear(h, s, z)  y = DequantizeLinear(q, s, z)"
+    held = {"s": np.float32(0.5), "z": np.int8(-128)}  # from 0 to 127.5
+    save(parse_model(body, inputs={"x": ("N", 4)}, constants=held), "q.onnx")
+    save(parse_model("y = Relu(x)", inputs={"x": ("N", 4)}), "f.onnx")
+    np.savez("far.npz", x=np.float32([[1, 2, 3, 400], [-1, 127, 129, 5]]))
+    args = ("compare", "f.onnx", "q.onnx", "--samples", "far.npz", "--no-measure")
+    _, out, _ = graphopt(*args)
+    assert "b: 2 of 8 values that are quantized lie outside of their ranges, in 1 of 1" in out
+    _, out, _ = graphopt(*args, "--json")
+    told = json.loads(out)["drift"]
+    assert told["a"] == []
+    assert [(o["name"], o["low"], o["high"], o["share"]) for o in told["b"]] == [
+        ("h", 0, 127.5, 0.25)
+    ]
+
+
+def test_compare_is_a_gate(folder, graphopt):
+    graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
+    same = ("compare", "model.onnx", "o.onnx", "--no-measure")
+    assert graphopt(*same, "--max-size", "1MB", "--max-error", "1e-4")[0] == 0
+    code, out, _ = graphopt(*same, "--max-size", "0.5x")
+    assert code == 4
+    assert "is over --max-size" in out
+    code, out, _ = graphopt(*same, "--max-latency", "1.1x", "--json")
+    assert code == 4
+    assert json.loads(out)["missed"] == ["--max-latency cannot be judged: nothing was measured"]
+
+
+def test_compare_writes_a_page_or_json(folder, graphopt):
+    graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
+    same = ("compare", "model.onnx", "o.onnx", "--no-measure", "--report")
+    for _ in range(2):  # the second over the first
+        code, out, _ = graphopt(*same, "c.html")
+        assert code == 0
+        assert "relative L2" in out
+        assert "added" not in out
+        assert graphopt(*same, "c.json")[0] == 0
+    assert Path("c.html").read_bytes().startswith(b"<!-- graphopt page -->")
+    assert json.loads(Path("c.json").read_text())["equal"] is True
+    Path("c.html").write_text("mine")
+    code, _, err = graphopt(*same, "c.html")
+    assert (code, "is not graphopt's" in err) == (2, True)
+
+
+def test_optimize_and_view_write_pages(folder, graphopt):
+    args = ("model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx", "--report", "r.html")
+    assert graphopt("optimize", *args)[0] == 0
+    assert b"graphopt optimize model.onnx" in Path("r.html").read_bytes()
+    code, out, _ = graphopt("view", "o.onnx", "-o", "v.html", "--profile")
+    assert (code, out) == (0, "wrote v.html\n")
+    code, out, _ = graphopt("view", "o.onnx", "-o", "v.html", "--json")
+    assert json.loads(out)["bytes"] == Path("v.html").stat().st_size
+    code, _, _ = graphopt("diff", "model.onnx", "o.onnx", "--html", "d.html")
+    assert code == 1
+    assert Path("d.html").read_bytes().startswith(b"<!-- graphopt page -->")

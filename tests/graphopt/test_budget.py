@@ -37,3 +37,10 @@ def test_a_drop_needs_a_metric():
 def test_a_limit_is_a_number_from_zero_on(value):
     with pytest.raises(UsageError, match="--max-error"):
         Budget(max_error=value)
+
+
+def test_it_is_shown_in_full_digits():
+    assert repr(Budget(max_size="1.5MB", max_latency="0.5x")) == (
+        "Budget(max_size='1500000B', max_latency='0.5x')"
+    )
+    assert str(Limit(123456789.0)) == "123456789"

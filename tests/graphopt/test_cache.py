@@ -141,7 +141,7 @@ def test_two_processes_lose_nothing_of_each_other(tmp_path):
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:
-        worker.communicate(timeout=60)
+        worker.communicate(timeout=600)
     assert [w.returncode for w in workers] == [0, 0]
     cache = Cache(tmp_path)
     found = {f"{o} {k}": cache.timing(TARGET, f"{o} {k}") for o in "ab" for k in range(40)}

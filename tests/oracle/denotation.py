@@ -52,6 +52,11 @@ def _selu(x, alpha, gamma):
     return gamma * np.where(x > 0, x, alpha * (np.exp(np.minimum(x, 0)) - 1))
 
 
+def _quantize(x, scale, zero, dtype):
+    span = np.iinfo(ir.DataType[dtype].numpy())
+    return np.clip(np.round(x / scale) + zero, span.min, span.max)
+
+
 FUNCTIONS = {
     "abs": np.abs,
     "acos": np.arccos,
@@ -84,6 +89,7 @@ FUNCTIONS = {
     "tan": np.tan,
     "tanh": np.tanh,
     "thresholdedrelu": lambda x, a: np.where(x > a, x, 0),
+    "quantize": _quantize,
     "relu": lambda x: np.maximum(x, 0),
     "unit clip": lambda x: np.clip(x, 0, 1),
     "clip": _clip,
@@ -111,7 +117,26 @@ FUNCTIONS = {
     "min": lambda *xs: -np.asarray(max_of([-np.asarray(x) for x in xs])),
     "prelu": lambda x, s: np.where(np.asarray(x) < 0, np.asarray(s) * x, x),
 }
-OVER = {"ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod}
+
+
+def _arg(find, last):
+    def made(x, axis):
+        x = np.flip(x, axis[0]) if last else x
+        found = find(x, axis[0])
+        return x.shape[axis[0]] - 1 - found if last else found
+
+    return made
+
+
+OVER = {
+    "ArgMax": _arg(np.argmax, False),
+    "ArgMax last": _arg(np.argmax, True),
+    "ArgMin": _arg(np.argmin, False),
+    "ArgMin last": _arg(np.argmin, True),
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+    "ReduceProd": np.prod,
+}
 
 
 def max_of(xs):

@@ -49,7 +49,10 @@ def infer(ctx: Context, nodes: Iterable[ir.Node]) -> Dimensions:
 
 
 def state(node: ir.Node, axes: Axes) -> None:
-    """State the equations of one node; all that an unknown operator touches is frozen."""
+    """State the equations of one node; all that an unknown operator touches is frozen.
+
+    So is what one touches that never runs, whose arguments do not fit each other.
+    """
     op = Operation(node, axes)
     standard = node.domain in ("", "ai.onnx")
     key = node.op_type if standard else f"{node.domain}:{node.op_type}"
@@ -61,6 +64,8 @@ def state(node: ir.Node, axes: Axes) -> None:
         function(op)
     except Unsupported as unsupported:
         op.freeze_all(f"{key}: {unsupported}")
+    except (IndexError, ValueError) as error:
+        op.freeze_all(f"{key}: its arguments do not fit each other ({error})")
 
 
 #: What takes some positions of a tensor: several such uses are parts of one tensor, not ties.

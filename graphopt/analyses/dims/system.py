@@ -69,9 +69,11 @@ class System:
         self._order = 0
 
     def axis(self, size: int) -> int:
-        """A new axis of this size (`ONE` for size 1)."""
+        """A new axis of this size (`ONE` for size 1). Raises ValueError for one below zero."""
         if size == 1:
             return ONE
+        if size < 0:
+            raise ValueError(f"a size of {size}")
         self.sizes.append(size)
         return len(self.sizes) - 1
 
@@ -80,9 +82,15 @@ class System:
         return self._order
 
     def freeze(self, axis: int, reason: str, at: Array | None = None) -> None:
-        """The positions `at` (all if None) must stay."""
+        """The positions `at` (all if None) must stay. Raises IndexError if it has them not."""
         if axis >= 0:
+            self._check(axis, at)
             self.freezes.append(Freeze(axis, reason, at, self._next()))
+
+    def _check(self, axis: int, at: Array | None) -> None:
+        size = self.sizes[axis]
+        if at is not None and at.size and not -size <= at.min() <= at.max() < size:
+            raise IndexError(f"positions up to {at.max()} of an axis of {size}")
 
     def same(self, a: int, b: int) -> None:
         """Position p of `a` is position p of `b`."""
@@ -97,7 +105,10 @@ class System:
             self.sames.append((a, b))
 
     def part(self, axis: int, whole: int, whole_at: Array, at: Array | None = None) -> None:
-        """Position `at[k]` (k if None) of `axis` is position `whole_at[k]` of `whole`."""
+        """Position `at[k]` (k if None) of `axis` is position `whole_at[k]` of `whole`.
+
+        Raises IndexError if one of them has no such position.
+        """
         if whole < 0:
             self.freeze(axis, "it meets an axis of unknown or broadcast size")
         elif axis == ONE:
@@ -106,6 +117,8 @@ class System:
             self.freeze(whole, "it meets an axis of unknown or broadcast size", whole_at)
         else:
             at = np.arange(self.sizes[axis]) if at is None else at
+            self._check(axis, at)
+            self._check(whole, whole_at)
             self.parts.append(Part(axis, at, whole, whole_at, self._next()))
 
     def merge(self, whole: int, factors: Sequence[int]) -> None:

@@ -300,7 +300,7 @@ class Shapes:
         dtype = fact.dtype if fact.dtype is not None else _declared_type(value)
         if foreign and self._trust:
             return Fact(dtype, self._declared(value))
-        return fact if dtype is fact.dtype else fact._replace(dtype=dtype)
+        return fact if dtype is fact.dtype else fact._replace(dtype=dtype, data=None)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -4,6 +4,7 @@ import os
 import re
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import graphopt
@@ -13,7 +14,8 @@ from graphopt.execution.runtime import run
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from graphopt.backends.torch_fx import lower  # noqa: E402
+from graphopt.backends.torch_fx import lower, programs  # noqa: E402
+from graphopt.backends.torch_fx.types import array_of  # noqa: E402
 
 from graphopt.testing import parse_model  # noqa: E402
 
@@ -154,3 +156,28 @@ def test_parameters_called_as_the_exporter_calls_its_values(tmp_path):
     again = graphopt.load(tmp_path / "m.pt2")
     assert {"val_0", "val_2"} <= set(again.graph.initializers)
     same_outputs(model, again, {"x": np.ones((2, 16), np.float32)})
+
+
+def test_bfloat16_that_the_runtime_lacks_is_written_and_checked_elsewhere(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).bfloat16().eval()
+    x = torch.randn(2, 32).bfloat16()
+    model = graphopt.trace(module, (x,))
+    with pytest.raises(ModelError, match="Could not find an implementation"):
+        run(model, {model.graph.inputs[0].name: x.float().numpy()})
+    file = tmp_path / "m.pt2"
+    graphopt.save(model, file)
+    (made,) = torch.export.load(file).module()(x)
+    assert made.dtype is torch.bfloat16
+    torch.testing.assert_close(made, module(x), rtol=0.02, atol=0.02)
+    program, names = programs.open_program(file)
+    (array,) = programs.run_program(
+        program, names, {names["inputs"][0]: array_of(x, ir.DataType.BFLOAT16)}
+    ).values()
+    assert array.dtype.name == "bfloat16"
+    np.testing.assert_array_equal(array.astype(np.float32), made.detach().float().numpy())
+    monkeypatch.setattr(
+        programs, "run_program", lambda *a: {model.graph.outputs[0].name: array * array}
+    )
+    with pytest.raises(ModelError, match="computes something else"):
+        graphopt.save(model, file)

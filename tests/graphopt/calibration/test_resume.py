@@ -3,6 +3,7 @@ import pytest
 
 from graphopt.cache import default_folder, open_cache
 from graphopt.calibration import ranges, resume
+from graphopt.samples import Samples
 from graphopt.testing import parse_model
 
 
@@ -62,15 +63,11 @@ def test_a_killed_calibration_goes_on(method):
         calibrate(model(), ["a", "b"], killed_after(samples, 5), method)
     assert len(list(states().iterdir())) == 1
     tracked = []
-
-    def track(s):
-        for feed in s:
-            tracked.append(feed)
-            yield feed
-
-    found = calibrate(model(), ["a", "b"], samples, method, track=track)
+    watched = Samples(samples).watched(lambda done, total: tracked.append(done))
+    found = calibrate(model(), ["a", "b"], watched, method)
     assert found == expected
-    assert len(tracked) == 8  # each sample was read once: those of before were not run again
+    # the first tells whose state it is; then each was read once: those of before were not run again
+    assert tracked == [0, *range(8)]
     assert not list(states().iterdir()), "nothing is left behind"
 
 

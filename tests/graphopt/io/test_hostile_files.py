@@ -421,3 +421,15 @@ def test_weights_of_size_zero_and_a_flag_that_is_no_flag_pass_through(tmp_path, 
     proto = model(nodes, inits=inits, outputs=[helper.make_tensor_value_info("y", F, None)])
     result = graphopt.optimize(write(tmp_path, proto), spec, measure=False)
     assert [v.name for v in result.model.graph.outputs] == ["y"]
+
+
+def test_an_initializer_without_the_input_that_old_versions_ask_for(tmp_path):
+    """Runtimes open such files; onnxruntime ships one."""
+    weight = numpy_helper.from_array(np.full((2, 3), 2, np.float32), "w")
+    made = model([node("Mul", ["x", "w"], ["y"], name="m")], inits=[weight])
+    made.ir_version = 3
+    read, said = notes(tmp_path, made)
+    assert "no input beside it, which IR version 3 asks for" in said
+    result = graphopt.optimize(read, "clean,fold,fuse", measure=False)
+    assert [v.name for v in result.model.graph.inputs] == ["x"]
+    assert [n.op_type for n in result.model.graph] == ["Mul"]

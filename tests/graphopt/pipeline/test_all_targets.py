@@ -38,7 +38,7 @@ def test_the_notes_say_what_was_compared(two):
     assert re.search(r"target cpu( \(threads=1\))? was chosen", said)
     assert "as fast as the source on cpu" in said
     assert "gone is not here: it needs gone" in said
-    assert any(text.startswith("cpu: clean") for text, _, _ in told)
+    assert any(text.startswith("cpu: step 1 of 1, clean") for text, _, _ in told)
 
 
 def test_a_budget_that_no_target_meets_gives_the_closest_and_is_missed(two):

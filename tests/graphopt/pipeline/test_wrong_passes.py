@@ -7,6 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import Pass, Samples, optimize
+from graphopt.errors import PassError
+from graphopt.pipeline.prepare import prepare
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -121,9 +123,63 @@ def test_it_is_undone_and_told(how, why):
     assert [v.name for v in result.model.graph.outputs] == ["y", "z", "k"]
 
 
+def change_the_source(model, ctx):
+    for one in (model, ctx.source):
+        next(n for n in one.graph if n.op_type == "Neg").op_type = "Abs"
+
+
+def overwrite_a_weight(model, ctx):
+    proto = model.graph.initializers["scale"].const_value.raw
+    proto.raw_data = (np.frombuffer(proto.raw_data, np.float32) + 1).tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class InPlace(Pass):
+    """Changes what it shares with the source, and says nothing."""
+
+    how: str = ""
+
+    def run(self, model, ctx):
+        {"graph": change_the_source, "weight": overwrite_a_weight}[self.how](model, ctx)
+        return 0
+
+
+@pytest.mark.parametrize("how", ["graph", "weight"])
+def test_a_source_that_was_changed_in_place_is_noticed(how):
+    given = ir.from_proto(ir.to_proto(model()))
+    with pytest.raises(PassError, match="changed the source model itself"):
+        optimize(given, [InPlace(how)], measure=False)
+
+
 def test_outputs_that_say_nothing_are_told():
     nan = parse_model("y = Sqrt(x)", inputs={"x": (2, 2)})
     given = Samples([{"x": np.full((2, 2), -1, np.float32)}])
     result = optimize(nan, "clean", samples=given, measure=False)
     assert any(note.startswith("y: empty or NaN on every run") for note in result.report.notes)
     assert result.report.validated is False
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Pass):
+    """Takes the length of a sequence for a constant."""
+
+    def run(self, model, ctx):
+        if not ctx.edit(self, "model"):
+            return 0
+        target = next(n for n in model.graph if n.op_type == "Reshape").inputs[1]
+        target.const_value = ir.tensor(np.int64([1, 16, 4]), name=target.name)
+        return 1
+
+
+def test_other_axes_than_the_batch_are_tried_at_other_sizes():
+    text = parse_model("h = Relu(x)  y = Reshape(h, shape)", inputs={"x": (1, "length", 4)},
+                       constants={"shape": np.int64([1, -1, 4])})  # fmt: skip
+    setting = prepare(text, measure=False)
+    assert {len(f["x"][0]) for f in setting.judge.extra} == {16, 17, 8}
+    assert optimize(text, [Frozen()], measure=False).report.steps[0].status == "undone"
+
+
+def test_the_extremes_of_all_samples_are_tried():
+    given = Samples([{"x": np.full((1, 4), v, np.float32)} for v in (1, -7, 30)])
+    extra = prepare(model(), samples=given, measure=False).judge.extra
+    assert any(set(np.unique(f["x"])) == {-7, 30} for f in extra)

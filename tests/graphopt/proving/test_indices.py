@@ -50,8 +50,22 @@ def test_quotients_and_rests_are_exact(seed):
         (ranges.divide(once, second), value // first // second),
         (ranges.modulo(once, second), value // first % second),
     ]
+    inner = ranges.modulo(e, first * second)
+    whole, rest = ranges.divide(inner, first), ranges.modulo(inner, first)
+    pairs += [
+        (whole, value % (first * second) // first),
+        (rest, value % (first * second) % first),
+        (ranges.joined(whole * first + rest), value % (first * second)),
+    ]
     for made, wanted in pairs:
         assert (ranges.values(made, grid) == wanted).all()
+
+
+def test_the_rest_of_a_quotient_has_one_form():
+    ranges, n = Ranges(), symbol("n")
+    i = ranges.variable(n, "i")
+    assert ranges.divide(ranges.modulo(i, 16), 4) == ranges.modulo(ranges.divide(i, 4), 4)
+    assert ranges.modulo(ranges.modulo(i, 16), 4) == ranges.modulo(i, 4)
 
 
 def test_sizes_that_are_names_divide_where_it_shows():

@@ -8,9 +8,11 @@ from denotation import denoted
 
 from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
+from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
 from graphopt.proving.products import PRODUCTS
+from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.scalars import Unprovable
 from graphopt.proving.windows import OPERATORS
 from graphopt.testing import parse_model
@@ -63,6 +65,8 @@ for op in "Add Sub Mul Div".split():  # noqa: SIM905
 case("y = Div(x, z)", {"x": i(3, 4, dtype=np.int32)}, {"z": k(-2, dtype=np.int32)})
 case("y = Sum(x, z, w)", {"x": f(2, 3), "z": f(3), "w": f(2, 1)})
 case("y = Sum(x)", {"x": f(2, 3)})
+case("y = Mean(x, z, w)", {"x": f(2, 3), "z": f(3), "w": f(2, 1)})
+case("y = Mean(x)", {"x": f(2, 3)})
 case("y = Neg(x)", {"x": f(2, 3)})
 case("y = Neg(x)", {"x": i(2, 3)})
 for e in (0.0, 0.5, 1.0, 2.0, 3.0, -1.0, -2.0, 1.5, 7.0):
@@ -75,6 +79,24 @@ case("y = Sqrt(x)", {"x": pos(2, 3)})
 case("y = Where(c, x, z)", {"c": b(2, 3), "x": f(2, 1), "z": f(3)})
 case("y = Where(c, x, z)", {"c": b(2, 3), "x": f(2, 3)}, {"z": np.float32(-np.inf).reshape(())})
 case("y = Where(c, z, x)", {"c": b(2, 3), "x": f(2, 3)}, {"z": np.float32(-np.inf).reshape(())})
+for c in (True, False):
+    case("y = Where(c, x, z)", {"x": f(2, 1), "z": f(3)}, {"c": np.array(c)})
+    case("y = Where(c, x, x)", {"c": b(2, 3), "x": f(3)}, {})
+    for op in "And Or Xor".split():  # noqa: SIM905
+        case(f"y = {op}(c, x)", {"x": b(2, 3)}, {"c": np.array([c])})
+case("y = Where(c, x, z)", {"x": f(2, 1), "z": f(3)}, {"c": np.array([True, False, True])})
+case("y = And(x, x)", {"x": b(2, 3)})
+case("y = Xor(x, x)", {"x": b(2, 3)})
+case("a = Cast<to=7>(x)  y = Cast<to=1>(a)", {"x": f(2, 3) * 9})
+case("a = Cast<to=11>(x)  y = Cast<to=6>(a)", {"x": f(2, 3) * 9})
+case("a = Cast<to=6>(x)  y = Cast<to=1>(a)", {"x": b(2, 3)})
+case("a = Cast<to=1>(x)  y = Cast<to=9>(a)", {"x": b(2, 3)})
+case(
+    "a = Cast<to=1>(x)  y = Cast<to=7>(a)",
+    {
+        "x": i(2, 3) + 2**24,
+    },
+)
 case("y = Cast<to=7>(x)", {"x": f(2, 3) * 9})
 case("y = Cast<to=11>(x)", {"x": f(2, 3)})
 case("y = Cast<to=9>(x)", {"x": i(2, 3, low=0, high=2)})
@@ -279,6 +301,25 @@ CONVS = [
 for how, x, w in CONVS:
     case(f"y = Conv<{how}>(x, w)".replace("<>", ""), {"x": f(*x), "w": f(*w)})
     case(f"y = Conv<{how}>(x, w, b)".replace("<>", ""), {"x": f(*x)}, {"w": f(*w), "b": f(w[0])})
+for how, x, w in (
+    ("", (2, 3, 5), (3, 4, 2)),
+    ("", (1, 2, 4, 3), (2, 3, 3, 2)),
+    ("strides=[2, 3]", (1, 2, 3, 2), (2, 3, 3, 2)),
+    ("pads=[1, 0, 2, 1], strides=[2, 1]", (1, 2, 3, 4), (2, 3, 3, 2)),
+    ("dilations=[2, 1], output_padding=[1, 0], strides=[2, 2]", (1, 2, 3, 2), (2, 3, 2, 2)),
+    ("group=2", (1, 4, 3, 2), (4, 3, 2, 2)),
+):
+    case(f"y = ConvTranspose<{how}>(x, w)".replace("<>", ""), {"x": f(*x), "w": f(*w)})
+    bias = f(w[1] * (2 if "group" in how else 1))
+    case(
+        f"y = ConvTranspose<{how}>(x, w, b)".replace("<>", ""),
+        {"x": f(*x)},
+        {"w": f(*w), "b": bias},
+    )
+case(
+    'y = ConvTranspose<auto_pad="SAME_UPPER", strides=[2]>(x, w)',
+    {"x": f(1, 2, 3), "w": f(2, 3, 3)},
+)
 fused = {"x": f(1, 2, 5, 5), "w": f(3, 2, 3, 3), "b": f(3)}
 for act in (
     '"Relu"',
@@ -361,6 +402,9 @@ case("y = Attention(q, k, v)", apart, opset=23)
 case("y = Attention(q, k, v, m)", {**apart, "m": f(3, 5)}, opset=23)
 case("y = Attention(q, k, v, m)", {**apart, "m": f(2, 1, 3, 5)}, opset=23)
 case("y = Attention(q, k, v, m)", {**apart, "m": b(3, 5) | np.eye(3, 5, dtype=bool)}, opset=23)
+case("y = Attention<softcap=2.0>(q, k, v)", apart, opset=23)
+case("y = Attention(q, k, v)", {**apart, "k": f(2, 1, 5, 6), "v": f(2, 1, 5, 7)}, opset=23)
+case("y = Attention(q, k, v)", {**apart, "k": f(2, 4, 5, 6), "v": f(2, 4, 5, 7)}, opset=23)
 case("y = Attention<is_causal=1>(q, k, v)", square, opset=23)
 case("y = Attention<is_causal=1>(q, k, v, m)", {**square, "m": f(5, 5)}, opset=23)
 case("y = Attention<is_causal=1>(q, k, v)", apart, opset=23)
@@ -375,6 +419,39 @@ case("y = RotaryEmbedding(x, cos, sin, p)", {"x": f(2, 5, 3, 4), **table}, opset
 case("y = RotaryEmbedding<num_heads=5>(x, cos, sin)", {"x": f(2, 3, 20), **turn}, opset=23)
 case("y = RotaryEmbedding<num_heads=5>(x, cos, sin, p)", {"x": f(2, 3, 20), **table}, opset=23)
 case("y = RotaryEmbedding<interleaved=1>(x, cos, sin)", {"x": f(2, 5, 3, 4), **turn}, opset=23)
+case("y = RotaryEmbedding<interleaved=1>(x, cos, sin, p)", {"x": f(2, 5, 3, 4), **table}, opset=23)
+for how in "", ", interleaved=1":
+    part = f"y = RotaryEmbedding<rotary_embedding_dim=4, num_heads=5{how}>(x, cos, sin)"
+    case(part, {"x": f(2, 5, 3, 6), **turn}, opset=23)
+    case(part, {"x": f(2, 3, 30), **turn}, opset=23)
+
+corner = np.array([[[0, 1], [0, 2]], [[1, 1], [1, 2]]])
+case("y = GatherND(x, w)", {"x": f(3, 4, 2)}, {"w": corner})
+case("y = GatherND(x, w)", {"x": f(3, 4)}, {"w": corner - k(0, 4)})
+case("y = GatherND(x, w)", {"x": f(3, 4)}, {"w": corner[:, ::-1] * k(1, 2) % 4})
+case("y = GatherND<batch_dims=1>(x, w)", {"x": f(2, 4, 3)}, {"w": corner[..., 1:]})
+case("y = GatherND<batch_dims=1>(x, w)", {"x": f(2, 4, 3)}, {"w": corner[:, :, :1]})
+# --- places and quantization
+for op in "ArgMax ArgMin".split():  # noqa: SIM905
+    case(f"y = {op}(x)", {"x": f(3, 4)})
+    case(f"y = {op}<axis=-1, keepdims=0>(x)", {"x": f(2, 3, 4)})
+    case(f"y = {op}<axis=1, select_last_index=1>(x)", {"x": np.round(f(4, 9))})
+    case(f"y = {op}<axis=1>(x)", {"x": f(3, 1)})
+step, zero = np.float32(0.03).reshape(()), np.uint8(128).reshape(())
+by_axis = {"s": pos(3) / 50, "z": i(3, low=-9, dtype=np.int8)}
+case("y = QuantizeLinear(x, s)", {"x": pos(2, 9)}, {"s": step})
+case("y = QuantizeLinear(x, s, z)", {"x": f(2, 9) * 4}, {"s": step, "z": zero})
+case("y = QuantizeLinear(x, s, z)", {"x": f(2, 3, 4)}, by_axis)
+case("y = QuantizeLinear<axis=-1>(x, s, z)", {"x": f(4, 3)}, by_axis)
+case("y = DequantizeLinear(x, s)", {"x": i(2, 9, dtype=np.int8)}, {"s": step})
+case("y = DequantizeLinear(x, s, z)", {"x": i(2, 3, 4, dtype=np.int8)}, by_axis)
+case("y = DequantizeLinear<axis=-1>(x, s, z)", {"x": i(4, 3, dtype=np.int8)}, by_axis)
+low = np.float32(-np.inf).reshape(())
+case(
+    "a = Pad(x, p, l)  y = MaxPool<kernel_shape=[2]>(a)",
+    {"x": f(1, 2, 4)},
+    {"p": k(0, 0, 1, 0, 0, 1), "l": low},
+)
 
 ALL = [(op, *c) for op, cases in CASES.items() for c in cases]
 
@@ -421,6 +498,7 @@ def test_every_operator_has_a_setting_that_is_looked_into():
         except Unprovable:
             continue
         seen.add(op.replace("com.microsoft.", "com.microsoft:"))
-    assert set(OPERATORS) == {*MOVES, *ARITHMETIC, *PRODUCTS, *NORMALIZATIONS, *ATTENTION}
+    tables = (MOVES, ARITHMETIC, CONDITIONS, PRODUCTS, NORMALIZATIONS, ATTENTION, QUANTIZED)
+    assert set(OPERATORS) == {name for table in tables for name in table}
     # Swish is of opset 24, for which this runtime has no kernel; Identity is its operand's term
     assert set(OPERATORS) - seen == {"Swish", "Identity"}

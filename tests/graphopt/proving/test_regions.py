@@ -1,6 +1,7 @@
 """Regions run alone: what is drawn for them, and what counts as equal."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from graphopt.proving.numbering import numbered
@@ -40,10 +41,77 @@ def test_inputs_are_drawn_where_constants_decide(before, after, constants):
     assert "inputs" in means
 
 
+WRONG = {
+    # only where two numbers are equal, only at a half
+    "at least": ("y = Greater(x, t)", "y = GreaterOrEqual(x, t)", {"t": scalar(0.3)}),
+    "halves": ("y = Round(x)", "a = Add(x, h)  y = Floor(a)", {"h": scalar(0.5)}),
+    "ties": ("y = ArgMax<axis=1>(x)", "y = ArgMax<axis=1, select_last_index=1>(x)", {}),
+    "what is no number": (
+        "n = IsNaN(x)  y = Where(n, t, x)", "a = Add(x, t)  y = Identity(a)", {"t": scalar(0)},
+    ),
+    "what nearly vanishes": ("y = Identity(x)", "y = Shrink<lambd=1e-36, bias=0.0>(x)", {}),
+    # a mask that matters where scores are as large as it is
+    "a smaller mask": (
+        "s = Mul(x, z)  y = Max(s, t)", "s = Mul(x, z)  y = Max(s, u)",
+        {"t": scalar(-10000), "u": scalar(-7071)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_edges_are_drawn(kind):
+    before, after, constants = WRONG[kind]
+    assert told(before, after, None, constants)[0] == "refuted"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_integers_fill_their_type(dtype):
+    inputs = {"x": np.zeros((2, 3), dtype)}
+    narrow = ir.DataType.from_numpy(np.dtype(np.int16 if dtype is np.int32 else np.int32))
+    wide = ir.DataType.from_numpy(np.dtype(dtype))
+    after = f"a = Cast<to={int(narrow)}>(x)  y = Cast<to={int(wide)}>(a)"
+    assert told("y = Identity(x)", after, inputs)[0] == "refuted"
+    through_float = f"a = Cast<to=1>(x)  y = Cast<to={int(wide)}>(a)"
+    assert told("y = Identity(x)", through_float, inputs)[0] == (
+        "refuted" if dtype is np.int64 else "checked"
+    )
+
+
+def test_axes_that_must_fit_each_other_do():
+    inputs = {"x": ("N", 2), "w": (1, 3)}
+    before = "t = Transpose<perm=[1,0]>(x)  y = MatMul(t, w)"
+    verdict, _ = told(before, before.replace("y = MatMul(t", "n = Neg(t)  y = MatMul(n"), inputs)
+    assert verdict == "refuted"  # N is 1
+
+
+def test_an_axis_may_be_empty():
+    zero = {"l": np.int64([0]), "i": np.int64(0).reshape(()), "n": scalar(1e-30)}
+    verdict, means = told(
+        "y = ReduceSum<keepdims=0>(x, l)",
+        "f = Gather(x, i)  g = Mul(f, n)  s = ReduceSum<keepdims=0>(x, l)  y = Add(s, g)",
+        {"x": ("N", 3)}, zero,
+    )  # fmt: skip
+    assert (verdict, means) == ("refuted", "it does not run at sizes {'N': 0}")
+
+
+def test_one_part_of_an_output_does_not_hide_another():
+    verdict, means = told(
+        "a = Add(x, c)  y = Concat<axis=0>(x, a)",
+        "u = Mul(x, h)  d = Mul(u, k)  a = Add(x, c)  y = Concat<axis=0>(d, a)", None,
+        {"c": scalar(1), "h": scalar(1e-35), "k": scalar(1e35)},
+    )  # fmt: skip
+    assert (verdict, means) == ("refuted", "it loses digits where the source does not")
+
+
 def test_sizes_go_past_every_limit():
     bounds = {"s": np.int64([0]), "e": np.int64([300]), "a": np.int64([0])}
     verdict, _ = told("y = Slice(x, s, e, a)", "y = Relu(x)", {"x": ("N", 2)}, bounds)
     assert verdict == "refuted"
+
+
+@pytest.mark.parametrize(("side", "same"), [("Max(x)", "checked"), ("Neg(x)", "refuted")])
+def test_a_region_of_rank_0_runs(side, same):
+    assert told(f"a = {side}  y = Sinh(a)", "y = Sinh(x)", {"x": ()})[0] == same
 
 
 def test_a_side_that_does_not_run_at_another_size():
@@ -55,15 +123,33 @@ def test_a_side_that_does_not_run_at_another_size():
     assert "does not run at sizes" in means
 
 
-def test_single_precision_may_not_be_worse():
+@pytest.mark.parametrize(("up", "down"), [(1e30, 1e-30), (1e-35, 1e35)])
+def test_single_precision_may_not_be_worse(up, down):
     verdict, means = told(
+        "y = Mul(x, o)", "a = Mul(x, c)  b = Mul(a, d)  y = Mul(b, o)", None,
+        {"c": scalar(up), "d": scalar(down), "o": scalar(3)},
+    )  # fmt: skip
+    assert verdict == "refuted"
+    assert means in ("it overflows where the source does not",
+                     "it loses digits where the source does not")  # fmt: skip
+
+
+def test_digits_that_cancel_are_missed():
+    verdict, _ = told(
         "y = Mul(x, o)", "a = Add(x, c)  b = Sub(a, c)  y = Mul(b, o)", None,
         {"c": scalar(1e6), "o": scalar(1)},
     )  # fmt: skip
-    assert (verdict, means) == ("refuted", "it loses digits where the source does not")
+    assert verdict == "refuted"
 
 
 def test_equal_regions_are_checked_and_say_on_how_many_inputs():
     verdict, means = told("c = Less(x, z)  y = Not(c)", "y = GreaterOrEqual(x, z)")
     assert verdict == "checked"
     assert means.startswith("equal on ")
+
+
+def test_sizes_that_a_window_names_are_tried():
+    before = "s = Size(x)  y = Equal(s, k)"
+    verdict, _ = told(before, before.replace("k)", "j)"), {"x": ("N",)},
+                      {"k": np.int64(4).reshape(()), "j": np.int64(5).reshape(())})  # fmt: skip
+    assert verdict == "refuted"

@@ -57,9 +57,10 @@ def test_nested_maxima_keep_their_variables_apart(a):
     i, j, k = (a.ranges.variable(4, n) for n in "ijk")
     p = a.sum(a.mul(element(a, 1, i, k), element(a, 2, k, j)), [k])
     nested = a.over("ReduceMax", a.over("ReduceMax", p, [j]), [i])
+    assert nested == a.over("ReduceMax", a.over("ReduceMax", p, [i]), [j])
     ((atom, _),) = nested[0][0].factors
-    ((inner, _),) = atom.polys[0][0][0].factors
-    assert atom.bound[0][0] != inner.bound[0][0]
+    assert len({n for n, _ in atom.bound}) == 2
+    assert nested != a.over("ReduceMax", a.over("ReduceMin", p, [j]), [i])
     diagonal = a.over("ReduceMax", a.renamed(p, {"j": i}), [i])
     assert nested != diagonal
 
@@ -71,3 +72,34 @@ def test_indicators_that_exclude_each_other(a):
     assert a.mul(left, left) == left
     assert a.mul(a.inside(i, 5), right) != ()
     assert a.inside(i, 9) == a.number(1)
+    assert a.mul(a.inside(i - 1, 2), a.inside(i, 4)) == a.inside(i - 1, 2)
+    assert a.mul(a.inside(i - 3, 2), a.inside(i, 4)) != a.inside(i - 3, 2)
+
+
+def test_functions_of_a_concatenation(a):
+    i = a.ranges.variable(9, "i")
+    x, z = element(a, 1, i), element(a, 2, i)
+    left, right = a.inside(i, 4), a.inside(i - 4, 5)
+    joined = a.add(a.mul(left, x), a.mul(right, z))
+    apart = [a.mul(r, a.function("cos", p)) for r, p in ((left, x), (right, z))]
+    assert a.function("cos", joined) == a.add(*apart)
+    # zeros elsewhere have a cosine of 1
+    hole = a.add(a.mul(left, x), a.mul(a.inside(i - 5, 4), z))
+    overlap = a.add(a.mul(left, x), a.mul(a.inside(i - 3, 6), z))
+    for p in (hole, overlap, a.mul(left, x)):
+        assert a.function("cos", p)[0][0].factors[0][0].data == ("cos",)
+
+
+def test_a_sum_over_two_axes_at_once(a):
+    line = a.ranges.variable(6, "line")
+    i, j = a.ranges.variable(2, "i"), a.ranges.variable(3, "j")
+    flat = element(a, 1, a.ranges.divide(line, 3), a.ranges.modulo(line, 3))
+    assert a.sum(flat, [line]) == a.sum(element(a, 1, i, j), [i, j])
+    assert a.sum(flat, [line]) != a.sum(element(a, 1, j, i), [i, j])
+
+
+def test_logarithms_of_products(a):
+    i, k = a.ranges.variable(3, "i"), a.ranges.variable(3, "k")
+    x, z = element(a, 1, k), element(a, 2, i)
+    assert a.log(a.mul(a.exp(z), a.sum(a.exp(x), [k]))) == a.add(z, a.log(a.sum(a.exp(x), [k])))
+    assert a.log(a.sum(a.mul(a.exp(x), x), [k]))[0][0].factors[0][0].data == ("log",)

@@ -42,7 +42,7 @@ def start(command, folder, out):
     script.write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, *command, str(script), str(out)],
-        env=environment, capture_output=True, text=True, timeout=200,
+        env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out)

@@ -1,6 +1,7 @@
 """The guard: each output judged by what it is."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from graphopt.passes.prune import Prune
 
@@ -311,3 +312,12 @@ def test_what_is_not_won_back_is_undone_as_a_whole():
     assert [s.status for s in result.report.steps] == ["undone", "undone"]
     assert "did not win back" in result.report.steps[0].reason
     np.testing.assert_array_equal(result.model.graph.initializers["v"].const_value.numpy(), weight)
+
+
+@pytest.mark.parametrize(("last", "kind"), [("L", "values"), ("C", "logits")])
+def test_an_axis_as_long_as_an_input_s_holds_no_classes(last, kind):
+    """The largest of a row of moments in time is no class, however often one is another."""
+    model = parse_model("y = Relu(x)", inputs={"x": ("N", 3, "L")})
+    (value,) = model.graph.outputs
+    value.shape = ir.Shape(["N", 16, last])
+    assert kind_of(value, [RNG.normal(size=(4, 16, 20))]) == kind

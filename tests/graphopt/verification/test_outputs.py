@@ -64,6 +64,8 @@ def test_the_tolerance_is_the_floor_or_four_times_the_runtimes_noise():
     assert judge.tolerance("y") == FLOOR
     judge.noise = compare_outputs([{"y": np.ones(8)}], [{"y": np.ones(8) * (1 + 1e-4)}])
     assert judge.tolerance("y") == pytest.approx(4e-4)
+    judge.noise = compare_outputs([{"y": np.ones(8)}], [{"y": np.ones(8) * 1.5}])
+    assert judge.tolerance("y") == 0.1, "chaos is no excuse"
 
 
 def test_a_model_the_runtime_cannot_run_is_said_to_be_so():
@@ -95,3 +97,14 @@ def test_a_declared_shape_that_does_not_follow_is_found_by_the_full_check():
     check_graph(model, full=False)
     with pytest.raises(ModelError):
         check_graph(model)
+
+
+def test_a_further_run_that_fails_is_left_out_alone():
+    model = parse_model("y = MatMul(x, w)", inputs={"x": ("N", "M")},
+                        constants={"w": np.ones((3, 2), np.float32)})  # fmt: skip
+    runs = [{"x": np.ones(shape, np.float32)} for shape in ((1, 3), (2, 3), (2, 4), (5, 3))]
+    judge = Judge(model, runs[:1], runs[1:])
+    assert judge.unable == ""
+    assert [len(f["x"]) for f in judge.extra] == [2, 5]
+    assert [o["y"].shape for o in judge.beyond] == [(2, 2), (5, 2)]
+    assert "does not run" in Judge(model, runs[2:]).unable

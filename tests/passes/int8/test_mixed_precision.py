@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from graphopt.passes.int8 import Int8
 from graphopt.passes.int8 import mixed_precision as precision
+from graphopt.passes.int8.plan import Choice
 
 from graphopt.budget import Budget
 from graphopt.context import Context
@@ -54,7 +57,7 @@ def test_a_poisonous_layer_is_named_and_left_in_float():
 def test_a_budget_that_int8_meets_takes_nothing_back():
     edits, _, ctx = quantize(Budget(max_error=10.0))
     assert edits == 3
-    assert ctx.facts[precision.FACT] == {"left": {}, "bits": {}, "forms": {}, "nearest": False}
+    assert ctx.facts[precision.FACT] == dataclasses.asdict(Choice())
 
 
 def test_a_budget_no_integer_meets_leaves_the_model_float():

@@ -93,3 +93,39 @@ def test_a_lookup_is_judged_by_what_it_costs_the_model(more, left):
     )
     assert left in ops
     assert (ctx.facts["faster"]["int8 without lookups"] < 0.95) == (left == "Gather")
+
+
+class Referee:
+    """Bears no integers of weight v."""
+
+    runs = 1
+
+    def over(self, model):
+        return 2.0 if "v_q" in model.graph.initializers else 0.5
+
+    def strain(self, model, runs):
+        return 50.0 if "v_q" in model.graph.initializers else 0.01
+
+
+@pytest.mark.parametrize(("beside", "kept"), [(12.0, 0), (8.0, 2)])
+def test_what_the_guard_leaves_of_a_region_is_timed_again(beside, kept):
+    """All of it in integers is fast; with a float layer in the middle, as the borders cost."""
+    constants = {k: normal(16, 16, 3, 3, seed=s) / 12 for s, k in enumerate("uvw")}
+    model = parse_model(
+        "a = Conv(x, u)  b = Conv(a, v)  y = Conv(b, w)",
+        inputs={"x": (1, 16, 12, 12)},
+        constants=constants,
+    )
+
+    def cost(ops):
+        read = ops.count("DequantizeLinear")  # three weights and four activations
+        return 5.0 if read == 7 else beside if read else 10.0
+
+    feeds = [{"x": normal(1, 16, 12, 12)}]
+    target = find_target("cpu")
+    ctx = Context(
+        model, target=target, samples=Samples(feeds), timer=Clock(cost), referee=Referee()
+    )
+    Int8(balance=False).run(model, ctx)
+    ops = [n.op_type for n in ctx.model.graph]
+    assert (ops.count("QuantizeLinear") > 0) == bool(kept)

@@ -56,3 +56,34 @@ def test_a_fused_product_becomes_its_parts():
 
 def test_plain_operators_are_left_alone():
     check(Open(), "a = Conv(x, w)\ny = Relu(a)", unchanged=True, inputs=X, constants=W)
+
+
+MATRIX = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "inputs"),
+    [
+        ("<alpha=0.5>(x, w)", "y = MatMul(x, v)", (3, 2, 5)),
+        ("<transA=1>(x, w)", "t = Transpose<perm=[0, 2, 1]>(x)\ny = MatMul(t, w)", (3, 5, 2)),
+    ],
+)
+def test_a_product_with_its_neighbours_becomes_a_product(before, after, inputs):
+    constants = {"w": MATRIX, "v": 0.5 * MATRIX}
+    check(
+        Open(), f"y = com.microsoft.FusedMatMul{before}", after, inputs={"x": inputs},
+        constants=constants,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["Gemm<", 'com.microsoft.FusedGemm<activation="Relu", '])
+def test_a_computed_addend_goes_behind_the_product(op):
+    """Without fuse the product alone is a candidate: it must be one after fuse too."""
+    last = "y = Add(a, s)" if op == "Gemm<" else "c = Add(a, s)\ny = Relu(c)"
+    check(
+        Open(),
+        f"z = Neg(x)\nr = MatMul(z, w)\ny = {op}transA=0>(x, w2, r)",
+        f"z = Neg(x)\nr = MatMul(z, w)\na = Gemm(x, w2)\n{last}".replace("(a, s)", "(a, r)"),
+        inputs={"x": (2, 5)},
+        constants={"w": MATRIX, "w2": -MATRIX},
+    )

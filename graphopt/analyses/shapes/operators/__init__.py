@@ -77,11 +77,19 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
 
 
 def _settled(fact: Fact) -> Fact:
-    """A type that is none is unknown; elements from among symbols are numbers if none is one."""
+    """A type that is none is unknown; elements from among symbols are numbers if none is one.
+
+    Elements of another type than the value's are of operands that do not fit each other; sizes
+    below zero (Expand to -1, a Pad that crops more than there is) are no shape.
+    """
+    if fact.dims is not None and any(isinstance(d, int) and d < 0 for d in fact.dims):
+        fact = fact._replace(dims=None, data=None)
     if fact.dtype is ir.DataType.UNDEFINED:
         return fact._replace(dtype=None, data=None)
-    if fact.data is None or fact.data.dtype != object or fact.dtype is None:
+    if fact.data is None or fact.dtype is None:
         return fact
+    if fact.data.dtype != object:
+        return fact if fact.data.dtype == fact.dtype.numpy() else fact._replace(data=None)
     if any(isinstance(e, Expr) for e in fact.data.ravel().tolist()):
         return fact
     return fact._replace(data=fact.data.astype(fact.dtype.numpy()))

@@ -145,6 +145,8 @@ def _split(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
     if sizes is None and len(ins) > 1 and node.inputs[1] is not None:
         sizes = None if ins[1].data is None else ins[1].data.tolist()
         sizes = [shapes.fresh() for _ in range(count)] if sizes is None else sizes
+    elif sizes is None and count == 1:
+        sizes = [x.dims[axis]]
     elif sizes is None:
         whole = x.dims[axis]
         each = floordiv(whole + (count - 1), count)
@@ -201,12 +203,33 @@ def _tile(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
     return [Fact(x.dtype, tuple(d if nonnegative(d) else shapes.fresh() for d in dims))]
 
 
+def _pad(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact] | None:
+    """Sizes grow by the pads on either side."""
+    x, given = ins[0], attribute(node, "pads")
+    if given is None and len(ins) > 1 and ins[1].concrete is not None:
+        given = ins[1].concrete.ravel().tolist()
+    if x.dims is None or given is None or min(given, default=0) < 0:
+        return None
+    axes = list(range(len(x.dims)))
+    if len(ins) > 3 and node.inputs[3] is not None:
+        if ins[3].concrete is None:
+            return None
+        axes = [int(a) % len(axes) for a in ins[3].concrete.ravel()]
+    if len(given) != 2 * len(axes):
+        return None
+    dims = list(x.dims)
+    for k, axis in enumerate(axes):
+        dims[axis] = dims[axis] + int(given[k]) + int(given[k + len(axes)])
+    return [Fact(x.dtype, tuple(dims))]
+
+
 OPERATORS = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,

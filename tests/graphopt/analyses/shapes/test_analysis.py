@@ -143,6 +143,26 @@ def test_slice_agrees_with_numpy(start, end, step):
     assert shown(found(text, "y")) == [str(len(np.arange(5)[start:stop:step]))]
 
 
+@pytest.mark.parametrize(
+    ("node", "want"),
+    [
+        ("Pad(x, p)", ["3+N", "M"]),
+        ("Pad(x, r, , a)", ["3+N", "M"]),
+        ("Pad(x, q)", ["?1", "M"]),
+        ("Pad(x, r, , z)", None),
+        ("Split<num_outputs = 1>(x)", ["N", "M"]),
+    ],
+)
+def test_padded_and_undivided_sizes(node, want):
+    text = f"""g (float[N, M] x, int64[2] z) => (y) {{
+        p = Constant<value_ints = [1, 0, 2, 0]>()  r = Constant<value_ints = [1, 2]>()
+        q = Constant<value_ints = [-1, 0, 0, 0]>()  a = Constant<value_ints = [0]>()
+        y = {node}
+    }}"""
+    dims = shown(found(text, "y"))
+    assert dims == want
+
+
 def test_bound_inputs_make_everything_static():
     m = model(
         """g (float[N, 3, H, W] x) => (y) {

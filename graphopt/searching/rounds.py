@@ -1,0 +1,293 @@
+"""Rounds of a search: tables, proposals, trials, finalists."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.backend import named_target
+from graphopt.budget import Budget
+from graphopt.context import Progress
+from graphopt.errors import PassError
+from graphopt.pipeline.prepare import Setting, prepare
+from graphopt.pipeline.result import Result
+from graphopt.pipeline.run import run
+from graphopt.searching.correction import correct
+from graphopt.searching.cost import CostModel
+from graphopt.searching.finals import Finals
+from graphopt.searching.loss import measure_losses
+from graphopt.searching.proposing import Proposals
+from graphopt.searching.ranking import Ranking, limits_of
+from graphopt.searching.report import SearchReport, described
+from graphopt.searching.space import Choice, Space, passes_for, space_of
+from graphopt.searching.study import Study, Trial
+from graphopt.searching.table import Table
+from graphopt.searching.trial import Bench, Outcome, key_of
+from graphopt.searching.workers import Workers
+
+__all__ = ["Found", "Search", "Standing"]
+
+#: Proposals in a round: the front does not depend on how many workers there are.
+ROUND = 4
+#: Rounds without a new candidate after which there is nothing more to try.
+IDLE = 2
+#: Candidates that are tried again with training.
+RECOVERED = 4
+#: Candidates that are timed side by side at the end.
+FINALISTS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a search stands, for whoever watches.
+
+    Attributes:
+        trials: what was evaluated so far.
+        front: of those within the limits.
+        best: the cheapest of them.
+        doing: what goes on.
+        left: seconds left, None without a limit of time.
+    """
+
+    trials: tuple[Trial, ...]
+    front: tuple[Trial, ...]
+    best: Trial | None
+    doing: str
+    left: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        result: the model, as `graphopt.optimize` gives one; it is the closest if `met` is False.
+        report: the choice layer by layer, the trials, the front.
+        front: results of every trial that no other beats, cheapest first (`search(front=True)`).
+    """
+
+    result: Result
+    report: SearchReport
+    front: tuple[Result, ...] = ()
+
+    @property
+    def met(self) -> bool:
+        """Whether every limit is met."""
+        return self.result.met
+
+
+class Search:
+    """One search: tables, study, rounds, finalists."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        budget: Budget,
+        limit: float,
+        minimize: str,
+        passes: str | Sequence[Any] | None,
+        trials: int,
+        seconds: float | None,
+        study: str | Path | None,
+        cache: str | Path | None,
+        measure_seconds: float,
+        progress: Progress,
+        watch: Callable[[Standing], None],
+    ) -> None:
+        self.bench, self.budget, self.limit, self.minimize = bench, budget, limit, minimize
+        self.wanted, self.measure_seconds = trials, measure_seconds
+        self.progress, self._watch = progress, watch
+        self.end = None if seconds is None else time.monotonic() + seconds
+        task = bench.task
+        self.target = named_target(task.target)
+        base, steps = passes_for(passes)
+        progress("preparing", 0, 0)
+        self.setting = self._after(base, cache)
+        self.space: Space = space_of(base, steps, self.setting)
+        plain = run(_quiet(self.setting), self.space.passes(self.space.nothing)).model
+        progress("measuring what operators cost", 0, 0)
+        self.table = Table(self.target, self.setting.cache)
+        self.cost = CostModel(self.setting, self.space, self.table, self.target, plain)
+        correct(self.cost, self.setting, self.target, progress)
+        about = {
+            "model": bench.setting.digest,
+            "samples": bench.setting.samples.digest(),
+            "evaluation": str(task.evaluate),
+            "target": task.target,
+            "loss": task.loss,
+            "minimize": minimize,
+            "passes": [str(p) for p in (*base, *steps)],
+        }
+        self.study = Study(str(study) if study is not None else None, about, task.seed)
+        losses = measure_losses(self.setting, self.space, progress)
+        limits = limits_of(budget, self.cost, bench.setting.source.bytes)
+        self.ranking = Ranking(self.cost, minimize, limit, limits)
+        self.proposals = Proposals(self.ranking, losses, task.loss == "error", self.study.digest)
+        self.failures: list[str] = []
+
+    def _after(self, base: Sequence[Any], cache: str | Path | None) -> Setting:
+        """A setting whose source is the model after the exact passes, with the same samples."""
+        whole = self.bench.setting
+        made = run(_quiet(whole), list(base)).model
+        setting = prepare(
+            made,
+            target=dataclasses.replace(whole.target, measured=False),
+            budget=whole.budget,
+            seed=whole.seed,
+            shapes=whole.shapes,
+            verify="graph",
+            measure=False,
+            cache=cache,
+        )
+        return dataclasses.replace(setting, samples=whole.samples, given=whole.given)
+
+    # --- rounds -----------------------------------------------------------------------------
+
+    def run(self, staff: Workers) -> bool:
+        """Evaluate candidates in rounds until there are enough; whether it was interrupted."""
+        idle = 0
+        try:
+            while True:
+                trials = self.study.trials()
+                if len(trials) >= self.wanted or self._late() or idle == IDLE:
+                    return False
+                new = self._round(trials, min(ROUND, self.wanted - len(trials)), staff)
+                idle = 0 if new else idle + 1
+        except KeyboardInterrupt as interrupt:
+            if type(interrupt) is not KeyboardInterrupt:
+                raise  # a signal that ends the process, not Ctrl-C
+            return True
+
+    def recover(self, spec: str, staff: Workers) -> bool:
+        """Try cheaper candidates, which lose too much, again with training; as `run`.
+
+        Those that lose least come first, and the first that cannot be won back is the last.
+        """
+        trials = self.study.trials()
+        best = next(
+            (self.ranking.cost_of(t) for t in self.ranking.ranked(trials) if self.ranking.met(t)),
+            math.inf,
+        )
+        over = [
+            t for t in trials if self.limit < t.loss < math.inf and self.ranking.cost_of(t) < best
+        ]
+        known = {t.key for t in trials}
+        try:
+            for trial in sorted(over, key=lambda t: t.loss)[:RECOVERED]:
+                longer = f"{trial.spec}, {spec}"
+                key = key_of(self.study.digest, longer)
+                if key in known:
+                    continue
+                self._tell(f"training a candidate that loses {trial.loss:.4g}")
+                (outcome,) = (o for _, o in staff.outcomes([longer]))
+                made = dataclasses.replace(trial, key=key, spec=longer, outcome=outcome)
+                self.study.add(made, self.ranking.cost_of(made))
+                if outcome.reason:
+                    self.failures.append(outcome.reason)
+                if not self.ranking.met(made) or self._late():
+                    return False
+        except KeyboardInterrupt as interrupt:
+            if type(interrupt) is not KeyboardInterrupt:
+                raise
+            return True
+        return False
+
+    def _round(self, trials: Sequence[Trial], most: int, staff: Workers) -> int:
+        """Propose, evaluate and keep a round of candidates; how many were new."""
+        losses, anchor, firsts = self.proposals.fitted(trials)
+        kinds = sorted({k for row in losses.kinds for k in row if k})
+        known = {t.key for t in trials}
+        self._tell("choosing candidates")
+        chosen: list[tuple[Any, Choice, str, str]] = []
+        number = self.study.finished()
+        proposed = self.study.propose(kinds, firsts, ROUND, number)
+        for k, (one, factors, budget) in enumerate(proposed):
+            rng = np.random.default_rng([self.bench.task.seed, number, k])
+            made = self.proposals.fresh(losses, factors, math.exp(anchor + budget), known, rng)
+            if made is None or len(chosen) >= most:
+                self.study.drop(one)
+                continue
+            known.add(made[2])
+            chosen.append((one, *made))
+        kept = {k: self.study.kept(key) for k, (*_, key) in enumerate(chosen)}
+        outcomes = {k: outcome for k, outcome in kept.items() if outcome is not None}
+        new = [k for k in kept if k not in outcomes]
+        specs = [chosen[k][2] for k in new]
+        if specs:
+            self._tell(f"evaluating {len(specs)} candidates")
+        try:
+            for place, outcome in staff.outcomes(specs):
+                k = new[place]
+                outcomes[k] = outcome
+                self.study.keep(chosen[k][3], outcome)  # this process may be killed
+                if outcome.reason:
+                    self.failures.append(outcome.reason)
+                left = len(chosen) - len(outcomes)
+                self._tell(f"evaluating {left} more candidates", outcomes, chosen)
+                if self._late():
+                    break
+        finally:  # in order, whoever came first
+            for k, (one, choice, spec, key) in enumerate(chosen):
+                if k in outcomes:
+                    predicted = self.cost.predict(choice)
+                    trial = Trial(0, key, spec, choice, outcomes[k], predicted)
+                    self.study.tell(one, trial, self.ranking.cost_of(trial))
+        return len(chosen)
+
+    def _late(self) -> bool:
+        return self.end is not None and time.monotonic() > self.end
+
+    def _tell(
+        self,
+        doing: str,
+        outcomes: Mapping[int, Outcome] | None = None,
+        chosen: Sequence[tuple[Any, Choice, str, str]] = (),
+    ) -> None:
+        trials = self.study.trials()
+        for k, outcome in (outcomes or {}).items():  # told to the study when the round is done
+            _, choice, spec, key = chosen[k]
+            trials.append(Trial(0, key, spec, choice, outcome, self.cost.predict(choice)))
+        best = next((t for t in self.ranking.ranked(trials) if self.ranking.met(t)), None)
+        left = None if self.end is None else max(0.0, self.end - time.monotonic())
+        self._watch(Standing(tuple(trials), tuple(self.ranking.front(trials)), best, doing, left))
+        self.progress(doing, len(trials), self.wanted)
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def finish(self, whole_front: bool, interrupted: bool) -> Found:
+        """Build the finalists, time them, and make the best one's result and report."""
+        trials = self.study.trials()
+        ranked = self.ranking.ranked(trials)
+        if not ranked:
+            raise PassError(
+                "no candidate could be evaluated"
+                + (f": {self.failures[0]}" if self.failures else "")
+            )
+        able = [t for t in ranked if self.ranking.met(t)] or ranked[:1]
+        last = able[:FINALISTS] if self.minimize == "latency" else able[:1]
+        finals = Finals(self.bench, self.target, self.budget, self.limit, self.measure_seconds)
+        best, result = finals.best(last, by_latency=self.minimize == "latency", tell=self.progress)
+        front = self.ranking.front(trials)
+        others = tuple(self.bench.final(t.spec) for t in front) if whole_front else ()
+        report = described(
+            self.proposals,
+            trials,
+            best,
+            loss=self.bench.task.loss,
+            met=result.met,
+            interrupted=interrupted,
+            table=self.table,
+            failures=self.failures,
+        )
+        return Found(result, report, others)
+
+
+def _quiet(setting: Setting) -> Setting:
+    """Without comparing outputs: for exact passes that are checked again with the result."""
+    return dataclasses.replace(setting, judge=None, guard=None)

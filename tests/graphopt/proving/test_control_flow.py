@@ -1,0 +1,103 @@
+"""Regions with loops and branches: each turn and each branch counts for itself."""
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from graphopt.proving.numbering import numbered
+from graphopt.proving.regions import check
+from graphopt.proving.windows import windows_of
+
+HEAD = '<ir_version: 10, opset_import: ["": 20]>\n'
+
+
+def verdict(before, after):
+    old, new = (ir.from_proto(onnx.parser.parse_model(HEAD + t)) for t in (before, after))
+    found = windows_of(numbered(old), new, check)
+    if found.open:
+        return "refuted" if any(w.verdict == "refuted" for w in found.windows) else "assumed"
+    lasting = {w.verdict for w in found.windows} & {"proved", "checked"}
+    return "checked" if "checked" in lasting else "proved"
+
+
+def loop(turns=3, step="Add", after="Tanh", start="x", limit="int64 n"):
+    """h = after(h step i), so many times."""
+    return f"""net (float[a,4] x, float[a,4] z) => (float[a,4] y)
+        <{limit} = {{{turns}}}, bool yes = {{1}}> {{
+        s = Identity({start})
+        y = Loop(n, yes, s) <body = b (int64 i, bool c, float[a,4] h)
+            => (bool d, float[a,4] g) {{
+            d = Identity(c)  k = Cast<to=1>(i)  q = {step}(h, k)  g = {after}(q) }}> }}"""
+
+
+@pytest.mark.parametrize("turns", [3, 20])
+def test_a_loop_equals_itself(turns):
+    assert verdict(loop(turns), loop(turns)) == "proved"
+
+
+@pytest.mark.parametrize("turns", [3, 20])
+def test_what_a_turn_counts_is_seen_in_every_turn(turns):
+    # the first turn adds 0: only the later ones tell these apart
+    assert verdict(loop(turns), loop(turns, step="Sub")) == "refuted"
+
+
+@pytest.mark.parametrize(("turns", "others"), [(2, 1), (3, 2), (1, 2), (20, 19), (18, 12)])
+def test_one_turn_more_or_less(turns, others):
+    assert verdict(loop(turns, after="Sin"), loop(others, after="Sin")) == "refuted"
+
+
+def test_another_start_and_another_body():
+    assert verdict(loop(20, after="Sin"), loop(20, after="Sin", start="z")) == "refuted"
+    assert verdict(loop(20), loop(20, after="Sin")) == "refuted"
+
+
+def test_a_body_reads_what_is_outside():
+    def reading(value):
+        return f"""net (float[a,4] x, float[a,4] z) => (float[a,4] y)
+            <int64 n = {{20}}, bool yes = {{1}}, float half = {{0.5}}> {{
+            t = Sin(z)  u = Cos(z)
+            y = Loop(n, yes, x) <body = b (int64 i, bool c, float[a,4] h)
+                => (bool d, float[a,4] g) {{
+                d = Identity(c)  k = Mul(h, half)  g = Add(k, {value}) }}> }}"""
+
+    assert verdict(reading("t"), reading("u")) == "refuted"
+
+
+def test_what_each_turn_gives_is_stacked():
+    def collecting(op):
+        return f"""net (float[4] x) => (float[s,4] y) <int64 n = {{20}}, bool yes = {{1}}> {{
+            h, y = Loop(n, yes, x) <body = b (int64 i, bool c, float[4] h)
+                => (bool d, float[4] g, float[4] o) {{
+                d = Identity(c)  g = Sin(h)  o = {op}(g) }}> }}"""
+
+    assert verdict(collecting("Exp"), collecting("Exp")) == "proved"
+    assert verdict(collecting("Exp"), collecting("Neg")) == "refuted"
+
+
+def branches(condition, then="Exp", other="Neg"):
+    return f"""net (float[a,4] x, bool flag) => (float[a,4] y)
+        <float limit = {{3.0}}, float never = {{-1.0}}> {{
+        q = Mul(x, x)  m = ReduceMax<keepdims=0>(q)  {condition}
+        y = If(c) <then_branch = p () => (float[a,4] t) {{ t = {then}(x) }},
+                   else_branch = r () => (float[a,4] e) {{ e = {other}(x) }}> }}"""
+
+
+FLAG, RARE = "c = Identity(flag)", "c = Greater(m, limit)"
+
+
+@pytest.mark.parametrize("condition", [FLAG, RARE])
+def test_branches_are_run_both_ways(condition):
+    assert verdict(branches(condition), branches(condition)) == "proved"
+    assert verdict(branches(condition), branches(condition, "Neg", "Exp")) == "refuted"
+    assert verdict(branches(condition), branches(condition, "Exp", "Abs")) == "refuted"
+    assert verdict(branches(condition), branches(condition, "Sin", "Neg")) == "refuted"
+
+
+def test_another_condition():
+    assert verdict(branches(FLAG), branches("c = Not(flag)")) == "refuted"
+
+
+def test_a_branch_that_no_input_takes_is_not_checked():
+    # the square of a number is never below -1, and the normal form does not know it
+    before, after = branches("c = Less(m, never)"), branches("c = Less(m, never)", "Sin")
+    assert verdict(before, after) in ("assumed", "refuted")
