@@ -103,10 +103,13 @@ class Destinations:
 
 
 def is_model(path: Path) -> bool:
-    """Whether graphopt wrote the model at `path`: it holds a recipe, or its manifest knows it."""
+    """Whether graphopt wrote the model at `path`: a pack, or with a recipe, or in its manifest."""
     from graphopt.deploy.manifest import is_signed
+    from graphopt.entropy.container import is_pack
     from graphopt.graph.provenance import RECIPE
 
+    if is_pack(path):
+        return True
     if zipfile.is_zipfile(path):
         from graphopt.tracing import EXTRA
 

@@ -49,7 +49,8 @@ def bits_of(codes: Array) -> Array:
     """Bits of each symbol, float64; those of frequency 0 cost 24."""
     values = frequencies(codes)
     shares = np.maximum(values, 1e-9) / np.maximum(values.sum(axis=-1, keepdims=True), 1)
-    return np.minimum(-np.log2(shares), 24.0)
+    bits: Array = np.minimum(-np.log2(shares), 24.0)
+    return bits
 
 
 @cache

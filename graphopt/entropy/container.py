@@ -26,7 +26,7 @@ from graphopt.entropy.integers import unpack_integers
 from graphopt.entropy.planes import pack_numbers, unpack_numbers
 from graphopt.entropy.text import compressed, decompressed
 from graphopt.errors import ModelError, UsageError
-from graphopt.replacing import replace_files
+from graphopt.replacing import check_replaceable, replace_files
 
 __all__ = ["Run", "Stored", "is_pack", "read_pack", "unpack", "write_pack"]
 
@@ -55,7 +55,7 @@ class Stored:
 
     name: str
     runs: tuple[tuple[str, int], ...]
-    content: Iterator[bytes]
+    content: Iterator[bytes | memoryview]
 
 
 def is_pack(path: Path) -> bool:
@@ -181,7 +181,7 @@ def read_pack(file: BinaryIO) -> list[Stored]:
     reader = _Reader(records, tables)
     digests: list[bytes] = []
 
-    def content(number: int, runs: Sequence[tuple[str, int]]) -> Iterator[bytes]:
+    def content(number: int, runs: Sequence[tuple[str, int]]) -> Iterator[memoryview]:
         digest = hashlib.sha256()
         for kind, size in runs:
             for part in reader.take(kind, size):
@@ -215,6 +215,7 @@ def unpack(pack: Path, target: Path) -> list[Path]:
             raise UsageError(
                 f"{target.name} is the name of the model's external data: name another"
             )
+        check_replaceable(target)
         if sum(n for f in files for _, n in f.runs) > shutil.disk_usage(target.parent).free:
             raise ModelError(f"what is in the pack is more than {target.parent} has room for")
         for path in paths[:-1]:

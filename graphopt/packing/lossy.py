@@ -158,17 +158,22 @@ def pack_rounded(
     source = _metric(setting, clean)
     size = _size(layers)
     trials: dict[int, _Trial] = {}
+    strict = budget.max_error is not None or setting.guard is not None
 
     def fits(k: int) -> bool:
         progress("rounding and judging", len(trials), 0)
         coded = coded_at(clean, layers, size * 2.0 ** (k / FINE))
-        trials[k] = _judged(setting, coded, source)
+        trials[k] = _judged(setting, coded, source, look=strict)
         return not trials[k].reason
 
     best = _largest(fits)
     if best is None:
         raise BudgetMissed(f"no rounding is within the budget ({trials[min(trials)].reason})")
     chosen = trials[best]
+    if not strict and setting.judge is not None:
+        outputs = run_each(chosen.coded.model, setting.judge.probe, optimize=True)
+        worst = compare_outputs(setting.judge.source, outputs).worst
+        chosen = dataclasses.replace(chosen, error=worst)
     write(chosen.coded, target, progress)
     return RoundedPack(
         before=before,
@@ -242,11 +247,11 @@ def coded_at(model: ir.Model, layers: Sequence[Layer], step: float) -> _Coded:
     return _Coded(model, coded, tables, rounded)
 
 
-def _judged(setting: Setting, coded: _Coded, source: float | None) -> _Trial:
-    """What of the budget a model misses, if anything."""
+def _judged(setting: Setting, coded: _Coded, source: float | None, *, look: bool) -> _Trial:
+    """What of the budget a model misses, if anything; outputs are looked at only if asked for."""
     budget, judge = setting.budget, setting.judge
     reason, error, over, metric = "", None, None, None
-    if judge is not None:
+    if judge is not None and look:
         outputs = list(run_each(coded.model, judge.probe, optimize=True))
         compared = compare_outputs(judge.source, outputs)
         error = compared.worst

@@ -110,7 +110,7 @@ class Result:
         backend = backend_of(self.target)
         tried: Sequence[Tuned] = ()
         notes: list[str] = []
-        if backend is None or path.suffix == ".pt2":
+        if backend is None or path.suffix in (".pt2", ".gopt"):
             save(model, path)
         else:
             check_manifest(path)

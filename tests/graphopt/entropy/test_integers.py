@@ -34,9 +34,11 @@ def back(data, one, tables):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 5), (64, 72), (33, 100)])
 @pytest.mark.parametrize("taps", [1, 8, 9])
-@pytest.mark.parametrize("scale", [0.0, 0.4, 3.0, 400.0])
+@pytest.mark.parametrize("scale", [0.0, 0.4, 3.0, 9000.0])
 @pytest.mark.parametrize("turned", [False, True])
 def test_any_integers_come_back(shape, taps, scale, turned):
+    if taps > 8 * shape[1]:
+        pytest.skip("more filling than tensor")
     q = np.rint(np.random.default_rng(1).standard_normal(shape) * scale)
     one = tensor(q, taps, turned)
     data, tables = coded(one)

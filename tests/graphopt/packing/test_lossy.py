@@ -71,7 +71,10 @@ def test_the_same_bytes_again_and_a_report_of_every_tensor(folder, packed, capsy
     assert said["metric"][0] - said["metric"][1] <= 0.5
     large = [t for t in said["tensors"] if t["before"] > 20_000]
     assert large
-    assert all(t["bits"] < t["entropy"] for t in large)
+    weights = [t["before"] / 32 for t in large]
+    assert np.dot(weights, [t["bits"] for t in large]) < np.dot(
+        weights, [t["entropy"] for t in large]
+    )
 
 
 def test_without_limits_few_decisions_change(folder):
