@@ -141,6 +141,9 @@ class Guard:
     ) -> None:
         self.expected, self.probe, self.limit = expected, probe, limit
         self.kinds: dict[str, Kind] = {}
+        self._turned = {
+            name for name in (expected[0] if expected else ()) if self._time_first(name)
+        }
         for value in model.graph.outputs:
             arrays = [run[value.name] for run in expected if value.name and value.name in run]
             if arrays and all(isinstance(a, np.ndarray) for a in arrays):
@@ -160,13 +163,29 @@ class Guard:
             for name in (self.probe[0] if self.probe else ())
         )
 
+    def _time_first(self, output: str) -> bool:
+        """Whether the rows of the inputs are the second axis of an output, as of recurrent ones."""
+        for run, feeds in zip(self.expected, self.probe, strict=False):
+            array = run[output]
+            batches = {a.shape[0] for a in feeds.values() if np.ndim(a) > 1}
+            if np.ndim(array) != 3 or array.shape[1] not in batches or array.shape[0] in batches:
+                return False
+        return bool(self.probe)
+
+    def by_rows(self, name: str, runs: Iterable[Outputs]) -> list[Any]:
+        """An output of each run, the rows of the inputs as its first axis."""
+        found = [run[name] for run in runs]
+        if name not in self._turned:
+            return found
+        return [a.swapaxes(0, 1) if np.ndim(a) == 3 else a for a in found]
+
     def judge(self, got: Iterable[Outputs], share: float = 1.0) -> dict[str, Agreement]:
         """How far each output agrees, on all runs, where this share of the limits may be used."""
         made = list(got)
         return {
             name: _JUDGES[kind](
-                [run[name] for run in self.expected],
-                [run[name] for run in made],
+                self.by_rows(name, self.expected),
+                self.by_rows(name, made),
                 self.limit * share,
                 share,
             )

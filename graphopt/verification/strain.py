@@ -33,68 +33,59 @@ from graphopt.verification.agreement import (
 __all__ = ["strain"]
 
 Array = np.ndarray[Any, Any]
-#: What errors mean to decisions of these margins, each between 0 and 1.
-Weigh = Callable[[Array, Array], Array]
 
 
 def strain(guard: Guard, got: Iterable[Outputs]) -> float:
     """The strain of outputs on the guard's first runs, summed over outputs; 1 is its limit."""
-    return _summed(guard, list(got), _squared)
-
-
-def _summed(guard: Guard, made: list[Outputs], weigh: Weigh) -> float:
+    made = list(got)
     limit = max(guard.limit, 1e-9)
     total = 0.0
     for name, kind in guard.kinds.items():
-        want = [run[name] for run in guard.expected[: len(made)]]
-        have = [run[name] for run in made]
+        want = guard.by_rows(name, guard.expected[: len(made)])
+        have = guard.by_rows(name, made)
         alike = all(a.shape == b.shape for a, b in zip(want, have, strict=True))
-        total += _STRAINS[kind](want, have, limit, weigh) if alike else 1 / limit
+        total += _STRAINS[kind](want, have, limit) if alike else 1 / limit
     return total
 
 
 def _squared(off: Array, margin: Array) -> Array:
     """(error / margin)^2 of each decision, one at most."""
-    return np.asarray(np.minimum(_against(off, margin), 1.0) ** 2)
-
-
-def _against(off: Array, margin: Array) -> Array:
     off, margin = np.nan_to_num(np.abs(off), nan=np.inf), np.maximum(np.abs(margin), 1e-9)
-    return np.asarray(off / margin)
+    return np.asarray(np.minimum(off / margin, 1.0) ** 2)
 
 
 def _share(parts: Iterable[Array], n: int) -> float:
     return sum(float(np.sum(p)) for p in parts) / max(n, 1)
 
 
-def _decisions_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _decisions_strain(want: list[Any], got: list[Any], limit: float) -> float:
     off = [a != b for a, b in zip(want, got, strict=True)]
     return _share(off, weighty([np.ravel(a) for a in want])) / limit
 
 
-def _chances_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _chances_strain(want: list[Any], got: list[Any], limit: float) -> float:
     pairs = list(zip(want, got, strict=True))
     at = [
-        _share([weigh(b - a, a - t) for a, b in pairs], weighty([np.ravel(a > t) for a in want]))
+        _share([_squared(b - a, a - t) for a, b in pairs], weighty([np.ravel(a > t) for a in want]))
         for t in THRESHOLDS
     ]
     return max(at) / limit
 
 
-def _margins_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
     n = weighty([np.ravel(a > 0) for a in want])
-    signs = _share([weigh(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
-    return max(signs, _values_strain(want, got, limit, weigh))
+    signs = _share([_squared(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
+    return max(signs, _values_strain(want, got, limit))
 
 
-def _scores_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
     """By how far the top class is ahead; a line of a sequence strains as all its steps do."""
     steps, lines, tops = [], [], []
     for a, b in zip(want, got, strict=True):
         x, y = (_logarithms(v) for v in (a, b))
         top = x.argmax(-1)[..., None]
         ahead = _ahead(x, top)
-        part = weigh(_ahead(y, top) - ahead, ahead)
+        part = _squared(_ahead(y, top) - ahead, ahead)
         steps.append(part)
         tops.append(top.ravel())
         if a.ndim == 3 and a.shape[1] > 1:
@@ -121,29 +112,29 @@ def _ahead(scores: Array, top: Array) -> Array:
     return ahead
 
 
-def _embedding_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _embedding_strain(want: list[Any], got: list[Any], limit: float) -> float:
     return turn_of(want, got) / MAX_TURN
 
 
-def _values_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _values_strain(want: list[Any], got: list[Any], limit: float) -> float:
     return min(spread_error(want, got) / MAX_ERROR, 1e3) ** 2
 
 
-def _logits_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _logits_strain(want: list[Any], got: list[Any], limit: float) -> float:
     values = min(spread_error(want, got) / NEAR, 1e3) ** 2
-    return max(_scores_strain(want, got, limit, weigh), values)
+    return max(_scores_strain(want, got, limit), values)
 
 
-def _state_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+def _state_strain(want: list[Any], got: list[Any], limit: float) -> float:
     return min(spread_error(want, got) / STATE, 1e3) ** 2
 
 
-def _features_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
-    either = max(_scores_strain(want, got, limit, weigh), turn_of(want, got) / TURNED)
-    return min(_values_strain(want, got, limit, weigh), either)
+def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    either = max(_scores_strain(want, got, limit), turn_of(want, got) / TURNED)
+    return min(_values_strain(want, got, limit), either)
 
 
-_STRAINS: dict[Kind, Callable[[list[Any], list[Any], float, Weigh], float]] = {
+_STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
     "decisions": _decisions_strain,
     "scores": _scores_strain,
     "logits": _logits_strain,

@@ -10,6 +10,7 @@ from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.confidence import upper_bound
 from graphopt.testing import parse_model
 from graphopt.verification.agreement import Guard, kind_of, spread_error
+from graphopt.verification.strain import strain
 
 RNG = np.random.default_rng(0)
 
@@ -348,3 +349,23 @@ def test_the_logit_of_one_thing_is_judged_by_its_sign():
     assert judged("y = Add(x, x)", [want], [moved]).over > 1
     assert judged("y = Relu(x)", [want], [moved]).over < 1
     assert judged("y = Add(x, x)", [want], [want + 0.005]).over < 1
+
+
+def test_a_line_of_a_recurrent_layer_has_its_steps_on_the_first_axis():
+    """[time, rows, classes]: one step in twenty changes every line, and 5 % of the steps."""
+    model = parse_model("y = Softmax<axis=-1>(x)", inputs={"x": ("T", "N", 7)})
+    rng = np.random.default_rng(3)
+    want, got, feeds = [], [], []
+    for rows in (1, 3):
+        scores = rng.dirichlet(np.full(7, 0.2), (20, rows)).astype(np.float32)
+        changed = scores.copy()
+        changed[10] = np.roll(scores[10], 1, axis=-1)
+        want.append({"y": scores})
+        got.append({"y": changed})
+        feeds.append({"image": np.zeros((rows, 1, 8, 160), np.float32)})
+    found = Guard(model, want, feeds, limit=0.1).judge(got)["y"]
+    assert (found.kind, found.n, found.disagreements) == ("sequences", 4, 4)
+    assert strain(Guard(model, want, feeds, limit=0.1), got) == pytest.approx(10)
+    # where the rows come first, a row is no step
+    feeds = [{"image": np.zeros((20, 1, 8, 160), np.float32)}] * 2
+    assert Guard(model, want, feeds).by_rows("y", want)[0].shape == (20, 1, 7)
