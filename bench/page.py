@@ -68,7 +68,7 @@ def encoder(layers):
         e = add("Erf", f"l{k}_e", add("Div", f"l{k}_d", h, weight(f"l{k}.d", 1)))
         g = add("Mul", f"l{k}_g", h, add("Add", f"l{k}_e1", e, weight(f"l{k}.one", 1)))
         g = add("Mul", f"l{k}_gh", g, weight(f"l{k}.half", 1))
-        x = norm(add("Add", f"l{k}_r2", linear(g, f"l{k}_v", 2 * WIDE, WIDE), x), f"l{k}_n2")
+        x = norm(add("Add", f"l{k}_r2", linear(g, f"l{k}_w", 2 * WIDE, WIDE), x), f"l{k}_n2")
     values = [helper.make_tensor_value_info(n, 1, SIZES["flat"]) for n in ("x", x)]
     graph = helper.make_graph(nodes, "encoder", values[:1], values[1:], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -26,8 +26,10 @@ def probe_of(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
     """The runs that outputs are compared on."""
     runs: list[Feeds] = []
     spent = 0.0
+    shapes = source.context.shapes.values()
+    counted = max((s[0] for s in shapes if s), default=1)  # in the cost already
     for feeds in samples:
-        spent += source.cost.macs * _batch(feeds)
+        spent += source.cost.macs * _batch(feeds) / max(counted, 1)
         if len(runs) >= PROBE_RUNS or (len(runs) >= 2 and spent > PROBE_MACS):
             notes.append(f"outputs were compared on the first {len(runs)} runs of samples")
             break

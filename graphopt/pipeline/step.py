@@ -26,13 +26,13 @@ from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
 from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
-from graphopt.verification.strain import risk, strain
+from graphopt.verification.strain import strain
 
 __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
 
 #: Share of the guard's limits that a pass should use up: other inputs are not the samples.
 SAFE = 0.7
-#: What puts this many times its limits at risk on the first few runs is not looked at further.
+#: What strains its limits this many times on the first few runs is not looked at further.
 HOPELESS, GLANCE = 5.0, 4
 
 
@@ -325,16 +325,16 @@ class _Referee:
         with opened(model) as predict:  # optimized: as users run it, and sooner
             for feeds in self.guard.probe:
                 made.append(predict(feeds))
-                if len(made) == GLANCE and (glance := self._risk(made)) > HOPELESS:
+                if len(made) == GLANCE and (glance := self._strained(made)) > HOPELESS:
                     return glance
         found = self.guard.judge(made, self.share)
         worst = max((one.over for one in found.values()), default=0.0)
-        return max(worst / SAFE, self._risk(made) / SAFE)
+        return max(worst / SAFE, self._strained(made) / SAFE)
 
-    def _risk(self, made: Sequence[Outputs]) -> float:
-        """What the pass puts at risk by itself: errors that are apart add up."""
-        given = risk(self.guard, self.before[: len(made)])
-        return max(0.0, risk(self.guard, made) - given) / self.share
+    def _strained(self, made: Sequence[Outputs]) -> float:
+        """What the pass strains by itself: strains of errors that are apart add up."""
+        given = strain(self.guard, self.before[: len(made)])
+        return max(0.0, strain(self.guard, made) - given) / self.share
 
     def strain(self, model: ir.Model, runs: int) -> float:
         return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))

@@ -181,8 +181,18 @@ class Comparer:
     def _coefficients(
         self, parts: Sequence[_Part], others: Sequence[_Part], expected: float | None
     ) -> float | None:
-        """r with the one side's coefficients r times the other's, for every index."""
-        parts, others = _without_common(parts, others)
+        """r with the one side's coefficients r times the other's, for every index.
+
+        What is 0 on both sides outside of the same range need not be equal there, but mostly is.
+        """
+        found = self._compared(*_without_common(parts, others, ranges=True), expected)
+        if found is not None or not any(a.kind == "in" for p in parts for a, _ in p.constants):
+            return found
+        return self._compared(*_without_common(parts, others, ranges=False), expected)
+
+    def _compared(
+        self, parts: Sequence[_Part], others: Sequence[_Part], expected: float | None
+    ) -> float | None:
         names: dict[str, int] = {}
         for part in (*parts, *others):
             for atom, _ in part.constants:
@@ -315,14 +325,14 @@ def _power(x: Array, e: Rational) -> Array:
 
 
 def _without_common(
-    parts: Sequence[_Part], others: Sequence[_Part]
+    parts: Sequence[_Part], others: Sequence[_Part], ranges: bool
 ) -> tuple[Sequence[_Part], Sequence[_Part]]:
-    """Both sides without what multiplies every term of them, but for where it makes them 0."""
+    """Both sides without what multiplies every term of them; indicators only with `ranges`."""
     if not parts or not others:
         return parts, others
     common = set.intersection(*(set(p.constants) for p in (*parts, *others)))
     bound = {n for p in (*parts, *others) for n, _ in p.bound}
-    common = {(a, e) for a, e in common if a.kind != "in" and not (a.free & bound)}
+    common = {(a, e) for a, e in common if (ranges or a.kind != "in") and not (a.free & bound)}
     if not common:
         return parts, others
 

@@ -6,6 +6,7 @@ every limit that it names.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from graphopt.proving.running import LARGEST, Unrunnable, size_at
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Window
 
-__all__ = ["EXACT", "Kind", "Trial", "constants", "drawn", "trials"]
+__all__ = ["EXACT", "Kind", "Trial", "affordable", "constants", "drawn", "trials"]
 
 Array = np.ndarray[Any, Any]
 #: Sizes of the dynamic axes, a batch above 1 and one of 1 among them; a region whose axes must fit
@@ -62,6 +63,8 @@ PRODUCTS = frozenset(
 )
 #: What operands come through.
 SCALED = frozenset((*MOVES, "Cast", "Div", "Mul", "Neg"))
+#: Multiplications in all runs of one window, and the fewest runs where each takes many.
+WORK, FEWEST = 1 << 28, 8
 #: Numbers that some elements are.
 ODD = {"infinite": (-np.inf, np.inf), "none": (np.nan,)}
 
@@ -99,18 +102,42 @@ def trials(window: Window) -> Iterator[Trial]:
         many = {**first, **dict.fromkeys(names[:1], MANY)}
         assigned.append((many, [*DRAWS[: DRAWS.index(LARGE) + 1]] * (3 if names else 20)))
     assigned += [({**first, n: 0}, [NORMAL]) for n in names[:EMPTIED]]
-    for sizes, some in assigned:
-        for kind in some:
-            try:
-                feeds = {
-                    t: drawn(
-                        t, sizes, NORMAL if kind in apart and t in factors else kind, rng, centres
-                    )
-                    for t in window.leaves
-                }
-            except Unrunnable:
-                break
-            yield Trial(feeds, sizes, kind)
+    planned = [(sizes, kind) for sizes, some in assigned for kind in some]
+    most = affordable(window, first)
+    if len(planned) > most:
+        others = [one for one in planned if one[0] != first and one[1] is NORMAL]
+        planned = [*planned[: most - 2], *others[:2]]
+    undrawable: dict[str, int] | None = None
+    for sizes, kind in planned:
+        if sizes is undrawable:
+            continue
+        finite = NORMAL if kind in apart else kind
+        try:
+            feeds = {
+                t: drawn(t, sizes, finite if t in factors else kind, rng, centres)
+                for t in window.leaves
+            }
+        except Unrunnable:
+            undrawable = sizes
+            continue
+        yield Trial(feeds, sizes, kind)
+
+
+def affordable(window: Window, sizes: Mapping[str, int]) -> int:
+    """How many runs of a window there is time for."""
+    work = 1
+    for t in {t for side in window.inner for t in side}:
+        try:
+            made = math.prod(size_at(d, sizes) for d in t.dims or ())
+            factor = t.args[1] if t.op.rpartition(":")[2] in PRODUCTS and len(t.args) > 1 else None
+            if factor is not None and factor.dims:
+                held = [size_at(d, sizes) for d in factor.dims]
+                out = held[0] if "Conv" in t.op else held[-1]
+                made *= math.prod(held) // max(out, 1)
+        except Unrunnable:
+            continue
+        work += made
+    return max(FEWEST, WORK // work)
 
 
 def constants(window: Window) -> list[Array]:

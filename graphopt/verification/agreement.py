@@ -4,6 +4,7 @@
     scores       one class of several in each row    the same top class; of a sequence of such rows
                                                      also the same sequence, repeats collapsed
     chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
+    margins      one sum of either sign each         as values, and on the same side of zero
     embedding    rows of unit length                 the angle between the two
     values       anything else                       error of each channel relative to its spread
     state        values that the next run may take   the same, within a wider limit
@@ -45,8 +46,9 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Any]
 Kind = Literal[
-    "decisions", "scores", "logits", "chances", "embedding", "values", "features", "state"
-]
+    "decisions", "scores", "logits", "chances", "margins", "embedding", "values", "features",
+    "state",
+]  # fmt: skip
 
 #: What lossy steps may change of what is not decided, where decisions may change by 1 %:
 #: 1 - cosine of embeddings, error over spread of values.
@@ -60,11 +62,16 @@ _ONE_CLASS = 0.9
 _WIDE, _VECTOR = 64, 32
 #: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
 _ALIKE = 30
+#: Rows from which on a channel has a spread of its own.
+SEVERAL = 4
 THRESHOLDS = (0.3, 0.5, 0.7)
 #: Operators that hand values on as they are.
 _MOVES = frozenset(
     {"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 )
+#: What ends in these, with this share of either sign at least, may be the logit of one thing.
+_SUMS = frozenset({"Add", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
+_EITHER = 0.1
 _BY_OPERATOR: dict[str, Kind] = {
     "HardSigmoid": "chances",
     "LogSoftmax": "scores",
@@ -89,7 +96,9 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
     if known == "chances" or (known == "scores" and several and distributed(rows)):
         return known
     if not several or not np.isfinite(rows).all() or not len(rows):
-        return "values"
+        linear = node is not None and node.op_type in _SUMS and rows.shape[1] == 1
+        below = float((rows < 0).mean()) if len(rows) >= FEW else 0.0
+        return "margins" if linear and _EITHER <= below <= 1 - _EITHER else "values"
     if distributed(rows):
         return "scores"
     if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2) and rows.min() < 0:
@@ -136,9 +145,12 @@ class Guard:
             arrays = [run[value.name] for run in expected if value.name and value.name in run]
             if arrays and all(isinstance(a, np.ndarray) for a in arrays):
                 self.kinds[value.name or ""] = kind_of(value, arrays)
+        decided = any(kind in ("scores", "chances") for kind in self.kinds.values())
         for name, kind in self.kinds.items():
             if kind in ("values", "logits") and len(self.kinds) > 1 and self._returns(name):
                 self.kinds[name] = "state"
+            elif kind == "logits" and decided:  # coordinates, or what the scores are made of
+                self.kinds[name] = "values"
 
     def _returns(self, output: str) -> bool:
         """Whether an output has the form of an input in every run, as a recurrent state has."""
@@ -255,7 +267,7 @@ def spread_error(want: list[Any], got: list[Any]) -> float:
     """RMS error of each channel over its standard deviation, the mean over channels.
 
     Channels are the axis whose parts differ most in scale; one that never varies counts by the
-    spread of all.
+    spread of all, and so do all where there are too few rows to tell.
     """
     axis = _channels(want)
 
@@ -269,7 +281,11 @@ def spread_error(want: list[Any], got: list[Any]) -> float:
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = np.where(finite, x, 0), np.where(finite, y, 0)
     error = np.sqrt(((x - y) ** 2).mean(axis=0))
-    spread, whole = x.std(axis=0), float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0
+    several = len(x) >= SEVERAL
+    spread, whole = (
+        x.std(axis=0) * several,
+        float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0,
+    )
     spread = np.where(spread > 1e-3 * whole, spread, whole)
     return float(np.minimum(error / spread, 1e6).mean()) if error.size else 0.0
 
@@ -297,6 +313,13 @@ def _logits(want: list[Any], got: list[Any], limit: float, share: float) -> Agre
     return max(_scores(want, got, limit, share), values, key=lambda one: one.over)
 
 
+def _margins(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
+    """As values, and as decisions by their sign: the worse of the two."""
+    pairs = ((a > 0, b > 0) for a, b in zip(want, got, strict=True))
+    signs, values = _decided("chances", pairs, limit), _values(want, got, limit, share)
+    return max(signs, values, key=lambda one: one.over)
+
+
 def _state(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     return dataclasses.replace(_values(want, got, limit, share), limit=STATE * share)
 
@@ -319,6 +342,7 @@ _JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, float], Agreement]] =
     "scores": _scores,
     "logits": _logits,
     "chances": _chances,
+    "margins": _margins,
     "embedding": _embedding,
     "values": _values,
     "features": _features,

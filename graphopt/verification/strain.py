@@ -4,11 +4,6 @@ Few changes of a small part of a model flip a decision, but all move it towards 
 that know nothing of each other add up in their squares, and of the decisions of margin m an error
 of variance e^2 flips the share e^2 / m^2 at most (Chebyshev): what parts strain alone is about what
 they strain together (`strain`).
-
-Of a whole model that bound says too much: where every margin is ten times the error, nothing flips.
-Errors with the tails of a Laplace distribution of mean size e flip a margin m with the chance
-exp(-m / e) / 2; twice that, on all decisions, is what other inputs may see (`risk`): they were not
-calibrated on.
 """
 
 from __future__ import annotations
@@ -35,7 +30,7 @@ from graphopt.verification.agreement import (
     weighty,
 )
 
-__all__ = ["risk", "strain"]
+__all__ = ["strain"]
 
 Array = np.ndarray[Any, Any]
 #: What errors mean to decisions of these margins, each between 0 and 1.
@@ -45,11 +40,6 @@ Weigh = Callable[[Array, Array], Array]
 def strain(guard: Guard, got: Iterable[Outputs]) -> float:
     """The strain of outputs on the guard's first runs, summed over outputs; 1 is its limit."""
     return _summed(guard, list(got), _squared)
-
-
-def risk(guard: Guard, got: Iterable[Outputs]) -> float:
-    """What is likely to flip on other inputs, as `strain` counts it."""
-    return _summed(guard, list(got), _likely)
 
 
 def _summed(guard: Guard, made: list[Outputs], weigh: Weigh) -> float:
@@ -66,11 +56,6 @@ def _summed(guard: Guard, made: list[Outputs], weigh: Weigh) -> float:
 def _squared(off: Array, margin: Array) -> Array:
     """(error / margin)^2 of each decision, one at most."""
     return np.asarray(np.minimum(_against(off, margin), 1.0) ** 2)
-
-
-def _likely(off: Array, margin: Array) -> Array:
-    """exp(-margin / error) of each decision."""
-    return np.asarray(np.exp(-1 / np.maximum(_against(off, margin), 1e-3)))
 
 
 def _against(off: Array, margin: Array) -> Array:
@@ -94,6 +79,12 @@ def _chances_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh)
         for t in THRESHOLDS
     ]
     return max(at) / limit
+
+
+def _margins_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
+    n = weighty([np.ravel(a > 0) for a in want])
+    signs = _share([weigh(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
+    return max(signs, _values_strain(want, got, limit, weigh))
 
 
 def _scores_strain(want: list[Any], got: list[Any], limit: float, weigh: Weigh) -> float:
@@ -157,6 +148,7 @@ _STRAINS: dict[Kind, Callable[[list[Any], list[Any], float, Weigh], float]] = {
     "scores": _scores_strain,
     "logits": _logits_strain,
     "chances": _chances_strain,
+    "margins": _margins_strain,
     "embedding": _embedding_strain,
     "values": _values_strain,
     "features": _features_strain,

@@ -117,10 +117,9 @@ def _sites(graph: ir.Graph, plan: Plan) -> dict[str, Site]:
     made = plan.made_by()
     alone: dict[ir.Value, list[Constant]] = {}
     for node, kind in plan.nodes.items():
-        value, reader = node.inputs[0], _reader(node, plan)
-        if node not in covered and kind.data == (0,) and reader and value not in made:
-            assert value is not None
-            alone.setdefault(value, []).append(reader)
+        x, reader = node.inputs[0], _reader(node, plan)
+        if node not in covered and kind.data == (0,) and reader and x is not None and x not in made:
+            alone.setdefault(x, []).append(reader)
     for value, readers in alone.items():
         axis = 1 if readers[0][0].op_type == "Conv" else -1
         if value.name and weight_of(value) is None and len({r[0].op_type for r in readers}) == 1:

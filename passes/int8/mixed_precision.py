@@ -46,6 +46,8 @@ FACT = "int8.precision"
 RUNS, UNIT_RUNS, UNIT_MACS, MOST = 16, 2, 2e9, 16
 #: Whole models that are measured while units are offered again.
 OFFERS = 12
+#: Integers that do less of the work than this are not worth weights of 16 bits elsewhere.
+LITTLE = 0.1
 
 
 def choose(
@@ -119,7 +121,20 @@ class _Search:
                 "the outputs still say what they have to."
             )
         chosen = dataclasses.replace(without(left), forms=forms)
-        return self._stored(chosen) if any(start.bits.values()) else chosen
+        if not any(start.bits.values()):
+            return chosen
+        chosen = self._stored(chosen)
+        if left and len(left) < len(ranked) and self._share(set(ranked) - set(left)) < LITTLE:
+            idle = self._stored(without(ranked))  # what they use of the limit may store more
+            if list(idle.bits.values()).count(16) < list(chosen.bits.values()).count(16):
+                return idle
+        return chosen
+
+    def _share(self, units: Collection[Unit]) -> float:
+        """The share of the model's multiply-accumulates that these units do."""
+        macs = {name: c.macs or 0 for name, c in self.ctx.get(cost).nodes.items()}
+        inside = sum(macs.get(n, 0) for u in units for n in u)
+        return inside / max(sum(macs.values()), 1)
 
     def _start(self, plan: Plan) -> Choice:
         """All of it in integers, in the way that strains least; gates may stay float."""

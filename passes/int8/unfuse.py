@@ -154,7 +154,7 @@ def _product(node: ir.Node, op: Builder, rank: int) -> ir.Value:
         return out
     share = attribute(node, "beta", 1.0)
     if share != 1:
-        row = op.node("Mul", [row, op.constant(np.float32(share), "beta")]).outputs[0]
+        row = op.node("Mul", [row, op.constant(np.array(share, np.float32), "beta")]).outputs[0]
     return _like(op.node("Add", [out, row]).outputs[0], node)
 
 

@@ -9,7 +9,7 @@ from graphopt import Budget, Pass, Samples, optimize
 from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.confidence import upper_bound
 from graphopt.testing import parse_model
-from graphopt.verification.agreement import Guard, kind_of
+from graphopt.verification.agreement import Guard, kind_of, spread_error
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +39,8 @@ ROWS = RNG.normal(size=(64, 8)).astype(np.float32)
         ("y = Relu(x)", RNG.normal(size=(64, 384)), "features"),
         ("y = Relu(x)", RNG.normal(size=(64, 1000)), "logits"),
         ("y = Relu(x)", ROWS[:, :1], "values"),
+        ("s = Add(x, x)  y = Identity(s)", ROWS[:, :1], "margins"),
+        ("y = Add(x, x)", np.abs(ROWS[:, :1]), "values"),
         ("y = Relu(x)", ROWS.reshape(4, 4, 4, 8), "values"),
     ],
 )
@@ -321,3 +323,28 @@ def test_an_axis_as_long_as_an_input_s_holds_no_classes(last, kind):
     (value,) = model.graph.outputs
     value.shape = ir.Shape(["N", 16, last])
     assert kind_of(value, [RNG.normal(size=(4, 16, 20))]) == kind
+
+
+def test_rows_beside_scores_are_coordinates():
+    """The largest of four offsets of a box says nothing; the class beside it does."""
+    model = parse_model("p = Softmax(x)  b = Relu(x)", inputs={"x": (64, 8)})
+    model.graph.outputs.extend(n.outputs[0] for n in model.graph if n.op_type == "Softmax")
+    names = [v.name for v in model.graph.outputs]
+    expected = [{n: softmax(ROWS) if n == "p" else ROWS for n in names}]
+    assert Guard(model, expected, [{}]).kinds == {"b": "values", "p": "scores"}
+    assert kind_of(model.graph.outputs[0], [ROWS]) == "logits"
+
+
+def test_two_rows_have_no_spread_of_their_own():
+    """States at the end of two sessions: channels that happen to agree there are not constant."""
+    rows = RNG.normal(size=(2, 64))
+    rows[1, 3] = rows[0, 3] + 1e-3
+    assert spread_error([rows], [rows + 0.02 * RNG.normal(size=rows.shape)]) < 0.05
+
+
+def test_the_logit_of_one_thing_is_judged_by_its_sign():
+    want = np.where(RNG.normal(size=(400, 1)) > 0, 0.02, -1.0)
+    moved = np.where(want > 0, -0.01, want)
+    assert judged("y = Add(x, x)", [want], [moved]).over > 1
+    assert judged("y = Relu(x)", [want], [moved]).over < 1
+    assert judged("y = Add(x, x)", [want], [want + 0.005]).over < 1
