@@ -62,6 +62,8 @@ _ONE_CLASS = 0.9
 _WIDE, _VECTOR = 64, 32
 #: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
 _ALIKE = 30
+#: Columns from which on a few may have another scale.
+_MANY = 512
 #: Rows from which on a channel has a spread of its own.
 SEVERAL = 4
 THRESHOLDS = (0.3, 0.5, 0.7)
@@ -103,8 +105,9 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "scores"
     if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2) and rows.min() < 0:
         return "embedding"
-    scales = rows.std(axis=0)
-    near = scales.max() <= _ALIKE * scales.min()
+    # of thousands of classes some never come up, and one is "nothing"
+    low, high = np.quantile(rows.std(axis=0), (0.01, 0.99) if rows.shape[1] >= _MANY else (0, 1))
+    near = high <= _ALIKE * low
     largest = np.bincount(rows.argmax(axis=1)).max() / len(rows)
     classes = len(rows) < FEW or largest <= _ONE_CLASS
     if arrays[0].ndim not in (2, 3) or not (near and classes):

@@ -19,6 +19,10 @@ def output(text, shape=(4, 8), constants=None):
     return parse_model(text, inputs={"x": shape}, constants=constants or {}).graph.outputs[0]
 
 
+#: Scales of a thousand classes, of which five hardly move.
+ODD = np.where(np.arange(1000) < 5, 0.01, 1.0)
+
+
 def softmax(a):
     e = np.exp(a - a.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
@@ -39,6 +43,12 @@ ROWS = RNG.normal(size=(64, 8)).astype(np.float32)
         ("y = Relu(x)", ROWS, "logits"),
         ("y = Relu(x)", RNG.normal(size=(64, 384)), "features"),
         ("y = Relu(x)", RNG.normal(size=(64, 1000)), "logits"),
+        (
+            "y = Relu(x)",
+            np.random.default_rng(7).normal(size=(64, 1000)) * ODD,
+            "logits",
+        ),  # of classes that never come
+        ("y = Relu(x)", np.random.default_rng(8).normal(size=(64, 100)) * ODD[:100], "values"),
         ("y = Relu(x)", ROWS[:, :1], "values"),
         ("s = Add(x, x)  y = Identity(s)", ROWS[:, :1], "margins"),
         ("y = Add(x, x)", np.abs(ROWS[:, :1]), "values"),
