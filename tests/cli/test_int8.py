@@ -92,12 +92,12 @@ def test_without_a_budget_the_guard_keeps_the_task(poisoned, graphopt):
     code, report, _ = optimize(graphopt)
     assert code == 0
     assert report["after"]["metric"] == 1
-    code, report, _ = optimize(graphopt, "--max-disagreement", "0.05")
+    code, report, _ = optimize(graphopt, "--max-disagreement", "0.1")
     (step,) = report["steps"]
     assert (code, step["status"]) == (0, "kept")
-    assert report["after"]["metric"] >= 0.95
+    assert report["after"]["metric"] >= 0.9
     (agreement,) = step["agreement"].values()
-    assert agreement["disagreements"] <= 3
+    assert agreement["disagreements"] <= 6
     kinds = [n.op_type for n in onnx.load("o.onnx").graph.node]
     assert "QuantizeLinear" in kinds
 
