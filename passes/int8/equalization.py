@@ -96,7 +96,8 @@ def balance(model: ir.Model, ctx: Context, plan: Plan) -> int:
                 _divide(model, names, site, 1 / scale)
             edits += 1
     if edits:
-        ctx.note(f"{edits} activations were balanced against the weights that read them.")
+        some = "1 activation was" if edits == 1 else f"{edits} activations were"
+        ctx.note(f"{some} balanced against the weights that read them.")
         ctx.invalidate()
     return edits
 
