@@ -190,6 +190,8 @@ class Builder:
         if not ours and not can_replace(old, new):
             new = self.node("Identity", [new]).outputs[0]
             new.type, new.shape = old.type, old.shape
+        if old.shape is not None:  # what is declared of an output is the model's interface
+            new.shape = old.shape
         name = old.name
         old.name = self._names.fresh(f"{name}_replaced")
         old.replace_all_uses_with(new, replace_graph_outputs=True)
