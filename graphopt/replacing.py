@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -73,11 +73,15 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def replace_files(contents: Sequence[tuple[Path, Iterable[Chunk]]]) -> None:
+def replace_files(
+    contents: Sequence[tuple[Path, Iterable[Chunk]]],
+    check: Callable[[Path], None] = lambda written: None,
+) -> None:
     """Write each file and put all in place, the last one being what makes the others count.
 
     If several are replaced, the last is taken away before the others change, so that it never
-    stands beside files of another version.
+    stands beside files of another version. `check` is given the last one as it lies aside; what it
+    raises is raised, and nothing has changed then.
 
     Raises:
         ModelError: a file cannot be written (no such folder, no permission, disk full, not a plain
@@ -101,6 +105,7 @@ def replace_files(contents: Sequence[tuple[Path, Iterable[Chunk]]]) -> None:
             raise ModelError(
                 f"{path} cannot be written: {error.strerror or error}; nothing was changed"
             ) from error
+        check(staged[-1][0])
         main = contents[-1][0]
         try:
             with alone_in(main.parent):

@@ -11,13 +11,17 @@ from typing import Any, TypeVar
 
 import click
 
+from graphopt.cli.completion import complete_targets
 from graphopt.errors import UsageError
 from graphopt.reporting.records import finite
 
 __all__ = [
+    "accuracy_options",
     "emit_json",
     "evaluation_options",
+    "loss_options",
     "parse_shapes",
+    "profile_options",
     "samples_options",
     "shape_option",
     "standard",
@@ -80,22 +84,52 @@ def samples_options(function: F) -> F:
 def evaluation_options(function: F) -> F:
     """`--eval`, how far it may fall, and the limits on size and latency."""
     for option in (
+        accuracy_options,
         click.option(
             "--max-latency", metavar="5ms|0.5x", help="Slowest run, or its ratio to the source."
         ),
         click.option(
             "--max-size", metavar="10MB|0.3x", help="Largest file, or its ratio to the source."
         ),
-        click.option("--max-drop", type=float, help="How far --eval may fall, in its own units."),
-        click.option(
-            "--eval",
-            "evaluate",
-            metavar="FILE.py:F",
-            help="f(predict) -> number, higher is better.",
-        ),
     ):
         function = option(function)
     return function
+
+
+def accuracy_options(function: F) -> F:
+    """`--eval`, and how far it may fall."""
+    function = click.option(
+        "--max-drop", type=float, help="How far --eval may fall, in its own units."
+    )(function)
+    return click.option(
+        "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
+    )(function)
+
+
+def loss_options(function: F) -> F:
+    """What may be lost where no `--eval` says it."""
+    function = click.option(
+        "--max-disagreement",
+        type=float,
+        help="Share of decisions on the samples that may change; 0.01 if no other limit is given.",
+    )(function)
+    return click.option(
+        "--max-error", type=float, help="Worst output's relative L2 difference to the source."
+    )(function)
+
+
+def profile_options(function: F) -> F:
+    """`--target` and `--profile`: where a model's time goes."""
+    function = click.option("--profile", is_flag=True, help="Time every node on the target.")(
+        function
+    )
+    return click.option(
+        "--target",
+        default="cpu",
+        show_default=True,
+        help="Where --profile runs the model: a name, or FILE.py:BACKEND.",
+        shell_complete=complete_targets,
+    )(function)
 
 
 def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:

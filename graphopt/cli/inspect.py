@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
-from graphopt.cli.completion import complete_targets
+from graphopt.cli.common import emit_json, parse_shapes, profile_options, shape_option, standard
 
 #: Letters of the longest bar of a profile.
 BAR = 28
@@ -17,14 +16,7 @@ BAR = 28
 @click.command("inspect")
 @click.argument("model")
 @shape_option
-@click.option(
-    "--target",
-    default="cpu",
-    show_default=True,
-    help="Where --profile runs the model: a name, or FILE.py:BACKEND.",
-    shell_complete=complete_targets,
-)
-@click.option("--profile", is_flag=True, help="Time every node on the target.")
+@profile_options
 @click.option("--dims", is_flag=True, help="List the prunable dimensions and what is frozen.")
 @standard
 def command(

@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, samples_options, standard
+from graphopt.cli.common import (
+    accuracy_options,
+    emit_json,
+    loss_options,
+    samples_options,
+    standard,
+)
 from graphopt.errors import UsageError
 
 #: Tensors shown; --json has them all.
@@ -20,18 +26,8 @@ SHOWN = 20
 @click.option("-o", "--output", help="Where to write; default MODEL.gopt beside the model.")
 @click.option("--lossless", is_flag=True, help="Keep every byte of the model's files.")
 @samples_options
-@click.option(
-    "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
-)
-@click.option("--max-drop", type=float, help="How far --eval may fall, in its own units.")
-@click.option(
-    "--max-disagreement",
-    type=float,
-    help="Share of decisions on the samples that may change; default 0.01.",
-)
-@click.option(
-    "--max-error", type=float, help="Worst output's relative L2 difference to the source."
-)
+@accuracy_options
+@loss_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds all that is random.")
 @standard
 def command(
@@ -54,7 +50,8 @@ def command(
     target = Path(output) if output else source.with_suffix(".gopt")
     files = Destinations([source, options["samples"], options["evaluate"]])
     files.add(target, "-o", is_pack)
-    limits = [k for k in ("evaluate", "max_drop", "max_disagreement", "max_error") if options[k]]
+    judged = ("evaluate", "max_drop", "max_disagreement", "max_error")
+    limits = [k for k in judged if options[k] is not None]
     if lossless and (limits or options["samples"]):
         raise UsageError("--lossless loses nothing: it takes neither samples nor limits")
     if not lossless and not options["samples"]:

@@ -17,6 +17,7 @@ import click
 from graphopt.cli.common import (
     emit_json,
     evaluation_options,
+    loss_options,
     parse_shapes,
     samples_options,
     shape_option,
@@ -55,14 +56,7 @@ TABLE, PLOT = "front.md", "front.svg"
 )
 @samples_options
 @evaluation_options
-@click.option(
-    "--max-error", type=float, help="Worst output's relative L2 difference to the source."
-)
-@click.option(
-    "--max-disagreement",
-    type=float,
-    help="Share of decisions on the samples that may change; 0.01 if no other limit is given.",
-)
+@loss_options
 @click.option("--trials", type=int, default=24, show_default=True, help="Candidates to evaluate.")
 @click.option("--time", "seconds", metavar="30m", help="Begin no trial after this: 90s, 30m, 2h.")
 @click.option(

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
-from graphopt.cli.completion import complete_targets
+from graphopt.cli.common import emit_json, parse_shapes, profile_options, shape_option, standard
 
 
 @click.command("view")
 @click.argument("model")
 @click.option("-o", "--output", metavar="FILE.html", help="Where to write; then nothing is opened.")
-@click.option(
-    "--target",
-    default="cpu",
-    show_default=True,
-    help="Where --profile runs the model: a name, or FILE.py:BACKEND.",
-    shell_complete=complete_targets,
-)
-@click.option("--profile", is_flag=True, help="Time every node on the target.")
+@profile_options
 @shape_option
 @standard
 def command(

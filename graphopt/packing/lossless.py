@@ -36,19 +36,18 @@ class Packed:
 def pack_lossless(model: Path, target: Path, progress: Progress = silent) -> Packed:
     """Pack an ONNX file with its external data; `graphopt unpack` gives the same bytes again.
 
-    The pack is read again and compared before it is believed.
+    The pack is read again and compared before it is put in place.
 
     Raises:
         ModelError: it is no ONNX file, or the pack cannot be written.
         MissingExtra: the packages that code it are not installed.
     """
     files = files_of(model)
-    replace_files([(target, write_pack(files, progress=progress))])
+    replace_files([(target, write_pack(files, progress=progress))], check)
     kinds: Counter[str] = Counter()
     for _, runs in files:
         for run in runs:
             kinds[run.kind] += len(run.data)
-    check(target)
     return Packed(kinds.total(), target.stat().st_size, dict(kinds))
 
 

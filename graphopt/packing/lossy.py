@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.blame import described
 from graphopt.budget import Budget
 from graphopt.context import Progress, silent
 from graphopt.entropy.container import CHUNK, write_pack
@@ -157,19 +158,24 @@ def pack_rounded(
         raise ModelError("no float32 weight has an influence on the outputs: use --lossless")
     source = _metric(setting, clean)
     size = _size(layers)
-    trials: dict[int, _Trial] = {}
+    tried: dict[int, tuple[int, str]] = {}
+    within: dict[int, _Trial] = {}
     strict = budget.max_error is not None or setting.guard is not None
 
     def fits(k: int) -> bool:
-        progress("rounding and judging", len(trials), 0)
+        progress("rounding and judging", len(tried), 0)
         coded = coded_at(clean, layers, size * 2.0 ** (k / FINE))
-        trials[k] = _judged(setting, coded, source, look=strict)
-        return not trials[k].reason
+        made = _judged(setting, coded, source, look=strict)
+        tried[k] = coded.bytes, made.reason
+        if not made.reason and k >= max(within, default=k):
+            within.clear()  # one model is kept, not one a trial
+            within[k] = made
+        return not made.reason
 
     best = _largest(fits)
     if best is None:
-        raise BudgetMissed(f"no rounding is within the budget ({trials[min(trials)].reason})")
-    chosen = trials[best]
+        raise BudgetMissed(f"no rounding is within the budget ({tried[min(tried)][1]})")
+    chosen = within[best]
     if not strict and setting.judge is not None:
         outputs = run_each(chosen.coded.model, setting.judge.probe, optimize=True)
         worst = compare_outputs(setting.judge.source, outputs).worst
@@ -184,9 +190,7 @@ def pack_rounded(
         error=chosen.error,
         disagreement=chosen.disagreement,
         tensors=_told(layers, chosen.coded),
-        trials=tuple(
-            (2.0 ** (k / FINE), t.coded.bytes, t.reason) for k, t in sorted(trials.items())
-        ),
+        trials=tuple((2.0 ** (k / FINE), *told) for k, told in sorted(tried.items())),
     )
 
 
@@ -274,7 +278,7 @@ def _metric(setting: Setting, model: ir.Model) -> float | None:
         try:
             return float(evaluate(predict))
         except Exception as error:
-            raise PassError(f"the evaluation function raised {error!r}") from error
+            raise PassError(f"the evaluation function raised {described(error)}") from error
 
 
 def _parts(tensor: Rounded) -> list[Rounded]:
@@ -296,14 +300,13 @@ def _parts(tensor: Rounded) -> list[Rounded]:
 
 
 def write(coded: _Coded, target: Path, progress: Progress = silent) -> None:
-    """Write the pack, and decode it: every byte of the model must come out."""
+    """Write the pack once it was decoded: every byte of the model must come out."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         whole = Path(folder, "model.onnx")
         write_model(coded.model, whole)
         files = files_of(whole, coded.parts)
         content = write_pack(files, coded.tables, progress)
-        replace_files([(target, content)])
-    check(target)
+        replace_files([(target, content)], check)
 
 
 def _strip(model: ir.Model) -> None:

@@ -3,7 +3,7 @@
 Few changes of a small part of a model flip a decision, but all move it towards the edge. Errors
 that know nothing of each other add up in their squares, and of the decisions of margin m an error
 of variance e^2 flips the share e^2 / m^2 at most (Chebyshev): what parts strain alone is about what
-they strain together (`strain`).
+they strain together.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ from graphopt.samples import Feeds, bind_shapes
 __all__ = ["Depth"]
 
 Array = np.ndarray[Any, Any]
+#: A scale and a shift per channel.
+Repair = tuple[Array, Array]
 
 #: Runs and rows that branches are compared on.
 RUNS, ROWS = 64, 256
@@ -89,13 +91,14 @@ class Depth(Pass):
         gone = 0
         for wanted in [r.node.name for r in able if named.get(r.node) == 1]:
             one = next((r for r in residuals(ctx) if r.node.name == wanted), None)
-            gone += one is not None and self._remove(model, ctx, one, feeds)
+            if one is not None:
+                gone += self._remove(ctx, one, _repairs(model, ctx, [one], feeds)[one])
         for k in range(self.blocks):
             able = [r for r in residuals(ctx) if r.node not in named]
-            moved = self._moved(model, ctx, able, feeds, expected, k)
-            for name, _ in sorted(moved.items(), key=lambda item: item[1]):
-                one = next(r for r in able if r.node.name == name)
-                if self._remove(model, ctx, one, feeds):
+            repairs = _repairs(model, ctx, able, feeds) if able else {}
+            moved = self._moved(ctx, repairs, feeds, expected, k)
+            for one in sorted(repairs, key=moved.__getitem__):
+                if self._remove(ctx, one, repairs[one]):
                     gone += 1
                     break
             else:
@@ -108,33 +111,28 @@ class Depth(Pass):
 
     def _moved(
         self,
-        model: ir.Model,
         ctx: Context,
-        able: Sequence[Residual],
+        repairs: Mapping[Residual, Repair | None],
         feeds: Sequence[Feeds],
         expected: Sequence[Mapping[str, Array]],
         done: int,
-    ) -> dict[str, float]:
-        """How far the outputs move without each branch alone, by the name of its sum."""
-        if not able:
-            return {}
-        repairs = _repairs(model, ctx, able, feeds)
+    ) -> dict[Residual, float]:
+        """How far the outputs move without each branch alone."""
         found = {}
         text = f"trying what is left without each branch ({done + 1} of {self.blocks})"
-        for one in ctx.track(able, len(able), text):
-            trial = model.clone()
+        for one in ctx.track(repairs, len(repairs), text):
+            trial = ctx.model.clone()
             theirs = next(n for n in trial.graph if n.name == one.node.name)
             stream = theirs.inputs[list(one.node.inputs).index(one.stream)]
             assert stream is not None
             _take_out(trial, theirs, stream, repairs[one])
-            found[one.node.name or ""] = movement(expected, run_each(trial, feeds, optimize=True))
+            found[one] = movement(expected, run_each(trial, feeds, optimize=True))
         return found
 
-    def _remove(self, model: ir.Model, ctx: Context, one: Residual, feeds: Sequence[Feeds]) -> bool:
+    def _remove(self, ctx: Context, one: Residual, repair: Repair | None) -> bool:
         if not ctx.edit(self, one.node):
             return False
-        (repair,) = _repairs(model, ctx, [one], feeds).values()
-        made = _take_out(model, one.node, one.stream, repair)
+        made = _take_out(ctx.model, one.node, one.stream, repair)
         provenance.derive(made, [one.node], ctx.pass_name)
         provenance.explain(made, f"{self}: {len(one.branch)} nodes of its branch removed")
         ctx.note(f"depth: {one.node.name} lost its branch of {len(one.branch)} nodes.")
@@ -161,7 +159,7 @@ def _macs(model: ir.Model, ctx: Context) -> int:
 
 def _repairs(
     model: ir.Model, ctx: Context, able: Sequence[Residual], feeds: Sequence[Feeds]
-) -> dict[Residual, tuple[Array, Array] | None]:
+) -> dict[Residual, Repair | None]:
     """By branch, a and b with a x + b closest to x + f(x) per channel; None where x is as good."""
     sums = {one: _Sums(_channels(one, ctx)) for one in able}
     names = [v.name or "" for one in able for v in (one.stream, one.node.outputs[0])]
@@ -195,7 +193,7 @@ class _Sums:
         self.sums = new if self.sums is None else self.sums + new
         self.count += len(x)
 
-    def repair(self, rank: int) -> tuple[Array, Array] | None:
+    def repair(self, rank: int) -> Repair | None:
         """a = cov(x, y) / var(x), b = mean(y) - a mean(x), shaped to be broadcast."""
         assert self.sums is not None
         x, y, xx, xy, yy = self.sums / self.count
@@ -212,7 +210,7 @@ class _Sums:
 
 
 def _take_out(
-    model: ir.Model, node: ir.Node, stream: ir.Value, repair: tuple[Array, Array] | None
+    model: ir.Model, node: ir.Node, stream: ir.Value, repair: Repair | None
 ) -> list[ir.Node]:
     """Let a repaired stream stand for a sum; returns the nodes made."""
     op = Builder(model, node)
