@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model = build(args.layers, args.hidden)
-    graphopt.formats.save(model, args.out, external=args.external)
+    graphopt.save(model, args.out, external=args.external)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 16, args.hidden), np.float32)
     mask = np.zeros((1, 1, 1, 16), np.float32)
