@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from graphopt.differing.flow import attributes_of, passes_on
+from graphopt.differing.flow import attributes_of, form_of, passes_on
 from graphopt.differing.hashes import Table
 from graphopt.differing.matching import Match
 from graphopt.differing.regions import Region, regions_of, slots
@@ -115,7 +115,7 @@ class _Explaining:
             if s is not None and (held := self._dequantized(q)) is not None:
                 yield f"input {slot} is held as {held.dtype.name}"
             elif s is not None and t is not None and self.a.digests(s) != self.b.digests(t):
-                shapes = [f"{u.dtype.name} {_shape(u)}" for u in (s, t)]
+                shapes = [form_of(u) for u in (s, t)]
                 what = " -> ".join(dict.fromkeys(shapes))
                 yield f"input {slot} holds other numbers ({what})"
 
@@ -269,10 +269,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(unique[:3] if more else unique) + more
 
 
-def _shape(tensor: ir.TensorProtocol) -> str:
-    return "x".join(map(str, tensor.shape.numpy())) or "scalar"
-
-
 def _written(node: ir.Node, name: str) -> str:
     """An attribute's value as text."""
     held = node.attributes.get(name)
@@ -282,5 +278,5 @@ def _written(node: ir.Node, name: str) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(str, value))}]"
     if isinstance(value, ir.TensorProtocol):
-        return f"{value.dtype.name} {_shape(value)}"
+        return form_of(value)
     return str(value)

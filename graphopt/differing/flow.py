@@ -16,7 +16,7 @@ from graphopt.graph.constants import constant_value
 from graphopt.graph.traverse import all_graphs, all_nodes, subgraphs
 from graphopt.io.tensors import chunks
 
-__all__ = ["Digests", "Flow", "attributes_of", "passes_on"]
+__all__ = ["Digests", "Flow", "attributes_of", "form_of", "passes_on"]
 
 
 class Digests:
@@ -153,3 +153,8 @@ def attributes_of(node: ir.Node, digests: Digests) -> dict[str, Any]:
             if value != default_attribute(node.domain, node.op_type, name):
                 found[name] = value if isinstance(value, (int, float, str, tuple)) else repr(value)
     return found
+
+
+def form_of(tensor: ir.TensorProtocol) -> str:
+    """Type and shape of a tensor, in words: "FLOAT 3x4"."""
+    return f"{tensor.dtype.name} {'x'.join(map(str, tensor.shape.numpy())) or 'scalar'}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.differing.flow import Flow
+from graphopt.differing.flow import Flow, form_of
 from graphopt.differing.matching import Match
 from graphopt.graph.evaluation import evaluate
 from graphopt.graph.kept import kept_indices
@@ -138,15 +138,15 @@ def _change(
     if t is not None and a.digests(s) == b.digests(t):
         return None
     name, other = p.name or "", q.name or ""
-    before = f"{s.dtype.name} {_shape(s.shape.numpy())}"
+    before = form_of(s)
     note = ""
     if t is not None:
-        after = f"{t.dtype.name} {_shape(t.shape.numpy())}"
+        after = form_of(t)
         new = _numbers(t)
     else:
         k = b.maker(q)
         stored = b.constant(b.reads[k][0]) if k is not None else None
-        after = f"{stored.dtype.name} {_shape(stored.shape.numpy())}" if stored else "quantized"
+        after = form_of(stored) if stored else "quantized"
         other = (b.reads[k][0].name or other) if k is not None and b.reads[k][0] else other  # type: ignore[union-attr]
         note = "compared as it is dequantized"
         new = _dequantized(b, q)
@@ -187,7 +187,3 @@ def _distance(old: Array, new: Array) -> tuple[float, float, float]:
         most = max(most, float(np.abs(d).max(initial=0.0)))
     rel = math.sqrt(diff / square) if square else (math.inf if diff else 0.0)
     return rel, most, differ / max(flat_old.size, 1)
-
-
-def _shape(dims: Sequence[int]) -> str:
-    return "x".join(map(str, dims)) or "scalar"
