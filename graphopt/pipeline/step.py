@@ -280,14 +280,19 @@ def verify(
     except InputError as error:
         return Verdict(f"the result cannot be run: {error}", broken=True)
     probed = len(judge.probe)
-    previous = compare_outputs(before[:probed], outputs[:probed])
-    source = compare_outputs(judge.source, outputs[:probed])
+    lossy = getattr(one, "lossy", False)
+    try:
+        seen = judge.as_deployed(state.skeleton) if lossy else outputs[:probed]
+    except InputError as error:
+        return Verdict(f"the result cannot be run as it is deployed: {error}", broken=True)
+    previous = compare_outputs(before[:probed], seen)
+    source = compare_outputs(judge.source, seen)
     verdict = Verdict(
         outputs=outputs, vs_previous=previous.errors or None, vs_source=source.errors or None
     )
     if source.broken:
         return dataclasses.replace(verdict, reason=_moved(source), broken=True)
-    if not getattr(one, "lossy", False):
+    if not lossy:
         if not judge.equal(previous):
             return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
         beyond = compare_outputs(before[probed:], outputs[probed:])
@@ -299,7 +304,7 @@ def verify(
     if forms:
         reason = f"changed the outputs: {forms}, at other sizes than the samples"
         return dataclasses.replace(verdict, reason=reason, broken=True)
-    agreement = setting.guard.judge(outputs[:probed], share) if setting.guard else None
+    agreement = setting.guard.judge(seen, share) if setting.guard else None
     verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
     if not reason and verdict.disagrees:

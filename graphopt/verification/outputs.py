@@ -129,6 +129,13 @@ class Judge:
         """The model's outputs on `probe`, then on `extra`, with the runtime's optimizations off."""
         return list(run_each(model, [*self.probe, *self.extra]))
 
+    def as_deployed(self, model: ir.Model | Skeleton) -> list[Outputs]:
+        """The model's outputs on `probe` as users run it: lossy kernels are in what is optimized.
+
+        Integer products are fused there, and activations rounded for them.
+        """
+        return list(run_each(model, self.probe, optimize=True))
+
     def equal(self, compared: Comparison) -> bool:
         """Whether a comparison passes the equality rule of this module."""
         if compared.broken:
