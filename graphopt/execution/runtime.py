@@ -29,7 +29,7 @@ from graphopt.graph.evaluation import RANDOM
 from graphopt.io.skeleton import Placed, Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
 
-__all__ = ["open_session", "opened", "run", "run_each", "runtime_errors", "seeded"]
+__all__ = ["in_parts", "open_session", "opened", "run", "run_each", "runtime_errors", "seeded"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 #: Bytes of weights that one session may copy.
@@ -85,12 +85,18 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
     proto, large = skeleton.runnable
     proto = seeded(proto)
     division = fatal_division(skeleton.model)
-    constant = {t.name for t in proto.graph.initializer} & {o.name for o in proto.graph.output}
-    if copied_bytes(large, optimize) > IN_PARTS and not constant:
+    if in_parts(skeleton, optimize=optimize):
         yield _predictor_in_parts(proto, large, optimize, division)
     else:
         with _opened(proto, large, optimize, division) as predict:
             yield predict
+
+
+def in_parts(skeleton: Skeleton, *, optimize: bool = False) -> bool:
+    """Whether a model is run in parts: each run then reads all of its weights again."""
+    proto, large = skeleton.runnable
+    constant = {t.name for t in proto.graph.initializer} & {o.name for o in proto.graph.output}
+    return copied_bytes(large, optimize) > IN_PARTS and not constant
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import opened, run_each
+from graphopt.execution.runtime import in_parts, opened, run_each
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.reporting.records import OutputError
 
@@ -113,6 +113,11 @@ class Judge:
         except ModelError:
             return Comparison({})
         return Comparison({}) if compared.broken else compared
+
+    @cached_property
+    def costly(self) -> bool:
+        """Whether each run reads all weights anew: what is proved is then not run as well."""
+        return in_parts(self._skeleton)
 
     @property
     def all(self) -> list[Outputs]:
