@@ -200,7 +200,7 @@ def _watched(enabled: bool) -> Iterator[Callable[[Any], None] | None]:
             made.add_row(
                 "best" if trial is standing.best else "",
                 f"{trial.loss:.4g}",
-                f"{trial.predicted.latency:.3g} ms",
+                f"{trial.predicted.latency:.3g} ms" if trial.predicted.latency else "",
                 f"{trial.outcome.size or 0:,}",
             )
         left = f", {standing.left:.0f} s left" if standing.left is not None else ""

@@ -112,9 +112,11 @@ class Search:
         self.space: Space = space_of(base, steps, self.setting)
         plain = run(_quiet(self.setting), self.space.passes(self.space.nothing)).model
         progress("measuring what operators cost", 0, 0)
-        self.table = Table(self.target, self.setting.cache)
-        self.cost = CostModel(self.setting, self.space, self.table, self.target, plain)
-        correct(self.cost, self.setting, self.target, progress)
+        timed = minimize == "latency" or budget.max_latency is not None
+        priced = self.target if timed else dataclasses.replace(self.target, measured=False)
+        self.table = Table(priced, self.setting.cache)
+        self.cost = CostModel(self.setting, self.space, self.table, priced, plain)
+        correct(self.cost, self.setting, priced, progress)
         about = {
             "model": bench.setting.digest,
             "samples": bench.setting.samples.digest(),
