@@ -1,11 +1,12 @@
-"""Weight-only quantization, the pass: products read their matrix in 4 or 8 bits.
+"""Weight-only quantization, the pass: products read their matrix in 2, 4 or 8 bits.
 
     y = x W            ->  MatMulNBits(x, Q, s, z)
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)
 
 What bounds a language model that writes one token after another is reading its weights: at 4 bits
-there is an eighth of them. Activations stay as they are, so no ranges are needed; with samples each
-weight is rounded for what it multiplies (Frantar et al., GPTQ, ICLR 2023).
+there is an eighth of them. No ranges are needed; with samples each weight is rounded for what it
+multiplies (Frantar et al., GPTQ, ICLR 2023). A target that computes in integers rounds each block
+of a row of x to 8 bits when it runs: without that the product is slower than that of floats.
 """
 
 from __future__ import annotations
@@ -38,49 +39,57 @@ Array = np.ndarray[Any, Any]
 
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
+#: Blocks for which there are kernels of 2 bits; a thousand times slower otherwise.
+KERNELS_2 = (32, 64, 128)
+#: `accuracy_level` of products whose activations are rounded to 8 bits, and of others.
+ROUNDED, AS_IT_IS = 4, 0
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
 RUNS, ROWS, LONGEST = 16, 2048, 4096
 
 
 @dataclass(frozen=True)
 class WeightOnly(Pass):
-    """Store the matrices of products in 4 or 8 bits; compute in floating point.
+    """Store the matrices of products in 2, 4 or 8 bits a weight, scaled block by block.
 
     For targets that have the operator (see `graphopt targets`), and models bound by reading
     weights. A matrix that is read elsewhere too stays as it is.
 
     Attributes:
-        bits: of a weight, 4 or 8.
-        block: weights that share a scale and a zero point: a power of two, at least 16.
+        bits: of a weight, 2, 4 or 8.
+        block: weights that share a scale and a zero point: a power of two, at least 16; with 2 bits
+            32, 64 or 128.
         layers: (pattern, bits) pairs (`graphopt.layers`): products whose name matches are stored in
             so many bits instead, or with 0 stay as they are; the first match counts.
     """
 
-    bits: Literal[4, 8] = 4
-    block: int = 32
-    layers: tuple[tuple[str, Literal[0, 4, 8]], ...] = ()
+    bits: Literal[2, 4, 8] = 4
+    block: int = 64
+    layers: tuple[tuple[str, Literal[0, 2, 4, 8]], ...] = ()
 
     lossy: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
-            raise ValueError(f"bits is 4 or 8, not {self.bits}")
+        if self.bits not in (2, 4, 8):
+            raise ValueError(f"bits is 2, 4 or 8, not {self.bits}")
         for pattern, bits in self.layers:
-            if bits not in (0, 4, 8):
-                raise ValueError(f"layers: '{pattern}' has 0, 4 or 8 bits, not {bits}")
+            if bits not in (0, 2, 4, 8):
+                raise ValueError(f"layers: '{pattern}' has 0, 2, 4 or 8 bits, not {bits}")
         if self.block < 16 or self.block & (self.block - 1):
             raise ValueError(f"block is a power of two from 16 on, not {self.block}")
+        if 2 in (self.bits, *(b for _, b in self.layers)) and self.block not in KERNELS_2:
+            raise ValueError(f"with 2 bits block is 32, 64 or 128, not {self.block}")
 
     def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[int, ...]]:
         """The bits that each product's matrix may have."""
         if FEW_BITS not in ctx.target.operators:
             return {}
         silent = Context(model, target=ctx.target, shapes=ctx.shapes)
-        return {pattern_of(op.node): (8, 4) for op in self._wanted(model, silent, {})}
+        bits = (8, 4, 2) if self.block in KERNELS_2 else (8, 4)
+        return {pattern_of(op.node): bits for op in self._wanted(model, silent, {})}
 
     def only(
-        self, layers: tuple[tuple[str, Literal[0, 4, 8]], ...], others: Sequence[str] = ()
+        self, layers: tuple[tuple[str, Literal[0, 2, 4, 8]], ...], others: Sequence[str] = ()
     ) -> WeightOnly:
         """Stores these products' matrices in a few bits, and no other's."""
         return replace(self, layers=(*layers, ("*", 0)))
@@ -159,7 +168,8 @@ class WeightOnly(Pass):
         (w,) = op.matrix()
         made = in_blocks(w, bits, self.block, w.dtype, order)
         builder = Builder(model, op.node, names)
-        y = _product(builder, op, made, self.block)
+        level = AS_IT_IS if ctx.target.int8 is None else ROUNDED
+        y = _product(builder, op, made, self.block, level)
         if op.bias is not None:
             y.type, y.shape = op.y.type, op.y.shape
             y = builder.node("Add", [y, op.bias]).outputs[0]
@@ -168,7 +178,7 @@ class WeightOnly(Pass):
         remove_dead([op.node])
 
 
-def _product(builder: Builder, op: Linear, made: Blocks, block: int) -> ir.Value:
+def _product(builder: Builder, op: Linear, made: Blocks, block: int, level: int) -> ir.Value:
     integers, zeros = made.packed()
     held = weight_of(op.weight)
     base = (op.weight if held is None else held.root).name or "weight"
@@ -183,6 +193,7 @@ def _product(builder: Builder, op: Linear, made: Blocks, block: int) -> ir.Value
         "N": op.out_channels,
         "bits": made.bits,
         "block_size": block,
+        "accuracy_level": level,
     }
     made_by = builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft")
     return made_by.outputs[0]

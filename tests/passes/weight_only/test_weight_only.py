@@ -16,7 +16,8 @@ from graphopt.spec import parse
 from graphopt.target import Target
 from graphopt.testing import check, parse_model
 
-HAS = Target("t", operators=frozenset({"com.microsoft:MatMulNBits"}))
+HAS = Target("t", operators=frozenset({"com.microsoft:MatMulNBits"}), int8=None)
+ROUNDS = Target("r", operators=HAS.operators)  # computes in integers
 RNG = np.random.default_rng(0)
 W = (RNG.standard_normal((160, 128)) / 12).astype(np.float32)
 X = RNG.standard_normal((9, 160)).astype(np.float32)
@@ -32,15 +33,37 @@ def kinds(model):
     return [n.op_type for n in model.graph]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("block", [16, 32, 64])  # 160 fills no number of blocks of 64
+@pytest.mark.parametrize(
+    ("bits", "block"),  # 160 fills no number of blocks of 64 or 128
+    [*((b, n) for b in (4, 8) for n in (16, 32, 64)), *((2, n) for n in (32, 64, 128))],
+)
 def test_the_runtime_multiplies_by_what_the_blocks_stand_for(bits, block):
     model = made_by("y = MatMul(x, w)", {"w": W}, bits=bits, block=block)
     assert kinds(model) == ["MatMulNBits"]
     stood_for = in_blocks(W.T, bits, block, np.float32).matrix(160).T
     y = run(model, {"x": X})["y"]
     np.testing.assert_allclose(y, X @ stood_for, rtol=1e-4, atol=1e-4)
-    assert np.linalg.norm(stood_for - W) < (0.12 if bits == 4 else 0.008) * np.linalg.norm(W)
+    most = {2: 0.62, 4: 0.12, 8: 0.008}[bits]
+    assert np.linalg.norm(stood_for - W) < most * np.linalg.norm(W)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_where_integers_are_fast_activations_are_rounded_block_by_block(bits, rows):
+    model = parse_model("y = MatMul(x, w)", inputs={"x": X[:rows]}, constants={"w": W})
+    WeightOnly(bits=bits).run(model, Context(model, target=ROUNDS))
+    assert model.graph.node(0).attributes["accuracy_level"].as_int() == 4
+    stood_for = in_blocks(W.T, bits, 64, np.float32).matrix(160).T
+    x = X[:rows] * np.repeat([1e-3, 1, 1e3], [64, 64, 32]).astype(np.float32)
+    y = run(model, {"x": x})["y"]
+    blocks = np.pad(x, ((0, 0), (0, 32))).reshape(rows, 3, 64)
+    steps = np.repeat(np.abs(blocks).max(axis=2) / 127, 64, axis=1)[:, :160]
+    assert (np.abs(y - x @ stood_for) <= 0.51 * steps @ np.abs(stood_for) + 1e-4).all()
+
+
+def test_two_bits_need_blocks_that_have_a_kernel():
+    with pytest.raises(ValueError, match="32, 64 or 128, not 256"):
+        WeightOnly(layers=(("*", 2),), block=256)
 
 
 @pytest.mark.parametrize(
