@@ -272,9 +272,10 @@ class Search:
                 + (f": {self.failures[0]}" if self.failures else "")
             )
         able = [t for t in ranked if self.ranking.met(t)] or ranked[:1]
-        last = able[:FINALISTS] if self.minimize == "latency" else able[:1]
         finals = Finals(self.bench, self.target, self.budget, self.limit, self.measure_seconds)
-        best, result = finals.best(last, by_latency=self.minimize == "latency", tell=self.progress)
+        best, result = finals.best(
+            able[:FINALISTS], by_latency=self.minimize == "latency", tell=self.progress
+        )
         front = self.ranking.front(trials)
         others = tuple(self.bench.final(t.spec) for t in front) if whole_front else ()
         report = described(
