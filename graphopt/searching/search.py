@@ -113,6 +113,10 @@ def search(
     if recover is not None:
         for each in passes_of(recover):
             check_needs(each, samples=samples is not None)
+            if not getattr(each, "recovers", False):
+                raise UsageError(
+                    f"--recover {each}: it trains nothing; name a pass such as distill(epochs=10)"
+                )
     if (workers > 1 or ray is not None) and not task.portable:
         raise UsageError(
             "several workers open what they work on themselves: give paths, and evaluate= as "
