@@ -21,7 +21,17 @@ from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.prepare import Setting
 from graphopt.spec import format_spec, parse, passes_of
 
-__all__ = ["PIPELINE", "STAY", "Choice", "Group", "Option", "Space", "passes_for", "space_of"]
+__all__ = [
+    "PIPELINE",
+    "STAY",
+    "Choice",
+    "Group",
+    "Option",
+    "Space",
+    "passes_for",
+    "shared",
+    "space_of",
+]
 
 #: What a search uses where nobody says otherwise; -p narrows it.
 PIPELINE = 'clean, fold, depth, prune(scope="all"), svd, fuse, int8, weight_only'
@@ -160,8 +170,8 @@ def space_of(base: Sequence[Pass], steps: Sequence[Pass], setting: Setting) -> S
     nodes = {(escape(n), True): frozenset(m.node for m in d.members) for n, d in prunable.items()}
     dims = {name for name, _ in nodes}
     for node in model.graph:
-        layer = pattern_of(node), False
-        nodes[layer] = nodes.get(layer, frozenset()) | {node.name or ""}
+        place = pattern_of(node), False
+        nodes[place] = nodes.get(place, frozenset()) | {node.name or ""}
     found: dict[tuple[str, bool, bool], list[Option]] = {}
     for k, one in enumerate(steps):
         if not _searchable(one):
@@ -186,6 +196,27 @@ def space_of(base: Sequence[Pass], steps: Sequence[Pass], setting: Setting) -> S
             f"{setting.target.name}: see `graphopt inspect --dims`, or name other passes with -p"
         )
     return Space(tuple(base), tuple(steps), groups)
+
+
+def shared(spaces: Sequence[Space]) -> Space:
+    """The options that several targets have in common.
+
+    Raises:
+        UsageError: there are none.
+    """
+    first = spaces[0]
+    offered = [
+        {(g.name, g.sized, g.graded): set(g.options) for g in space.groups} for space in spaces[1:]
+    ]
+    groups = []
+    for group in first.groups:
+        place = group.name, group.sized, group.graded
+        options = tuple(o for o in group.options if all(o in s.get(place, ()) for s in offered))
+        if len(options) > 1:
+            groups.append(dataclasses.replace(group, options=options))
+    if not groups:
+        raise UsageError("the targets have no option in common: search for each alone")
+    return dataclasses.replace(first, groups=tuple(groups))
 
 
 def _searchable(one: Any) -> bool:
