@@ -8,9 +8,10 @@ import pytest
 from graphopt import Budget, load, optimize, save, search
 from graphopt.analyses.cost import cost
 from graphopt.backend import find_target
-from graphopt.context import Context
+from graphopt.context import Context, silent
 from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.run import run
+from graphopt.searching import correction
 from graphopt.searching.cost import CostModel
 from graphopt.searching.space import passes_for, space_of
 from graphopt.searching.table import Table
@@ -89,6 +90,16 @@ def test_nothing_is_chosen_inside_of_a_branch_that_goes(made):
     choice = taken(space, **{middle: "removed", "wb": "prune 50%", inside: "int8 dynamic"})
     assert space.spec(choice) == space.spec(taken(space, **{middle: "removed"}))
     run(setting, space.passes(choice))
+
+
+def test_whole_models_without_branches_correct_the_costs_too(made, monkeypatch):
+    setting, space, model = made
+    monkeypatch.setattr(correction, "quickest", lambda *_: [2.0, 1.0])
+    setting = dataclasses.replace(setting, cache=None)
+    pairs = correction.correct(model, setting, find_target("cpu"), silent)
+    every = list(dict.fromkeys(correction.spread_out(space)))
+    assert any(space.gone(choice) for choice in every)
+    assert len(pairs) == len(every), "each was built"
 
 
 def test_a_search_takes_out_the_branch_that_does_nothing(blocks):
