@@ -2,6 +2,7 @@
 
     y = x W            ->  MatMulNBits(x, Q, s, z)
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)
+    y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)     (tables)
 
 What bounds a language model that writes one token after another is reading its weights: at 4 bits
 there is an eighth of them. No ranges are needed; with samples each weight is rounded for what it
@@ -19,7 +20,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.weight_only.blocks import Blocks, in_blocks, order_of
+from graphopt.passes.weight_only.blocks import in_blocks, order_of
+from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
@@ -101,15 +103,16 @@ class WeightOnly(Pass):
             return 0
         bits = by_node(self.layers, model.graph, "weight_only")
         wanted = self._wanted(model, ctx, bits)
-        if not wanted:
+        lookups = self._lookups(model, ctx, bits, wanted)
+        if not wanted and not lookups:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
-        names = Names(model)
         orders = self._orders(model, ctx, wanted)
-        for op in ctx.track(wanted, len(wanted), "rounding weights"):
-            one = bits.get(op.node, self.bits)
-            self._replace(model, ctx, names, op, one, next(orders))
+        writer = _Writer(model, ctx, self.block)
+        for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
+            order = next(orders) if op.at else None
+            writer.replace(op, bits.get(op.node, self.bits), order)
         orders.close()
-        return len(wanted)
+        return len(wanted) + len(lookups)
 
     def _orders(
         self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
@@ -133,70 +136,118 @@ class WeightOnly(Pass):
     def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""
         found = []
+        tables = [n for n in _tables(model, ctx) if bits.get(n) != 0]
         for node in model.graph:
             op = linear_of(node) if node.op_type in ("MatMul", "Gemm") else ""
             if isinstance(op, str) or not _reads_floats(op):
                 continue
             reason = "layers= says so" if bits.get(node) == 0 else ""
-            reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x))
+            reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x), tables)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
                 found.append(op)
         return found
 
-    def _why_not(self, op: Linear, rank: int | None) -> str:
+    def _lookups(
+        self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int], wanted: Sequence[Linear]
+    ) -> list[Linear]:
+        """The lookups to replace, where tables are read by them and by `wanted` alone."""
+        tables = _tables(model, ctx)
+        packed = {n for n in tables if bits.get(n) != 0} | {op.node for op in wanted}
+        found = []
+        for node, op in tables.items():
+            reason = "layers= says so" if node not in packed else ""
+            reason = reason or why_not(op, self.block, packed)
+            if reason:
+                ctx.refuse(self, node, f"{reason}: it stays as it is")
+            elif ctx.edit(self, node):
+                found.append(op)
+        return found
+
+    def _why_not(self, op: Linear, rank: int | None, tables: Sequence[ir.Node]) -> str:
         if rank is None or rank < 2:
             return "what it multiplies is not known to have rows"
         if op.out_channels * op.in_channels < SMALLEST or op.in_channels < self.block:
             return "its matrix is small"
-        if op.shared:
+        if op.shared and not tied(op, tables, self.block):
             return "its matrix is read elsewhere too"
         if not np.isfinite(op.array()).all():
             return "its matrix is not finite"
         return ""
 
-    def _replace(
-        self,
-        model: ir.Model,
-        ctx: Context,
-        names: Names,
-        op: Linear,
-        bits: int,
-        order: Order | None,
-    ) -> None:
-        (w,) = op.matrix()
-        made = in_blocks(w, bits, self.block, w.dtype, order)
-        builder = Builder(model, op.node, names)
-        level = AS_IT_IS if ctx.target.int8 is None else ROUNDED
-        y = _product(builder, op, made, self.block, level)
+
+class _Writer:
+    """Puts packed matrices in place of those of a model, each once."""
+
+    def __init__(self, model: ir.Model, ctx: Context, block: int) -> None:
+        self.model, self.ctx, self.block = model, ctx, block
+        self.names = Names(model)
+        #: Packed rows [n, bytes], scales, zeros and bits, by what holds the matrix.
+        self.packed: dict[ir.Value, tuple[list[ir.Value], int]] = {}
+
+    def replace(self, op: Linear, bits: int, order: Order | None) -> None:
+        """Let `op` read its matrix in blocks."""
+        builder = Builder(self.model, op.node, self.names)
+        y = self._product(builder, op, bits, order) if op.at else self._lookup(builder, op, bits)
         if op.bias is not None:
             y.type, y.shape = op.y.type, op.y.shape
             y = builder.node("Add", [y, op.bias]).outputs[0]
         builder.take_over(op.y, y)
-        provenance.derive(builder.nodes, [op.node], ctx.pass_name)
+        provenance.derive(builder.nodes, [op.node], self.ctx.pass_name)
         remove_dead([op.node])
 
+    def _product(self, builder: Builder, op: Linear, bits: int, order: Order | None) -> ir.Value:
+        (w,) = op.matrix()
+        (rows, scales, zeros), bits = self._stored(builder, op, w, bits, order)
+        blocks = -(-op.in_channels // self.block)
+        packed = [op.out_channels, blocks, self.block * bits // 8]
+        if op.shared:
+            shape = builder.constant(np.array(packed), "packed_shape")
+            rows = builder.node("Reshape", [rows, shape]).outputs[0]
+        attributes = {
+            "K": op.in_channels,
+            "N": op.out_channels,
+            "bits": bits,
+            "block_size": self.block,
+            "accuracy_level": AS_IT_IS if self.ctx.target.int8 is None else ROUNDED,
+        }
+        inputs = [op.x, rows, scales, zeros]
+        return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
 
-def _product(builder: Builder, op: Linear, made: Blocks, block: int, level: int) -> ir.Value:
-    integers, zeros = made.packed()
-    held = weight_of(op.weight)
-    base = (op.weight if held is None else held.root).name or "weight"
-    inputs = [
-        op.x,
-        builder.constant(integers, f"{base}_q"),
-        builder.constant(made.scales, f"{base}_scale"),
-        builder.constant(zeros, f"{base}_zero"),
-    ]
-    attributes = {
-        "K": op.in_channels,
-        "N": op.out_channels,
-        "bits": made.bits,
-        "block_size": block,
-        "accuracy_level": level,
-    }
-    made_by = builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft")
-    return made_by.outputs[0]
+    def _lookup(self, builder: Builder, op: Linear, bits: int) -> ir.Value:
+        (rows, scales, zeros), bits = self._stored(builder, op, op.array(), bits, None)
+        attributes = {
+            "bits": bits,
+            "block_size": self.block,
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        inputs = [rows, op.x, scales, zeros]
+        made = builder.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft")
+        return made.outputs[0]
+
+    def _stored(
+        self, builder: Builder, op: Linear, w: Array, bits: int, order: Order | None
+    ) -> tuple[list[ir.Value], int]:
+        """Packed rows of w, scales, zeros and the bits; as they are if they were made before."""
+        held = weight_of(op.weight)
+        root = op.weight if held is None else held.root
+        if root not in self.packed:
+            made = in_blocks(w, bits, self.block, w.dtype, order)
+            integers, zeros = made.packed()
+            if op.shared or not op.at:
+                integers = integers.reshape(len(w), -1)
+            arrays = {"q": integers, "scale": made.scales, "zero": zeros}
+            base = root.name or "weight"
+            values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
+            self.packed[root] = values, bits
+        return self.packed[root]
+
+
+def _tables(model: ir.Model, ctx: Context) -> dict[ir.Node, Linear]:
+    """The lookups that the target can make of packed rows."""
+    return candidates(model.graph) if LOOKUP in ctx.target.operators else {}
 
 
 def _reads_floats(op: Linear) -> bool:
