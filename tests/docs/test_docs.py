@@ -10,6 +10,7 @@ Each runs in a process of its own, forked from one that has imported what takes 
 import multiprocessing
 import re
 import shlex
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,12 @@ BLOCK = re.compile(r"^```(python|console)([^\n]*)\n(.*?)^```", re.MULTILINE | re
 PAGES = sorted(p for p in (ROOT / "docs").glob("*.md") if BLOCK.search(p.read_text()))
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["onnx.reference", "onnx_ir.passes", "onnxruntime", "rich.table", "torch.export", "onnxscript"]
+    [
+        *("onnx.reference", "onnx_ir.passes", "onnxruntime", "optuna", "rich.table", "onnxscript"),
+        *("torch.export._trace", "torch.onnx._internal.exporter._registration"),
+        *("graphopt.cli.optimize", "graphopt.pipeline.optimize", "graphopt.tracing.convert"),
+        *(found.module for found in entry_points(group="graphopt.passes")),
+    ]
 )
 
 PYTHON = "sys.path.insert(0, '')\nexec({body!r}, {{'__name__': '__main__'}})"
@@ -49,6 +55,8 @@ def test_page(page, tmp_path):
             for line in re.findall(r"^\$ (.*)$", body, re.MULTILINE):
                 command, _, code = line.partition("  # exits ")
                 first, *argv = shlex.split(command)
+                if argv[:1] == ["search"]:  # it reads no defaults
+                    argv += ["--measure-seconds", "0.2"]
                 known = GRAPHOPT.format(argv=argv) if first == "graphopt" else None
                 run(known or SHELL.format(command=command), tmp_path, int(code or 0), command)
 
