@@ -173,7 +173,7 @@ def _run(options: dict[str, Any]) -> int:
     if is_html(options["report_file"]):
         from graphopt.page.run import search_page
 
-        page = search_page(options["model"], found.result, report, data["search"])
+        page = search_page(found.setting, found.result, report, data["search"])
     unwritten = write_report(options["report_file"], data, page)
     if as_json:
         emit_json(data)

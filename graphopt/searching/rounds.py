@@ -69,11 +69,13 @@ class Found:
     Attributes:
         result: the model, as `graphopt.optimize` gives one; it is the closest if `met` is False.
         report: the choice layer by layer, the trials, the front.
+        setting: the source as it was prepared, with the samples.
         front: results of every trial that no other beats, cheapest first (`search(front=True)`).
     """
 
     result: Result
     report: SearchReport
+    setting: Setting
     front: tuple[Result, ...] = ()
 
     @property
@@ -285,7 +287,7 @@ class Search:
             table=self.table,
             failures=self.failures,
         )
-        return Found(result, report, others)
+        return Found(result, report, self.bench.setting, others)
 
 
 def _quiet(setting: Setting) -> Setting:
