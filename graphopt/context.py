@@ -15,6 +15,7 @@ from graphopt.backend import Arrays, Timing
 from graphopt.budget import Budget
 from graphopt.cache import Cache
 from graphopt.graph import provenance
+from graphopt.reporting.tracking import Scalar
 from graphopt.samples.stream import Samples
 from graphopt.target import ONNX, Target
 
@@ -89,6 +90,7 @@ class Context:
         source: the model as it came into the run, not to be changed; None outside a pipeline.
         referee: how far from saying what the source says a model is on the samples; None where no
             guard judges.
+        scalar: called with (name, value, step) while something is trained; None keeps nothing.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
@@ -115,6 +117,7 @@ class Context:
         cache: Cache | None = None,
         source: ir.Model | None = None,
         referee: Referee | None = None,
+        scalar: Scalar | None = None,
     ) -> None:
         self.model = model
         self.source = source
@@ -138,6 +141,7 @@ class Context:
         self.cache = cache
         self._timer = timer
         self._progress = progress
+        self._scalar = scalar
         self._tracked = False
         self._allow = allow
         self._cache: dict[Analysis[Any], Any] = {}
@@ -286,6 +290,11 @@ class Context:
         if self._progress is not None:
             own = text.startswith(self.pass_name)
             self._progress(text if own else f"{self.pass_name}: {text}", done, total)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Keep a figure of a training, where the user asked for that (`--track`)."""
+        if self._scalar is not None:
+            self._scalar(name, value, step)
 
     def adopt(self, other: Context) -> None:
         """Take over what `other` analysed of the very same model object, unchanged since."""

@@ -221,6 +221,7 @@ def run_pass(
         cache=setting.cache,
         source=setting.source.model,
         referee=referee,
+        scalar=setting.scalar,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
