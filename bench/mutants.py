@@ -45,7 +45,7 @@ DRAWS = (1.0, "near", 8.0, 1e-3, "ones", 1e10, 1e-30, 1e30, "zeros")
 CHUNK, PATIENCE = 40, 60
 #: How far apart is rounding alone: times what rounding costs the region itself, and of a value; or
 #: in float32, where the values in float64 are the same.
-COST, ROUNDING = 8, 2.5e-7
+COST, ROUNDING = 8, 5e-7
 SAME, FAR, SLACK = 1e-12, 1e-5, 1 / 64
 #: Tries at a region that has a place for a fault.
 TRIES = 60

@@ -119,10 +119,7 @@ def _in_single(
     """How float32 on the new side is worse than on the source's, "" if it is not."""
     single = Run(shared, sizes, wide=np.float32)
     feeds = {t: single.wide(x) for t, x in given.items()}
-    before = single(window.before, feeds)
-    if before.dtype.kind == "f" and not np.isfinite(before).all():
-        return ""
-    after = single(window.after, feeds)
+    before, after = single(window.before, feeds), single(window.after, feeds)
     wide = {t: x.astype(np.float64) if x.dtype.kind == "f" else x for t, x in feeds.items()}
     exact = Run(shared, sizes)(window.before, wide)
     if before.dtype.kind != "f":
@@ -131,9 +128,11 @@ def _in_single(
             run = Run(shared, sizes, np.random.default_rng(k), LOST * 2.0**-24)
             settled &= run(window.before, {t: run.rounded(x) for t, x in wide.items()}) == exact
         return "it decides otherwise in float32" if (settled & (after != exact)).any() else ""
-    if not np.isfinite(after).all():
+    told = np.isfinite(before) & np.isfinite(exact)
+    if not np.isfinite(after[told]).all():
         return "it overflows where the source does not"
-    moved = _moved(window, wide, sizes, shared, exact, 2.0**-24)
+    moved = _moved(window, wide, sizes, shared, exact, 2.0**-24)[told]
+    before, after, exact = before[told], after[told], exact[told]
     own, lost = np.abs(before - exact), np.abs(after - exact)
     # what a Relu cuts off on one side alone is as far as rounding moves the others
     edge = (before == 0) | (after == 0) | (exact == 0)

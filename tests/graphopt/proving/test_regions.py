@@ -210,3 +210,11 @@ def test_an_overflow_beside_a_zero_is_missed():
         {"s": (2, 3), "x": (2, 3)}, held,
     )  # fmt: skip
     assert (verdict, means) == ("refuted", "it overflows where the source does not")
+
+
+def test_what_is_no_number_elsewhere_hides_no_overflow():
+    verdict, means = told(
+        "r = Sqrt(z)  y = Div(x, r)", "a = Mul(x, c)  b = Mul(a, d)  r = Sqrt(z)  y = Div(b, r)",
+        {"x": (4, 5), "z": (4, 5)}, {"c": scalar(1e30), "d": scalar(1e-30)},
+    )  # fmt: skip
+    assert (verdict, means) == ("refuted", "it overflows where the source does not")
