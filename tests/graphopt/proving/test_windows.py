@@ -48,6 +48,15 @@ PROVED = [
         {"f": k(-1)},
     ),
     ("m = Mul(x, c)  y = Mul(m, d)", "y = Mul(x, e)", N3, {"c": c(2), "d": c(3), "e": c(6)}),
+    *(
+        (
+            f'p = Pad<mode="{mode}">(x, n)  t = Transpose<perm=[0,2,1]>(p)  y = Relu(t)',
+            f'u = Transpose<perm=[0,2,1]>(x)  r = Relu(u)  y = Pad<mode="{mode}">(r, o)',
+            {"x": ("N", 8, "L")},
+            {"n": k(0, 0, 3, 0, 0, 2), "o": k(0, 3, 0, 0, 2, 0)},
+        )
+        for mode in ("edge", "reflect", "wrap")
+    ),
     ("a = Add(x, z)  y = Add(a, x)", "b = Add(x, x)  y = Add(z, b)", None, {}),
     (
         "d = Div(x, z)  s = Softmax(d)  y = Mul(s, c)",
@@ -288,6 +297,11 @@ def test_wrong_rewrites_are_refuted(name):
         ("y = LayerNormalization(x, s)",
          "a = ReduceMean<keepdims=1>(x, l)  d = Sub(x, a)  r = Sqrt(d)  q = Div(d, r)"
          "  y = Mul(q, s)", None, {"s": c(0, 0, 0)}, {"s": c(0, 0, 0), "l": k(-1)}),
+        # padding of another mode, of other sizes
+        ('y = Pad<mode="reflect">(x, p)', 'y = Pad<mode="edge">(x, p)', N3,
+         {"p": k(0, 1, 0, 1)}, None),
+        ('y = Pad<mode="reflect">(x, p)', 'y = Pad<mode="reflect">(x, p)', N3,
+         {"p": k(0, 1, 0, 2)}, {"p": k(0, 2, 0, 1)}),
         # of one element there is a softmax only where it is a number
         ("d = Div(x, z)  y = Softmax(d)", "q = Div(z, x)  y = Softmax(q)", ONES, {}, None),
         ("y = Softmax(x)", "q = Div(x, z)  y = Softmax(q)", ONES, {}, None),
