@@ -24,6 +24,8 @@ TIMES = 2
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
 SCALES = (1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
 LOST = 256
+#: Leaves in which zeros, ordinary and large numbers are side by side.
+MIXED = 4
 #: Perturbations that measure the effect of rounding.
 ROUNDINGS = 3
 #: One rounding of what was computed before and stored in float32.
@@ -100,9 +102,12 @@ def _instability(window: Window, shared: Shared, sizes: Mapping[str, int]) -> st
             {t: drawn(t, sizes, NORMAL, rng, np.zeros(1)) for t in window.leaves} for _ in range(2)
         )
         opposite = {t: -x if x.dtype.kind == "f" else two[t] for t, x in one.items()}
-        here = {t: rng.choice((0.0, 1 / scale, 1.0), x.shape) for t, x in one.items()}
-        apart = {t: x * here[t] if x.dtype.kind == "f" else x for t, x in one.items()}
-        for feeds in (one, opposite, apart):
+        mixed = [
+            {**one, t: one[t] * rng.choice((0.0, 1 / scale, 1.0), one[t].shape)}
+            for t in window.leaves[:MIXED]
+            if one[t].dtype.kind == "f"
+        ]
+        for feeds in (one, opposite, *mixed):
             scaled = {t: x * scale if x.dtype.kind == "f" else x for t, x in feeds.items()}
             try:
                 fault = _in_single(window, shared, sizes, scaled)

@@ -143,6 +143,8 @@ class Terms:
         self._by_object: dict[int, Term] = {}
         self._alike: dict[Any, list[Term]] = {}
         self._kept: list[Any] = []
+        #: What is known of two terms that were compared: their window, where both are equal.
+        self.joined: dict[tuple[Term, Term], Any] = {}
         #: Numbers of the sizes that nothing tells: each is another size, in whichever graph.
         self.unknowns = itertools.count(1)
         #: Some of them by what they follow from.
