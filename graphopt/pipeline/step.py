@@ -124,7 +124,8 @@ def try_pass(
             state.numbered = evidence.after
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
-        verdict = verify(one, state, setting, outputs, metric, share)
+        proved = evidence is not None and evidence.proved
+        verdict = verify(one, state, setting, outputs, metric, share, proved)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
         return Trial(ctx, edits, state, verdict, evidence=evidence)
@@ -263,8 +264,12 @@ def verify(
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
     share: float = 1.0,
+    proved: bool = False,
 ) -> Verdict:
-    """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
+    """Check graph and outputs of what a pass made; `reason` is "" if it may stay.
+
+    With every edit `proved`, what rounding does to the source is no difference.
+    """
     try:
         check_graph(state.skeleton, full=setting.full_check)
     except InputError as error:
@@ -288,10 +293,14 @@ def verify(
     if source.broken:
         return dataclasses.replace(verdict, reason=_moved(source), broken=True)
     if not getattr(one, "lossy", False):
-        if not judge.equal(previous):
+
+        def equal(compared: Comparison, runs: slice) -> bool:
+            return judge.equal(compared) or (proved and judge.rounds_alike(compared, runs))
+
+        if not equal(previous, slice(probed)):
             return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
         beyond = compare_outputs(before[probed:], outputs[probed:])
-        if not judge.equal(beyond):
+        if not equal(beyond, slice(probed, None)):
             reason = f"{_moved(beyond)}, at other sizes or values than the samples"
             return dataclasses.replace(verdict, reason=reason, broken=True)
         return verdict

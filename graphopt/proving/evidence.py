@@ -63,6 +63,11 @@ class Examined:
         return dataclasses.replace(self, windows=windows, edits=edits)
 
     @property
+    def proved(self) -> bool:
+        """Whether every edit is."""
+        return not self.open and all(verdict == "proved" for _, verdict in self.edits)
+
+    @property
     def refuted(self) -> Window | None:
         """The first region that computes something else, if an output depends on it."""
         if not self.open:
