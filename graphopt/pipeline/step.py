@@ -124,11 +124,11 @@ def try_pass(
             state.numbered = evidence.after
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
-        costly = setting.judge is not None and setting.judge.costly
-        if costly and evidence is not None and evidence.proved:
+        proved = evidence is not None and evidence.proved
+        if proved and setting.judge is not None and setting.judge.costly:
             ctx.note("outputs were not compared: each edit is proved, and a run reads all weights")
             return Trial(ctx, edits, state, _sound(state, setting, outputs), evidence=evidence)
-        verdict = verify(one, state, setting, outputs, metric, share)
+        verdict = verify(one, state, setting, outputs, metric, share, proved)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
         return Trial(ctx, edits, state, verdict, evidence=evidence)
@@ -268,8 +268,12 @@ def verify(
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
     share: float = 1.0,
+    proved: bool = False,
 ) -> Verdict:
-    """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
+    """Check graph and outputs of what a pass made; `reason` is "" if it may stay.
+
+    With every edit `proved`, what rounding does to the source is no difference.
+    """
     sound = _sound(state, setting)
     judge = setting.judge
     if judge is None or sound.reason:
@@ -292,10 +296,14 @@ def verify(
     if source.broken:
         return dataclasses.replace(verdict, reason=_moved(source), broken=True)
     if not lossy:
-        if not judge.equal(previous):
+
+        def equal(compared: Comparison, runs: slice) -> bool:
+            return judge.equal(compared) or (proved and judge.rounds_alike(compared, runs))
+
+        if not equal(previous, slice(probed)):
             return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
         beyond = compare_outputs(before[probed:], outputs[probed:])
-        if not judge.equal(beyond):
+        if not equal(beyond, slice(probed, None)):
             reason = f"{_moved(beyond)}, at other sizes or values than the samples"
             return dataclasses.replace(verdict, reason=reason, broken=True)
         return verdict
