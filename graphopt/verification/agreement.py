@@ -1,8 +1,8 @@
 """Task agreement: whether a lossy model still says the same, each output judged by what it is.
 
     decisions    integers, booleans, text           equal, element by element
-    scores       one class of several in each row    the same top class; of a sequence of such rows
-                                                     also the same sequence, repeats collapsed
+    scores       one class of several in each row    the same top class; of written lines of such
+                                                     rows also the same text, repeats collapsed
     chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
     margins      one sum of either sign each         as values, and on the same side of zero
     embedding    rows of unit length                 the angle between the two
@@ -37,6 +37,7 @@ __all__ = [
     "Kind",
     "as_rows",
     "distributed",
+    "is_text",
     "kind_of",
     "spread_error",
     "turn_of",
@@ -66,6 +67,8 @@ _ALIKE = 30
 _MANY = 512
 #: Rows from which on a channel has a spread of its own.
 SEVERAL = 4
+#: Labels that last longer than this many steps, in the mean, are no letters.
+LASTS = 3
 THRESHOLDS = (0.3, 0.5, 0.7)
 #: Operators that hand values on as they are.
 _MOVES = frozenset(
@@ -248,17 +251,29 @@ def _chances(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 def _scores(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     tops = [(a.argmax(-1), b.argmax(-1)) for a, b in zip(want, got, strict=True)]
     single = _decided("scores", tops, limit)
-    lines = [
-        (x, y)
-        for a, b in tops
-        if a.ndim == 2 and a.shape == b.shape and a.shape[1] > 1
-        for x, y in zip(a, b, strict=True)
-    ]
-    if not lines:
+    if not is_text([a for a, _ in tops]):
         return single
+    lines = [(x, y) for a, b in tops if a.shape == b.shape for x, y in zip(a, b, strict=True)]
     wrong = sum(not np.array_equal(_collapsed(x), _collapsed(y)) for x, y in lines)
     whole = Agreement("sequences", len(lines), wrong, wrong / len(lines), limit)
     return max(single, whole, key=lambda one: one.figure)
+
+
+def is_text(tops: Sequence[Array]) -> bool:
+    """Whether rows of top classes [lines, steps] are written lines: labels stand for a step or two.
+
+    Labels that last (speech or none, a state of sleep) are decisions of each step by itself, and
+    so are those of two classes.
+    """
+    if any(a.ndim != 2 or a.shape[1] < 2 for a in tops):
+        return False
+    labels, counts = np.unique(np.concatenate([a.ravel() for a in tops]), return_counts=True)
+    if len(labels) < 3:
+        return False
+    usual = labels[counts.argmax()]
+    first = [np.diff(a, axis=1, prepend=-1) != 0 for a in tops]
+    begun = sum(int((f & (a != usual)).sum()) for f, a in zip(first, tops, strict=True))
+    return bool(counts.sum() - counts.max() <= LASTS * begun)
 
 
 def _collapsed(labels: Array) -> Array:

@@ -1,10 +1,11 @@
 """Stored weights: integers in the file, float where they compute, for nodes that stay float.
 
-    W  ->  Cast(Q) * s        one scale for each output channel
+    W  ->  Cast(Q) * s                            one scale for each output channel
+    W  ->  (16 Cast(H) + Cast([L >> 4, L % 16])) * s       12 bits: a byte, and half of another
 
 A runtime computes constants once, as it loads: the file is a quarter, the speed that of floats, and
 the error that of rounding weights alone. It suits what integers spoil, or do not make faster. What
-even that spoils (a Fourier transform written as a convolution) is stored in 16 bits.
+even that spoils is stored in 12 bits (a sixteenth of the error), or in 16.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def store(
     bits: int,
     rounded: tuple[Array, Array] | None = None,
 ) -> None:
-    """Let `node` read its weights at `positions` from integers of 8 or 16 bits.
+    """Let `node` read its weights at `positions` from integers of 8, 12 or 16 bits.
 
     `rounded` holds better integers than the nearest, and the scales of their output channels.
     """
@@ -74,22 +75,43 @@ def store(
             integers = np.clip(np.rint(array / scales), -top, top)
             if rounded is not None and np.array_equal(rounded[1], scales.reshape(-1)):
                 integers = rounded[0]
-            q = writer.initializer(integers.astype(f"int{bits}"), f"{value.name}_q")
-            cast = writer.node(
-                "Cast",
-                [q],
-                f"{value.name}_cast",
-                origin=[],
-                attributes={"to": int(ir.DataType.FLOAT)},
-            )
             scale = writer.initializer(scales, f"{value.name}_scale")
-            product = writer.node(
-                "Mul", [cast.outputs[0], scale], f"{value.name}_stored", origin=[], after=cast
-            )
-            restored = product.outputs[0]
-            restored.type, restored.shape = ir.TensorType(ir.DataType.FLOAT), q.shape
+            restored = _read(writer, integers.astype(np.int32), bits, scale, value.name or "W")
+            restored.type = ir.TensorType(ir.DataType.FLOAT)
+            restored.shape = ir.Shape(array.shape)
             writer.restored[key] = restored
         node.replace_input_with(k, writer.restored[key])
+
+
+def _read(writer: Writer, integers: Array, bits: int, scale: ir.Value, name: str) -> ir.Value:
+    """The product of integers of so many bits, as the file holds them, and their scales."""
+    last: list[ir.Node] = []
+
+    def add(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        at = last[-1] if last else None
+        last.append(writer.node(op, inputs, name, origin=[], after=at, attributes=attributes))
+        return last[-1].outputs[0]
+
+    def cast(value: ir.Value) -> ir.Value:
+        return add("Cast", value, to=int(ir.DataType.FLOAT))
+
+    axis = _even(integers.shape)
+    if bits != 12 or axis is None:
+        held = writer.initializer(integers.astype(np.int8 if bits == 8 else np.int16), f"{name}_q")
+        return add("Mul", cast(held), scale)
+    first, second = np.split((integers & 15).astype(np.uint8), 2, axis=axis)
+    low = writer.initializer(first << 4 | second, f"{name}_low")
+    four, sixteen = (writer.shared(np.asarray(n, np.uint8), f"of_{n}") for n in (4, 16))
+    halves = add("BitShift", low, four, direction="RIGHT"), add("Mod", low, sixteen)
+    joined = cast(add("Concat", *halves, axis=axis))
+    high = cast(writer.initializer((integers >> 4).astype(np.int8), f"{name}_q"))
+    times = writer.shared(np.asarray(16, np.float32), "sixteen")
+    return add("Mul", add("Add", add("Mul", high, times), joined), scale)
+
+
+def _even(shape: tuple[int, ...]) -> int | None:
+    """The first axis that can be cut in half."""
+    return next((k for k, n in enumerate(shape) if n % 2 == 0), None)
 
 
 def _worth(value: ir.Value | None) -> bool:
