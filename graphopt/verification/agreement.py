@@ -6,7 +6,8 @@
     chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
     margins      one sum of either sign each         as values, and on the same side of zero
     embedding    rows of unit length                 the angle between the two
-    values       anything else                       error of each channel relative to its spread
+    values       anything else                       error of each channel relative to its spread;
+                                                     of few the worst
     state        values that the next run may take   the same, within a wider limit
 
 An error of the whole tensor says little: a column of scores beside pixel coordinates is lost in it.
@@ -65,6 +66,8 @@ _WIDE, _VECTOR = 64, 32
 _ALIKE = 30
 #: Columns from which on a few may have another scale.
 _MANY = 512
+#: Up to so many channels each is a figure of its own, such as a mark or a coordinate.
+EACH = 16
 #: Rows from which on a channel has a spread of its own.
 SEVERAL = 4
 #: Labels that last longer than this many steps, in the mean, are no letters.
@@ -300,9 +303,10 @@ def _values(want: list[Any], got: list[Any], limit: float, share: float) -> Agre
     return Agreement("values", len(want), None, spread_error(want, got), MAX_ERROR * share)
 
 
-def spread_error(want: list[Any], got: list[Any]) -> float:
-    """RMS error of each channel over its standard deviation, the mean over channels.
+def spread_error(want: list[Any], got: list[Any], each: int = EACH) -> float:
+    """RMS error of each channel over its standard deviation: the worst of few, the mean of many.
 
+    Few are as many as `each`.
     Channels are the axis whose parts differ most in scale; one that never varies counts by the
     spread of all, and so do all where there are too few rows to tell.
     """
@@ -324,7 +328,10 @@ def spread_error(want: list[Any], got: list[Any]) -> float:
         float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0,
     )
     spread = np.where(spread > 1e-3 * whole, spread, whole)
-    return float(np.minimum(error / spread, 1e6).mean()) if error.size else 0.0
+    if not error.size:
+        return 0.0
+    shares = np.minimum(error / spread, 1e6)
+    return float(shares.max() if shares.size <= each else shares.mean())
 
 
 def _channels(arrays: list[Any]) -> int:
@@ -358,7 +365,7 @@ def _margins(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 
 
 def _state(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
-    return dataclasses.replace(_values(want, got, limit, share), limit=STATE * share)
+    return Agreement("values", len(want), None, spread_error(want, got, 0), STATE * share)
 
 
 def _features(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:

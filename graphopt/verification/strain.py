@@ -128,7 +128,7 @@ def _logits_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _state_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    return min(spread_error(want, got) / STATE, 1e3) ** 2
+    return min(spread_error(want, got, 0) / STATE, 1e3) ** 2
 
 
 def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:
