@@ -382,7 +382,7 @@ def test_a_line_of_a_recurrent_layer_has_its_steps_on_the_first_axis():
 
 
 def test_of_few_values_the_worst_counts_and_of_many_the_mean():
-    want = [RNG.normal(size=(64, 3)) + [1, 3, 5]]
+    want = [RNG.normal(size=(64, 3)) + np.array([1, 3, 5])]
     off = want[0] + 0.2 * RNG.normal(size=(64, 3)) * [1, 0, 0]
     assert spread_error(want, [off]) == pytest.approx(0.2, rel=0.3)
     wide = [RNG.normal(size=(64, 60))]
