@@ -26,24 +26,31 @@ Array = np.ndarray[Any, Any]
 #: Smaller weights save less than two more nodes take.
 SMALLEST = 1 << 11
 #: Inputs that are weights, and the axes of each that are summed over.
+#: Of tables (of words, of positions) rows have a scale each.
 _SUMMED: dict[str, dict[int, tuple[int, ...]]] = {
+    "Add": {0: (-1,), 1: (-1,)},
     "Conv": {1: (1, 2, 3, 4)},
     "ConvTranspose": {1: (0, 2, 3, 4)},
     "FusedConv": {1: (1, 2, 3, 4)},
     "FusedGemm": {1: ()},
     "GRU": {1: (2,), 2: (2,)},
+    "Gather": {0: (-1,)},
     "Gemm": {1: ()},
     "LSTM": {1: (2,), 2: (2,)},
     "MatMul": {0: (-1,), 1: (-2,)},
     "RNN": {1: (2,), 2: (2,)},
+    "Slice": {0: (-1,)},
 }
+#: Operators whose constants may be masks, which reach minus infinity.
+_TABLES = frozenset({"Add", "Gather", "Slice"})
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
 def weights_to_store(node: ir.Node) -> tuple[int, ...]:
     """Positions of the float weights of `node` that are worth storing in int8."""
     known = _SUMMED.get(node.op_type, {}) if node.domain in _DOMAINS else {}
-    return tuple(k for k in known if k < len(node.inputs) and _worth(node.inputs[k]))
+    found = tuple(k for k in known if k < len(node.inputs) and _worth(node.inputs[k]))
+    return found if node.op_type not in _TABLES or all(map(_finite, node.inputs)) else ()
 
 
 def store(
@@ -118,4 +125,9 @@ def _worth(value: ir.Value | None) -> bool:
     weight = weight_of(value)
     if weight is None or weight.tensor.dtype != ir.DataType.FLOAT:
         return False
-    return int(np.prod(weight.shape)) >= SMALLEST
+    return int(np.prod(weight.shape)) >= SMALLEST and sum(n > 1 for n in weight.shape) > 1
+
+
+def _finite(value: ir.Value | None) -> bool:
+    weight = weight_of(value)
+    return weight is None or bool(np.isfinite(weight.array()).all())

@@ -65,6 +65,42 @@ def _bits(model, bits):
     return {n.name: bits for n in model.graph}
 
 
+TABLES = {
+    "j = Cast<to=7>(i)  t = Gather(w, j)  y = Neg(t)": (64, 96),
+    "j = Cast<to=7>(i)  t = Slice(w, z, j)  y = Neg(t)": (64, 96),
+    "y = Add(i, w)": (64, 96),
+}
+
+
+@pytest.mark.parametrize("text", TABLES)
+def test_tables_that_are_not_looked_up_in_integers_are_stored(text):
+    sizes = 10.0 ** np.arange(-3, 3).repeat(11)[:64, None]
+    table = normal(64, 96) * sizes.astype(np.float32)
+    constants = {"w": table, "z": np.zeros(1, np.int64)}
+    if "Slice" not in text:
+        del constants["z"]
+    model = parse_model(text, inputs={"i": (1,)}, constants=constants)
+    feeds = {"i": np.array([48], np.float32)}
+    before = run(model, feeds)["y"]
+    left = {n.name: "the test says so" for n in model.graph}
+    facts = {precision.FACT: {"left": left, "bits": {}}}
+    assert Int8().run(model, Context(model, target=CPU, facts=facts)) == 1
+    assert model.graph.initializers["w_q"].const_value.dtype == ir.DataType.INT8
+    after = run(model, feeds)["y"]
+    worst = np.abs(after - before).max(axis=-1) / np.abs(before).max(axis=-1)
+    assert 0 < worst.max() < 0.01
+
+
+def test_masks_and_rows_are_no_tables():
+    mask = np.triu(np.full((64, 64), -np.inf, np.float32), 1)
+    model = parse_model(
+        "a = Add(x, m)  y = Add(a, r)",
+        inputs={"x": (64, 64)},
+        constants={"m": mask, "r": normal(1, 4096)[:, :64].repeat(64, 0)[:1]},
+    )
+    assert Int8().run(model, Context(model, target=CPU)) == 0
+
+
 def test_small_weights_and_layers_that_are_to_stay_float_are_left_alone():
     model = parse_model(
         "h = MatMul(x, w)  y = MatMul(h, v)",
