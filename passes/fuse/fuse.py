@@ -41,6 +41,7 @@ from graphopt.passes.fuse.layout.transposes import meet_transposes
 from graphopt.passes.fuse.layout.views import ShortenViews
 from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.pools import PoolFirst
 from graphopt.passes.fuse.slow_forms import MeanOverRows, SumBeforeNorm
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 
@@ -88,6 +89,7 @@ class Fuse(Pass):
         ShiftBefore,
         PadIntoConv,
         PadIntoPool,
+        PoolFirst,
         TransposedOperand,
         MatMulAdd,
         ConcatChain,
