@@ -13,6 +13,7 @@ from graphopt.passes.fuse.activations import (
     HardSigmoidClip,
     HardSwish,
     Mish,
+    OneSlope,
     SigmoidGate,
     TanhGelu,
 )
@@ -89,6 +90,7 @@ class Fuse(Pass):
         ShiftBefore,
         PadIntoConv,
         PadIntoPool,
+        OneSlope,
         PoolFirst,
         TransposedOperand,
         MatMulAdd,

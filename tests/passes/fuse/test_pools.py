@@ -29,7 +29,7 @@ def test_what_rises_comes_after_the_pooling(f):
     ("slopes", "because"),
     [
         (-SLOPES, "falls"),
-        (np.full((3, 1, 9), 0.1, np.float32), "place to place"),
+        (np.linspace(0, 1, 27, dtype=np.float32).reshape(3, 1, 9), "place to place"),
     ],
 )
 def test_refuses(slopes, because):
