@@ -34,6 +34,9 @@ from graphopt.verification.agreement import (
 __all__ = ["ahead_of", "logarithms", "strain"]
 
 Array = np.ndarray[Any, Any]
+#: Chances below this are as good as none: the least of float32, since what looks settled (1e-20
+#: beside 1) may be a small margin to errors that large.
+LEAST = 1e-37
 
 
 def strain(guard: Guard, got: Iterable[Outputs]) -> float:
@@ -100,7 +103,7 @@ def logarithms(scores: Array) -> Array:
     """Chances as their logarithms, in which errors are even; other scores as they are."""
     x = scores.astype(np.float64)
     return (
-        np.log(np.maximum(x, 1e-12))
+        np.log(np.maximum(x, LEAST))
         if distributed(as_rows(scores)) and x.min(initial=0) >= 0
         else x
     )

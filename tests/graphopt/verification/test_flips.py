@@ -82,3 +82,11 @@ def test_labels_that_last_are_no_text():
     (found,) = judge.judge([{"y": written(moved, 4)}]).values()
     assert (found.kind, found.disagreements, found.n) == ("scores", 3, 720)
     assert not is_text([rng.integers(0, 2, (3, 12))]), "two classes"
+
+
+def test_chances_that_look_settled_have_margins_too():
+    rng = np.random.default_rng(0)
+    rows = 40 * rng.normal(size=(64, 4))
+    judge = guard("y = Softmax(x)", [softmax(rows)])
+    assert flips(judge, [{"y": softmax(rows + 10 * rng.normal(size=rows.shape))}]) > 3
+    assert flips(judge, [{"y": softmax(rows + 0.1 * rng.normal(size=rows.shape))}]) < 1
