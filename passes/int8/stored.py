@@ -26,9 +26,11 @@ Array = np.ndarray[Any, Any]
 #: Smaller weights save less than two more nodes take.
 SMALLEST = 1 << 11
 #: Inputs that are weights, and the axes of each that are summed over.
-#: Of tables (of words, of positions) rows have a scale each.
+#: Of tables (of words, of positions) rows have a scale each, and so have weights that the graph
+#: takes apart itself (gates in another order).
 _SUMMED: dict[str, dict[int, tuple[int, ...]]] = {
     "Add": {0: (-1,), 1: (-1,)},
+    "Concat": dict.fromkeys(range(8), (-1,)),
     "Conv": {1: (1, 2, 3, 4)},
     "ConvTranspose": {1: (0, 2, 3, 4)},
     "FusedConv": {1: (1, 2, 3, 4)},
@@ -39,10 +41,13 @@ _SUMMED: dict[str, dict[int, tuple[int, ...]]] = {
     "LSTM": {1: (2,), 2: (2,)},
     "MatMul": {0: (-1,), 1: (-2,)},
     "RNN": {1: (2,), 2: (2,)},
+    "Reshape": {0: (-1,)},
     "Slice": {0: (-1,)},
+    "Split": {0: (-1,)},
+    "Unsqueeze": {0: (-1,)},
 }
 #: Operators whose constants may be masks, which reach minus infinity.
-_TABLES = frozenset({"Add", "Gather", "Slice"})
+_TABLES = frozenset({"Add", "Concat", "Gather", "Reshape", "Slice", "Split", "Unsqueeze"})
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
@@ -70,7 +75,10 @@ def store(
         weight = weight_of(value)
         assert value is not None
         assert weight is not None
-        array = weight.array()
+        dtype = weight.tensor.dtype
+        if bits == 16 and dtype == ir.DataType.FLOAT16:
+            continue  # that is what it has
+        array = weight.array().astype(np.float32)
         axes = _SUMMED[node.op_type][k]
         if node.op_type in ("FusedGemm", "Gemm"):
             axes = (1,) if node.attributes.get_int("transB", 0) else (0,)
@@ -83,14 +91,17 @@ def store(
             if rounded is not None and np.array_equal(rounded[1], scales.reshape(-1)):
                 integers = rounded[0]
             scale = writer.initializer(scales, f"{value.name}_scale")
-            restored = _read(writer, integers.astype(np.int32), bits, scale, value.name or "W")
-            restored.type = ir.TensorType(ir.DataType.FLOAT)
+            whole = integers.astype(np.int32)
+            restored = _read(writer, whole, bits, scale, dtype, value.name or "W")
+            restored.type = ir.TensorType(dtype)
             restored.shape = ir.Shape(array.shape)
             writer.restored[key] = restored
         node.replace_input_with(k, writer.restored[key])
 
 
-def _read(writer: Writer, integers: Array, bits: int, scale: ir.Value, name: str) -> ir.Value:
+def _read(
+    writer: Writer, integers: Array, bits: int, scale: ir.Value, dtype: ir.DataType, name: str
+) -> ir.Value:
     """The product of integers of so many bits, as the file holds them, and their scales."""
     last: list[ir.Node] = []
 
@@ -99,13 +110,17 @@ def _read(writer: Writer, integers: Array, bits: int, scale: ir.Value, name: str
         last.append(writer.node(op, inputs, name, origin=[], after=at, attributes=attributes))
         return last[-1].outputs[0]
 
-    def cast(value: ir.Value) -> ir.Value:
-        return add("Cast", value, to=int(ir.DataType.FLOAT))
+    def cast(value: ir.Value, to: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+        return add("Cast", value, to=int(to))
+
+    def scaled(value: ir.Value) -> ir.Value:
+        product = add("Mul", value, scale)
+        return product if dtype == ir.DataType.FLOAT else cast(product, dtype)
 
     axis = _even(integers.shape)
     if bits != 12 or axis is None:
         held = writer.initializer(integers.astype(np.int8 if bits == 8 else np.int16), f"{name}_q")
-        return add("Mul", cast(held), scale)
+        return scaled(cast(held))
     first, second = np.split((integers & 15).astype(np.uint8), 2, axis=axis)
     low = writer.initializer(first << 4 | second, f"{name}_low")
     four, sixteen = (writer.shared(np.asarray(n, np.uint8), f"of_{n}") for n in (4, 16))
@@ -113,7 +128,7 @@ def _read(writer: Writer, integers: Array, bits: int, scale: ir.Value, name: str
     joined = cast(add("Concat", *halves, axis=axis))
     high = cast(writer.initializer((integers >> 4).astype(np.int8), f"{name}_q"))
     times = writer.shared(np.asarray(16, np.float32), "sixteen")
-    return add("Mul", add("Add", add("Mul", high, times), joined), scale)
+    return scaled(add("Add", add("Mul", high, times), joined))
 
 
 def _even(shape: tuple[int, ...]) -> int | None:
@@ -123,7 +138,7 @@ def _even(shape: tuple[int, ...]) -> int | None:
 
 def _worth(value: ir.Value | None) -> bool:
     weight = weight_of(value)
-    if weight is None or weight.tensor.dtype != ir.DataType.FLOAT:
+    if weight is None or weight.tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return False
     return int(np.prod(weight.shape)) >= SMALLEST and sum(n > 1 for n in weight.shape) > 1
 

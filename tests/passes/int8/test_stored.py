@@ -69,6 +69,7 @@ TABLES = {
     "j = Cast<to=7>(i)  t = Gather(w, j)  y = Neg(t)": (64, 96),
     "j = Cast<to=7>(i)  t = Slice(w, z, j)  y = Neg(t)": (64, 96),
     "y = Add(i, w)": (64, 96),
+    "a, b = Split<axis=0, num_outputs=2>(w)  c = Concat<axis=0>(b, a)  y = Mul(c, i)": (64, 96),
 }
 
 
@@ -89,6 +90,25 @@ def test_tables_that_are_not_looked_up_in_integers_are_stored(text):
     after = run(model, feeds)["y"]
     worst = np.abs(after - before).max(axis=-1) / np.abs(before).max(axis=-1)
     assert 0 < worst.max() < 0.01
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_weights_of_half_precision_have_8_or_12_bits(bits):
+    w = normal(64, 64).astype(np.float16)
+    model = parse_model(
+        "h = Cast<to=10>(x)  m = MatMul(h, w)  y = Cast<to=1>(m)",
+        inputs={"x": (4, 64)},
+        constants={"w": w},
+    )
+    feeds = {"x": normal(4, 64)}
+    before = run(model, feeds)["y"]
+    facts = {precision.FACT: {"left": {}, "bits": _bits(model, bits)}}
+    Int8().run(model, Context(model, target=CPU, facts=facts))
+    held = [v.const_value for v in model.graph.initializers.values() if v.const_value.size > 1000]
+    assert sum(t.nbytes for t in held) == 64 * 64 * bits / 8
+    error = np.linalg.norm(run(model, feeds)["y"] - before) / np.linalg.norm(before)
+    assert error < 0.01
+    assert (error > 0) == (bits < 16)
 
 
 def test_masks_and_rows_are_no_tables():
