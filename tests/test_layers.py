@@ -69,6 +69,7 @@ FLOORS = (
     {"analyses", "backend", "context", "differing"},
     {"budget", "cache", "execution", "io", "samples"},
     {
+        "deferred",
         "deploy",
         "entropy",
         "graph",

@@ -127,6 +127,10 @@ def try_pass(
             state.numbered = evidence.after
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
+        costly = setting.judge is not None and setting.judge.costly
+        if costly and evidence is not None and evidence.proved:
+            ctx.note("outputs were not compared: each edit is proved, and a run reads all weights")
+            return Trial(ctx, edits, state, _sound(state, setting, outputs), evidence=evidence)
         verdict = verify(one, state, setting, outputs, metric, share)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
@@ -268,29 +272,28 @@ def verify(
     share: float = 1.0,
 ) -> Verdict:
     """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
-    try:
-        check_graph(state.skeleton, full=setting.full_check)
-    except InputError as error:
-        return Verdict(f"left an invalid graph: {error}", broken=True)
-    signed = changed_signature(setting.source.model, state.model)
-    if signed:
-        return Verdict(f"changed the model's interface: {signed}", broken=True)
+    sound = _sound(state, setting)
     judge = setting.judge
-    if judge is None:
-        return Verdict()
+    if judge is None or sound.reason:
+        return sound
     try:
         outputs = judge.outputs(state.skeleton)
     except InputError as error:
         return Verdict(f"the result cannot be run: {error}", broken=True)
     probed = len(judge.probe)
-    previous = compare_outputs(before[:probed], outputs[:probed])
-    source = compare_outputs(judge.source, outputs[:probed])
+    lossy = getattr(one, "lossy", False)
+    try:
+        seen = judge.as_deployed(state.skeleton) if lossy else outputs[:probed]
+    except InputError as error:
+        return Verdict(f"the result cannot be run as it is deployed: {error}", broken=True)
+    previous = compare_outputs(before[:probed], seen)
+    source = compare_outputs(judge.source, seen)
     verdict = Verdict(
         outputs=outputs, vs_previous=previous.errors or None, vs_source=source.errors or None
     )
     if source.broken:
         return dataclasses.replace(verdict, reason=_moved(source), broken=True)
-    if not getattr(one, "lossy", False):
+    if not lossy:
         if not judge.equal(previous):
             return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
         beyond = compare_outputs(before[probed:], outputs[probed:])
@@ -302,7 +305,7 @@ def verify(
     if forms:
         reason = f"changed the outputs: {forms}, at other sizes than the samples"
         return dataclasses.replace(verdict, reason=reason, broken=True)
-    agreement = setting.guard.judge(outputs[:probed], share) if setting.guard else None
+    agreement = setting.guard.judge(seen, share) if setting.guard else None
     verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
     reason = setting.budget.over_error(source.worst)
     if not reason and verdict.disagrees:
@@ -312,6 +315,18 @@ def verify(
         share, limit = likely * setting.guard.limit, share * setting.guard.limit
         reason = f"other inputs are likely to say something else: {share:.1%} (at most {limit:.1%})"
     return dataclasses.replace(verdict, reason=reason)
+
+
+def _sound(state: State, setting: Setting, outputs: Sequence[Outputs] = ()) -> Verdict:
+    """Whether the graph is valid and has the source's interface."""
+    try:
+        check_graph(state.skeleton, full=setting.full_check)
+    except InputError as error:
+        return Verdict(f"left an invalid graph: {error}", broken=True)
+    signed = changed_signature(setting.source.model, state.model)
+    if signed:
+        return Verdict(f"changed the model's interface: {signed}", broken=True)
+    return Verdict(outputs=outputs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import opened, run_each
+from graphopt.execution.runtime import in_parts, opened, run_each
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.reporting.records import OutputError
 
@@ -114,6 +114,11 @@ class Judge:
             return Comparison({})
         return Comparison({}) if compared.broken else compared
 
+    @cached_property
+    def costly(self) -> bool:
+        """Whether each run reads all weights anew: what is proved is then not run as well."""
+        return in_parts(self._skeleton)
+
     @property
     def all(self) -> list[Outputs]:
         """The source's outputs on `probe`, then on `extra`."""
@@ -128,6 +133,13 @@ class Judge:
     def outputs(self, model: ir.Model | Skeleton) -> list[Outputs]:
         """The model's outputs on `probe`, then on `extra`, with the runtime's optimizations off."""
         return list(run_each(model, [*self.probe, *self.extra]))
+
+    def as_deployed(self, model: ir.Model | Skeleton) -> list[Outputs]:
+        """The model's outputs on `probe` as users run it: lossy kernels are in what is optimized.
+
+        Integer products are fused there, and activations rounded for them.
+        """
+        return list(run_each(model, self.probe, optimize=True))
 
     def equal(self, compared: Comparison) -> bool:
         """Whether a comparison passes the equality rule of this module."""
