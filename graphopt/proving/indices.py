@@ -6,7 +6,7 @@ from 0 to its size less one, so a sum like `64 i + j` with j below 64 divides by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -231,15 +231,20 @@ class Ranges:
 
 def _reflected(x: Array, size: Array) -> Array:
     around = x % np.maximum(2 * size - 2, 1)
-    return np.minimum(around, 2 * size - 2 - around)
+    mirrored: Array = np.minimum(around, 2 * size - 2 - around)
+    return mirrored
 
 
-_PADDED = {
+_PADDED: dict[str, Callable[[Array, Array], Array]] = {
     "edge": lambda x, size: np.clip(x, 0, size - 1),
     "reflect": _reflected,
     "wrap": np.remainder,
 }
-_NUMBERS = {"floor": np.floor_divide, "mod": np.remainder, **_PADDED}
+_NUMBERS: dict[str, Callable[[Array, Array], Array]] = {
+    "floor": np.floor_divide,
+    "mod": np.remainder,
+    **_PADDED,
+}
 
 
 def _split(e: Dim, by: Dim) -> tuple[Dim, Dim]:
