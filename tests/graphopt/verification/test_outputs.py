@@ -108,3 +108,22 @@ def test_a_further_run_that_fails_is_left_out_alone():
     assert [len(f["x"]) for f in judge.extra] == [2, 5]
     assert [o["y"].shape for o in judge.beyond] == [(2, 2), (5, 2)]
     assert "does not run" in Judge(model, runs[2:]).unable
+
+
+def test_what_rounding_the_inputs_does_is_told_on_the_runs_in_question():
+    """Of sin(1e7 x) nothing is left after a rounding of x, unless x is 0; of sin(x) everything."""
+    runs = [{"x": np.linspace(1, 2, 6, dtype=np.float32).reshape(2, 3)}, {"x": np.zeros((2, 3))}]
+    runs = [{n: a.astype(np.float32) for n, a in run.items()} for run in runs]
+    steep = parse_model("a = Mul(x, c)  y = Sin(a)", constants={"c": np.float32(1e7)})
+    judge = Judge(steep, runs)
+    other = [{"y": run["y"] + np.float32(0.5)} for run in judge.source]
+    first, last = (slice(k, k + 1) for k in (0, 1))
+    apart = [compare_outputs(judge.source[k], other[k]) for k in (first, last)]
+    assert not judge.equal(apart[0])
+    assert judge.rounds_alike(apart[0], first)
+    assert not judge.rounds_alike(apart[1], last)
+    tame = Judge(parse_model("y = Sin(x)"), runs)
+    moved = [{"y": run["y"] * np.float32(1.001)} for run in tame.source]
+    assert not tame.rounds_alike(compare_outputs(tame.source, moved), slice(None))
+    short = [{"y": run["y"][:1]} for run in judge.source]
+    assert not judge.rounds_alike(compare_outputs(judge.source, short), slice(None))
