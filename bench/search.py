@@ -75,7 +75,7 @@ def costs(path: Path, candidates: int, seconds: float) -> dict[str, Any]:
     setting = prepare(path, measure=False, verify="graph")
     setting = prepare(run(setting, list(base)).model, measure=False, verify="graph")
     drawn = stand_ins(setting.source.model, seed=0, shapes=setting.shapes)
-    setting = dataclasses.replace(setting, samples=drawn, given=False)
+    setting = dataclasses.replace(setting, samples=drawn, given=True)
     space = space_of(base, steps, setting)
     plain = run(setting, space.passes(space.nothing)).model
     table = Table(target, None)

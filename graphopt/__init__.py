@@ -9,11 +9,15 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from graphopt.deferred import Deferred
+
 __version__ = "0.1.0"
 
 # ONNX Runtime reports to its maker, and keeps a device id in the home folder, from the moment it is
 # imported, unless this is set before (docs/security.md). Who sets it to 0 is heard.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+Deferred("sympy", "onnx_ir._symbolic_shapes").install()
 
 if TYPE_CHECKING:
     from graphopt.analyses.dims import dimensions as dimensions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -58,17 +58,20 @@ class Refusal:
 
 
 class Referee(Protocol):
-    """The guard as a pass may ask it: two figures in units of what is allowed, so that 1 is all."""
+    """The guard as a pass may ask it: two figures in units of what is allowed, so that 1 is all.
+
+    Of several models the k-th is run on every k-th run of samples: each on what it has not seen.
+    """
 
     @property
     def runs(self) -> int:
         """How many runs of samples it has."""
 
-    def over(self, model: ir.Model) -> float:
+    def over(self, models: Sequence[ir.Model]) -> float:
         """By what has changed and what is likely to: above 1 other inputs may say otherwise."""
 
-    def strain(self, model: ir.Model, runs: int) -> float:
-        """By what is likely to change, on the first runs: small changes add up in it."""
+    def strain(self, models: Sequence[ir.Model], runs: int) -> float:
+        """By what may at most change, on the first runs: small changes add up in it."""
 
 
 class Context:

@@ -61,6 +61,10 @@ class Pass(InPlacePass):
         """
         return {}
 
+    def removes(self, model: ir.Model, ctx: Context) -> dict[str, tuple[str, ...]]:
+        """By name of a layer of `choices`, the nodes that go with it where it is taken at all."""
+        return {}
+
     def only(self, layers: tuple[tuple[str, Any], ...], others: Sequence[str] = ()) -> Pass:
         """The same pass on these (pattern, value) pairs alone.
 

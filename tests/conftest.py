@@ -1,3 +1,4 @@
+import itertools
 import os
 import shutil
 
@@ -7,12 +8,15 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # workers share the processors: threads of PyTorch that wait for each other on a busy one take long
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Nothing that a test remembers reaches the user's cache folder, or another test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    # what caches nothing makes no folder: pytest looks through all of them for each new one
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(NUMBERS))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,7 @@ FLOORS = (
     {"analyses", "backend", "context", "differing"},
     {"budget", "cache", "execution", "io", "samples"},
     {
+        "deferred",
         "deploy",
         "entropy",
         "graph",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
 import sys
@@ -97,6 +98,10 @@ def cli() -> None:
     Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model, samples or file,
     4 budget missed, 5 a missing extra, 130 interrupted, 143 terminated.
     """
+
+
+# a graph goes with its process: what the last collection of all would free, the system frees
+atexit.register(gc.freeze)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -26,6 +26,11 @@ from graphopt.errors import UsageError
 @click.option("--batch", default="", help="Comma-separated sizes of a free batch axis, e.g. 1,8.")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="Per batch size.")
 @click.option("--plot", metavar="FILE.svg", help="Draw the latencies.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    help="Time decoders with caches instead: a prompt of 128, then so many tokens one by one.",
+)
 @shape_option
 @standard
 def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
@@ -38,6 +43,9 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
     from graphopt.measuring.benchmark import benchmark
 
     plot = options["plot"]
+    if options["tokens"]:
+        _decode(models, options, as_json)
+        return
     if plot and not plot.endswith(".svg"):
         raise UsageError(f"--plot {plot!r}: the plot is an SVG; name it FILE.svg")
     if plot:
@@ -65,6 +73,42 @@ def command(models: tuple[str, ...], as_json: bool, debug: bool, **options: Any)
         emit_json({"rows": [dataclasses.asdict(r) for r in found.rows], "noise": noise})
     else:
         _print(found)
+
+
+def _decode(models: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
+    from graphopt.cli.progress import progress
+    from graphopt.measuring.decoding import decode
+    from graphopt.reporting.text import out, print_table, table
+    from graphopt.reporting.units import size
+
+    if options["plot"] or options["batch"] or options["targets"] != "cpu":
+        raise UsageError("--tokens times one sequence on the CPU: leave --plot, --batch, --targets")
+    threads = _numbers("--threads", options["threads"]) or [0]
+    rows = []
+    with progress(not as_json) as shown:
+        for k, path in enumerate(models):
+            shown(f"decoding with {Path(path).name}", k, len(models))
+            rows += [decode(Path(path), new=options["tokens"], threads=count) for count in threads]
+    if as_json:
+        emit_json({"rows": [dataclasses.asdict(row) for row in rows]})
+        return
+    made = table(
+        "model", ">prompt tokens/s", ">new tokens/s", ">of roofline", ">reads per token", ">memory"
+    )
+    names = told_apart([row.model for row in rows])
+    for row in rows:
+        made.add_row(
+            names[row.model],
+            f"{row.prompt_per_second:.4g}",
+            f"{row.new_per_second:.4g}",
+            f"{row.new_per_second / row.roofline:.0%}",
+            size(row.weight_bytes),
+            size(row.memory_bytes),
+        )
+    console = out()
+    print_table(console, made, keys=1)
+    told = ", ".join(f"{row.bandwidth / 1e9:.3g}" for row in rows)
+    console.print(f"memory bandwidth of a triad, GB/s: {told}; the roofline is that over the reads")
 
 
 def _targets(text: str) -> list[Any]:

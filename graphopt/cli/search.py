@@ -50,9 +50,11 @@ TABLE, PLOT = "front.md", "front.svg"
 )
 @click.option(
     "--target",
+    "--targets",
+    "target",
     default="cpu",
     show_default=True,
-    help="Where the result will run: a name, or FILE.py:BACKEND.",
+    help="Where the result will run: a name, or FILE.py:BACKEND; several: cpu,openvino.",
     shell_complete=complete_targets,
 )
 @samples_options
@@ -123,11 +125,14 @@ def _run(options: dict[str, Any]) -> int:
 
     source = Path(options["model"])
     output = Path(options["output"] or source.with_name(f"{source.stem}.opt.onnx"))
-    read = ("model", "samples", "evaluate", "study", "target")
-    files = Destinations([options[k] for k in read])
-    files.add(output, "-o", is_model)
-    check_manifest(output)
-    files.add(manifest_path(output), "the manifest of -o", lambda path: True)
+    targets = [name.strip() for name in options["target"].split(",")]
+    read = ("model", "samples", "evaluate", "study")
+    files = Destinations([*(options[k] for k in read), *targets])
+    outputs = _places(output, targets)
+    for path in outputs.values():
+        files.add(path, "-o", is_model)
+        check_manifest(path)
+        files.add(manifest_path(path), "the manifest of -o", lambda path: True)
     if options["report_file"]:
         files.add(options["report_file"], "--report", ours(options["report_file"]))
     front = Path(options["front"]) if options["front"] else None
@@ -135,21 +140,11 @@ def _run(options: dict[str, Any]) -> int:
         raise UsageError(f"--front {front} is not a folder")
     limits = ("max_drop", "max_error", "max_disagreement", "max_size", "max_latency", "evaluate")
     as_json = options["as_json"]
-    same = (
-        "samples",
-        "track",
-        "minimize",
-        "passes",
-        "target",
-        "trials",
-        "workers",
-        "study",
-        "seed",
-        "ray",
-    )
+    same = ("samples", "track", "minimize", "passes", "trials", "workers", "study", "seed", "ray")
     with files.told(), progress(not as_json) as shown, _watched(not as_json) as watch:
         found = search(
             options["model"],
+            target=targets,
             budget=Budget(**{k: options[k] for k in limits}),
             shapes=parse_shapes(options["shapes"]),
             seconds=_seconds("--time", options["seconds"]),
@@ -159,29 +154,52 @@ def _run(options: dict[str, Any]) -> int:
             watch=watch,
             **{k: options[k] for k in (*same, "recover", "preprocess", "cache", "measure_seconds")},
         )
-        written: list[Path] = []
-        report = found.result.report
-        if found.met or options["keep_best"]:
-            made = found.result.write(output, closest=True, progress=shown)
-            report, written = made.report, list(made.files)
-        if front is not None:
-            written += _write_front(found, front)
-    report = dataclasses.replace(report, command=options["command"])
-    recipe = json.loads(found.result.recipe.to_text())
-    data = {**report.to_json(), "recipe": recipe, "search": found.report.to_json()}
+        each = [found, *found.others.values()]
+        reports: list[Any] = []
+        written: list[list[Path]] = []
+        for (name, path), one in zip(outputs.items(), each, strict=True):
+            report, files_made = one.result.report, list[Path]()
+            if one.result.met or options["keep_best"]:
+                made = one.result.write(path, closest=True, progress=shown)
+                report, files_made = made.report, list(made.files)
+            if front is not None:
+                files_made += _write_front(one, front / name if found.others else front)
+            reports.append(dataclasses.replace(report, command=options["command"]))
+            written.append(files_made)
+    rows = [_data(one, report) for one, report in zip(each, reports, strict=True)]
+    data = rows[0]
+    if found.others:
+        data["others"] = dict(zip(found.others, rows[1:], strict=True))
     page = None
     if is_html(options["report_file"]):
         from graphopt.page.run import search_page
 
-        page = search_page(found.setting, found.result, report, data["search"])
+        page = search_page(found.setting, found.result, reports[0], data["search"])
     unwritten = write_report(options["report_file"], data, page)
     if as_json:
         emit_json(data)
     else:
-        _print(found, report, written)
+        for shown_as in zip(each, reports, written, strict=True):
+            _print(*shown_as, titled=bool(found.others))
     if unwritten is not None:
         raise unwritten
     return 0 if found.met else 4
+
+
+def _places(output: Path, targets: list[str]) -> dict[str, Path]:
+    """Where the model of each target goes: several have the target's name in theirs."""
+    from graphopt.backend import named_target
+
+    names = [named_target(target).name for target in dict.fromkeys(targets)]
+    if len(names) == 1:
+        return {names[0]: output}
+    return {name: output.with_name(f"{output.stem}.{name}{output.suffix}") for name in names}
+
+
+def _data(found: Any, report: Any) -> dict[str, Any]:
+    """One target's report, with recipe and search, as plain data."""
+    recipe = json.loads(found.result.recipe.to_text())
+    return {**report.to_json(), "recipe": recipe, "search": found.report.to_json()}
 
 
 def _seconds(option: str, text: str | None) -> float | None:
@@ -213,7 +231,7 @@ def _watched(enabled: bool) -> Iterator[Callable[[Any], None] | None]:
             made.add_row(
                 "best" if trial is standing.best else "",
                 f"{trial.loss:.4g}",
-                f"{trial.predicted.latency:.3g} ms",
+                f"{trial.predicted.latency:.3g} ms" if trial.predicted.latency else "",
                 f"{trial.outcome.size or 0:,}",
             )
         left = f", {standing.left:.0f} s left" if standing.left is not None else ""
@@ -249,10 +267,12 @@ def _write_front(found: Any, folder: Path) -> list[Path]:
     return [*paths, *(path for path, _ in contents)]
 
 
-def _print(found: Any, report: Any, written: list[Path]) -> None:
+def _print(found: Any, report: Any, written: list[Path], *, titled: bool) -> None:
     from graphopt.reporting.text import out, print_report, print_table, table
 
     console, told = out(), found.report
+    if titled:
+        console.print(f"target {report.target}")
     print_report(console, report)
     made = table("layer", "option", f">{told.minimize} saved", f">{told.loss} (predicted)")
     for one in told.layers:

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ import onnx_ir as ir
 from graphopt.deploy.runtime import open_cpu, session_options
 from graphopt.errors import ModelError
 from graphopt.execution.guard import fatal_division, guarded, serve
+from graphopt.execution.parts import copied_bytes, parts_of, proto_of
 from graphopt.graph.evaluation import RANDOM
-from graphopt.io.skeleton import Skeleton, skeleton_of
+from graphopt.io.skeleton import Placed, Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
 
-__all__ = ["open_session", "opened", "run", "run_each", "runtime_errors", "seeded"]
+__all__ = ["in_parts", "open_session", "opened", "run", "run_each", "runtime_errors", "seeded"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+#: Bytes of weights that one session may copy.
+IN_PARTS = 1 << 30
 _Predict = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 
@@ -72,22 +75,44 @@ def run(
 def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Predict]:
     """A function that runs the model; with the runtime's own optimizations it is as users run it.
 
-    Large weights stay where they are, or in a file that the runtime maps: the graph says that they
-    lie in an external file. As it is, the runtime takes the values given by `add_initializer`
-    instead, but insists that the file exists: a hole without blocks stands there. Its own graph
-    optimizations read the file, so with `optimize` it is really written. The runtime maps it when
-    it opens, after which the name can go. So it is with a model that may kill the runtime, which
-    runs in a process of its own.
+    A model of whose weights a session would copy over `IN_PARTS` bytes is run in parts; one that
+    may kill the runtime runs in a process of its own.
 
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
     skeleton = skeleton_of(model)
-    division = fatal_division(skeleton.model)
-    in_file = optimize or bool(division)
     proto, large = skeleton.runnable
     proto = seeded(proto)
-    config = {"session.disable_prepacking": "1"}
+    division = fatal_division(skeleton.model)
+    if in_parts(skeleton, optimize=optimize):
+        yield _predictor_in_parts(proto, large, optimize, division)
+    else:
+        with _opened(proto, large, optimize, division) as predict:
+            yield predict
+
+
+def in_parts(skeleton: Skeleton, *, optimize: bool = False) -> bool:
+    """Whether a model is run in parts: each run then reads all of its weights again."""
+    proto, large = skeleton.runnable
+    constant = {t.name for t in proto.graph.initializer} & {o.name for o in proto.graph.output}
+    return copied_bytes(large, optimize) > IN_PARTS and not constant
+
+
+@contextlib.contextmanager
+def _opened(
+    proto: onnx.ModelProto, large: Sequence[Placed], optimize: bool, division: str
+) -> Iterator[_Predict]:
+    """One session.
+
+    Large weights stay where they are, or in a file that the runtime maps: the graph says that they
+    lie in an external file. As it is, the runtime takes the values given by `add_initializer`
+    instead, but insists that the file exists: a hole without blocks stands there. Its own graph
+    optimizations read the file, so with `optimize` it is really written. The runtime maps it when
+    it opens, after which the name can go.
+    """
+    in_file = optimize or bool(division)
+    config = {} if optimize else {"session.disable_prepacking": "1"}
     options = session_options(optimize=optimize, config=config)
     # the runtime does not copy these values: they live as long as the session
     kept = [(one.name, _ort_value(one.tensor)) for one in large if not in_file]
@@ -116,6 +141,26 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
         yield guard.run if division else _predictor(session)
 
 
+def _predictor_in_parts(
+    proto: onnx.ModelProto, large: Sequence[Placed], optimize: bool, division: str
+) -> _Predict:
+    """Runs the model's parts one after another, each opened when its turn comes."""
+    parts = parts_of(proto, large, optimize, IN_PARTS // 4)
+    outputs = [o.name for o in proto.graph.output]
+
+    def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        known: dict[str, Any] = dict(feeds)
+        for part in parts:
+            held = [one for one in large if one.name in part.reads]
+            with _opened(proto_of(proto, part, known), held, optimize, division) as run_part:
+                known.update(run_part({n: a for n, a in known.items() if n in part.reads}))
+            for name in part.last - set(outputs):
+                known.pop(name, None)
+        return {name: known[name] for name in outputs}
+
+    return predict
+
+
 def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
     """`proto` with a seed, of what it makes, in every random node of its own graphs without one.
 
@@ -142,11 +187,14 @@ def _unseeded(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _predictor(session: Any) -> _Predict:
+    """Runs a session; copies its outputs, which else keep all that the session ever allocated."""
     names = [o.name for o in session.get_outputs()]
 
     def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         with runtime_errors():
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+            outputs = session.run(names, dict(feeds))
+        copied = (a.copy() if isinstance(a, np.ndarray) else a for a in outputs)
+        return dict(zip(names, copied, strict=True))
 
     return predict
 

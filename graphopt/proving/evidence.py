@@ -42,6 +42,11 @@ class Examined:
         found = Counter(v for _, v in self.edits)
         return {v: found[v] for v in ("proved", "checked", "assumed")}
 
+    @property
+    def proved(self) -> bool:
+        """Whether all that differs is proved, and every output is joined: no run adds to it."""
+        return not self.open and all(w.verdict == "proved" for w in self.windows)
+
     def whole(self, runs: int) -> Examined:
         """With what the whole model agreed on in so many runs, as the region around the others.
 

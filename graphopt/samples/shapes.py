@@ -15,6 +15,9 @@ from graphopt.samples.synthetic import synthetic
 
 __all__ = ["bind_shapes"]
 
+#: Inputs whose sizes are told.
+MOST_TOLD = 6
+
 Shapes = dict[str, tuple[int, ...]]
 #: Sizes to try for an axis that is not a batch, best first; the first that runs is taken.
 _IMAGE = (224, 256, 64, 32, 299, 512)
@@ -196,4 +199,6 @@ def _notes(
             chosen.append(f"{one.name}={'x'.join(map(str, shapes[one.name]))}")
     if not chosen:
         return []
+    if len(chosen) > MOST_TOLD:
+        chosen[MOST_TOLD:] = [f"and so on ({len(chosen)} inputs)"]
     return [f"Dynamic axes were bound to {', '.join(chosen)}; --shape binds them otherwise."]

@@ -41,7 +41,7 @@ Array = np.ndarray[Any, Any]
 OBJECTIVES = ("latency", "size", "macs", "memory")
 #: A form that neighbours share without converting between them.
 STATIC = "static"
-PARTS = 5
+_Other = tuple[float, float, tuple[str, ...], frozenset[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,10 @@ class CostModel:
     ) -> Array:
         """Kernels, conversions, others, activations, bytes, MACs, priced and static MACs [8]."""
         found = np.zeros(8)
+        gone = self.space.gone(choice)
         for node in nodes:
+            if node in gone:
+                continue
             entry = self._entry(node, choice)
             found[0] += entry.ms
             found[4] += entry.bytes
@@ -225,7 +228,9 @@ class CostModel:
                     if not ends or not all(self._static(n, choice) for n in ends):
                         found[1] += entry.border_ms / 2
         for k in range(len(self._others)) if every else others:
-            ms, size, carried = self._others[k]
+            ms, size, carried, made_of = self._others[k]
+            if made_of and made_of <= gone:
+                continue
             share = float(
                 np.prod([self._left(d, choice) / self._sizes[d] for d in carried], initial=1.0)
             )
@@ -250,15 +255,16 @@ class CostModel:
         found = []
         for g in range(len(self.space.groups)):
             dims = {d for d, k in self._dim_of.items() if k == g}
+            gone = {n for option in self.space.groups[g].options for n in option.gone}
             nodes = dict.fromkeys(
                 n
                 for n in self.cutter.nodes
-                if g in self._forms_of[n] or dims & set(self.cutter.touches[n])
+                if g in self._forms_of[n] or dims & set(self.cutter.touches[n]) or n in gone
             )
             ends = [m for n in nodes for m in (*self._before[n], *self._after[n])]
             if any(g in self._forms_of[n] for n in nodes):
                 nodes.update(dict.fromkeys(ends))  # conversions at their ends
-            others = tuple(k for k, o in enumerate(self._others) if dims & set(o[2]))
+            others = tuple(k for k, o in enumerate(self._others) if dims & set(o[2]) or o[3] & gone)
             found.append((tuple(nodes), others))
         return found
 
@@ -289,8 +295,8 @@ def _others(
     target: Target,
     cutter: Cutter,
     dims: Mapping[str, Any],
-) -> list[tuple[float, float, tuple[str, ...]]]:
-    """Nodes without a price: milliseconds, output bytes, and the dimensions they carry."""
+) -> list[_Other]:
+    """Nodes without a price: milliseconds, output bytes, dimensions they carry, their sources."""
     carried: dict[str, dict[str, None]] = defaultdict(dict)
     outputs = {(n.name, v.name) for n in setting.source.model.graph for v in n.outputs}
     for name, dim in dims.items():
@@ -300,7 +306,7 @@ def _others(
     copy = plain.clone()
     priced = {s for n in cutter.nodes.values() for s in (n.name, *sources(n)) if s}
     sizes = cost(Context(copy, shapes=setting.shapes)).nodes
-    rows: list[tuple[float, float, tuple[str, ...]]] = []
+    rows: list[_Other] = []
     skipped: set[int] = set()
     for j, node in enumerate(list(copy.graph)):
         names = (node.name or "", *sources(node))
@@ -308,7 +314,7 @@ def _others(
             skipped.add(j)
         size = float(sizes[node.name or ""].output_bytes or 0) if node.name in sizes else 0.0
         own = dict.fromkeys(d for n in names for d in carried.get(n, ()))
-        rows.append((0.0, size, tuple(own)))
+        rows.append((0.0, size, tuple(own), frozenset(sources(node) or (node.name or "",))))
         node.name = f"p{j}n"
         for i, value in enumerate(node.outputs):
             if not value.is_graph_output():
@@ -325,4 +331,4 @@ def _others(
                 loose += ms
             elif (j := int(whose[1])) not in skipped:
                 rows[j] = (rows[j][0] + ms, *rows[j][1:])
-    return [*rows, (loose, 0.0, ())]
+    return [*rows, (loose, 0.0, (), frozenset())]

@@ -12,7 +12,6 @@ from graphopt.searching.proposing import Proposals
 from graphopt.searching.ranking import Ranking
 from graphopt.searching.space import Choice
 from graphopt.searching.study import Trial
-from graphopt.searching.table import Table
 
 __all__ = ["Bought", "SearchReport", "bought", "described"]
 
@@ -83,11 +82,11 @@ def described(
     loss: str,
     met: bool,
     interrupted: bool,
-    table: Table,
     failures: Sequence[str],
 ) -> SearchReport:
     """The report of a search that ended with `best`."""
     ranking = proposals.ranking
+    table = ranking.cost.table
     losses, _, _ = proposals.fitted(trials)
     timed = table.target.measured
     return SearchReport(

@@ -25,11 +25,12 @@ from graphopt.searching.loss import measure_losses
 from graphopt.searching.proposing import Proposals
 from graphopt.searching.ranking import Ranking, limits_of
 from graphopt.searching.report import SearchReport, described
-from graphopt.searching.space import Choice, Space, passes_for, space_of
+from graphopt.searching.space import Choice, Space, passes_for, shared, space_of
 from graphopt.searching.study import Study, Trial
 from graphopt.searching.table import Table
 from graphopt.searching.trial import Bench, Outcome, key_of
 from graphopt.searching.workers import Workers
+from graphopt.target import Target
 
 __all__ = ["Found", "Search", "Standing"]
 
@@ -71,25 +72,32 @@ class Found:
         report: the choice layer by layer, the trials, the front.
         setting: the source as it was prepared, with the samples.
         front: results of every trial that no other beats, cheapest first (`search(front=True)`).
+        others: the same for each further target of the search, by name.
     """
 
     result: Result
     report: SearchReport
     setting: Setting
     front: tuple[Result, ...] = ()
+    others: Mapping[str, Found] = dataclasses.field(default_factory=dict)
 
     @property
     def met(self) -> bool:
-        """Whether every limit is met."""
-        return self.result.met
+        """Whether every limit is met, on every target."""
+        return self.result.met and all(one.met for one in self.others.values())
 
 
 class Search:
-    """One search: tables, study, rounds, finalists."""
+    """One search: tables, study, rounds, finalists.
+
+    Candidates are built and judged for the first target; what they cost is predicted on each, and
+    proposals take turns. For every target the finalists are built, judged and timed there.
+    """
 
     def __init__(
         self,
         bench: Bench,
+        targets: Sequence[str],
         budget: Budget,
         limit: float,
         minimize: str,
@@ -107,31 +115,46 @@ class Search:
         self.progress, self._watch = progress, watch
         self.end = None if seconds is None else time.monotonic() + seconds
         task = bench.task
-        self.target = named_target(task.target)
+        self.targets = {name: named_target(name) for name in targets}
         base, steps = passes_for(passes)
         progress("preparing", 0, 0)
         self.setting = self._after(base, cache)
-        self.space: Space = space_of(base, steps, self.setting)
-        plain = run(_quiet(self.setting), self.space.passes(self.space.nothing)).model
-        progress("measuring what operators cost", 0, 0)
-        self.table = Table(self.target, self.setting.cache)
-        self.cost = CostModel(self.setting, self.space, self.table, self.target, plain)
-        correct(self.cost, self.setting, self.target, progress)
+        here = [self._on(target) for target in self.targets.values()]
+        self.space: Space = shared([space_of(base, steps, one) for one in here])
         about = {
             "model": bench.setting.digest,
             "samples": bench.setting.samples.digest(),
             "evaluation": str(task.evaluate),
-            "target": task.target,
+            "target": ",".join(targets),
             "loss": task.loss,
             "minimize": minimize,
             "passes": [str(p) for p in (*base, *steps)],
         }
         self.study = Study(str(study) if study is not None else None, about, task.seed)
         losses = measure_losses(self.setting, self.space, progress)
-        limits = limits_of(budget, self.cost, bench.setting.source.bytes)
-        self.ranking = Ranking(self.cost, minimize, limit, limits)
-        self.proposals = Proposals(self.ranking, losses, task.loss == "error", self.study.digest)
+        self.rankings = [self._ranking(target) for target in self.targets.values()]
+        self.ranking = self.rankings[0]
+        same_unit = task.loss == "error"
+        self.proposals = [
+            Proposals(ranking, losses, same_unit, self.study.digest) for ranking in self.rankings
+        ]
         self.failures: list[str] = []
+
+    def _on(self, target: Target) -> Setting:
+        """The setting of another target."""
+        return dataclasses.replace(self.setting, target=dataclasses.replace(target, measured=False))
+
+    def _ranking(self, target: Target) -> Ranking:
+        """Costs on a target, measured and corrected, and the order that they make."""
+        setting = self._on(target)
+        self.progress(f"measuring what operators cost on {target.name}", 0, 0)
+        plain = run(_quiet(setting), self.space.passes(self.space.nothing)).model
+        timed = self.minimize == "latency" or self.budget.max_latency is not None
+        priced = target if timed else setting.target
+        cost = CostModel(setting, self.space, Table(priced, setting.cache), priced, plain)
+        correct(cost, setting, priced, self.progress)
+        limits = limits_of(self.budget, cost, self.bench.setting.source.bytes)
+        return Ranking(cost, self.minimize, self.limit, limits)
 
     def _after(self, base: Sequence[Any], cache: str | Path | None) -> Setting:
         """A setting whose source is the model after the exact passes, with the same samples."""
@@ -172,13 +195,11 @@ class Search:
         Those that lose least come first, and the first that cannot be won back is the last.
         """
         trials = self.study.trials()
-        best = next(
-            (self.ranking.cost_of(t) for t in self.ranking.ranked(trials) if self.ranking.met(t)),
-            math.inf,
-        )
-        over = [
-            t for t in trials if self.limit < t.loss < math.inf and self.ranking.cost_of(t) < best
-        ]
+        cheaper: set[str] = set()
+        for r in self.rankings:
+            best = min((r.cost_of(t) for t in trials if r.met(t)), default=math.inf)
+            cheaper |= {t.key for t in trials if r.cost_of(t) < best}
+        over = [t for t in trials if self.limit < t.loss < math.inf and t.key in cheaper]
         known = {t.key for t in trials}
         try:
             for trial in sorted(over, key=lambda t: t.loss)[:RECOVERED]:
@@ -202,7 +223,7 @@ class Search:
 
     def _round(self, trials: Sequence[Trial], most: int, staff: Workers) -> int:
         """Propose, evaluate and keep a round of candidates; how many were new."""
-        losses, anchor, firsts = self.proposals.fitted(trials)
+        losses, anchor, firsts = self.proposals[0].fitted(trials)
         kinds = sorted({k for row in losses.kinds for k in row if k})
         known = {t.key for t in trials}
         self._tell("choosing candidates")
@@ -211,7 +232,8 @@ class Search:
         proposed = self.study.propose(kinds, firsts, ROUND, number)
         for k, (one, factors, budget) in enumerate(proposed):
             rng = np.random.default_rng([self.bench.task.seed, number, k])
-            made = self.proposals.fresh(losses, factors, math.exp(anchor + budget), known, rng)
+            turn = self.proposals[k % len(self.proposals)]
+            made = turn.fresh(losses, factors, math.exp(anchor + budget), known, rng)
             if made is None or len(chosen) >= most:
                 self.study.drop(one)
                 continue
@@ -237,7 +259,7 @@ class Search:
         finally:  # in order, whoever came first
             for k, (one, choice, spec, key) in enumerate(chosen):
                 if k in outcomes:
-                    predicted = self.cost.predict(choice)
+                    predicted = self.ranking.cost.predict(choice)
                     trial = Trial(0, key, spec, choice, outcomes[k], predicted)
                     self.study.tell(one, trial, self.ranking.cost_of(trial))
         return len(chosen)
@@ -254,7 +276,8 @@ class Search:
         trials = self.study.trials()
         for k, outcome in (outcomes or {}).items():  # told to the study when the round is done
             _, choice, spec, key = chosen[k]
-            trials.append(Trial(0, key, spec, choice, outcome, self.cost.predict(choice)))
+            predicted = self.ranking.cost.predict(choice)
+            trials.append(Trial(0, key, spec, choice, outcome, predicted))
         best = next((t for t in self.ranking.ranked(trials) if self.ranking.met(t)), None)
         left = None if self.end is None else max(0.0, self.end - time.monotonic())
         self._watch(Standing(tuple(trials), tuple(self.ranking.front(trials)), best, doing, left))
@@ -264,30 +287,45 @@ class Search:
 
     def finish(self, whole_front: bool, interrupted: bool) -> Found:
         """Build the finalists, time them, and make the best one's result and report."""
-        trials = self.study.trials()
-        ranked = self.ranking.ranked(trials)
+        found: list[Found] = []
+        for name, proposals in zip(self.targets, self.proposals, strict=True):
+            if not found:
+                found.append(self._finished(self.bench, name, proposals, whole_front, interrupted))
+                continue
+            task = dataclasses.replace(self.bench.task, target=name)
+            with Bench(task, self.progress) as bench:
+                found.append(self._finished(bench, name, proposals, whole_front, interrupted))
+        names = [target.name for target in self.targets.values()]
+        return dataclasses.replace(found[0], others=dict(zip(names[1:], found[1:], strict=True)))
+
+    def _finished(
+        self, bench: Bench, name: str, proposals: Proposals, whole_front: bool, interrupted: bool
+    ) -> Found:
+        """What a search found for one target; `bench` builds and judges for it."""
+        trials, ranking = self.study.trials(), proposals.ranking
+        ranked = ranking.ranked(trials)
         if not ranked:
             raise PassError(
                 "no candidate could be evaluated"
                 + (f": {self.failures[0]}" if self.failures else "")
             )
-        able = [t for t in ranked if self.ranking.met(t)] or ranked[:1]
-        last = able[:FINALISTS] if self.minimize == "latency" else able[:1]
-        finals = Finals(self.bench, self.target, self.budget, self.limit, self.measure_seconds)
-        best, result = finals.best(last, by_latency=self.minimize == "latency", tell=self.progress)
-        front = self.ranking.front(trials)
-        others = tuple(self.bench.final(t.spec) for t in front) if whole_front else ()
+        able = [t for t in ranked if ranking.met(t)] or ranked[:1]
+        target = self.targets[name]
+        finals = Finals(bench, target, self.budget, self.limit, self.measure_seconds)
+        best, result = finals.best(
+            able[:FINALISTS], by_latency=self.minimize == "latency", tell=self.progress
+        )
+        front = tuple(bench.final(t.spec) for t in ranking.front(trials)) if whole_front else ()
         report = described(
-            self.proposals,
+            proposals,
             trials,
             best,
-            loss=self.bench.task.loss,
+            loss=bench.task.loss,
             met=result.met,
             interrupted=interrupted,
-            table=self.table,
             failures=self.failures,
         )
-        return Found(result, report, self.bench.setting, others)
+        return Found(result, report, bench.setting, front)
 
 
 def _quiet(setting: Setting) -> Setting:

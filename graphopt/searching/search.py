@@ -42,7 +42,7 @@ def search(
     budget: Budget | None = None,
     minimize: str = "latency",
     passes: str | Sequence[Any] | None = None,
-    target: str = "cpu",
+    target: str | Sequence[str] = "cpu",
     trials: int = 24,
     seconds: float | None = None,
     workers: int = 1,
@@ -69,7 +69,8 @@ def search(
             (0.01 if nothing is said); `max_size` and `max_latency` limit the rest.
         minimize: "latency", "size", "macs" or "memory" (of the file and activations).
         passes: what may be used, as a pipeline or names (`"prune, int8"`); None: all there is.
-        target: where the result will run, a name or `FILE.py:NAME` of a backend.
+        target: where the result will run, a name or `FILE.py:NAME` of a backend; of several, each
+            has a result and a front (`Found.others`), from candidates judged on the first.
         trials: candidates to evaluate.
         seconds: time after which no trial is begun.
         workers: processes that evaluate; the front is the same for any number.
@@ -99,17 +100,18 @@ def search(
     if trials < 1 or workers < 1:
         raise UsageError("--trials and --workers are numbers from 1 on")
     loss, limit = _limit(budget)
-    where = named_target(target)
-    if minimize == "latency" and not where.measured:
-        raise UsageError(
-            f"latency on {target} cannot be measured here: search on such a machine, or "
-            "--minimize macs"
-        )
+    targets = [target] if isinstance(target, str) else list(dict.fromkeys(target))
+    for name in targets:
+        if minimize == "latency" and not named_target(name).measured:
+            raise UsageError(
+                f"latency on {name} cannot be measured here: search on such a machine, or "
+                "--minimize macs"
+            )
     task = Task(
         str(model) if isinstance(model, Path) else model,
         str(samples) if isinstance(samples, Path) else samples,
         budget.evaluate,
-        target,
+        targets[0],
         loss,
         seed,
         tuple((n, tuple(d)) for n, d in (shapes or {}).items()),
@@ -118,6 +120,10 @@ def search(
     if recover is not None:
         for each in passes_of(recover):
             check_needs(each, samples=samples is not None)
+            if not getattr(each, "recovers", False):
+                raise UsageError(
+                    f"--recover {each}: it trains nothing; name a pass such as distill(epochs=10)"
+                )
     if (workers > 1 or ray is not None) and not task.portable:
         raise UsageError(
             "several workers open what they work on themselves: give paths, and evaluate= as "
@@ -128,7 +134,7 @@ def search(
     with tracked(track) as scalar, Bench(task, progress) as bench:
         bench.check_evaluation()
         one = Search(
-            bench, budget, limit, minimize, passes, trials, seconds, study, cache,
+            bench, targets, budget, limit, minimize, passes, trials, seconds, study, cache,
             measure_seconds, progress or silent, _watched(watch, scalar, minimize),
         )  # fmt: skip
         staff: Workers

@@ -3,7 +3,7 @@
 Passes say what they could do (`Pass.choices`) and do what was chosen (`Pass.only`). A layer has one
 group for how far it goes (graded values: ranks) and one for its form (the others: precisions), so
 that forms of several passes exclude each other and go with any rank. A dimension is a group of its
-own.
+own. What lies in a branch that is taken out as a whole has no other option besides.
 """
 
 from __future__ import annotations
@@ -16,14 +16,25 @@ from typing import Any
 from graphopt.analyses.dims import dimensions
 from graphopt.context import Context
 from graphopt.errors import UsageError
+from graphopt.layers import pattern_of
 from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.prepare import Setting
 from graphopt.spec import format_spec, parse, passes_of
 
-__all__ = ["PIPELINE", "STAY", "Choice", "Group", "Option", "Space", "passes_for", "space_of"]
+__all__ = [
+    "PIPELINE",
+    "STAY",
+    "Choice",
+    "Group",
+    "Option",
+    "Space",
+    "passes_for",
+    "shared",
+    "space_of",
+]
 
 #: What a search uses where nobody says otherwise; -p narrows it.
-PIPELINE = 'clean, fold, prune(scope="all"), svd, fuse, int8, weight_only'
+PIPELINE = 'clean, fold, depth, prune(scope="all"), svd, fuse, int8, weight_only'
 #: Index of the option chosen in each group.
 Choice = tuple[int, ...]
 
@@ -32,16 +43,20 @@ Choice = tuple[int, ...]
 class Option:
     """What is done to a layer: the pass, by its place in the pipeline, and the value of `layers`.
 
-    `kind` names options that lose in the same way: "prune", "int8 static", "weight_only 4".
+    `kind` names options that lose in the same way: "prune", "int8 static", "weight_only 4". `gone`
+    are the nodes that it takes out of the model.
     """
 
     step: int
     value: Any
     kind: str
+    gone: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.step < 0:
             return "as it is"
+        if self.gone:
+            return "removed"
         name, _, form = self.kind.partition(" ")
         if form:
             return f"{name} {form}"
@@ -61,12 +76,14 @@ class Group:
         options: mildest first within each pass.
         sized: it is a dimension, and values are shares of its units that go.
         graded: values are numbers, of which neighbours differ little.
+        nodes: those that it changes.
     """
 
     name: str
     options: tuple[Option, ...]
     sized: bool = False
     graded: bool = False
+    nodes: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +109,18 @@ class Space:
         """The option that `choice` takes of a group."""
         return self.groups[group].options[choice[group]]
 
+    def gone(self, choice: Choice) -> frozenset[str]:
+        """The nodes that a choice takes out."""
+        return frozenset(n for g, k in enumerate(choice) for n in self.groups[g].options[k].gone)
+
     def passes(self, choice: Choice) -> list[Pass]:
         """The steps after the base that make `choice`: each pass on the layers chosen for it."""
         layers: dict[int, list[tuple[str, Any]]] = {}
         others: dict[int, list[str]] = {}
+        gone = self.gone(choice)
         for group, k in zip(self.groups, choice, strict=True):
+            if group.nodes and group.nodes <= gone:
+                continue
             chosen = group.options[k]
             for step in {o.step for o in group.options if o.step >= 0}:
                 if step == chosen.step:
@@ -142,22 +166,28 @@ def passes_for(given: str | Sequence[Any] | None) -> tuple[tuple[Pass, ...], tup
 def space_of(base: Sequence[Pass], steps: Sequence[Pass], setting: Setting) -> Space:
     """The options there are for the model of `setting`, which has the base behind it."""
     model = setting.source.model
-    dims = {escape(name) for name in Context(model).get(dimensions).prunable}
+    prunable = Context(model).get(dimensions).prunable
+    nodes = {(escape(n), True): frozenset(m.node for m in d.members) for n, d in prunable.items()}
+    dims = {name for name, _ in nodes}
+    for node in model.graph:
+        place = pattern_of(node), False
+        nodes[place] = nodes.get(place, frozenset()) | {node.name or ""}
     found: dict[tuple[str, bool, bool], list[Option]] = {}
     for k, one in enumerate(steps):
         if not _searchable(one):
             continue
         ctx = Context(model, target=setting.target, samples=setting.samples, shapes=setting.shapes)
         name = format_pass(one).partition("(")[0]
-        choices = one.choices(model, ctx)
+        choices, removed = one.choices(model, ctx), one.removes(model, ctx)
         sized = choices.keys() <= dims  # a node may be called like a dimension
         for layer, values in choices.items():
             for value in values:
                 graded = isinstance(value, float)
-                kind = name if graded else f"{name} {value}"
-                found.setdefault((layer, sized, graded), []).append(Option(k, value, kind))
+                gone = removed.get(layer, ())
+                kind = name if graded or gone else f"{name} {value}"
+                found.setdefault((layer, sized, graded), []).append(Option(k, value, kind, gone))
     groups = tuple(
-        Group(name, (STAY, *options), sized, graded)
+        Group(name, (STAY, *options), sized, graded, nodes.get((name, sized), frozenset()))
         for (name, sized, graded), options in found.items()
     )
     if not groups:
@@ -166,6 +196,27 @@ def space_of(base: Sequence[Pass], steps: Sequence[Pass], setting: Setting) -> S
             f"{setting.target.name}: see `graphopt inspect --dims`, or name other passes with -p"
         )
     return Space(tuple(base), tuple(steps), groups)
+
+
+def shared(spaces: Sequence[Space]) -> Space:
+    """The options that several targets have in common.
+
+    Raises:
+        UsageError: there are none.
+    """
+    first = spaces[0]
+    offered = [
+        {(g.name, g.sized, g.graded): set(g.options) for g in space.groups} for space in spaces[1:]
+    ]
+    groups = []
+    for group in first.groups:
+        place = group.name, group.sized, group.graded
+        options = tuple(o for o in group.options if all(o in s.get(place, ()) for s in offered))
+        if len(options) > 1:
+            groups.append(dataclasses.replace(group, options=options))
+    if not groups:
+        raise UsageError("the targets have no option in common: search for each alone")
+    return dataclasses.replace(first, groups=tuple(groups))
 
 
 def _searchable(one: Any) -> bool:

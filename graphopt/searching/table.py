@@ -79,7 +79,8 @@ class Table:
     """Costs of operators on a target; what is not known yet is measured when it is asked for.
 
     Args:
-        target: where the operators run. Where it is not measured milliseconds are 0.
+        target: where the operators run. Where it is not measured milliseconds are 0, and the file
+            is another one.
         cache: the folder that keeps what was measured; None keeps nothing.
     """
 
@@ -88,7 +89,7 @@ class Table:
         self.entries: dict[str, Entry] = {}
         #: Entries measured by this object.
         self.measured = 0
-        self._versions = versions_of(target, "costs")
+        self._versions = versions_of(target, "costs" if target.measured else "sizes")
         self._read()
 
     def ask(self, wanted: Sequence[Wanted], told: Callable[[int, int], None]) -> None:

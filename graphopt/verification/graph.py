@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -20,6 +20,16 @@ __all__ = ["changed_signature", "check_graph", "fingerprint"]
 _OPAQUE = "graphopt.opaque"
 #: Operators by the opsets that deprecate them: opset 21 defined GroupNormalization anew.
 _STILL_RUN = {"GroupNormalization": range(18, 21)}
+#: Operators that ONNX Runtime and its providers register in the standard domain: exporters of
+#: language models write the first, TensorRT's plugins end in _TRT, others were ONNX experiments.
+_RUNTIMES = frozenset(
+    {
+        *("Affine", "Crop", "DynamicSlice", "GRUUnit", "GivenTensorFill", "ImageScaler"),
+        *("ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
+        *("DisentangledAttention_TRT", "EfficientNMS_TRT", "MultilevelCropAndResize_TRT"),
+        "PyramidROIAlign_TRT",
+    }
+)
 
 
 def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
@@ -47,7 +57,7 @@ def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
                 onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape)
             )
     _show_unshaped(proto)
-    _hide_deprecated(proto)
+    _hide_unknown(proto)
     try:
         onnx.checker.check_model(proto, full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -73,22 +83,27 @@ def _show_unshaped(proto: onnx.ModelProto) -> None:
     proto.graph.output.extend(outputs)
 
 
-def _hide_deprecated(proto: onnx.ModelProto) -> None:
-    """Hide operators from the checker that the standard deprecates and runtimes still have."""
+def _hide_unknown(proto: onnx.ModelProto) -> None:
+    """Hide operators from the checker that runtimes have and the standard has not, or no more."""
     version = next((e.version for e in proto.opset_import if e.domain in STANDARD), 0)
-    old = [n for n in _nodes(proto.graph) if version in _STILL_RUN.get(n.op_type, ())]
-    for node in old:
+    hidden = [
+        node
+        for node in _nodes(proto.graph.node)
+        if node.domain in STANDARD
+        and (node.op_type in _RUNTIMES or version in _STILL_RUN.get(node.op_type, ()))
+    ]
+    for node in hidden:
         node.domain = _OPAQUE
-    if old and not any(e.domain == _OPAQUE for e in proto.opset_import):
+    if hidden and not any(e.domain == _OPAQUE for e in proto.opset_import):
         proto.opset_import.add(domain=_OPAQUE, version=1)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
         yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from _nodes(inner.node)
 
 
 def _shaped(value: onnx.ValueInfoProto) -> bool:

@@ -27,7 +27,7 @@ from graphopt.execution.observe import observe
 from graphopt.execution.runtime import run_each
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, remove_dead
-from graphopt.layers import by_node
+from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.samples import Feeds, bind_shapes
 
@@ -77,16 +77,34 @@ class Depth(Pass):
             return None
         return dataclasses.replace(self, blocks=self.blocks - 1)
 
+    def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[int, ...]]:
+        """Every branch may go."""
+        return dict.fromkeys(self.removes(model, ctx), (1,))
+
+    def removes(self, model: ir.Model, ctx: Context) -> dict[str, tuple[str, ...]]:
+        """The nodes of each branch, by its sum."""
+        return {
+            pattern_of(one.node): tuple(n.name or "" for n in one.branch) for one in residuals(ctx)
+        }
+
+    def only(self, layers: tuple[tuple[str, int], ...], others: Sequence[str] = ()) -> Depth:
+        """Takes these branches out and no other."""
+        return dataclasses.replace(self, blocks=0, layers=layers)
+
     def run(self, model: ir.Model, ctx: Context) -> int:
-        """Take branches out; returns how many."""
-        if ctx.samples is None or ctx.samples.synthetic:
+        """Take branches out; returns how many.
+
+        Those that `layers` names go also where there are no real samples, and are not repaired.
+        """
+        measured = ctx.samples is not None and not ctx.samples.synthetic
+        if self.blocks and not measured:
             return ctx.nothing("what the outputs miss least is measured: give --samples")
         named = by_node(self.layers, model.graph, "depth")
         able = [r for r in residuals(ctx) if named.get(r.node) != 0]
         if not able:
             return ctx.nothing("no sum adds a branch to what passes by it, of equal shape")
-        feeds = _some(ctx.samples)
-        expected = list(run_each(model, feeds, optimize=True))
+        feeds = _some(ctx.samples) if measured else []
+        expected = list(run_each(model, feeds, optimize=True)) if self.blocks else []
         before = _macs(model, ctx)
         gone = 0
         for wanted in [r.node.name for r in able if named.get(r.node) == 1]:
@@ -161,6 +179,8 @@ def _repairs(
     model: ir.Model, ctx: Context, able: Sequence[Residual], feeds: Sequence[Feeds]
 ) -> dict[Residual, Repair | None]:
     """By branch, a and b with a x + b closest to x + f(x) per channel; None where x is as good."""
+    if not feeds:
+        return dict.fromkeys(able)
     sums = {one: _Sums(_channels(one, ctx)) for one in able}
     names = [v.name or "" for one in able for v in (one.stream, one.node.outputs[0])]
     for seen in observe(model, names, feeds):

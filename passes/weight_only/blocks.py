@@ -18,8 +18,8 @@ __all__ = ["Blocks", "in_blocks", "order_of"]
 
 Array = np.ndarray[Any, Any]
 
-#: Shares of a block's range that are tried.
-SHARES = (1.0, 0.9, 0.8, 0.7)
+#: Shares of a block's range that are tried: fewer numbers leave less when they reach less far.
+SHARES = {2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0, 0.9, 0.8, 0.7)}
 #: Elements of a matrix that are worked on at a time.
 PART = 1 << 22
 
@@ -32,7 +32,7 @@ class Blocks:
         integers: uint8 [n, blocks, size], one number each.
         scales: [n, blocks], in the dtype of the activations.
         zeros: uint8 [n, blocks].
-        bits: 4 or 8.
+        bits: 2, 4 or 8.
     """
 
     integers: Array
@@ -47,11 +47,10 @@ class Blocks:
         return whole.reshape(len(whole), -1)[:, :columns]
 
     def packed(self) -> tuple[Array, Array]:
-        """Integers [n, blocks, bytes] and zeros [n, bytes]; of 4 bits the first in the low half."""
-        if self.bits == 8:
-            return self.integers, self.zeros
-        odd = self.zeros.shape[1] % 2
-        return _pairs(self.integers), _pairs(np.pad(self.zeros, ((0, 0), (0, odd))))
+        """Integers [n, blocks, bytes] and zeros [n, bytes], the first of a byte lowest."""
+        more = -self.zeros.shape[1] % (8 // self.bits)
+        zeros = np.pad(self.zeros, ((0, 0), (0, more)))
+        return _packed(self.integers, self.bits), _packed(zeros, self.bits)
 
 
 def in_blocks(w: Array, bits: int, size: int, dtype: Any, order: Order | None = None) -> Blocks:
@@ -59,7 +58,7 @@ def in_blocks(w: Array, bits: int, size: int, dtype: Any, order: Order | None = 
 
     Args:
         w: float matrix.
-        bits: 4 or 8.
+        bits: 2, 4 or 8.
         size: elements of a block; the last of a row is filled up with zeros.
         dtype: of the scales.
         order: of what the rows multiply (`order_of`); roundings then make up for each other.
@@ -86,7 +85,7 @@ def _part(
     low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
     scales, zeros = np.ones_like(low), np.zeros_like(low)
     least = np.full(low.shape, np.inf, np.float32)
-    for share in SHARES:
+    for share in SHARES[bits]:
         scale = ((high - low) * np.float32(share / top)).astype(dtype).astype(np.float32)
         scale = np.where(scale > 0, scale, np.float32(1))
         zero = np.clip(np.rint(-low * share / scale), 0, top)
@@ -122,7 +121,10 @@ def _made_up_for(
     return np.where(better[:, None], found, plain).reshape(blocks.shape)
 
 
-def _pairs(numbers: Array) -> Array:
-    """Two numbers below 16 to a byte, along the last axis, the first of them in the low half."""
-    pairs: Array = numbers[..., 0::2] | (numbers[..., 1::2] << 4)
-    return pairs
+def _packed(numbers: Array, bits: int) -> Array:
+    """Numbers below 2^bits, as many to a byte as fit, along the last axis, the first lowest."""
+    each = 8 // bits
+    packed = numbers[..., 0::each].copy()
+    for k in range(1, each):
+        packed |= numbers[..., k::each] << (bits * k)
+    return packed

@@ -1,11 +1,13 @@
-"""Weight-only quantization, the pass: products read their matrix in 4 or 8 bits.
+"""Weight-only quantization, the pass: products read their matrix in 2, 4 or 8 bits.
 
     y = x W            ->  MatMulNBits(x, Q, s, z)
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)
+    y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)     (tables)
 
 What bounds a language model that writes one token after another is reading its weights: at 4 bits
-there is an eighth of them. Activations stay as they are, so no ranges are needed; with samples each
-weight is rounded for what it multiplies (Frantar et al., GPTQ, ICLR 2023).
+there is an eighth of them. No ranges are needed; with samples each weight is rounded for what it
+multiplies (Frantar et al., GPTQ, ICLR 2023). A target that computes in integers rounds each block
+of a row of x to 8 bits when it runs: without that the product is slower than that of floats.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.weight_only.blocks import Blocks, in_blocks, order_of
+from graphopt.passes.weight_only.blocks import in_blocks, order_of
+from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
@@ -38,49 +41,57 @@ Array = np.ndarray[Any, Any]
 
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
+#: Blocks for which there are kernels of 2 bits; a thousand times slower otherwise.
+KERNELS_2 = (32, 64, 128)
+#: `accuracy_level` of products whose activations are rounded to 8 bits, and of others.
+ROUNDED, AS_IT_IS = 4, 0
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
 RUNS, ROWS, LONGEST = 16, 2048, 4096
 
 
 @dataclass(frozen=True)
 class WeightOnly(Pass):
-    """Store the matrices of products in 4 or 8 bits; compute in floating point.
+    """Store the matrices of products in 2, 4 or 8 bits a weight, scaled block by block.
 
     For targets that have the operator (see `graphopt targets`), and models bound by reading
     weights. A matrix that is read elsewhere too stays as it is.
 
     Attributes:
-        bits: of a weight, 4 or 8.
-        block: weights that share a scale and a zero point: a power of two, at least 16.
+        bits: of a weight, 2, 4 or 8.
+        block: weights that share a scale and a zero point: a power of two, at least 16; with 2 bits
+            32, 64 or 128.
         layers: (pattern, bits) pairs (`graphopt.layers`): products whose name matches are stored in
             so many bits instead, or with 0 stay as they are; the first match counts.
     """
 
-    bits: Literal[4, 8] = 4
-    block: int = 32
-    layers: tuple[tuple[str, Literal[0, 4, 8]], ...] = ()
+    bits: Literal[2, 4, 8] = 4
+    block: int = 64
+    layers: tuple[tuple[str, Literal[0, 2, 4, 8]], ...] = ()
 
     lossy: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
-            raise ValueError(f"bits is 4 or 8, not {self.bits}")
+        if self.bits not in (2, 4, 8):
+            raise ValueError(f"bits is 2, 4 or 8, not {self.bits}")
         for pattern, bits in self.layers:
-            if bits not in (0, 4, 8):
-                raise ValueError(f"layers: '{pattern}' has 0, 4 or 8 bits, not {bits}")
+            if bits not in (0, 2, 4, 8):
+                raise ValueError(f"layers: '{pattern}' has 0, 2, 4 or 8 bits, not {bits}")
         if self.block < 16 or self.block & (self.block - 1):
             raise ValueError(f"block is a power of two from 16 on, not {self.block}")
+        if 2 in (self.bits, *(b for _, b in self.layers)) and self.block not in KERNELS_2:
+            raise ValueError(f"with 2 bits block is 32, 64 or 128, not {self.block}")
 
     def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[int, ...]]:
         """The bits that each product's matrix may have."""
         if FEW_BITS not in ctx.target.operators:
             return {}
         silent = Context(model, target=ctx.target, shapes=ctx.shapes)
-        return {pattern_of(op.node): (8, 4) for op in self._wanted(model, silent, {})}
+        bits = (8, 4, 2) if self.block in KERNELS_2 else (8, 4)
+        return {pattern_of(op.node): bits for op in self._wanted(model, silent, {})}
 
     def only(
-        self, layers: tuple[tuple[str, Literal[0, 4, 8]], ...], others: Sequence[str] = ()
+        self, layers: tuple[tuple[str, Literal[0, 2, 4, 8]], ...], others: Sequence[str] = ()
     ) -> WeightOnly:
         """Stores these products' matrices in a few bits, and no other's."""
         return replace(self, layers=(*layers, ("*", 0)))
@@ -92,15 +103,16 @@ class WeightOnly(Pass):
             return 0
         bits = by_node(self.layers, model.graph, "weight_only")
         wanted = self._wanted(model, ctx, bits)
-        if not wanted:
+        lookups = self._lookups(model, ctx, bits, wanted)
+        if not wanted and not lookups:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
-        names = Names(model)
         orders = self._orders(model, ctx, wanted)
-        for op in ctx.track(wanted, len(wanted), "rounding weights"):
-            one = bits.get(op.node, self.bits)
-            self._replace(model, ctx, names, op, one, next(orders))
+        writer = _Writer(model, ctx, self.block)
+        for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
+            order = next(orders) if op.at else None
+            writer.replace(op, bits.get(op.node, self.bits), order)
         orders.close()
-        return len(wanted)
+        return len(wanted) + len(lookups)
 
     def _orders(
         self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
@@ -124,68 +136,118 @@ class WeightOnly(Pass):
     def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""
         found = []
+        tables = [n for n in _tables(model, ctx) if bits.get(n) != 0]
         for node in model.graph:
             op = linear_of(node) if node.op_type in ("MatMul", "Gemm") else ""
             if isinstance(op, str) or not _reads_floats(op):
                 continue
             reason = "layers= says so" if bits.get(node) == 0 else ""
-            reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x))
+            reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x), tables)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
                 found.append(op)
         return found
 
-    def _why_not(self, op: Linear, rank: int | None) -> str:
+    def _lookups(
+        self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int], wanted: Sequence[Linear]
+    ) -> list[Linear]:
+        """The lookups to replace, where tables are read by them and by `wanted` alone."""
+        tables = _tables(model, ctx)
+        packed = {n for n in tables if bits.get(n) != 0} | {op.node for op in wanted}
+        found = []
+        for node, op in tables.items():
+            reason = "layers= says so" if node not in packed else ""
+            reason = reason or why_not(op, self.block, packed)
+            if reason:
+                ctx.refuse(self, node, f"{reason}: it stays as it is")
+            elif ctx.edit(self, node):
+                found.append(op)
+        return found
+
+    def _why_not(self, op: Linear, rank: int | None, tables: Sequence[ir.Node]) -> str:
         if rank is None or rank < 2:
             return "what it multiplies is not known to have rows"
         if op.out_channels * op.in_channels < SMALLEST or op.in_channels < self.block:
             return "its matrix is small"
-        if op.shared:
+        if op.shared and not tied(op, tables, self.block):
             return "its matrix is read elsewhere too"
         if not np.isfinite(op.array()).all():
             return "its matrix is not finite"
         return ""
 
-    def _replace(
-        self,
-        model: ir.Model,
-        ctx: Context,
-        names: Names,
-        op: Linear,
-        bits: int,
-        order: Order | None,
-    ) -> None:
-        (w,) = op.matrix()
-        made = in_blocks(w, bits, self.block, w.dtype, order)
-        builder = Builder(model, op.node, names)
-        y = _product(builder, op, made, self.block)
+
+class _Writer:
+    """Puts packed matrices in place of those of a model, each once."""
+
+    def __init__(self, model: ir.Model, ctx: Context, block: int) -> None:
+        self.model, self.ctx, self.block = model, ctx, block
+        self.names = Names(model)
+        #: Packed rows [n, bytes], scales, zeros and bits, by what holds the matrix.
+        self.packed: dict[ir.Value, tuple[list[ir.Value], int]] = {}
+
+    def replace(self, op: Linear, bits: int, order: Order | None) -> None:
+        """Let `op` read its matrix in blocks."""
+        builder = Builder(self.model, op.node, self.names)
+        y = self._product(builder, op, bits, order) if op.at else self._lookup(builder, op, bits)
         if op.bias is not None:
             y.type, y.shape = op.y.type, op.y.shape
             y = builder.node("Add", [y, op.bias]).outputs[0]
         builder.take_over(op.y, y)
-        provenance.derive(builder.nodes, [op.node], ctx.pass_name)
+        provenance.derive(builder.nodes, [op.node], self.ctx.pass_name)
         remove_dead([op.node])
 
+    def _product(self, builder: Builder, op: Linear, bits: int, order: Order | None) -> ir.Value:
+        (w,) = op.matrix()
+        (rows, scales, zeros), bits = self._stored(builder, op, w, bits, order)
+        blocks = -(-op.in_channels // self.block)
+        packed = [op.out_channels, blocks, self.block * bits // 8]
+        if op.shared:
+            shape = builder.constant(np.array(packed), "packed_shape")
+            rows = builder.node("Reshape", [rows, shape]).outputs[0]
+        attributes = {
+            "K": op.in_channels,
+            "N": op.out_channels,
+            "bits": bits,
+            "block_size": self.block,
+            "accuracy_level": AS_IT_IS if self.ctx.target.int8 is None else ROUNDED,
+        }
+        inputs = [op.x, rows, scales, zeros]
+        return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
 
-def _product(builder: Builder, op: Linear, made: Blocks, block: int) -> ir.Value:
-    integers, zeros = made.packed()
-    held = weight_of(op.weight)
-    base = (op.weight if held is None else held.root).name or "weight"
-    inputs = [
-        op.x,
-        builder.constant(integers, f"{base}_q"),
-        builder.constant(made.scales, f"{base}_scale"),
-        builder.constant(zeros, f"{base}_zero"),
-    ]
-    attributes = {
-        "K": op.in_channels,
-        "N": op.out_channels,
-        "bits": made.bits,
-        "block_size": block,
-    }
-    made_by = builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft")
-    return made_by.outputs[0]
+    def _lookup(self, builder: Builder, op: Linear, bits: int) -> ir.Value:
+        (rows, scales, zeros), bits = self._stored(builder, op, op.array(), bits, None)
+        attributes = {
+            "bits": bits,
+            "block_size": self.block,
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        inputs = [rows, op.x, scales, zeros]
+        made = builder.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft")
+        return made.outputs[0]
+
+    def _stored(
+        self, builder: Builder, op: Linear, w: Array, bits: int, order: Order | None
+    ) -> tuple[list[ir.Value], int]:
+        """Packed rows of w, scales, zeros and the bits; as they are if they were made before."""
+        held = weight_of(op.weight)
+        root = op.weight if held is None else held.root
+        if root not in self.packed:
+            made = in_blocks(w, bits, self.block, w.dtype, order)
+            integers, zeros = made.packed()
+            if op.shared or not op.at:
+                integers = integers.reshape(len(w), -1)
+            arrays = {"q": integers, "scale": made.scales, "zero": zeros}
+            base = root.name or "weight"
+            values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
+            self.packed[root] = values, bits
+        return self.packed[root]
+
+
+def _tables(model: ir.Model, ctx: Context) -> dict[ir.Node, Linear]:
+    """The lookups that the target can make of packed rows."""
+    return candidates(model.graph) if LOOKUP in ctx.target.operators else {}
 
 
 def _reads_floats(op: Linear) -> bool:

@@ -87,9 +87,9 @@ COMMANDS = (
     [
         (None, COMMANDS),
         (":", COMMANDS),
-        ("", COMMANDS[:1]),  # what comes to the same path: with one command that starts others
-        (".", COMMANDS[:1]),
-        ("/nonexistent:", COMMANDS[:1]),
+        ("", COMMANDS[1:2]),  # what comes to the same path: with one command that starts others
+        (".", COMMANDS[1:2]),
+        ("/nonexistent:", COMMANDS[1:2]),
     ],
 )
 def test_nothing_is_imported_from_the_working_folder(downloaded, path, commands, monkeypatch):

@@ -13,6 +13,7 @@ Each runs in a process of its own, forked from one that has imported what takes 
 import multiprocessing
 import re
 import shlex
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +25,12 @@ PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if BLOCK.search(p.read_t
 NEEDS = re.compile(r"\A---\n(?:.*\n)*?needs: (.*)\n(?:.*\n)*?---\n")
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["onnx.reference", "onnx_ir.passes", "onnxruntime", "rich.table", "torch.export", "onnxscript"]
+    [
+        *("onnx.reference", "onnx_ir.passes", "onnxruntime", "optuna", "rich.table", "onnxscript"),
+        *("torch.export._trace", "torch.onnx._internal.exporter._registration"),
+        *("graphopt.cli.optimize", "graphopt.pipeline.optimize", "graphopt.tracing.convert"),
+        *(found.module for found in entry_points(group="graphopt.passes")),
+    ]
 )
 
 PYTHON = "sys.path.insert(0, '')\nexec({body!r}, {{'__name__': '__main__'}})"
@@ -58,6 +64,8 @@ def test_page(page, tmp_path):
             for line in re.findall(r"^\$ (.*)$", body, re.MULTILINE):
                 command, _, code = line.partition("  # exits ")
                 first, *argv = shlex.split(command)
+                if argv[:1] == ["search"]:  # it reads no defaults
+                    argv += ["--measure-seconds", "0.2"]
                 known = GRAPHOPT.format(argv=argv) if first == "graphopt" else None
                 run(known or SHELL.format(command=command), tmp_path, int(code or 0), command)
 

@@ -26,7 +26,6 @@ from graphopt.analyses.shapes.symbolic import (
 __all__ = ["cast", "compute", "concat", "expand", "pack", "reduce", "reshape", "slice_"]
 
 Array = np.ndarray[Any, Any]
-Element = Dim | bool | None
 
 
 def pack(elements: Iterable[Dim] | Dim, dtype: ir.DataType) -> Array:

@@ -166,7 +166,7 @@ def optimized():
     a = model(
         "h0 = MatMul(x, w0) a0 = Add(h0, b0) r0 = Relu(a0) h1 = MatMul(r0, w1) "
         "a1 = Add(h1, b1) i = Identity(a1) y = Relu(i)",
-        w0=(8, 4096), b0=(4096,), w1=(4096, 8), b1=(8,),
+        w0=(8, 1024), b0=(1024,), w1=(1024, 8), b1=(8,),
     )  # fmt: skip
     samples = {"x": np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)}
     options = {"samples": samples, "measure": False, "verify": "graph"}

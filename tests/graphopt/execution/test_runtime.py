@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.errors import ModelError
+from graphopt.execution import runtime
+from graphopt.execution.parts import proto_of
 from graphopt.execution.runtime import open_session, run, run_each
 from graphopt.testing import parse_model
 
@@ -110,3 +112,43 @@ def test_a_file_that_is_no_model(tmp_path):
     path.write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"m\.onnx"):
         open_session(path)
+
+
+MADE_IN_PARTS = """
+    a = MatMul(x, w)
+    n = Shape(a)
+    b = Relu(a)
+    c = MatMul(b, v)
+    d = If(flag) <then_branch = t () => (t0) { t0 = MatMul(c, w) },
+                  else_branch = e () => (e0) { e0 = Add(a, b) }>
+    y = Add(d, a)
+    z = Reshape(y, n)
+"""
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("flag", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_model_in_parts_gives_what_the_whole_gives(monkeypatch, optimize, flag, half):
+    rng = np.random.default_rng(0)
+    dtype = np.float16 if half else np.float32
+    w, v = (rng.standard_normal((40, 40)).astype(dtype) / 6 for _ in "wv")
+    feeds = {"x": rng.standard_normal((3, 40)).astype(dtype), "flag": np.array(flag)}
+    model = parse_model(MADE_IN_PARTS, inputs=feeds, constants={"w": w, "v": v})
+    whole = run(model, feeds, optimize=optimize)
+    opened_parts = []
+    monkeypatch.setattr(runtime, "IN_PARTS", 1000)
+    monkeypatch.setattr(
+        runtime, "proto_of", lambda *a: opened_parts.append(proto_of(*a)) or opened_parts[-1]
+    )
+    in_parts = run(model, feeds, optimize=optimize)
+    assert list(in_parts) == list(whole)
+    for name in whole:
+        most = 2e-3 if half else 1e-5
+        np.testing.assert_allclose(in_parts[name], whole[name], rtol=most, atol=most)
+    if optimize or half:  # float weights are not copied otherwise
+        assert [len(p.graph.node) for p in opened_parts] == [1, 3, 1, 2]
+        held = [{t.name for t in p.graph.initializer} for p in opened_parts]
+        assert held == [{"w"}, {"v"}, {"w"}, set()]
+    else:
+        assert opened_parts == []

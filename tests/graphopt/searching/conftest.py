@@ -61,12 +61,19 @@ def network():
     )
 
 
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory):
+    """The cache folder of all searches here: what one has measured, the others read."""
+    return tmp_path_factory.mktemp("measured")
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, measured):
     """A working folder with model.onnx, samples.npz and score.py."""
     from graphopt.execution.runtime import run
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(measured))
     model = network()
     save(model, "model.onnx")
     x = np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import graphopt
-from graphopt.errors import ModelError
+from graphopt.errors import GraphOptError, ModelError
 from graphopt.verification.graph import check_graph
 
 
@@ -51,3 +51,27 @@ def test_group_normalization_of_every_opset(tmp_path, opset, groups):
     proto = helper.make_model(graph, opset_imports=imports, ir_version=9)
     result = graphopt.optimize(proto, "clean, fold, fuse", measure=False)
     assert result.report.steps[0].edits == 1
+
+
+@pytest.mark.parametrize("within", ["graph", "branch"])
+def test_operators_that_the_runtime_adds_to_the_standard_domain(within):
+    """Builders of language models write norms that only ONNX Runtime knows."""
+    made = "n = SimplifiedLayerNormalization<axis = -1, epsilon = 0.00001>(x, s)"
+    branch = (
+        f"n = If(c) <then_branch = a () => (float[2, 8] t) {{ {made.replace('n =', 't =')} }}, "
+    )
+    branch += "else_branch = b () => (float[2, 8] e) { e = Neg(x) }>"
+    text = f"""<ir_version: 9, opset_import: ["": 18]>
+    g (float[2, 8] x, bool c) => (float[2, 8] y) <float[8] s = {{1, 2, 3, 4, 5, 6, 7, 8}}>
+    {{ {made if within == "graph" else branch} y = Identity(n) }}"""
+    proto = onnx.parser.parse_model(text)
+    result = graphopt.optimize(proto, "clean, fold, fuse", measure=False)
+    assert result.model.graph.node(0).op_type in ("SimplifiedLayerNormalization", "If")
+    assert result.report.steps[0].edits == 1
+
+
+def test_an_operator_that_nobody_knows_is_still_refused():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[2, 8] x) => (float[2, 8] y) { y = SimplifyLayerNormalization(x) }"""
+    with pytest.raises(GraphOptError, match="SimplifyLayerNormalization"):
+        graphopt.optimize(onnx.parser.parse_model(text), "clean", measure=False)

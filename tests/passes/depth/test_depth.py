@@ -136,3 +136,24 @@ def test_a_model_without_branches_says_so():
     model = parse_model("y = Relu(x)", inputs=INPUTS)
     result = optimize(model, "depth", samples=samples(), measure=False, budget=Budget())
     assert result.report.steps[0].reason.startswith("no sum adds a branch")
+
+
+def test_named_branches_go_without_samples_and_are_not_repaired():
+    model = stack(a=1, b=1, c=1)
+    (name,) = (n.name for n in model.graph for o in n.outputs if o.name == "q")
+    one = Depth().only(((name, 1),))
+    assert one.run(model, Context(model, pass_name="depth")) == 1
+    assert "wb" not in model.graph.initializers
+    assert not [n for n in model.graph if n.op_type == "Mul"]
+    assert Depth().run(model, Context(model, pass_name="depth")) == 0
+
+
+def test_it_says_what_could_go_and_what_goes_with_it():
+    model = stack(a=1, b=1, c=1)
+    ctx = Context(model)
+    removed = Depth().removes(model, ctx)
+    assert Depth().choices(model, ctx) == dict.fromkeys(removed, (1,))
+    kinds = {n.name: n.op_type for n in model.graph}
+    assert [[kinds[n] for n in nodes] for nodes in removed.values()] == [
+        ["MatMul", "Relu", "MatMul"]
+    ] * 3

@@ -133,6 +133,9 @@ def _gather_blocks(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[F
     if table is None or indices is None:
         return [Fact(ins[2].dtype)]
     axis = attribute(node, "gather_axis", 0) % len(table)
+    bits = attribute(node, "bits", 4)
+    if ins[0].dtype == ir.DataType.UINT8 and bits < 8:  # so many to a byte, along the last axis
+        table = (*table[:-1], table[-1] * (8 // bits))
     return [Fact(ins[2].dtype, (*table[:axis], *indices, *table[axis + 1 :]))]
 
 
