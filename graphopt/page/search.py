@@ -38,7 +38,11 @@ def search_section(told: Mapping[str, Any]) -> str:
         for one in told["layers"]
     ]
     heads = ("Layer", "Option", f"{told['minimize']} saved", f"{told['loss']}, predicted")
-    head = element("tr", *(element("th", text(h), scope="col") for h in heads))
+    kinds = ("", "", "num", "num")
+    head = element(
+        "tr",
+        *(element("th", text(h), scope="col", class_=k) for h, k in zip(heads, kinds, strict=True)),
+    )
     table = element("table", element("thead", head), element("tbody", *rows))
     scroll = element(
         "div", table, class_="panel scroll", tabindex=0, role="region", aria_label="Choice by layer"
