@@ -182,7 +182,8 @@ class Budget:
         """The limits that a result does not meet, one sentence each.
 
         Args:
-            before, after: figures of the source and of the result.
+            before: figures of the source.
+            after: figures of the result.
             worst: relative L2 difference of the worst output; None if none was compared.
             verdict: what timing allows to say; None if nothing was timed.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from graphopt.backend import Arrays, Timing
 from graphopt.budget import Budget
 from graphopt.cache import Cache
 from graphopt.graph import provenance
+from graphopt.reporting.tracking import Scalar
 from graphopt.samples.stream import Samples
 from graphopt.target import ONNX, Target
 
@@ -57,17 +58,20 @@ class Refusal:
 
 
 class Referee(Protocol):
-    """The guard as a pass may ask it: two figures in units of what is allowed, so that 1 is all."""
+    """The guard as a pass may ask it: two figures in units of what is allowed, so that 1 is all.
+
+    Of several models the k-th is run on every k-th run of samples: each on what it has not seen.
+    """
 
     @property
     def runs(self) -> int:
         """How many runs of samples it has."""
 
-    def over(self, model: ir.Model) -> float:
+    def over(self, models: Sequence[ir.Model]) -> float:
         """By what has changed and what is likely to: above 1 other inputs may say otherwise."""
 
-    def strain(self, model: ir.Model, runs: int) -> float:
-        """By what is likely to change, on the first runs: small changes add up in it."""
+    def strain(self, models: Sequence[ir.Model], runs: int) -> float:
+        """By what may at most change, on the first runs: small changes add up in it."""
 
 
 class Context:
@@ -89,6 +93,7 @@ class Context:
         source: the model as it came into the run, not to be changed; None outside a pipeline.
         referee: how far from saying what the source says a model is on the samples; None where no
             guard judges.
+        scalar: called with (name, value, step) while something is trained; None keeps nothing.
 
     Attributes:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
@@ -115,6 +120,7 @@ class Context:
         cache: Cache | None = None,
         source: ir.Model | None = None,
         referee: Referee | None = None,
+        scalar: Scalar | None = None,
     ) -> None:
         self.model = model
         self.source = source
@@ -138,6 +144,7 @@ class Context:
         self.cache = cache
         self._timer = timer
         self._progress = progress
+        self._scalar = scalar
         self._tracked = False
         self._allow = allow
         self._cache: dict[Analysis[Any], Any] = {}
@@ -286,6 +293,11 @@ class Context:
         if self._progress is not None:
             own = text.startswith(self.pass_name)
             self._progress(text if own else f"{self.pass_name}: {text}", done, total)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Keep a figure of a training, where the user asked for that (`--track`)."""
+        if self._scalar is not None:
+            self._scalar(name, value, step)
 
     def adopt(self, other: Context) -> None:
         """Take over what `other` analysed of the very same model object, unchanged since."""

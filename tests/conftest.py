@@ -1,7 +1,10 @@
 import itertools
 import os
+import shutil
 
 import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # workers share the processors: threads of PyTorch that wait for each other on a busy one take long
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,3 +17,17 @@ def own_cache(tmp_path_factory, monkeypatch):
     # what caches nothing makes no folder: pytest looks through all of them for each new one
     folder = tmp_path_factory.getbasetemp() / "caches" / str(next(NUMBERS))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, where it and Playwright are installed."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    path = next((p for name in BROWSERS if (p := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as play:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        opened = play.chromium.launch(executable_path=path, args=options)
+        yield opened
+        opened.close()

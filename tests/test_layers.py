@@ -20,6 +20,9 @@ EXTRAS = {
     "PIL",
     "constriction",
     "zstandard",
+    "tensorboard",
+    "mlflow",
+    "netron",
 }
 
 

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+#: By which the action finds the comment that it wrote before.
+MARK = "<!-- graphopt gate -->"
 ROWS = (
     ("size", "bytes", "bytes"),
     ("latency", "latency_ms", "ms"),
@@ -34,7 +36,7 @@ def main() -> int:
         return done.returncode
     text = table(json.loads(done.stdout))
     print(text)
-    Path("graphopt-gate.md").write_text(text)
+    Path("graphopt-gate.md").write_text(f"{MARK}\n{text}")
     if summary := given.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a") as file:
             file.write(text)

@@ -28,7 +28,8 @@ BLOCK = 64
 
 
 def errors(off: Array, h: Array) -> Array:
-    """E[(off x)^2] of each row of off [o, k]."""
+    """E[(off x)^2] of each row of off [o, k], to seven digits."""
+    off, h = off.astype(np.float32), h.astype(np.float32)
     return np.asarray(np.einsum("oi,oi->o", off @ h, off))
 
 
@@ -58,17 +59,21 @@ class Order:
 def compensated(w: Array, steps: Array, order: Order, low: Array | int, high: Array | int) -> Array:
     """Integers for w [o, k] in `steps`, between `low` and `high` (these broadcast against w)."""
     places, upper = order.places, order.upper
-    left, steps = w[:, places].copy(), np.broadcast_to(steps, w.shape)[:, places]
-    low, high = (np.broadcast_to(a, w.shape)[:, places] for a in (low, high))
+    # columns lie one after another: each is rounded as a whole
+    left, steps, low, high = (
+        np.ascontiguousarray(np.broadcast_to(a, w.shape)[:, places].T)
+        for a in (w, steps, low, high)
+    )
     done = np.empty_like(left)
-    for start in range(0, left.shape[1], BLOCK):
-        stop = min(start + BLOCK, left.shape[1])
-        off = np.empty((len(left), stop - start))
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        off = np.empty((stop - start, left.shape[1]))
         for k in range(start, stop):
-            done[:, k] = np.clip(np.rint(left[:, k] / steps[:, k]), low[:, k], high[:, k])
-            off[:, k - start] = (left[:, k] - done[:, k] * steps[:, k]) / upper[k, k]
-            left[:, k + 1 : stop] -= off[:, k - start, None] * upper[k, k + 1 : stop]
-        left[:, stop:] -= off @ upper[start:stop, stop:]
-    out = np.empty_like(done)
-    out[:, places] = done
+            np.rint(left[k] / steps[k], out=done[k])
+            np.clip(done[k], low[k], high[k], out=done[k])
+            off[k - start] = (left[k] - done[k] * steps[k]) / upper[k, k]
+            left[k + 1 : stop] -= upper[k, k + 1 : stop, None] * off[k - start]
+        left[stop:] -= upper[start:stop, stop:].T @ off
+    out = np.empty(w.shape, done.dtype)
+    out[:, places] = done.T
     return out

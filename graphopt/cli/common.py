@@ -26,6 +26,7 @@ __all__ = [
     "shape_option",
     "standard",
     "told_apart",
+    "track_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,6 +116,15 @@ def loss_options(function: F) -> F:
     )(function)
     return click.option(
         "--max-error", type=float, help="Worst output's relative L2 difference to the source."
+    )(function)
+
+
+def track_option(function: F) -> F:
+    """`--track`: figures of a training or a search, step by step."""
+    return click.option(
+        "--track",
+        metavar="tensorboard:DIR|mlflow:URI",
+        help="Where the figures of training and search go, step by step.",
     )(function)
 
 

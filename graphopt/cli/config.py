@@ -4,8 +4,8 @@ In a `pyproject.toml` it is the table `[tool.graphopt]`.
 
 It holds what `graphopt optimize` takes, by option name: `passes = "prune(ratio=0.3), fuse"`,
 `target = "cpu"`, `max_drop = 0.5`, `[shape] x = [1, 3, 224, 224]`. The command line wins. A file
-beside the model is never read, and one that nobody named may not name code: the working folder may
-be a downloaded one.
+beside the model is never read, and one that nobody named may name neither code nor a server: the
+working folder may be a downloaded one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ def read_config(path: str | None, known: set[str]) -> dict[str, Any]:
         if key not in known:
             raise UsageError(f"{file}: no option '{key}'{nearest(key, known)}")
         value = str(options[key])
+        if path is None and key == "track":
+            raise UsageError(
+                f"{file}: track names where figures are sent, which nothing does that you did not "
+                f"name: add --config {file}"
+            )
         if path is None and (key == "eval" or names_code(value)):
             raise UsageError(
                 f"{file}: {key} names code ({value}), which runs only if you name the file: add "

@@ -21,6 +21,7 @@ from graphopt.cli.common import (
     samples_options,
     shape_option,
     standard,
+    track_option,
 )
 from graphopt.cli.completion import complete_passes, complete_targets
 from graphopt.cli.reports import is_html, ours, write_report
@@ -106,6 +107,7 @@ from graphopt.errors import UsageError
     metavar="FILE",
     help="Write the report: a page if it ends in .html, else JSON.",
 )
+@track_option
 @click.option(
     "--external-data/--no-external-data",
     default=None,
@@ -225,7 +227,9 @@ def _run(options: dict[str, Any]) -> int:
 
                 watched = Watched()
                 given["watch"] = watched.watch
-            result = optimize(model, passes, target=target, replay=replay, **given)
+            result = optimize(
+                model, passes, target=target, replay=replay, track=options["track"], **given
+            )
             report = result.report
             if result.met or options["keep_best"]:
                 made = result.write(

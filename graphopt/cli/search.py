@@ -22,6 +22,7 @@ from graphopt.cli.common import (
     samples_options,
     shape_option,
     standard,
+    track_option,
 )
 from graphopt.cli.completion import complete_passes, complete_targets
 from graphopt.cli.reports import is_html, ours, write_report
@@ -98,6 +99,7 @@ TABLE, PLOT = "front.md", "front.svg"
     metavar="FILE",
     help="Write the report: a page if it ends in .html, else JSON.",
 )
+@track_option
 @standard
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> int:
@@ -138,7 +140,7 @@ def _run(options: dict[str, Any]) -> int:
         raise UsageError(f"--front {front} is not a folder")
     limits = ("max_drop", "max_error", "max_disagreement", "max_size", "max_latency", "evaluate")
     as_json = options["as_json"]
-    same = ("samples", "minimize", "passes", "trials", "workers", "study", "seed", "ray")
+    same = ("samples", "track", "minimize", "passes", "trials", "workers", "study", "seed", "ray")
     with files.told(), progress(not as_json) as shown, _watched(not as_json) as watch:
         found = search(
             options["model"],
@@ -172,7 +174,7 @@ def _run(options: dict[str, Any]) -> int:
     if is_html(options["report_file"]):
         from graphopt.page.run import search_page
 
-        page = search_page(options["model"], found.result, reports[0], data["search"])
+        page = search_page(found.setting, found.result, reports[0], data["search"])
     unwritten = write_report(options["report_file"], data, page)
     if as_json:
         emit_json(data)

@@ -60,7 +60,8 @@ def time_pair(
     """Time two calls beside each other for about `seconds`, or until the ratio is known well.
 
     Args:
-        a, b: one run each.
+        a: one run of the first.
+        b: one run of the second.
         seconds: bound on the timed part; at least five rounds are timed whatever they take.
         again: a second session of `a`, whose memory lies elsewhere; None runs `a` itself twice.
     """

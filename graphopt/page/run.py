@@ -22,7 +22,7 @@ from graphopt.page.pair import by_heir
 from graphopt.page.ranges import range_section
 from graphopt.page.search import search_section
 from graphopt.page.steps import step_section
-from graphopt.pipeline.prepare import Setting, prepare
+from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.stage import Stage
 from graphopt.reporting.records import Report
@@ -97,15 +97,15 @@ class Watched:
         return next(r for r in reversed(runs) if r[0].setting.target.name == report.target)
 
 
-def search_page(path: str, result: Result, report: Report, told: Mapping[str, Any]) -> bytes:
+def search_page(setting: Setting, result: Result, report: Report, told: Mapping[str, Any]) -> bytes:
     """The page of a search: the source, and the model that was chosen.
 
     Args:
-        path: the source.
-        result, report: what was chosen, and its report with the command.
+        setting: the source.
+        result: what was chosen.
+        report: its report, with the command.
         told: the report of the search, as plain data.
     """
-    setting = prepare(path, target=result.target, verify="graph", measure=False)
     watched = Watched()
     watched.watch(Stage(setting, None, setting.source.model))
     for step in report.steps:

@@ -19,6 +19,7 @@ from graphopt.pipeline.recipe import Recipe
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
 from graphopt.pipeline.stage import Watch
+from graphopt.reporting.tracking import tracked
 from graphopt.samples import SampleSource
 from graphopt.spec import passes_of
 from graphopt.target import Target
@@ -46,6 +47,7 @@ def optimize(
     max_opset: int | None = None,
     trust: Literal["checked", "assumed"] = "checked",
     watch: Watch | None = None,
+    track: str | None = None,
 ) -> Result:
     """Run `passes` over `model` and keep what is right, within budget and not slower.
 
@@ -78,6 +80,7 @@ def optimize(
         trust: "checked" undoes edits of exact passes that are neither proved nor checked,
             "assumed" keeps them.
         watch: called with a `graphopt.pipeline.stage.Stage` for the source and after every step.
+        track: where losses of a training go, step by step: `tensorboard:DIR` or `mlflow:URI`.
 
     Raises:
         UsageError: a spec, option or target that does not exist, samples that a pass needs.
@@ -91,23 +94,25 @@ def optimize(
         raise UsageError("target auto chooses by measuring: leave --no-measure out, or name one")
     if target == "auto":
         target = find_target(replay.target) if replay is not None else "cpu"
-    setting = prepare(
-        model,
-        target=target,
-        samples=samples,
-        budget=budget,
-        seed=seed,
-        shapes=shapes,
-        verify=verify,
-        trust=trust,
-        measure=measure and replay is None,
-        measure_seconds=measure_seconds,
-        cache=cache,
-        debug=debug,
-        progress=progress,
-        source_path=source_path,
-        max_opset=replay.max_opset if replay is not None and max_opset is None else max_opset,
-    )
-    if everywhere:
-        return run_everywhere(setting, passes, progress=progress, watch=watch)
-    return run(setting, passes, replay=replay, progress=progress, watch=watch)
+    with tracked(track) as scalar:
+        setting = prepare(
+            model,
+            target=target,
+            samples=samples,
+            budget=budget,
+            seed=seed,
+            shapes=shapes,
+            verify=verify,
+            trust=trust,
+            measure=measure and replay is None,
+            measure_seconds=measure_seconds,
+            cache=cache,
+            debug=debug,
+            progress=progress,
+            source_path=source_path,
+            scalar=scalar,
+            max_opset=replay.max_opset if replay is not None and max_opset is None else max_opset,
+        )
+        if everywhere:
+            return run_everywhere(setting, passes, progress=progress, watch=watch)
+        return run(setting, passes, replay=replay, progress=progress, watch=watch)

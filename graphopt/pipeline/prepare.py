@@ -24,6 +24,7 @@ from graphopt.io.reading import from_proto
 from graphopt.io.weights import warnings_of
 from graphopt.pipeline.probing import beyond, probe_of
 from graphopt.pipeline.state import State
+from graphopt.reporting.tracking import Scalar
 from graphopt.rewriting.opset import limit_opset
 from graphopt.samples import (
     Feeds,
@@ -59,6 +60,7 @@ class Setting:
         digest: SHA-256 of the source.
         cache: what was timed before on this machine, or None.
         max_opset: no pass raises the model's opset beyond this; None: as far as it likes.
+        scalar: where figures of a training go, or None.
         verify: what is compared after every pass: outputs and edits, or the graph alone.
         trust: the weakest evidence that an exact edit may stand on.
         notes: plain sentences for the report.
@@ -81,6 +83,7 @@ class Setting:
     digest: str
     cache: Cache | None
     max_opset: int | None = None
+    scalar: Scalar | None = None
     trust: Literal["checked", "assumed"] = "checked"
     verify: Literal["outputs", "graph"] = "outputs"
     notes: tuple[str, ...] = ()
@@ -108,10 +111,12 @@ def prepare(
     source_path: str | Path | None = None,
     max_opset: int | None = None,
     trust: Literal["checked", "assumed"] = "checked",
+    scalar: Scalar | None = None,
 ) -> Setting:
     """Check, run and count `model` once; `run` then takes passes over it as often as asked.
 
-    Arguments and errors are those of `graphopt.optimize`; `target` is one target, not "auto".
+    Arguments and errors are those of `graphopt.optimize`; `target` is one target, not "auto", and
+    `scalar` takes what `track` names.
     """
     path = Path(source_path) if source_path else None
     if isinstance(model, (str, Path)):
@@ -190,6 +195,7 @@ def prepare(
         digest=digest(source.model),
         cache=open_cache(cache),
         max_opset=max_opset,
+        scalar=scalar,
         trust=trust,
         verify=verify,
         notes=tuple(notes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import onnx_ir as ir
@@ -24,16 +25,18 @@ from graphopt.pipeline.state import State
 from graphopt.proving.evidence import Examined, examine
 from graphopt.reporting.records import Agreement, OutputError
 from graphopt.verification.agreement import Guard
+from graphopt.verification.flips import flips
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
 from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
 from graphopt.verification.strain import strain
 
 __all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
 
-#: Share of the guard's limits that a pass should use up: other inputs are not the samples.
+#: Share of the guard's limits that a pass should use up where nothing is decided: other inputs are
+#: not the samples. One decision that differs is excused at the end alone.
 SAFE = 0.7
-#: What strains its limits this many times on the first few runs is not looked at further.
-HOPELESS, GLANCE = 5.0, 4
+#: What is likely to change this many times what it may on the first runs is not looked at further.
+HOPELESS, GLANCE = 20.0, 4
 
 
 NOTHING: Mapping[Edit, str] = {}
@@ -113,7 +116,7 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        referee = _Referee(setting.guard, share, outputs) if setting.guard else None
+        referee = _Referee(setting.guard, share) if setting.guard else None
         ctx, edits = run_pass(one, work, setting, allow, decided, known, referee, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
@@ -124,11 +127,11 @@ def try_pass(
             state.numbered = evidence.after
         if fault:
             return Trial(ctx, edits, state, Verdict(fault, broken=True), evidence=evidence)
-        costly = setting.judge is not None and setting.judge.costly
-        if costly and evidence is not None and evidence.proved:
+        proved = evidence is not None and evidence.proved
+        if proved and setting.judge is not None and setting.judge.costly:
             ctx.note("outputs were not compared: each edit is proved, and a run reads all weights")
             return Trial(ctx, edits, state, _sound(state, setting, outputs), evidence=evidence)
-        verdict = verify(one, state, setting, outputs, metric, share)
+        verdict = verify(one, state, setting, outputs, metric, share, proved)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
         return Trial(ctx, edits, state, verdict, evidence=evidence)
@@ -221,6 +224,7 @@ def run_pass(
         cache=setting.cache,
         source=setting.source.model,
         referee=referee,
+        scalar=setting.scalar,
     )
     if previous is not None and previous.model is model:
         ctx.adopt(previous)
@@ -267,8 +271,12 @@ def verify(
     before: Sequence[Outputs],
     metric: Callable[[State], float | None],
     share: float = 1.0,
+    proved: bool = False,
 ) -> Verdict:
-    """Check graph and outputs of what a pass made; `reason` is "" if it may stay."""
+    """Check graph and outputs of what a pass made; `reason` is "" if it may stay.
+
+    With every edit `proved`, what rounding does to the source is no difference.
+    """
     sound = _sound(state, setting)
     judge = setting.judge
     if judge is None or sound.reason:
@@ -291,10 +299,14 @@ def verify(
     if source.broken:
         return dataclasses.replace(verdict, reason=_moved(source), broken=True)
     if not lossy:
-        if not judge.equal(previous):
+
+        def equal(compared: Comparison, runs: slice) -> bool:
+            return judge.equal(compared) or (proved and judge.rounds_alike(compared, runs))
+
+        if not equal(previous, slice(probed)):
             return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
         beyond = compare_outputs(before[probed:], outputs[probed:])
-        if not judge.equal(beyond):
+        if not equal(beyond, slice(probed, None)):
             reason = f"{_moved(beyond)}, at other sizes or values than the samples"
             return dataclasses.replace(verdict, reason=reason, broken=True)
         return verdict
@@ -308,6 +320,9 @@ def verify(
     if not reason and verdict.disagrees:
         name, worst = max((agreement or {}).items(), key=lambda item: item[1].over)
         reason = f"{name} says something else: {worst}"
+    if not reason and setting.guard and (likely := flips(setting.guard, outputs[:probed])) > share:
+        share, limit = likely * setting.guard.limit, share * setting.guard.limit
+        reason = f"other inputs are likely to say something else: {share:.1%} (at most {limit:.1%})"
     return dataclasses.replace(verdict, reason=reason)
 
 
@@ -325,34 +340,37 @@ def _sound(state: State, setting: Setting, outputs: Sequence[Outputs] = ()) -> V
 
 @dataclasses.dataclass(frozen=True)
 class _Referee:
-    """The guard as a pass asks it: `before` are the outputs that the pass starts from."""
+    """The guard as a pass asks it."""
 
     guard: Guard
     share: float
-    before: Sequence[Outputs]
 
     @property
     def runs(self) -> int:
         return len(self.guard.probe)
 
-    def over(self, model: ir.Model) -> float:
-        made = []
-        with opened(model) as predict:  # optimized: as users run it, and sooner
-            for feeds in self.guard.probe:
-                made.append(predict(feeds))
-                if len(made) == GLANCE and (glance := self._strained(made)) > HOPELESS:
-                    return glance
+    def over(self, models: Sequence[ir.Model]) -> float:
+        made: list[Outputs] = []
+        with ExitStack() as stack:  # optimized: as users run it, and sooner
+            predict = [stack.enter_context(opened(m)) for m in models]
+            for k, feeds in enumerate(self.guard.probe):
+                made.append(predict[k % len(predict)](feeds))
+                if len(made) == GLANCE and (glance := flips(self.guard, made)) > HOPELESS:
+                    return glance / self.share
         found = self.guard.judge(made, self.share)
-        worst = max((one.over for one in found.values()), default=0.0)
-        return max(worst / SAFE, self._strained(made) / SAFE)
+        worst = [
+            one.over / SAFE if one.disagreements is None else one.figure / max(one.limit, 1e-9)
+            for one in found.values()
+        ]
+        return max([*worst, flips(self.guard, made) / self.share])
 
-    def _strained(self, made: Sequence[Outputs]) -> float:
-        """What the pass strains by itself: strains of errors that are apart add up."""
-        given = strain(self.guard, self.before[: len(made)])
-        return max(0.0, strain(self.guard, made) - given) / self.share
-
-    def strain(self, model: ir.Model, runs: int) -> float:
-        return strain(self.guard, run_each(model, self.guard.probe[:runs], optimize=True))
+    def strain(self, models: Sequence[ir.Model], runs: int) -> float:
+        made: dict[int, Outputs] = {}
+        for first, model in enumerate(models):
+            feeds = self.guard.probe[first : runs : len(models)]
+            outputs = run_each(model, feeds, optimize=True)
+            made.update(zip(range(first, runs, len(models)), outputs, strict=False))
+        return strain(self.guard, [made[k] for k in sorted(made)])
 
 
 def short_name(one: Any) -> str:

@@ -37,7 +37,8 @@ def _where(m: Meaning, t: Term, ix: Index) -> Poly:
     if not c:
         return b
     minus = m.algebra.scale(m.algebra.function("inf"), -1)
-    if b == minus and a != minus:
+    given = m.argument(t, 1)
+    if b == minus and a != minus and given is not None and given.finite:
         return m.algebra.add(a, m.algebra.function("where", c, (), b))
     if not a and c == m.algebra.function("isnan", b) and all(map(_is_softmax, b)):
         return guarded(m, b)

@@ -20,12 +20,13 @@ from graphopt.proving.running import LARGEST, Unrunnable, size_at
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Window
 
-__all__ = ["EXACT", "Kind", "Trial", "affordable", "constants", "drawn", "trials"]
+__all__ = ["EXACT", "NORMAL", "ODD", "Kind", "Trial", "affordable", "constants", "drawn", "trials"]
 
 Array = np.ndarray[Any, Any]
 #: Sizes of the dynamic axes, a batch above 1 and one of 1 among them; a region whose axes must fit
-#: each other, or be 1, runs on the last two.
+#: each other, or be 1, runs on the last two, or on some of those where axes are 1 in turn.
 SIZES = ((2, 3, 4, 5, 6, 7), (1, 5, 3, 2, 6, 4), (1,), (3,))
+WITH_ONES = ((2,), (3, 1), (1, 3))
 #: Limits of sizes that are exceeded once.
 FURTHEST = 4096
 #: The first size where what tells two sides apart is rare.
@@ -94,7 +95,7 @@ def trials(window: Window) -> Iterator[Trial]:
     rows: list[tuple[tuple[int, ...], list[Kind]]] = [(SIZES[0], kinds)]
     if names:
         rows += [*((row, kinds) for row in SIZES[1:]), (past, [NORMAL])]
-        rows += [((k,), [NORMAL]) for k in _counts(window)]
+        rows += [(row, [NORMAL]) for row in (*WITH_ONES, *((k,) for k in _counts(window)))]
     assigned = [({n: r[k % len(r)] for k, n in enumerate(names)}, some) for r, some in rows]
     first = assigned[0][0]
     factors, apart = _factors(window), (Kind("infinite"), Kind("none"))
@@ -182,7 +183,13 @@ def drawn(
         made = np.where(odd, rng.choice(ODD[kind.name], shape), made)
     else:
         made = made * kind.by
-    return made
+    return _held(made, term.dtype)
+
+
+def _held(x: Array, dtype: ir.DataType) -> Array:
+    """The nearest numbers that a type has."""
+    with np.errstate(over="ignore"):
+        return np.asarray(x, dtype.numpy()).astype(np.float64)
 
 
 def _factors(window: Window) -> set[Term]:

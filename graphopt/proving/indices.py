@@ -1,4 +1,4 @@
-"""Index arithmetic: affine expressions of index variables, floor division and modulo by ranges.
+"""Index arithmetic: affine expressions of index variables, floor division, modulo, mirrored ranges.
 
 An index is a `Dim`: an integer or a polynomial over sizes and index variables. Each variable runs
 from 0 to its size less one, so a sum like `64 i + j` with j below 64 divides by 64 exactly.
@@ -24,7 +24,7 @@ class Ranges:
 
     def __init__(self) -> None:
         self.sizes: dict[str, Dim] = {}
-        #: (dividend, divisor) of each quotient and rest that has no simpler form.
+        #: What has no simpler form: its kind ("floor", "mod" or a mode of padding), and of what.
         self._parts: dict[str, tuple[str, Dim, Dim]] = {}
 
     def variable(self, size: Dim, name: str = "") -> Dim:
@@ -92,7 +92,9 @@ class Ranges:
                 inner = self._opaque("floor", dividend, divisor * by)
                 return whole + inner, rest - inner * by
             times, over = _split(divisor, by)
-            if over == 0 and times not in (0, 1):  # the rest of a quotient, not the other way
+            if (
+                kind == "mod" and over == 0 and times not in (0, 1)
+            ):  # the rest of a quotient, not the other way
                 inner, left = self._divided(dividend, by)
                 return whole + self.modulo(inner, times), left
         return whole + self._opaque("floor", rest, by), self._opaque("mod", rest, by)
@@ -123,8 +125,10 @@ class Ranges:
         """(n, d) where a variable below n d is divided by d in one of the indices `es`."""
         found = [
             divisor
-            for atom, (_, dividend, divisor) in self._parts.items()
-            if dividend == symbol(name) and any(isinstance(e, Expr) and atom in e.atoms for e in es)
+            for atom, (kind, dividend, divisor) in self._parts.items()
+            if kind in ("floor", "mod")
+            and dividend == symbol(name)
+            and any(isinstance(e, Expr) and atom in e.atoms for e in es)
         ]
         for d in sorted(found, key=str):
             n, rest = _split(self.sizes[name], d)
@@ -132,11 +136,21 @@ class Ranges:
                 return n, d
         return None
 
+    def padded(self, mode: str, e: Dim, size: Dim) -> Dim:
+        """The position below `size` that padding of a mode puts where `e` is none."""
+        if size == 1:
+            return 0
+        if self.within(e, size):
+            return e
+        if isinstance(e, int) and isinstance(size, int):
+            return int(_PADDED[mode](np.asarray(e), np.asarray(size)))
+        return self._opaque(mode, e, size)
+
     def _opaque(self, kind: str, e: Dim, by: Dim) -> Dim:
         name = f"#{kind}[{e}|{by}]"
         self._parts[name] = (kind, e, by)
         found = self.bounds(e)
-        if kind == "mod":
+        if kind != "floor":
             self.sizes[name] = by
         elif found is not None and isinstance(found[1], int) and isinstance(by, int):
             self.sizes[name] = found[1] // by + 1
@@ -163,7 +177,7 @@ class Ranges:
         return e
 
     def substituted(self, e: Dim, values: Mapping[str, Dim]) -> Dim:
-        """`e` with index variables replaced, inside quotients and rests too."""
+        """`e` with index variables replaced, inside of quotients and the like too."""
         if isinstance(e, int):
             return e
         total: Dim = 0
@@ -183,10 +197,12 @@ class Ranges:
         new = self.substituted(dividend, values)
         if new == dividend:
             return symbol(atom)
+        if kind in _PADDED:
+            return self.padded(kind, new, divisor)
         return self.divide(new, divisor) if kind == "floor" else self.modulo(new, divisor)
 
     def variables(self, e: Dim) -> set[str]:
-        """The index variables in `e`, inside quotients and rests too."""
+        """The index variables in `e`, inside of quotients and the like too."""
         found: set[str] = set()
         for atom in () if isinstance(e, int) else e.atoms:
             if atom in self._parts:
@@ -206,11 +222,24 @@ class Ranges:
                 if atom in self._parts:
                     kind, dividend, divisor = self._parts[atom]
                     x, y = self.values(dividend, grid), self.values(divisor, grid)
-                    product = product * (x // y if kind == "floor" else x % y)
+                    product = product * _NUMBERS[kind](x, y)
                 else:
                     product = product * grid[atom]
             total = total + product
         return total
+
+
+def _reflected(x: Array, size: Array) -> Array:
+    around = x % np.maximum(2 * size - 2, 1)
+    return np.minimum(around, 2 * size - 2 - around)
+
+
+_PADDED = {
+    "edge": lambda x, size: np.clip(x, 0, size - 1),
+    "reflect": _reflected,
+    "wrap": np.remainder,
+}
+_NUMBERS = {"floor": np.floor_divide, "mod": np.remainder, **_PADDED}
 
 
 def _split(e: Dim, by: Dim) -> tuple[Dim, Dim]:

@@ -164,20 +164,23 @@ def _resize(m: Meaning, t: Term, ix: Index) -> Poly:
 
 
 def _pad(m: Meaning, t: Term, ix: Index) -> Poly:
-    """y[i] = x[i - p] inside, the value outside"""
+    """y[i] = x[i - p] inside; outside the value, or x where the mode says"""
     mode = m.attribute(t, "mode", "constant")
     pads, dims = m.numbers(m.argument(t, 1)), m.dims(t.args[0])
     axes = m.numbers(m.argument(t, 3)) or list(range(len(dims)))
-    if pads is None or (mode != "constant" and any(pads)):
-        raise Unprovable("a Pad that is no constant one")
+    if pads is None or (mode != "constant" and min(pads, default=0) < 0):
+        raise Unprovable("a Pad whose pads are not known, or crop in another mode")
     at = list(ix)
     inside = m.algebra.number(1)
     for k, axis in enumerate(axes):
         axis = m.axis(axis, len(dims))
         if pads[k] or pads[k + len(axes)]:
             at[axis] = ix[axis] - pads[k]
+            if mode != "constant":
+                at[axis] = m.algebra.ranges.padded(mode, at[axis], dims[axis])
+                continue
             inside = m.algebra.mul(inside, m.algebra.inside(at[axis], dims[axis]))
-    value = m.argument(t, 2)
+    value = m.argument(t, 2) if mode == "constant" else None
     fill = m.at(value, (0,) * len(m.dims(value))) if value is not None else ()
     if any(a.data == ("inf",) for n, _ in fill for a, _ in n.factors):
         return m.algebra.function("where", inside, m.at(t.args[0], tuple(at)), fill)

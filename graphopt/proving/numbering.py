@@ -77,7 +77,7 @@ class Numbered:
 
 def numbered(model: ir.Model) -> Numbered:
     """The values of a graph as terms of a new table."""
-    walk = Walk(Terms(), model, on_demand(model))
+    walk = Walk(Terms(), model, on_demand(model), trusted=True)
     for node in model.graph:
         walk.visit(node)
     return walk.done(model)
@@ -90,10 +90,12 @@ class Walk:
         terms: the table, shared by the graphs that are compared.
         model: the graph.
         facts: its shapes, from its inputs and operators alone.
+        trusted: what its operators need to run is so.
     """
 
-    def __init__(self, terms: Terms, model: ir.Model, facts: Shapes) -> None:
+    def __init__(self, terms: Terms, model: ir.Model, facts: Shapes, trusted: bool = False) -> None:
         self.terms = terms
+        self.trusted = trusted
         self.facts = facts
         facts.unknowns = terms.unknowns
         self.opsets = dict(model.graph.opset_imports)
@@ -105,6 +107,8 @@ class Walk:
         self.names: dict[Name, Term] = {}
         #: Names the subgraph that is walked: two of them may use one name for different values.
         self.scope: tuple[str, ...] = ()
+        #: Where those of unknown rank were made.
+        self._unranked: dict[Term, tuple[str, ...]] = {}
         #: Told of every value, after its node was visited.
         self.met: Callable[[ir.Value], None] = lambda value: None
         for value in model.graph.inputs:
@@ -141,6 +145,8 @@ class Walk:
         dims = self.facts.fact(value).dims
         if dims is not None and (term.dims is None or _own(term.dims) > _own(dims)):
             term.dims = dims
+        if term.dims is None:
+            self._unranked.setdefault(term, self.scope)
         if term.tensor is not None or dims != term.dims:
             self.facts.learn(value, term.dtype, term.dims, term.tensor)
 
@@ -185,6 +191,8 @@ class Walk:
                     args.append(self.terms.constant(ir.Tensor(array)))
         while args and args[-1] is None:
             args.pop()
+        if self.trusted and node.op_type == "Conv" and domain == "":
+            self._convolved(node.inputs[0], *args[:2])
         turned = self._turns(node, args) if domain == "" and node.op_type == "Loop" else None
         if turned is not None:
             return turned
@@ -213,6 +221,14 @@ class Walk:
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
             return [self._computed(node, args, made[0])]
         return made
+
+    def _convolved(self, value: ir.Value | None, x: Term | None, w: Term | None) -> None:
+        """What is made where it is convolved has as many axes as the weights, or nothing runs."""
+        if value is None or x is None or w is None or x.dims is not None or w.dims is None:
+            return
+        if self._unranked.get(x) == self.scope:
+            x.dims = tuple(self.facts.fresh() for _ in w.dims)
+            self.facts.learn(value, x.dtype, x.dims)
 
     def _sized(
         self, dims: tuple[Dim, ...] | None, keys: list[Any] | None
@@ -349,8 +365,9 @@ class Walk:
 
     def _inside(self, node: ir.Node, graph: ir.Graph, k: int) -> list[Term]:
         """The outputs of the k-th subgraph of a node."""
+        self.facts.forget(graph)  # its values have the sizes of their terms
         outer = self.scope
-        self.scope = (*outer, f"{node.outputs[0].name}.{k}")
+        self.scope = (*outer, f"{node.name or node.outputs[0].name}.{k}")
         for inner in graph:
             self.visit(inner)
         self.scope = outer

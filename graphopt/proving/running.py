@@ -1,7 +1,8 @@
 """Interpreter of terms: a value computed node by node, floating point in one type throughout.
 
-No optimizer of a runtime is between; an operator without a kernel for float64 is run in float32. Of
-an If the branch that is taken is computed; a Loop is followed turn by turn.
+No optimizer of a runtime is between; an operator without a kernel for float64 is run in float32. A
+Cast to a narrower type rounds to it. Of an If the branch that is taken is computed; a Loop is
+followed turn by turn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.graph.evaluation import Inputs, Kernel, deterministic, kernel_of, known_shape, quick
+from graphopt.graph.evaluation import (
+    MOVES,
+    Inputs,
+    Kernel,
+    deterministic,
+    kernel_of,
+    known_shape,
+    quick,
+)
 from graphopt.proving.terms import Term
 
 __all__ = ["Fails", "Run", "Shared", "Unrunnable", "size_at"]
@@ -24,6 +33,10 @@ STANDARD = ("", "ai.onnx")
 LARGEST = 1 << 23
 #: Turns of a loop.
 TURNS = 64
+#: Operators whose elements are those of their first operand.
+MOVED = (MOVES | {"Cast"}) - {"Concat"}
+#: Roundings by which what a Cast rounds is moved, so that numbers at a tie go either way.
+EDGE = 64
 #: Inputs that are float32 whatever the type that the operator computes in.
 SINGLE = {"Resize": (1, 2), "Upsample": (1,)}
 
@@ -67,7 +80,8 @@ class Run:
     Args:
         shared: what other runs know already.
         sizes: of the dynamic axes.
-        rng, unit: constants are moved by about one rounding of this size.
+        rng, unit: constants are moved by about one rounding of this size; by its sign, numbers at a
+            tie of a Cast are rounded up or down.
         wide: the type that is computed in.
         plain: by NumPy alone (kernels of a runtime have died of an empty axis).
 
@@ -158,6 +172,8 @@ class Run:
         """A constant, or shape data."""
         if term.op == "const":
             array = term.array()
+            if term.dtype is not None and term.dtype.is_floating_point():
+                array = array.astype(np.float64)  # bfloat16 is no type of NumPy's own
             if array.dtype.num >= 256 or array.dtype.kind not in "fiub":
                 raise Unrunnable(f"a constant of type {array.dtype}")
             return self.rounded(self.wide(array)) if array.size > 1 else self.wide(array)
@@ -201,19 +217,24 @@ class Run:
         if node.domain in STANDARD and not deterministic(node):
             raise Unrunnable(f"{node.op_type} cannot be run alone")
         x = inputs[0] if inputs else None
-        if (
-            node.op_type == "Cast"
-            and x is not None
-            and x.dtype.kind == "f"
-            and ir.DataType(node.attributes["to"].value).is_floating_point()
-        ):
-            return [x]  # computed in one type throughout
+        if node.op_type == "Cast" and x is not None and x.dtype.kind == "f":
+            to = ir.DataType(node.attributes["to"].value)
+            if to.is_floating_point():
+                return [x if _holds(to, term.args[0]) else self._narrowed(x, to)]
         found = quick(node, inputs)
         if found is None and not self.plain:
             found = self._by_runtime(term, node, inputs)
         if found is None:
             raise Unrunnable(f"{node.op_type} of no elements")
         return [self.wide(np.asarray(x)) for x in found]
+
+    def _narrowed(self, x: Array, to: ir.DataType) -> Array:
+        """Rounded to a narrower type."""
+        if to.bitwidth < 16:
+            raise Unrunnable(f"a Cast to {to.name}")
+        moved = x if self.rng is None else x * (1 + EDGE * self.unit)
+        with np.errstate(over="ignore"):
+            return moved.astype(to.numpy()).astype(self.dtype)
 
     def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         """One node in ONNX Runtime: in float64, else in float32."""
@@ -238,3 +259,14 @@ class Run:
         if there:
             raise Fails(f"{node.op_type} fails")
         raise Unrunnable(f"no kernel runs {node.op_type}")
+
+
+def _holds(to: ir.DataType, x: Term | None) -> bool:
+    """Whether a type has every number of `x`, which may come from a narrower one by moves alone."""
+    while x is not None and x.dtype is not None:
+        if x.dtype is to or x.dtype.bitwidth < to.bitwidth:
+            return True
+        if x.op not in MOVED:
+            return False
+        x = x.args[0]
+    return False

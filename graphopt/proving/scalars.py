@@ -85,7 +85,8 @@ class Algebra:
         self._texts: dict[Any, str] = {}
         self._canonicals: dict[Monomial, Monomial] = {}
         self._count = 0
-        #: What cancelled or was multiplied by 0, and may be infinite or no number.
+        #: What cancelled, was multiplied by 0 or lost its root or inverse: it may be infinite or no
+        #: number.
         self.vanished: set[Poly] = set()
 
     # --- making -----------------------------------------------------------------------------
@@ -276,6 +277,7 @@ class Algebra:
             free = not bound or not (atom.free & bound)
             exact = e.denominator == 1 or self._positive(atom, power)
             (out if free and exact else left).append((atom, power))
+            self._undone(atom, power, power * e)
         rational = self._root(k, e)
         if rational is None or (e.denominator != 1 and k < 0):
             rational, kept = 1, k
@@ -458,9 +460,18 @@ class Algebra:
         powers: dict[tuple[Atom, bool], Rational] = {}
         for atom, e in (*a.factors, *b.factors):
             key = (atom, e < 0 and not _nonzero(atom))  # x / x is 1 only where x is not 0
-            powers[key] = powers.get(key, 0) + e
+            old = powers.get(key, 0)
+            powers[key] = old + e
+            if old:
+                self._undone(atom, old, powers[key])
         kept = [(x, 1 if x.kind == "in" and e > 0 else e) for (x, _), e in powers.items() if e]
         return self._canonical(Monomial(a.bound + b.bound, tuple(self._unimplied(kept))))
+
+    def _undone(self, atom: Atom, old: Rational, new: Rational) -> None:
+        """Take note of a power that leaves no root, inverse or quotient of what had one."""
+        partial = old < 0 or old.denominator != 1
+        if (not new or (partial and new > 0 and new.denominator == 1)) and atom.kind != "size":
+            self.vanished.add(((Monomial((), ((atom, 1),)), 1),))
 
     def _unimplied(self, factors: list[tuple[Atom, Rational]]) -> list[tuple[Atom, Rational]]:
         """Without indicators that are 1 wherever another one is."""

@@ -111,9 +111,17 @@ def _finite(top: Term) -> bool:
             assert term.tensor is not None
             known = bool(np.isfinite(np.asarray(term.tensor.numpy(), np.float64)).all())
         else:
-            known = term.op not in INFINITE and all(a._known["finite"] for a in inner)
+            ordinary = term.op not in INFINITE or _divides_by_a_number(term)
+            known = ordinary and all(a._known["finite"] for a in inner)
         term._known["finite"] = known
     return bool(top._known["finite"])
+
+
+def _divides_by_a_number(term: Term) -> bool:
+    by = term.args[1] if term.op == "Div" else None
+    if by is None or by.op != "const" or by.tensor is None:
+        return False
+    return bool(by.tensor.numpy().all())
 
 
 def _uniform(term: Term) -> Any:
@@ -135,6 +143,8 @@ class Terms:
         self._by_object: dict[int, Term] = {}
         self._alike: dict[Any, list[Term]] = {}
         self._kept: list[Any] = []
+        #: What is known of two terms that were compared: their window, where both are equal.
+        self.joined: dict[tuple[Term, Term], Any] = {}
         #: Numbers of the sizes that nothing tells: each is another size, in whichever graph.
         self.unknowns = itertools.count(1)
         #: Some of them by what they follow from.

@@ -165,11 +165,14 @@ class _Comparison:
                 return False
         if (old, new) in self.unequal:
             return False
-        window = self._window(name, old, new)
+        known: dict[tuple[Term, Term], Window] = self.before.terms.joined
+        window = known.get((old, new)) or self._window(name, old, new)
         if window is None:
             return False
         self.windows.append(window)
         joined = window.verdict in ("proved", "checked")
+        if joined:
+            known[old, new] = window
         self.failed += not joined
         if not joined:
             self.unequal.add((old, new))
@@ -186,7 +189,8 @@ class _Comparison:
             inner = (_cone(old, leaves), _cone(new, leaves))
             if max(map(len, inner)) > LARGEST:
                 break
-            window = Window(name, old, new, tuple(leaves), inner, "assumed", "")
+            ordered = tuple(sorted(leaves, key=lambda t: t.serial))
+            window = Window(name, old, new, ordered, inner, "assumed", "")
             if _risky(inner):
                 reason = "its arithmetic may fail where the source's does not"
             else:

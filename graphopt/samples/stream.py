@@ -50,6 +50,10 @@ class Samples:
             count += 1
         self.runs = count
 
+    def without(self, part: int, of: int) -> Samples:
+        """The same without every `of`-th run, from run `part` on."""
+        return Samples(_Without(self, part, of), self.source, self.synthetic)
+
     def watched(self, told: Callable[[int, int], None]) -> Samples:
         """The same, which tell before each run how many came before it, and how many there are."""
         return Samples(_Watched(self, told), self.source, self.synthetic)
@@ -69,6 +73,18 @@ class Samples:
                 else:
                     seen.update(array.reshape(-1).view(np.uint8).data)
         return seen.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Without:
+    """Samples without every so many."""
+
+    samples: Samples
+    part: int
+    of: int
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return (f for k, f in enumerate(self.samples) if k % self.of != self.part)
 
 
 class _Watched:

@@ -70,12 +70,14 @@ class Found:
     Attributes:
         result: the model, as `graphopt.optimize` gives one; it is the closest if `met` is False.
         report: the choice layer by layer, the trials, the front.
+        setting: the source as it was prepared, with the samples.
         front: results of every trial that no other beats, cheapest first (`search(front=True)`).
         others: the same for each further target of the search, by name.
     """
 
     result: Result
     report: SearchReport
+    setting: Setting
     front: tuple[Result, ...] = ()
     others: Mapping[str, Found] = dataclasses.field(default_factory=dict)
 
@@ -323,7 +325,7 @@ class Search:
             interrupted=interrupted,
             failures=self.failures,
         )
-        return Found(result, report, front)
+        return Found(result, report, bench.setting, front)
 
 
 def _quiet(setting: Setting) -> Setting:

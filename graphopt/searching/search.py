@@ -23,6 +23,7 @@ from graphopt.budget import MAX_DISAGREEMENT, Budget
 from graphopt.context import Progress, silent
 from graphopt.errors import UsageError
 from graphopt.pass_ import check_needs
+from graphopt.reporting.tracking import Scalar, tracked
 from graphopt.samples import SampleSource
 from graphopt.searching.cluster import Cluster
 from graphopt.searching.cost import OBJECTIVES
@@ -57,6 +58,7 @@ def search(
     measure_seconds: float = 5.0,
     progress: Progress | None = None,
     watch: Callable[[Standing], None] | None = None,
+    track: str | None = None,
 ) -> Found:
     """Find the cheapest model within a budget, layer by layer and jointly.
 
@@ -78,11 +80,14 @@ def search(
             lose a little too much are tried again with it.
         study: a file or URL that keeps the trials; a search with the same one goes on.
         front: build every model of the front, not the best alone.
-        seed, shapes, cache: as in `graphopt.optimize`.
+        seed: seeds all that is random.
+        shapes: as in `graphopt.optimize`.
         preprocess: for a folder of images, as on the command line.
+        cache: as in `graphopt.optimize`.
         measure_seconds: about how long finalists are timed, each.
         progress: called with (text, done, total).
         watch: called whenever something is known.
+        track: where the figures of every trial go: `tensorboard:DIR` or `mlflow:URI`.
 
     Raises:
         UsageError: no limit on what may be lost can be judged, an evaluation that is not a function
@@ -126,11 +131,11 @@ def search(
         )
     if trial_timeout is not None and not task.portable:
         raise UsageError("a trial can be timed out in a process of its own alone: give paths")
-    with Bench(task, progress) as bench:
+    with tracked(track) as scalar, Bench(task, progress) as bench:
         bench.check_evaluation()
         one = Search(
             bench, targets, budget, limit, minimize, passes, trials, seconds, study, cache,
-            measure_seconds, progress or silent, watch or (lambda _: None),
+            measure_seconds, progress or silent, _watched(watch, scalar, minimize),
         )  # fmt: skip
         staff: Workers
         if ray is not None:
@@ -147,6 +152,31 @@ def search(
             return one.finish(front, interrupted)
         finally:
             one.study.close()
+
+
+def _watched(
+    watch: Callable[[Standing], None] | None, scalar: Scalar, minimize: str
+) -> Callable[[Standing], None]:
+    """Tell a watcher how the search stands, and keep the figures of trials that are new."""
+    known: set[str] = set()
+
+    def told(standing: Standing) -> None:
+        new = [trial for trial in standing.trials if trial.key not in known]
+        for trial in new:
+            known.add(trial.key)
+            cost = getattr(trial.predicted, minimize)
+            figures = {"loss": trial.outcome.loss, "metric": trial.outcome.metric, minimize: cost}
+            for name, value in figures.items():
+                if value is not None:
+                    scalar(f"search/{name}", value, len(known))
+        if new and standing.best is not None:
+            scalar(
+                f"search/best_{minimize}", getattr(standing.best.predicted, minimize), len(known)
+            )
+        if watch is not None:
+            watch(standing)
+
+    return told
 
 
 def _limit(budget: Budget) -> tuple[Loss, float]:

@@ -117,6 +117,7 @@ class _Training:
             self.group.same(self.weights.values())
             self.before = self.best_loss = self._held_loss()
             self._keep_best()
+            self._track("held_out_loss", self.before)
             if not math.isfinite(self.before):
                 self.stopped = "the held-out loss is not finite"
         if not self.weights:
@@ -154,6 +155,8 @@ class _Training:
             if not math.isfinite(value):
                 self.stopped = f"the loss became {value}"
                 return
+            self._track("loss", value)
+            self._track("learning_rate", self._rate())
             self.step += 1
             smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
             text = f"{plan.text}: epoch {self.epoch + 1}/{plan.epochs}, loss {smooth:.4g}"
@@ -215,6 +218,7 @@ class _Training:
             return
         value = self._held_loss()
         self.history.append(value)
+        self._track("held_out_loss", value)
         if value < self.best_loss:
             self.best_loss, self.best_epoch = value, self.epoch
             self._keep_best()
@@ -234,6 +238,10 @@ class _Training:
 
     def _keep_best(self) -> None:
         self.best = {n: p.detach().clone() for n, p in self.weights.items()}
+
+    def _track(self, name: str, value: float) -> None:
+        if self.group.first:
+            self.ctx.scalar(f"{self.plan.text}/{name}", value, self.step)
 
     def _seconds(self) -> float:
         return self.spent + time.perf_counter() - self.began

@@ -21,7 +21,7 @@ class Plan:
         checkpoint: where to keep what is needed to go on after an interruption, or None.
         key: says which training this is: a checkpoint of another one is not continued.
         every: seconds between checkpoints.
-        text: what progress calls this.
+        text: what progress and tracked figures call this.
     """
 
     epochs: int = 3

@@ -1,12 +1,13 @@
 """Task agreement: whether a lossy model still says the same, each output judged by what it is.
 
     decisions    integers, booleans, text           equal, element by element
-    scores       one class of several in each row    the same top class; of a sequence of such rows
-                                                     also the same sequence, repeats collapsed
+    scores       one class of several in each row    the same top class; of written lines of such
+                                                     rows also the same text, repeats collapsed
     chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
     margins      one sum of either sign each         as values, and on the same side of zero
     embedding    rows of unit length                 the angle between the two
-    values       anything else                       error of each channel relative to its spread
+    values       anything else                       error of each channel relative to its spread;
+                                                     of few the worst
     state        values that the next run may take   the same, within a wider limit
 
 An error of the whole tensor says little: a column of scores beside pixel coordinates is lost in it.
@@ -37,6 +38,7 @@ __all__ = [
     "Kind",
     "as_rows",
     "distributed",
+    "is_text",
     "kind_of",
     "spread_error",
     "turn_of",
@@ -64,8 +66,12 @@ _WIDE, _VECTOR = 64, 32
 _ALIKE = 30
 #: Columns from which on a few may have another scale.
 _MANY = 512
+#: Up to so many channels each is a figure of its own, such as a mark or a coordinate.
+EACH = 16
 #: Rows from which on a channel has a spread of its own.
 SEVERAL = 4
+#: Labels that last longer than this many steps, in the mean, are no letters.
+LASTS = 3
 THRESHOLDS = (0.3, 0.5, 0.7)
 #: Operators that hand values on as they are.
 _MOVES = frozenset(
@@ -248,17 +254,29 @@ def _chances(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 def _scores(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     tops = [(a.argmax(-1), b.argmax(-1)) for a, b in zip(want, got, strict=True)]
     single = _decided("scores", tops, limit)
-    lines = [
-        (x, y)
-        for a, b in tops
-        if a.ndim == 2 and a.shape == b.shape and a.shape[1] > 1
-        for x, y in zip(a, b, strict=True)
-    ]
-    if not lines:
+    if not is_text([a for a, _ in tops]):
         return single
+    lines = [(x, y) for a, b in tops if a.shape == b.shape for x, y in zip(a, b, strict=True)]
     wrong = sum(not np.array_equal(_collapsed(x), _collapsed(y)) for x, y in lines)
     whole = Agreement("sequences", len(lines), wrong, wrong / len(lines), limit)
     return max(single, whole, key=lambda one: one.figure)
+
+
+def is_text(tops: Sequence[Array]) -> bool:
+    """Whether rows of top classes [lines, steps] are written lines: labels stand for a step or two.
+
+    Labels that last (speech or none, a state of sleep) are decisions of each step by itself, and
+    so are those of two classes.
+    """
+    if any(a.ndim != 2 or a.shape[1] < 2 for a in tops):
+        return False
+    labels, counts = np.unique(np.concatenate([a.ravel() for a in tops]), return_counts=True)
+    if len(labels) < 3:
+        return False
+    usual = labels[counts.argmax()]
+    first = [np.diff(a, axis=1, prepend=-1) != 0 for a in tops]
+    begun = sum(int((f & (a != usual)).sum()) for f, a in zip(first, tops, strict=True))
+    return bool(counts.sum() - counts.max() <= LASTS * begun)
 
 
 def _collapsed(labels: Array) -> Array:
@@ -285,9 +303,10 @@ def _values(want: list[Any], got: list[Any], limit: float, share: float) -> Agre
     return Agreement("values", len(want), None, spread_error(want, got), MAX_ERROR * share)
 
 
-def spread_error(want: list[Any], got: list[Any]) -> float:
-    """RMS error of each channel over its standard deviation, the mean over channels.
+def spread_error(want: list[Any], got: list[Any], each: int = EACH) -> float:
+    """RMS error of each channel over its standard deviation: the worst of few, the mean of many.
 
+    Few are as many as `each`.
     Channels are the axis whose parts differ most in scale; one that never varies counts by the
     spread of all, and so do all where there are too few rows to tell.
     """
@@ -309,7 +328,10 @@ def spread_error(want: list[Any], got: list[Any]) -> float:
         float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0,
     )
     spread = np.where(spread > 1e-3 * whole, spread, whole)
-    return float(np.minimum(error / spread, 1e6).mean()) if error.size else 0.0
+    if not error.size:
+        return 0.0
+    shares = np.minimum(error / spread, 1e6)
+    return float(shares.max() if shares.size <= each else shares.mean())
 
 
 def _channels(arrays: list[Any]) -> int:
@@ -343,7 +365,7 @@ def _margins(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 
 
 def _state(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
-    return dataclasses.replace(_values(want, got, limit, share), limit=STATE * share)
+    return Agreement("values", len(want), None, spread_error(want, got, 0), STATE * share)
 
 
 def _features(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:

@@ -3,7 +3,8 @@
 *Equal* means, per output: relative L2 difference at most max(1e-5, 4 x the difference that the
 runtime's own optimizations make on the source), and at most 0.1; of each channel at most 1 % of
 itself; integers and booleans the same element by element, NaN and Inf at the same positions, and
-outputs in one order.
+outputs in one order. Where every edit is proved, what rounding the inputs moves the source by is no
+difference either: inputs that saturate it leave nothing else of an output.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ Outputs = Mapping[str, np.ndarray[Any, Any]]
 FLOOR = 1e-5
 #: How many times the runtime's own noise still counts as equal.
 NOISE_FACTOR = 4.0
+#: How many times what rounding the inputs moves, where every edit is proved: each layer rounds.
+ROUNDING_FACTOR = 16.0
 #: What still counts as equal at most: a model that differs by more from itself tells nothing apart.
 MOST_NOISE = 0.1
 #: Bytes of weights above which the noise is taken as none: the runtime's optimizations copy them.
@@ -119,6 +122,13 @@ class Judge:
         """Whether each run reads all weights anew: what is proved is then not run as well."""
         return in_parts(self._skeleton)
 
+    @cached_property
+    def rounded(self) -> list[Outputs]:
+        """The source's outputs on all inputs, each moved by a rounding of float32."""
+        rng = np.random.default_rng(0)
+        feeds = [{n: _moved(a, rng) for n, a in run.items()} for run in (*self.probe, *self.extra)]
+        return list(run_each(self._skeleton, feeds))
+
     @property
     def all(self) -> list[Outputs]:
         """The source's outputs on `probe`, then on `extra`."""
@@ -165,6 +175,24 @@ class Judge:
             )
         )
 
+    def rounds_alike(self, compared: Comparison, runs: slice) -> bool:
+        """Whether a comparison on these runs is within what rounding does to the source there."""
+        if compared.broken:
+            return False
+        try:
+            moved = compare_outputs(self.all[runs], self.rounded[runs])
+        except ModelError:
+            return False
+        return not moved.broken and all(
+            found.get(name, 0.0) <= ROUNDING_FACTOR * x
+            for found, own in (
+                (_figures(compared), _figures(moved)),
+                (compared.parts, moved.parts),
+                (compared.changed, moved.changed),
+            )
+            for name, x in own.items()
+        )
+
     def tolerance(self, output: str) -> float:
         """The largest relative L2 difference that still counts as equal."""
         noise = self.noise.errors.get(output)
@@ -186,6 +214,17 @@ def compare_outputs(expected: Iterable[Outputs], got: Iterable[Outputs]) -> Comp
         parts={name: s.part() for name, s in sums.items()},
         changed={name: s.differ / s.count for name, s in sums.items() if s.count},
     )
+
+
+def _figures(compared: Comparison) -> dict[str, float]:
+    return {name: error.rel_l2 for name, error in compared.errors.items()}
+
+
+def _moved(x: Any, rng: np.random.Generator) -> Any:
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return x
+    unit = max(2.0**-23, float(np.finfo(x.dtype).eps))
+    return (x * (1 + unit * rng.choice((-1, 1), x.shape))).astype(x.dtype)
 
 
 def same_forms(expected: Iterable[Outputs], got: Iterable[Outputs]) -> str:

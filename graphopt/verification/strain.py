@@ -25,14 +25,18 @@ from graphopt.verification.agreement import (
     Outputs,
     as_rows,
     distributed,
+    is_text,
     spread_error,
     turn_of,
     weighty,
 )
 
-__all__ = ["strain"]
+__all__ = ["ahead_of", "logarithms", "strain"]
 
 Array = np.ndarray[Any, Any]
+#: Chances below this are as good as none: the least of float32, since what looks settled (1e-20
+#: beside 1) may be a small margin to errors that large.
+LEAST = 1e-37
 
 
 def strain(guard: Guard, got: Iterable[Outputs]) -> float:
@@ -79,32 +83,33 @@ def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    """By how far the top class is ahead; a line of a sequence strains as all its steps do."""
+    """By how far the top class is ahead; a line of text strains as all its steps do."""
     steps, lines, tops = [], [], []
+    text = is_text([a.argmax(-1) for a in want])
     for a, b in zip(want, got, strict=True):
-        x, y = (_logarithms(v) for v in (a, b))
+        x, y = (logarithms(v) for v in (a, b))
         top = x.argmax(-1)[..., None]
-        ahead = _ahead(x, top)
-        part = _squared(_ahead(y, top) - ahead, ahead)
+        ahead = ahead_of(x, top)
+        part = _squared(ahead_of(y, top) - ahead, ahead)
         steps.append(part)
         tops.append(top.ravel())
-        if a.ndim == 3 and a.shape[1] > 1:
+        if text:
             lines.append(np.minimum(part.sum(-1), 1.0))
     single = _share(steps, weighty(tops))
     return max(single, _share(lines, sum(map(np.size, lines)))) / limit
 
 
-def _logarithms(scores: Array) -> Array:
+def logarithms(scores: Array) -> Array:
     """Chances as their logarithms, in which errors are even; other scores as they are."""
     x = scores.astype(np.float64)
     return (
-        np.log(np.maximum(x, 1e-12))
+        np.log(np.maximum(x, LEAST))
         if distributed(as_rows(scores)) and x.min(initial=0) >= 0
         else x
     )
 
 
-def _ahead(scores: Array, top: Array) -> Array:
+def ahead_of(scores: Array, top: Array) -> Array:
     """How far the class `top` is ahead of the best other."""
     rest = scores.copy()
     np.put_along_axis(rest, top, -np.inf, -1)
@@ -126,7 +131,7 @@ def _logits_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _state_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    return min(spread_error(want, got) / STATE, 1e3) ** 2
+    return min(spread_error(want, got, 0) / STATE, 1e3) ** 2
 
 
 def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:

@@ -12,10 +12,10 @@ from graphopt.passes.fuse.weights import FLOATS
 from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.building import Builder
-from graphopt.graph.constants import number
+from graphopt.graph.constants import constant_array, number
 from graphopt.rewriting.rules import Verdict
 
-__all__ = ["ErfGelu", "HardSigmoidClip", "HardSwish", "Mish", "SigmoidGate", "TanhGelu"]
+__all__ = ["ErfGelu", "HardSigmoidClip", "HardSwish", "Mish", "OneSlope", "SigmoidGate", "TanhGelu"]
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
@@ -130,6 +130,22 @@ class HardSwish(Rule):
 
     def rewrite(self, op: Builder, x: ir.Value) -> ir.Value:
         return op.HardSwish(x)
+
+
+class OneSlope(Rule):
+    """PRelu(x, s) -> LeakyRelu(x, alpha=s), s being one number"""
+
+    def pattern(self, op: Any, x: Any, s: Any) -> Any:
+        return op.PRelu(x, s)
+
+    def check(self, s: ir.Value) -> Bind | None:
+        slopes = constant_array(s)
+        if slopes is None or not slopes.size or (slopes != slopes.flat[0]).any():
+            return None
+        return Bind(alpha=float(slopes.flat[0]))
+
+    def rewrite(self, op: Builder, x: ir.Value, alpha: float) -> ir.Value:
+        return op.LeakyRelu(x, alpha=alpha)
 
 
 class Mish(Rule):

@@ -13,6 +13,7 @@ from graphopt.passes.fuse.activations import (
     HardSigmoidClip,
     HardSwish,
     Mish,
+    OneSlope,
     SigmoidGate,
     TanhGelu,
 )
@@ -41,6 +42,7 @@ from graphopt.passes.fuse.layout.transposes import meet_transposes
 from graphopt.passes.fuse.layout.views import ShortenViews
 from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.pools import PoolFirst
 from graphopt.passes.fuse.slow_forms import MeanOverRows, SumBeforeNorm
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
 
@@ -88,6 +90,8 @@ class Fuse(Pass):
         ShiftBefore,
         PadIntoConv,
         PadIntoPool,
+        OneSlope,
+        PoolFirst,
         TransposedOperand,
         MatMulAdd,
         ConcatChain,

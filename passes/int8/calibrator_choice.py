@@ -24,6 +24,7 @@ from graphopt.context import Context
 from graphopt.execution.observe import observe
 from graphopt.execution.runtime import Arrays
 from graphopt.graph.constants import weight_of
+from graphopt.samples import Samples
 
 __all__ = ["best_ranges"]
 
@@ -34,18 +35,18 @@ RUNS, PLACES = 8, 4096
 
 
 def best_ranges(
-    model: ir.Model, ctx: Context, plan: Plan, seen: Mapping[str, Observed]
+    model: ir.Model, ctx: Context, plan: Plan, samples: Samples, seen: Mapping[str, Observed]
 ) -> dict[str, Range]:
     """The range of each observed activation."""
     scheme = ctx.target.int8
-    first = next(iter(ctx.samples or ()), None)
-    if scheme is None or first is None or ctx.samples is None:
+    first = next(iter(samples), None)
+    if scheme is None or first is None:
         return {n: s.range for n, s in seen.items()}
     weighed = _weighed(plan)
     rng = np.random.default_rng(ctx.seed)
     errors = {n: np.zeros(len(s.candidates)) for n, s in seen.items()}
     for part in groups(model, list(seen), first)[0]:
-        runs: Iterable[Arrays] = islice(ctx.samples, RUNS)
+        runs: Iterable[Arrays] = islice(samples, RUNS)
         for arrays in observe(model, part, runs):
             for name, array in arrays.items():
                 axis, energy = weighed.get(name, (-1, None))

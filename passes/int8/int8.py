@@ -17,7 +17,7 @@ from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.int8.plan import Choice, Mode, Plan, make_plan
+from graphopt.passes.int8.plan import FOLDS, Choice, Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
@@ -30,7 +30,7 @@ from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.calibration.moments import Moments
-from graphopt.calibration.ranges import METHODS, Method, Range, calibrate
+from graphopt.calibration.ranges import METHODS, Method, Observed, Range, calibrate
 from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.graph.building import remove_dead
@@ -181,21 +181,26 @@ class Int8(Pass):
             settled += balanced
             draft = planned(model.graph, Choice())
         better = self.refine and samples is not None and not (samples.synthetic or self.qat)
-        rounds = [_Rounds(self._ranges(model, ctx, draft, given, self.calibrator), {})]
         moments = learn(model, ctx, draft) if better else {}
-        rounds[0].refine(draft, scheme, moments)
+        rounds: dict[tuple[bool, int | None], _Rounds] = {}
 
-        def rounded(chosen: Choice) -> tuple[dict[str, Range], dict[str, Refined]]:
-            if chosen.fitted and len(rounds) == 1:
-                rounds.append(_Rounds(self._ranges(model, ctx, draft, given, "auto"), {}))
-                rounds[1].refine(draft, scheme, moments)
-            one = rounds[chosen.fitted]
+        def rounded(
+            chosen: Choice, fold: int | None = None
+        ) -> tuple[dict[str, Range], dict[str, Refined]]:
+            key = chosen.fitted, fold
+            if key not in rounds:
+                method = "auto" if chosen.fitted else self.calibrator
+                rounds[key] = _Rounds(self._ranges(model, ctx, draft, given, method, fold), {})
+                rounds[key].refine(draft, scheme, moments)
+            one = rounds[key]
             return one.ranges, {} if chosen.nearest else one.refined
 
-        def quantize(trial: ir.Model, chosen: Choice) -> Plan:
+        rounded(Choice())
+
+        def quantize(trial: ir.Model, chosen: Choice, fold: int | None = None) -> Plan:
             inside = Context(trial, target=ctx.target)
             made = planned(trial.graph, chosen)
-            apply(trial, inside, made, *rounded(chosen), scheme)
+            apply(trial, inside, made, *rounded(chosen, fold), scheme)
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
@@ -262,29 +267,42 @@ class Int8(Pass):
         draft: Plan,
         given: Mapping[str, Range],
         calibrator: Method,
+        fold: int | None,
     ) -> dict[str, Range]:
-        """The range of every activation that `draft` rounds; outliers are named in a note."""
+        """The range of every activation that `draft` rounds; outliers are named in a note.
+
+        With `fold` they are found without that part of the samples, and nothing is said.
+        """
         if ctx.samples is None:
             return dict(given)
         names = [n for n in observed(draft) if n not in given]
-        found = calibrate(model, names, ctx.samples, calibrator, cache=ctx.cache)
-        for name, seen in found.items():
-            if seen is not None and seen.reach > OUTLIER:
-                ctx.note(
-                    f"'{name}' reaches {seen.reach:.0f} times its usual size: 8 bits leave "
-                    "little for the rest; with a budget int8 keeps what it spoils in float."
-                )
+        samples = ctx.samples if fold is None else ctx.samples.without(fold, FOLDS)
+        found = calibrate(
+            model, names, samples, calibrator, cache=ctx.cache if fold is None else None
+        )
         known = {n: s for n, s in found.items() if s is not None}
-        beyond = {n: s.held for n, s in known.items() if s.held > HELD}
-        if beyond:
-            worst = max(beyond, key=lambda n: beyond[n])
-            ctx.note(
-                f"samples: {len(beyond)} of {len(known)} ranges found on four fifths of them do "
-                f"not hold on the others ('{worst}' by {beyond[worst]:.1f} times): give more."
-            )
+        if fold is None:
+            _odd_ranges(ctx, known)
         if calibrator == "auto":
-            return {**given, **best_ranges(model, ctx, draft, known)}
+            return {**given, **best_ranges(model, ctx, draft, samples, known)}
         return {**given, **{n: s.range for n, s in known.items()}}
+
+
+def _odd_ranges(ctx: Context, known: Mapping[str, Observed]) -> None:
+    """Say which values reach far, and whether ranges hold on samples that they do not know."""
+    for name, seen in known.items():
+        if seen.reach > OUTLIER:
+            ctx.note(
+                f"'{name}' reaches {seen.reach:.0f} times its usual size: 8 bits leave "
+                "little for the rest; with a budget int8 keeps what it spoils in float."
+            )
+    beyond = {n: s.held for n, s in known.items() if s.held > HELD}
+    if beyond:
+        worst = max(beyond, key=lambda n: beyond[n])
+        ctx.note(
+            f"samples: {len(beyond)} of {len(known)} ranges found on four fifths of them do "
+            f"not hold on the others ('{worst}' by {beyond[worst]:.1f} times): give more."
+        )
 
 
 @dataclasses.dataclass

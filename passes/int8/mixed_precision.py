@@ -8,7 +8,7 @@ the budget is found by halving, each candidate measured as a whole. Then those t
 offered again, all of them, halves, quarters: what spoiled the model may be few of them. Products
 are offered to be quantized at run time first, since ranges of each run have no outliers of others.
 Meanwhile what stays float has its weights in 16 bits, which spoil nothing: integers that compute
-come before integers that lie in the file. Then as many of those as the rest allows have 8 bits.
+come before integers that lie in the file. Then those have as few bits as the rest allows.
 
 Before all that: where everything in integers is too much, ranges fitted to their readers and
 weights rounded to the nearest are tried, and what strains least is where the search starts.
@@ -23,7 +23,7 @@ from itertools import islice
 from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.int8.plan import Choice, Plan, Quantize
+from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize
 from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.cost import cost
@@ -44,6 +44,8 @@ FACT = "int8.precision"
 #: Runs of samples that errors are measured on: all of them, and of single units; and how many
 #: multiply-accumulates a unit's runs may take where a guard measures it.
 RUNS, UNIT_RUNS, UNIT_MACS, MOST = 16, 2, 2e9, 16
+#: Runs of samples from which on ranges are judged on those they do not know.
+ENOUGH = 8
 #: Whole models that are measured while units are offered again.
 OFFERS = 12
 #: Integers that do less of the work than this are not worth weights of 16 bits elsewhere.
@@ -67,7 +69,9 @@ def choose(
 
 def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
     """Whether `integer`, made of `model`, is within the budget's limits of error and metric."""
-    return not _limited(ctx) or _Search(model, ctx, lambda m, d: Plan(), {}).accepts(integer)
+    if ctx.referee is not None and ctx.referee.over([integer]) > 1:
+        return False
+    return not _limited(ctx) or _Search(model, ctx, lambda *_: Plan(), {}).accepts(integer)
 
 
 def _limited(ctx: Context) -> bool:
@@ -126,7 +130,7 @@ class _Search:
         chosen = self._stored(chosen)
         if left and len(left) < len(ranked) and self._share(set(ranked) - set(left)) < LITTLE:
             idle = self._stored(without(ranked))  # what they use of the limit may store more
-            if list(idle.bits.values()).count(16) < list(chosen.bits.values()).count(16):
+            if sum(idle.bits.values()) < sum(chosen.bits.values()):
                 return idle
         return chosen
 
@@ -151,7 +155,7 @@ class _Search:
             for nearest in (False, True)
         ]
         runs = _runs(self.ctx)
-        strains = [self.ctx.referee.strain(self._made(way), runs) for way in ways]
+        strains = [self.ctx.referee.strain(self._folds(way), runs) for way in ways]
         return min(zip(strains, range(len(ways)), ways, strict=True))[2]
 
     def _fewest(self, most: int, chosen: Callable[[int], Choice]) -> int:
@@ -188,7 +192,7 @@ class _Search:
         return left, forms
 
     def _stored(self, chosen: Choice) -> Choice:
-        """With as many of the stored weights in 8 bits as the rest allows; the others have 16."""
+        """With as few bits for the stored weights as the rest allows: 8, else 12, else 16."""
         stored = self.quantize(self.model.clone(), chosen).stored
         sizes = {(n.name or "",): _size(n, positions) for n, (positions, _) in stored.items()}
         if not sizes:
@@ -197,24 +201,24 @@ class _Search:
         narrow = dataclasses.replace(chosen, bits={})
         if self.ctx.referee is not None:
             ways = [dataclasses.replace(narrow, nearest=n) for n in (False, True)]
-            over = [self.ctx.referee.over(self._made(way)) for way in ways]
-            narrow = ways[over[1] < over[0]]
+            runs = _runs(self.ctx)
+            strains = [self.ctx.referee.strain(self._folds(way), runs) for way in ways]
+            narrow = ways[strains[1] < strains[0]]
         if self._met(narrow):
             return narrow
 
-        def alone(unit: Unit) -> ir.Model:
-            made = self.model.clone()
-            bits = {n: 8 if n in unit else 16 for n in every}
-            self.quantize(made, dataclasses.replace(chosen, bits=bits))
-            return made
+        def alone(unit: Unit) -> Choice:
+            return dataclasses.replace(narrow, bits={n: 8 if n in unit else 16 for n in every})
 
-        moved = _movements(self.model, self.ctx, sizes, alone)
+        moved = _movements(self.model, self.ctx, sizes, alone, self.quantize)
         ranked = sorted(sizes, key=lambda u: -moved[u] / max(sizes[u], 1))
 
-        def wide(count: int) -> Choice:
-            return dataclasses.replace(chosen, bits={n: 16 for u in ranked[:count] for n in u})
+        def wide(count: int, bits: int, others: int) -> Choice:
+            chosen_ = {n: bits if k < count else others for k, u in enumerate(ranked) for n in u}
+            return dataclasses.replace(narrow, bits=chosen_)
 
-        return wide(self._fewest(len(ranked), wide))
+        steps = (12, 8) if self._met(wide(len(ranked), 12, 8)) else (16, 12)
+        return wide(self._fewest(len(ranked), lambda k: wide(k, *steps)), *steps)
 
     def _ranked(self, moved: Mapping[Unit, float]) -> list[Unit]:
         """Units in the order of movement bought per multiply-accumulate lost."""
@@ -231,17 +235,29 @@ class _Search:
         return ranked
 
     def _met(self, chosen: Choice) -> bool:
-        return self.accepts(self._made(chosen))
+        """Whether this is within the guard on samples that ranges do not know, and the budget."""
+        referee = self.ctx.referee
+        if referee is not None and referee.over(self._folds(chosen)) > 1:
+            return False
+        return self.affords(chosen)
+
+    def _folds(self, chosen: Choice) -> list[ir.Model]:
+        """A model for each part of the samples, made without it."""
+        return folds(self.model, self.ctx, chosen, self.quantize)
 
     def _made(self, chosen: Choice) -> ir.Model:
         made = self.model.clone()
         self.quantize(made, chosen)
         return made
 
+    def affords(self, chosen: Choice) -> bool:
+        budget = self.ctx.budget
+        if budget is None or (budget.max_error is None and budget.max_drop is None):
+            return True
+        return self.accepts(self._made(chosen))
+
     def accepts(self, made: ir.Model) -> bool:
-        """Whether the integer model `made` is within the budget, and safely within the guard."""
-        if self.ctx.referee is not None and self.ctx.referee.over(made) > 1:
-            return False
+        """Whether the integer model `made` is within the budget."""
         budget = self.ctx.budget
         if budget is None:
             return True
@@ -273,26 +289,47 @@ def unit_sensitivities(
     bits = {n.name: 0 for n in model.graph if n.name}
     units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
 
-    def alone(names: Unit) -> ir.Model:
-        made = model.clone()
+    def alone(names: Unit) -> Choice:
         others = {n: why for n, why in every.items() if n not in names}
-        quantize(made, dataclasses.replace(start, left={**others, **slow}, bits=bits))
-        return made
+        return dataclasses.replace(start, left={**others, **slow}, bits=bits)
 
-    return _movements(model, ctx, [u for u in units if u], alone)
+    return _movements(model, ctx, [u for u in units if u], alone, quantize)
 
 
 def _movements(
-    model: ir.Model, ctx: Context, units: Collection[Unit], alone: Callable[[Unit], ir.Model]
+    model: ir.Model,
+    ctx: Context,
+    units: Collection[Unit],
+    alone: Callable[[Unit], Choice],
+    quantize: Quantize,
 ) -> dict[Unit, float]:
     """How far the model with each unit `alone` changed is towards the limits."""
     assert ctx.samples is not None
     runs = _runs(ctx)
     tracked = ctx.track(units, len(units), "measuring the error of single layers")
     if ctx.referee is not None:
-        return {u: ctx.referee.strain(alone(u), runs) for u in tracked}
+        return {u: ctx.referee.strain(folds(model, ctx, alone(u), quantize), runs) for u in tracked}
     probe = list(islice(ctx.samples, runs))
-    return sensitivities(model, probe, ((u, alone(u)) for u in tracked))
+
+    def made(chosen: Choice) -> ir.Model:
+        trial = model.clone()
+        quantize(trial, chosen)
+        return trial
+
+    return sensitivities(model, probe, ((u, made(alone(u))) for u in tracked))
+
+
+def folds(model: ir.Model, ctx: Context, chosen: Choice, quantize: Quantize) -> list[ir.Model]:
+    """The model made as chosen for each part of the samples, with ranges found without it.
+
+    Of few samples no part can be spared: then there is one, with ranges that know them all.
+    """
+    assert ctx.referee is not None
+    parts = range(FOLDS) if ctx.referee.runs >= ENOUGH else [None]
+    made = [model.clone() for _ in parts]
+    for part, trial in zip(parts, made, strict=True):
+        quantize(trial, chosen, part)
+    return made
 
 
 def _runs(ctx: Context) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
@@ -24,7 +24,10 @@ from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_nodes
 from graphopt.target import Target
 
-__all__ = ["Choice", "Mode", "Plan", "Quantize", "make_plan"]
+__all__ = ["FOLDS", "Choice", "Mode", "Plan", "Quantize", "make_plan"]
+
+#: Parts of the samples, each of which is judged with ranges found on the others.
+FOLDS = 2
 
 Mode = Literal["static", "dynamic", "table", "lstm"]
 
@@ -99,7 +102,7 @@ class Choice:
 
     Attributes:
         left: stay float, and why.
-        bits: of the weights of what stays float, where not 8: 16, or 0 for as they are.
+        bits: of the weights of what stays float, where not 8: 12, 16, or 0 for as they are.
         forms: become integer in another form than the target's own choice.
         nearest: weights are rounded to the nearest integers, not for what they multiply.
         fitted: ranges are those that leave the least error in what reads them, not all that the
@@ -113,8 +116,13 @@ class Choice:
     fitted: bool = False
 
 
-#: Makes a model integer in place as chosen; returns what it planned.
-Quantize = Callable[[ir.Model, Choice], Plan]
+class Quantize(Protocol):
+    """Makes a model integer in place as chosen; returns what it planned.
+
+    `fold` is the part of the samples (of `FOLDS`) that ranges may not know; None: they know all.
+    """
+
+    def __call__(self, model: ir.Model, chosen: Choice, fold: int | None = None, /) -> Plan: ...
 
 
 def make_plan(

@@ -5,6 +5,7 @@
     Gemm(a, W, c)              -> Gemm(a', k W) + c     a' transposed, c computed, k a factor
     FusedMatMul(x, W)          -> MatMul(x', k W')      x', W' transposed, k a factor
     HardSwish(x)               -> x * HardSigmoid(x; 1/6, 1/2)
+    PRelu(x, s)                -> max(x, s x)           s <= 1; a third of the time
 
 The runtime fuses the parts of convolutions itself when it opens the model, and a factor goes into
 the constant: taking them apart loses little where the node stays float after all.
@@ -24,7 +25,7 @@ from graphopt.context import Context
 from graphopt.graph import provenance
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
-from graphopt.graph.constants import weight_of
+from graphopt.graph.constants import Weight, weight_of
 
 __all__ = ["open_fused"]
 
@@ -51,6 +52,8 @@ def open_fused(model: ir.Model, ctx: Context) -> int:
         elif node.op_type == "HardSwish":
             gate = _like(builder.HardSigmoid(x, alpha=1 / 6, beta=0.5), node)
             out = builder.Mul(x, gate)
+        elif node.op_type == "PRelu":
+            out = builder.Max(x, _like(builder.Mul(x, node.inputs[1]), node))
         else:
             out = _open(node, builder)
         provenance.derive(builder.nodes, [node], ctx.pass_name)
@@ -75,7 +78,14 @@ def _opens(node: ir.Node) -> bool:
         return not batched and weight_of(x) is None and _matrix(w)
     if node.domain not in ("", "ai.onnx"):
         return False
+    if node.op_type == "PRelu":
+        slope = weight_of(node.inputs[1])
+        return slope is not None and slope.tensor.dtype == ir.DataType.FLOAT and _below_one(slope)
     return node.op_type == "HardSwish" or (node.op_type == "Gemm" and _mixed(node))
+
+
+def _below_one(slope: Weight) -> bool:
+    return bool((slope.array() <= 1).all())
 
 
 def _mixed(node: ir.Node) -> bool:

@@ -166,6 +166,14 @@ def test_a_configuration_without_code_is_read_where_it_lies(folder, graphopt):
     assert "names code" not in err
 
 
+def test_a_configuration_that_nobody_named_sends_figures_nowhere(folder, graphopt):
+    Path("graphopt.toml").write_text('track = "tensorboard:runs"\n')
+    argv = ("optimize", "model.onnx", "-p", "clean", "-o", "x.onnx", "--no-measure")
+    code, _, err = graphopt(*argv)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "track names where figures are sent" in err
+
+
 HOSTILE = [
     {"plugin": "evil"},
     {"native": "evil"},

@@ -35,6 +35,22 @@ def test_writes_the_model_the_front_and_the_report(folder, graphopt):
     assert json.loads(out)["after"]["bytes"] == data["after"]["bytes"]
 
 
+def test_the_figures_of_every_trial_go_where_they_are_wanted(folder, graphopt):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    argv = ("search", *QUICK, "--max-error", "0.5", "-o", "out.onnx", "--json")
+    code, out, _ = graphopt(*argv, "--track", "tensorboard:runs")
+    assert code == 0
+    read = EventAccumulator("runs")
+    read.Reload()
+    trials = json.loads(out)["search"]["trials"]
+    losses = [s.value for s in read.Scalars("search/loss")]
+    assert sorted(losses) == pytest.approx(sorted(t["loss"] for t in trials))
+    assert [s.step for s in read.Scalars("search/size")] == list(range(1, len(trials) + 1))
+    assert {s.step for s in read.Scalars("search/best_size")} <= set(range(1, len(trials) + 1))
+
+
 def test_a_budget_that_is_missed_ends_with_4_and_writes_nothing(folder, graphopt):
     code, out, _ = graphopt("search", *QUICK, *IMPOSSIBLE)
     assert code == 4

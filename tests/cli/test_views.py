@@ -1,9 +1,16 @@
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from graphopt.cli.common import told_apart
 from graphopt.formats import save
@@ -216,6 +223,23 @@ def test_compare_writes_a_page_or_json(folder, graphopt):
     Path("c.html").write_text("mine")
     code, _, err = graphopt(*same, "c.html")
     assert (code, "is not graphopt's" in err) == (2, True)
+
+
+def test_view_shows_a_model_in_netron_until_ctrl_c(folder, graphopt):
+    pytest.importorskip("netron", reason="the extra netron is not installed")
+    command = [sys.executable, "-P", "-m", "graphopt", "view", "model.onnx", "--netron"]
+    quiet = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet) as shown:
+        line = shown.stdout.readline()
+        address = re.fullmatch(r"Netron shows model.onnx at (http://.*) until Ctrl-C\n", line)[1]
+        with urllib.request.urlopen(address) as page:
+            assert b"Netron" in page.read()
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(timeout=20) in (0, 130)
+    code, _, err = graphopt("view", "model.onnx", "--netron", "-o", "x.html")
+    assert (code, "give it alone" in err) == (2, True)
+    code, _, err = graphopt("view", "none.onnx", "--netron")
+    assert code == 3
 
 
 def test_optimize_and_view_write_pages(folder, graphopt):

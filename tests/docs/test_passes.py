@@ -1,4 +1,4 @@
-"""docs/passes.md has a section for every pass, and tables of options in the passes' own words.
+"""docs/passes has a page for every pass, which ends with its options in the pass's own words.
 
 `python tests/docs/test_passes.py` writes the tables anew.
 """
@@ -13,7 +13,7 @@ import pytest
 from graphopt import plugins
 from graphopt.spec import explanations, options, pass_class
 
-PAGE = Path(__file__).parents[2] / "docs" / "passes.md"
+PAGES = Path(__file__).parents[2] / "docs" / "passes"
 PASSES = list(plugins.find(plugins.PASSES))
 
 
@@ -25,23 +25,28 @@ def table(name):
         shown = "" if default is dataclasses.MISSING else f"`{default!r}`"
         text = explained[option].replace("|", "\\|")
         rows.append(f"| `{option}` | {shown} | {text} |")
-    return "\n".join(["| option | default | |", "|---|---|---|", *rows]) + "\n" if rows else ""
+    head = ["## Options", "", "| option | default | meaning |", "|---|---|---|"]
+    return "\n".join(["", *head, *rows]) + "\n" if rows else ""
 
 
-def renewed(page):
-    """The page with the tables as they should be, each at the end of its section."""
-    first, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
-    for section in sections:
-        name = section.split("\n", 1)[0]
-        text = re.sub(r"^\| option.*\Z", "", section, flags=re.MULTILINE | re.DOTALL).rstrip()
-        first += f"## {text}\n\n{table(name)}\n".replace("\n\n\n", "\n\n")
-    return first.rstrip() + "\n"
+def renewed(name, page):
+    """The page with the table as it should be, at its end."""
+    return re.sub(r"\n## Options\n.*\Z", "", page, flags=re.DOTALL) + table(name)
 
 
-def test_the_page_has_every_pass_and_its_tables_are_current():
-    page = PAGE.read_text()
-    assert sorted(re.findall(r"^## (\w+)$", page, re.MULTILINE)) == PASSES
-    assert renewed(page) == page, "run python tests/docs/test_passes.py"
+def test_every_pass_has_a_page():
+    pages = {p.stem for p in PAGES.glob("*.md")} - {"index"}
+    assert pages == set(PASSES)
+    index = (PAGES / "index.md").read_text()
+    assert sorted(re.findall(r"^\| \[`(\w+)`\]\(\1\.md\)", index, re.MULTILINE)) == PASSES
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_page_says_when_not_to_use_it_and_has_the_current_options(name):
+    page = (PAGES / f"{name}.md").read_text()
+    assert page.startswith(f"# {name}\n")
+    assert "\n## When not to use it\n" in page
+    assert renewed(name, page) == page, "run python tests/docs/test_passes.py"
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -57,4 +62,6 @@ def test_every_option_is_explained_and_nothing_else(name):
 
 
 if __name__ == "__main__":
-    PAGE.write_text(renewed(PAGE.read_text()))
+    for name in PASSES:
+        path = PAGES / f"{name}.md"
+        path.write_text(renewed(name, path.read_text()))

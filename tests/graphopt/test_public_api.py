@@ -73,7 +73,9 @@ def test_a_name_that_is_not_there_is_told():
     assert set(graphopt.__all__) <= set(dir(graphopt))
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+)
 def test_the_docs_import_public_names_alone(page):
     for module, names in IMPORTED.findall((ROOT / page).read_text()):
         if module.startswith("graphopt.backends."):

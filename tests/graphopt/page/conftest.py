@@ -3,7 +3,6 @@ import gzip
 import json
 import math
 import re
-import shutil
 
 import numpy as np
 import onnx
@@ -12,7 +11,6 @@ import pytest
 from graphopt import Budget, load, optimize
 from graphopt.page.run import Watched
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LAYER = """
     h{k} = MatMul({x}, w{k})
     a{k} = Add(h{k}, b{k})
@@ -71,17 +69,3 @@ def unpacked():
         return json.loads(gzip.decompress(base64.b64decode(packed)))
 
     return unpack
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, where it and Playwright are installed."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    path = next((p for name in BROWSERS if (p := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as play:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        opened = play.chromium.launch(executable_path=path, args=options)
-        yield opened
-        opened.close()

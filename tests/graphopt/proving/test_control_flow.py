@@ -101,3 +101,46 @@ def test_a_branch_that_no_input_takes_is_not_checked():
     # the square of a number is never below -1, and the normal form does not know it
     before, after = branches("c = Less(m, never)"), branches("c = Less(m, never)", "Sin")
     assert verdict(before, after) in ("assumed", "refuted")
+
+
+def inside(convolved, output="y", node="pick"):
+    """A convolution in a branch, of what has one rank or another: no inference tells which."""
+    return f"""net (float[a,2,b] x, float[4,2,3] w, bool flag, bool deep) => (float[n,4,l] y) {{
+        [{node}] {output} = If(flag) <then_branch = p () => (float t) {{
+            v = Relu(x)
+            u = If(deep) <then_branch = q () => (float g) {{ g = Sin(v) }},
+                          else_branch = r () => (float h) {{ h = Squeeze(v) }}>
+            s = Relu(u)  {convolved} }},
+            else_branch = z () => (float e) {{ k = Relu(x)  e = Conv(k, w) }}>
+        {"" if output == "y" else f"y = Identity({output})"} }}"""
+
+
+PLAIN = "c = Conv(s, w)  t = Relu(c)"
+SHIFTED = "c = Conv<pads=[1,1]>(s, w)  t = Relu(c)"
+SAME = "m = Transpose<perm=[0,1,2]>(s)  c = Conv(m, w)  t = Relu(c)"
+
+
+def test_what_is_convolved_has_as_many_axes_as_the_weights():
+    assert verdict(inside(PLAIN), inside(SAME)) == "proved"
+    assert verdict(inside(PLAIN), inside(SHIFTED)) != "proved"
+    # the new side's own convolution says nothing of the source
+    assert verdict(inside("t = Relu(s)"), inside("c = Conv(s, w)  t = Relu(s)")) == "proved"
+
+
+def test_values_of_a_branch_keep_their_names_where_its_output_loses_its_own():
+    assert verdict(inside(PLAIN, "o"), inside(SAME)) == "proved"
+
+
+def test_sizes_in_a_branch_have_one_name():
+    """Of a convolution whose size nothing tells, in a branch, part of part."""
+    ends = "<int64[1] i = {0}, int64[1] j = {9223372036854775807}, int64[1] k = {1}>"
+
+    def part(text):
+        return f"""net (float[a,2,b] x, float[4,2,3] w, bool flag) => (float[n,4,l] y) {ends} {{
+            y = If(flag) <then_branch = p () => (float t) {{ c = Conv<strides=[2]>(x, w) {text} }},
+                else_branch = z () => (float e) {{ e = Conv(x, w) }}> }}"""
+
+    assert (
+        verdict(part("s = Slice(c, i, j, i)  t = Slice(s, i, k, k)"), part("t = Slice(c, i, k, k)"))
+        == "proved"
+    )

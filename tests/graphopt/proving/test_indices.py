@@ -95,3 +95,22 @@ def test_sizes_that_do_not_show_what_belongs_together():
     assert reshaped(index, (a, b), (b, a), ranges) is not None  # as many elements in all
     assert reshaped([*index, 0], (a, b, 1), (1, a, b), ranges) == (0, *index)
     assert reshaped([index[0], 0], (a, 1), (a,), ranges) == (index[0],)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_positions_of_padding_are_numpys(mode):
+    ranges = Ranges()
+    i = ranges.variable(12, "i")
+    at = ranges.padded(mode, i - 3, 5)
+    wanted = np.pad(np.arange(5), (3, 4), mode)
+    assert np.array_equal(ranges.values(at, {"i": np.arange(12)}), wanted)
+    assert [ranges.substituted(at, {"i": k}) for k in range(12)] == wanted.tolist()
+    # inside of what was there it is the position itself
+    j = ranges.variable(5, "j")
+    assert ranges.substituted(at, {"i": j + 3}) == j
+    assert ranges.padded(mode, i - 3, 1) == 0
+    n = symbol("n")
+    assert ranges.variables(ranges.padded(mode, i - 3, n)) == {"i"}
+    # it is no rest of a division, nor a quotient
+    assert ranges.modulo(at, 5) == at
+    assert ranges.parted([at], "i") is None

@@ -204,7 +204,16 @@ case("y = Pad(x, p, v)", {"x": f(2, 3)}, {"p": k(1, 2, 0, 3), "v": np.float32(2)
 case("y = Pad(x, p)", {"x": f(4, 5)}, {"p": k(-1, 0, 2, -2)})
 case("y = Pad(x, p, v, a)", {"x": f(2, 3), "v": f()}, {"p": k(1, 2), "a": k(-1)})
 case("y = Pad<pads=[1, 2, 0, 3], value=1.5>(x)", {"x": f(2, 3)}, opset=10)
-case('y = Pad<mode="reflect">(x, p)', {"x": f(4, 5)}, {"p": k(1, 0, 2, 2)})
+for mode in "reflect edge wrap".split():  # noqa: SIM905
+    case(f'y = Pad<mode="{mode}">(x, p)', {"x": f(4, 5)}, {"p": k(1, 0, 2, 3)})
+    case(f'y = Pad<mode="{mode}">(x, p, "", a)', {"x": f(2, 3, 4)}, {"p": k(2, 1), "a": k(-2)})
+    case(
+        f'a = Pad<mode="{mode}">(x, p)  y = Conv(a, w)',
+        {"x": f(1, 2, 6), "w": f(3, 2, 3)},
+        {"p": k(0, 0, 4, 0, 0, 2)},
+    )
+for mode in "edge wrap".split():  # noqa: SIM905
+    case(f'y = Pad<mode="{mode}">(x, p)', {"x": f(2, 3)}, {"p": k(3, 0, 0, 4)})
 none = np.zeros(0, np.float32)
 for how in ("", 'mode="linear"', 'mode="cubic"', 'coordinate_transformation_mode="align_corners"'):
     given = {"r": none, "s": np.ones(4, np.float32)}

@@ -153,3 +153,68 @@ def test_sizes_that_a_window_names_are_tried():
     verdict, _ = told(before, before.replace("k)", "j)"), {"x": ("N",)},
                       {"k": np.int64(4).reshape(()), "j": np.int64(5).reshape(())})  # fmt: skip
     assert verdict == "refuted"
+
+
+HALF, BRAIN, SINGLE, DOUBLE = 10, 16, 1, 11
+
+
+@pytest.mark.parametrize(
+    ("dtype", "through", "back"),
+    [(np.float32, HALF, SINGLE), (np.float32, BRAIN, SINGLE), (np.float64, SINGLE, DOUBLE),
+     (np.float16, BRAIN, HALF)],
+)  # fmt: skip
+def test_what_rounds_is_missed(dtype, through, back):
+    rounds = f"a = Cast<to={through}>(x)  y = Cast<to={back}>(a)"
+    inputs = {"x": np.zeros((2, 3), dtype)}
+    assert told(rounds, "y = Identity(x)", inputs)[0] == "refuted"
+    assert told("y = Identity(x)", rounds, inputs)[0] == "refuted"
+
+
+def test_a_narrower_type_is_told_from_another():
+    one, two = (f"a = Cast<to={to}>(x)  y = Cast<to=1>(a)" for to in (HALF, BRAIN))
+    assert told(one, two, {"x": (2, 3)})[0] == "refuted"
+
+
+def test_a_number_of_the_type_is_not_rounded():
+    wide = f"a = Cast<to=1>(x)  t = Transpose(a)  b = Cast<to={HALF}>(t)  n = Neg(b)  y = Max(b, n)"
+    narrow = "u = Transpose(x)  y = Abs(u)"
+    assert told(wide, narrow, {"x": np.zeros((2, 3), np.float16)})[0] == "checked"
+
+
+def test_what_rounds_either_way_at_a_tie_is_equal():
+    before = f"a = Mul(x, c)  b = Cast<to={HALF}>(a)  d = Cast<to=1>(b)  y = Abs(d)"
+    after = f"p = Div(x, e)  q = Cast<to={HALF}>(p)  r = Cast<to=1>(q)  n = Neg(r)  y = Max(r, n)"
+    inputs, constants = {"x": (128, 128)}, {"c": scalar(1 / 3), "e": scalar(3)}
+    assert told(before, after, inputs, constants)[0] == "checked"
+
+
+def test_a_mask_of_infinities_counts():
+    mask = {"m": np.float32([0, -np.inf, 0])}
+    assert told("y = Add(x, m)", "y = Abs(x)", {"x": (2, 3)}, mask)[0] == "refuted"
+    assert told("y = Add(x, m)", "y = Identity(x)", {"x": (2, 3)}, mask)[0] == "refuted"
+
+
+def test_axes_that_must_be_one_or_alike_are_others_too():
+    """With N and M 1 the mean over either axis of d, -d is the same."""
+    text = "d = Div(x, w)  m = ReduceMean<keepdims=1>(d, l)  s = Sub(d, m)  q = Mul(s, s)"
+    constants = {"w": np.float32([[2], [3]]), "l": np.int64([-1]), "k": np.int64([0])}
+    inputs = {"x": ("N", "M", 2)}
+    before, after = (f"{text}  y = ReduceMean<keepdims=0>(q, {axis})" for axis in "lk")
+    assert told(before, after, inputs, constants)[0] == "refuted"
+
+
+def test_an_overflow_beside_a_zero_is_missed():
+    held = {"c": scalar(1e-30), "d": scalar(1e-30)}
+    verdict, means = told(
+        "m = Mul(s, x)  y = Tanh(m)", "a = Div(x, c)  b = Mul(a, d)  n = Mul(s, b)  y = Tanh(n)",
+        {"s": (2, 3), "x": (2, 3)}, held,
+    )  # fmt: skip
+    assert (verdict, means) == ("refuted", "it overflows where the source does not")
+
+
+def test_what_is_no_number_elsewhere_hides_no_overflow():
+    verdict, means = told(
+        "r = Sqrt(z)  y = Div(x, r)", "a = Mul(x, c)  b = Mul(a, d)  r = Sqrt(z)  y = Div(b, r)",
+        {"x": (4, 5), "z": (4, 5)}, {"c": scalar(1e30), "d": scalar(1e-30)},
+    )  # fmt: skip
+    assert (verdict, means) == ("refuted", "it overflows where the source does not")

@@ -36,6 +36,7 @@ def verdict(before, after, inputs=None, constants=None, others=None, opset=20):
 
 
 N3 = {"x": ("N", 3)}
+ONES = {"x": ("N", 1), "z": ("N", 1)}
 ONE = {"a": k(1)}
 PROVED = [
     ("a = Relu(x)  y = Relu(a)", "y = Relu(x)", None, {}),
@@ -47,7 +48,28 @@ PROVED = [
         {"f": k(-1)},
     ),
     ("m = Mul(x, c)  y = Mul(m, d)", "y = Mul(x, e)", N3, {"c": c(2), "d": c(3), "e": c(6)}),
+    *(
+        (
+            f'p = Pad<mode="{mode}">(x, n)  t = Transpose<perm=[0,2,1]>(p)  y = Relu(t)',
+            f'u = Transpose<perm=[0,2,1]>(x)  r = Relu(u)  y = Pad<mode="{mode}">(r, o)',
+            {"x": ("N", 8, "L")},
+            {"n": k(0, 0, 3, 0, 0, 2), "o": k(0, 3, 0, 0, 2, 0)},
+        )
+        for mode in ("edge", "reflect", "wrap")
+    ),
     ("a = Add(x, z)  y = Add(a, x)", "b = Add(x, x)  y = Add(z, b)", None, {}),
+    (
+        "d = Div(x, z)  s = Softmax(d)  y = Mul(s, c)",
+        "q = Div(x, z)  y = Softmax(q)",
+        {"x": ("N", 1), "z": ("N", 1)},
+        {"c": c(1)},
+    ),
+    (
+        "a = Div(x, e)  y = Where(t, a, i)",
+        "a = Div(x, e)  m = Where(t, n, i)  y = Add(a, m)",
+        {"x": (3, 3), "t": np.ones((3, 3), bool)},
+        {"e": c(8), "i": c(-np.inf), "n": c(0)},
+    ),
     (
         "a = MatMul(x, w)  y = Add(a, b)",
         "y = Gemm(x, w, b)",
@@ -275,6 +297,26 @@ def test_wrong_rewrites_are_refuted(name):
         ("y = LayerNormalization(x, s)",
          "a = ReduceMean<keepdims=1>(x, l)  d = Sub(x, a)  r = Sqrt(d)  q = Div(d, r)"
          "  y = Mul(q, s)", None, {"s": c(0, 0, 0)}, {"s": c(0, 0, 0), "l": k(-1)}),
+        # padding of another mode, of other sizes
+        ('y = Pad<mode="reflect">(x, p)', 'y = Pad<mode="edge">(x, p)', N3,
+         {"p": k(0, 1, 0, 1)}, None),
+        ('y = Pad<mode="reflect">(x, p)', 'y = Pad<mode="reflect">(x, p)', N3,
+         {"p": k(0, 1, 0, 2)}, {"p": k(0, 2, 0, 1)}),
+        # of one element there is a softmax only where it is a number
+        ("d = Div(x, z)  y = Softmax(d)", "q = Div(z, x)  y = Softmax(q)", ONES, {}, None),
+        ("y = Softmax(x)", "q = Div(x, z)  y = Softmax(q)", ONES, {}, None),
+        ("y = LogSoftmax(x)", "q = Div(x, z)  y = LogSoftmax(q)", ONES, {}, None),
+        ("y = ReduceMax<keepdims=1>(x, l)", "q = Div(x, z)  m = Mul(q, z)"
+         "  y = ReduceMax<keepdims=1>(m, l)", ONES, {"l": k(1)}, None),
+        # roots of what is negative, inverses of what is 0
+        ("y = Relu(x)", "a = Sqrt(x)  b = Pow(a, n)  y = Relu(b)", None, {"n": c(2)}, None),
+        ("y = Relu(x)", "a = Log(x)  b = Exp(a)  y = Relu(b)", None, {}, None),
+        ("y = Relu(x)", "a = Reciprocal(x)  b = Reciprocal(a)  y = Relu(b)", None, {}, None),
+        # an infinity that is hidden, or is not
+        ("a = Div(x, z)  y = Where(t, a, i)",
+         "a = Div(x, z)  m = Where(t, n, i)  y = Add(a, m)",
+         {"x": (3, 3), "z": (3, 3), "t": np.ones((3, 3), bool)},
+         {"i": c(-np.inf), "n": c(0)}, None),
         # an axis that may be empty has no first element
         ("y = ReduceSum<keepdims=0>(x, l)",
          "f = Gather(x, i)  g = Mul(f, n)  s = ReduceSum<keepdims=0>(x, l)  y = Add(s, g)",

@@ -379,3 +379,12 @@ def test_a_line_of_a_recurrent_layer_has_its_steps_on_the_first_axis():
     # where the rows come first, a row is no step
     feeds = [{"image": np.zeros((20, 1, 8, 160), np.float32)}] * 2
     assert Guard(model, want, feeds).by_rows("y", want)[0].shape == (20, 1, 7)
+
+
+def test_of_few_values_the_worst_counts_and_of_many_the_mean():
+    want = [RNG.normal(size=(64, 3)) + np.array([1, 3, 5])]
+    off = want[0] + 0.2 * RNG.normal(size=(64, 3)) * [1, 0, 0]
+    assert spread_error(want, [off]) == pytest.approx(0.2, rel=0.3)
+    wide = [RNG.normal(size=(64, 60))]
+    noise = 0.2 * RNG.normal(size=(64, 60)) * (np.arange(60) == 0)
+    assert spread_error(wide, [wide[0] + noise]) < 0.01

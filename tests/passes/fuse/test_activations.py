@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 from graphopt.passes.fuse import Fuse
 
@@ -122,3 +123,20 @@ def test_another_clip_is_no_hard_sigmoid():
 def test_mish():
     check(Fuse(), "a = Softplus(x)  b = Tanh(a)  y = Mul(x, b)", "y = Mish(x)")
     check(Fuse(), "a = Softplus(x)  b = Tanh(a)  y = Mul(z, b)", unchanged=True)
+
+
+@pytest.mark.parametrize("slopes", [[0.25], [0.25, 0.25, 0.25]])
+def test_a_slope_that_is_one_number(slopes):
+    check(
+        Fuse(),
+        before="y = PRelu(x, s)",
+        after="y = LeakyRelu<alpha=0.25>(x)",
+        inputs={"x": (2, 3, 4, 4)},
+        constants={"s": np.float32(slopes).reshape(-1, 1, 1)},
+    )
+
+
+def test_slopes_that_differ_stay():
+    text = "y = PRelu(x, s)"
+    slopes = np.float32([0.1, 0.2, 0.3]).reshape(3, 1, 1)
+    check(Fuse(), text, text, inputs={"x": (2, 3, 4, 4)}, constants={"s": slopes})

@@ -97,12 +97,12 @@ class Referee:
     def __init__(self):
         self.asked = 0
 
-    def over(self, model):
+    def over(self, models):
         self.asked += 1
-        return 2.0 if "v_q" in model.graph.initializers else 0.5
+        return 2.0 if any("v_q" in m.graph.initializers for m in models) else 0.5
 
-    def strain(self, model, runs):
-        return 50.0 if "v_q" in model.graph.initializers else 0.01
+    def strain(self, models, runs):
+        return 50.0 if any("v_q" in m.graph.initializers for m in models) else 0.01
 
 
 def test_the_guard_s_own_measure_finds_the_layer_that_spoils():
@@ -111,6 +111,33 @@ def test_the_guard_s_own_measure_finds_the_layer_that_spoils():
     assert Int8(balance=False).run(model, ctx) == 2
     assert {r.node for r in ctx.refusals} == {"Conv_1"}
     assert ctx.referee.asked < 10
+
+
+class Fold(Referee):
+    """Keeps the scales of what it is asked about."""
+
+    runs = 8
+
+    def over(self, models):
+        self.scales = [
+            sorted(
+                float(v.const_value.numpy())
+                for n, v in m.graph.initializers.items()
+                if n == "scale"
+            )
+            for m in models
+        ]
+        return 0.5
+
+
+def test_ranges_are_judged_on_samples_that_they_do_not_know():
+    """Every second run is ten times the others: ranges found without those fall short on them."""
+    model, _ = poisoned()
+    feeds = [{"x": normal(1, 8, 6, 6, seed=s) * (10 if s % 2 else 1)} for s in range(8)]
+    ctx = Context(model, samples=Samples(feeds), referee=Fold())
+    Int8(balance=False).run(model, ctx)
+    even, odd = ctx.referee.scales
+    assert even == pytest.approx([10 * s for s in odd], rel=0.5)
 
 
 def test_a_pass_that_makes_nothing_integer_leaves_the_model_as_it_was():

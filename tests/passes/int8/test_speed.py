@@ -100,11 +100,11 @@ class Referee:
 
     runs = 1
 
-    def over(self, model):
-        return 2.0 if "v_q" in model.graph.initializers else 0.5
+    def over(self, models):
+        return 2.0 if any("v_q" in m.graph.initializers for m in models) else 0.5
 
-    def strain(self, model, runs):
-        return 50.0 if "v_q" in model.graph.initializers else 0.01
+    def strain(self, models, runs):
+        return 50.0 if any("v_q" in m.graph.initializers for m in models) else 0.01
 
 
 @pytest.mark.parametrize(("beside", "kept"), [(12.0, 0), (8.0, 2)])

@@ -87,3 +87,12 @@ def test_a_computed_addend_goes_behind_the_product(op):
         inputs={"x": (2, 5)},
         constants={"w": MATRIX, "w2": -MATRIX},
     )
+
+
+def test_slopes_up_to_one_are_a_maximum():
+    slopes = np.float32([-0.5, 0.2, 1.0]).reshape(3, 1, 1)
+    check(
+        Open(), "y = PRelu(x, s)", "m = Mul(x, s)\ny = Max(x, m)", inputs=X, constants={"s": slopes}
+    )
+    steep = {"s": slopes * 2}
+    check(Open(), "y = PRelu(x, s)", "y = PRelu(x, s)", inputs=X, constants=steep)

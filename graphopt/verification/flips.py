@@ -1,0 +1,136 @@
+"""Flips: which share of decisions other inputs are likely to change, finer than samples can count.
+
+Of n decisions none below 1 / n can be seen. But each has a margin and an error, and the error of
+one might as well have met the margin of another that is about as sure:
+
+    share  =  mean over decisions i of the share of i's neighbours j, by margin, with
+              m_i and m_i + e_j on different sides
+
+Errors may grow with margins (logits do), so neighbours alone are exchanged. A share p of n
+decisions is known to sqrt(p / n): that much is added. Outputs that decide on the same rows (the
+digits of one captcha) make one answer together, and their shares add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt.verification.agreement import THRESHOLDS, Guard, Outputs, is_text, weighty
+from graphopt.verification.strain import ahead_of, logarithms
+
+__all__ = ["flips"]
+
+Array = np.ndarray[Any, Any]
+#: Neighbours whose errors a margin meets, and pairs that are looked at in all.
+NEIGHBOURS, PAIRS = 33, 4_000_000
+#: Chances beyond this are as sure as can be.
+SURE = 1e-6
+
+
+def flips(guard: Guard, got: Iterable[Outputs]) -> float:
+    """The share of decisions likely to change, over the share that may; 1 is the limit."""
+    made = list(got)
+    shares: dict[int, float] = defaultdict(float)
+    for name, kind in guard.kinds.items():
+        find = _SHARES.get(kind)
+        if find is None:
+            continue
+        want = guard.by_rows(name, guard.expected[: len(made)])
+        have = guard.by_rows(name, made)
+        alike = all(a.shape == b.shape for a, b in zip(want, have, strict=True))
+        rows = sum(int(np.prod(a.shape[:-1])) for a in want)
+        shares[rows] += find(want, have) if alike else 1.0
+    return max(shares.values(), default=0.0) / max(guard.limit, 1e-9)
+
+
+def _exchanged(margins: Array, errors: Array) -> Array:
+    """For each margin, the share of its neighbours' errors that would cross it."""
+    n = len(margins)
+    order = np.argsort(margins, kind="stable")
+    m, e = margins[order], np.nan_to_num(errors[order], nan=np.inf)
+    width = max(1, min(NEIGHBOURS, n, PAIRS // max(n, 1)))
+    starts = np.clip(np.arange(n) - width // 2, 0, n - width)
+    crossed = np.zeros(n)
+    for k in range(width):
+        moved = m + e[starts + k] * np.where(np.isinf(e[starts + k]), -np.sign(m), 1)
+        crossed += np.where(m > 0, moved < 0, moved > 0)
+    out = np.empty(n)
+    out[order] = crossed / width
+    return out
+
+
+def _known(share: float, n: int) -> float:
+    """A share, and how far it may lie above what `n` cases show."""
+    return share + math.sqrt(share / max(n, 1))
+
+
+def _of(margins: Sequence[Array], errors: Sequence[Array], n: int) -> float:
+    every = _exchanged(np.concatenate(margins), np.concatenate(errors))
+    return _known(float(every.sum()) / max(n, 1), n)
+
+
+def _chances(want: list[Any], got: list[Any]) -> float:
+    pairs = [(_logit(a).ravel(), _logit(b).ravel()) for a, b in zip(want, got, strict=True)]
+    errors = [b - a for a, b in pairs]
+    shares = []
+    for t in THRESHOLDS:
+        margins = [a - _logit(np.array(t)) for a, _ in pairs]
+        shares.append(_of(margins, errors, weighty([m > 0 for m in margins])))
+    return max(shares)
+
+
+def _logit(p: Array) -> Array:
+    p = np.clip(p.astype(np.float64), SURE, 1 - SURE)
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def _margins(want: list[Any], got: list[Any]) -> float:
+    flat = [(np.ravel(a), np.ravel(b)) for a, b in zip(want, got, strict=True)]
+    n = weighty([a > 0 for a, _ in flat])
+    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n)
+
+
+def _scores(want: list[Any], got: list[Any]) -> float:
+    """By how far the top class is ahead; a line of text changes if any of its steps does."""
+    tops = [a.argmax(-1) for a in want]
+    text = is_text(tops)
+    margins, errors = [], []
+    for a, b, top in zip(want, got, tops, strict=True):
+        x, y = logarithms(a), logarithms(b)
+        if text:
+            for scores in (x, y):
+                _forgive(scores, top)
+        ahead = ahead_of(x, top[..., None])
+        margins.append(ahead.ravel())
+        errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
+    if not text:
+        return _of(margins, errors, weighty([t.ravel() for t in tops]))
+    every = _exchanged(np.concatenate(margins), np.concatenate(errors))
+    ends = np.cumsum([t.size for t in tops])[:-1]
+    lines = [
+        np.minimum(part.reshape(t.shape).sum(-1), 1).ravel()
+        for part, t in zip(np.split(every, ends), tops, strict=True)
+    ]
+    n = sum(map(np.size, lines))
+    return _known(sum(float(part.sum()) for part in lines) / max(n, 1), n)
+
+
+def _forgive(scores: Array, top: Array) -> None:
+    """Where a label begins or ends, its neighbour one step sooner or later is the same text."""
+    change = top[:, :-1] != top[:, 1:]
+    for here, at in ((change[:, 1:] & ~change[:, :-1], 2), (~change[:, 1:] & change[:, :-1], 0)):
+        line, k = np.nonzero(here)  # step k + 1 has its own label on one side alone
+        scores[line, k + 1, top[line, k + at]] = -np.inf
+
+
+_SHARES = {
+    "chances": _chances,
+    "margins": _margins,
+    "scores": _scores,
+    "logits": _scores,
+}

@@ -1,0 +1,92 @@
+"""Flips: what other inputs are likely to decide otherwise, beside what they do."""
+
+import numpy as np
+import pytest
+
+from graphopt.testing import parse_model
+from graphopt.verification.agreement import Guard, is_text
+from graphopt.verification.flips import flips
+
+
+def softmax(a):
+    e = np.exp(a - a.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def guard(text, want, limit=0.01):
+    model = parse_model(text, inputs={"x": (4, 8)})
+    return Guard(model, [{"y": w} for w in want], [{}], limit)
+
+
+CASES = [
+    ("y = Softmax(x)", softmax, lambda y: y.argmax(-1)),
+    ("y = Sigmoid(x)", lambda x: 1 / (1 + np.exp(-x[:, :1])), lambda y: y > 0.5),
+]
+
+
+@pytest.mark.parametrize(("text", "said", "decided"), CASES)
+@pytest.mark.parametrize("size", [0.05, 0.2, 0.8])
+def test_few_samples_tell_how_many_of_many_flip(text, said, decided, size):
+    rng = np.random.default_rng(0)
+    many = rng.normal(size=(200_000, 8)) * 4
+    noise = size * rng.normal(size=many.shape)
+    truth = float(np.mean(decided(said(many)) != decided(said(many + noise))))
+    found = [
+        flips(guard(text, [said(many[part])]), [{"y": said((many + noise)[part])}]) * 0.01
+        for part in np.split(np.arange(128 * 200), 200)
+    ]
+    assert truth < np.median(found) < 2.5 * truth + 0.01
+    assert np.mean(np.array(found) > 0.5 * truth) > 0.9, "few parts see much too little"
+
+
+def test_what_does_not_come_near_a_margin_flips_nothing():
+    rows = np.full((64, 3), [4.0, 0.0, 0.0]) + np.random.default_rng(0).normal(size=(64, 3)) / 9
+    judge = guard("y = Softmax(x)", [softmax(rows)])
+    assert flips(judge, [{"y": softmax(rows * 0.7)}]) == 0
+    assert flips(judge, [{"y": softmax(-rows)}]) > 90
+    assert flips(judge, [{"y": softmax(rows)[:3]}]) == pytest.approx(100)
+
+
+def test_outputs_that_decide_on_the_same_rows_add_up():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(128, 5))
+    moved = rows + 0.1 * rng.normal(size=rows.shape)
+    model = parse_model("y = Softmax(x)  z = Softmax(x)", inputs={"x": (128, 5)})
+    both = Guard(model, [{"y": softmax(rows), "z": softmax(rows)}], [{}])
+    one = flips(both, [{"y": softmax(moved), "z": softmax(rows)}])
+    assert flips(both, [{"y": softmax(moved), "z": softmax(moved)}]) == pytest.approx(2 * one)
+
+
+def written(labels, classes=6, sure=8.0):
+    return softmax(np.eye(classes)[labels] * sure)
+
+
+def test_a_letter_that_ends_one_step_later_is_the_same_text():
+    text = np.array([[0, 0, 1, 1, 0, 2, 2, 0, 3, 0, 0, 4]] * 32)
+    assert is_text([text])
+    later = text.copy()
+    later[:, 3] = 0  # the 1 has one step less
+    other = text.copy()
+    other[:, 8] = 5  # another letter
+    judge = guard("y = Softmax(x)", [written(text)])
+    assert flips(judge, [{"y": written(later)}]) == 0
+    assert flips(judge, [{"y": written(other)}]) > 90
+
+
+def test_labels_that_last_are_no_text():
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 4, (3, 12)), 20, axis=1)
+    moved = frames.copy()
+    moved[:, 100] = (frames[:, 100] + 1) % 4
+    judge = guard("y = Softmax(x)", [written(frames, 4)])
+    (found,) = judge.judge([{"y": written(moved, 4)}]).values()
+    assert (found.kind, found.disagreements, found.n) == ("scores", 3, 720)
+    assert not is_text([rng.integers(0, 2, (3, 12))]), "two classes"
+
+
+def test_chances_that_look_settled_have_margins_too():
+    rng = np.random.default_rng(0)
+    rows = 40 * rng.normal(size=(64, 4))
+    judge = guard("y = Softmax(x)", [softmax(rows)])
+    assert flips(judge, [{"y": softmax(rows + 10 * rng.normal(size=rows.shape))}]) > 3
+    assert flips(judge, [{"y": softmax(rows + 0.1 * rng.normal(size=rows.shape))}]) < 1
