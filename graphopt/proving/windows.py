@@ -131,7 +131,7 @@ class _Comparison:
         #: Pairs that were looked at and not joined.
         self.unequal: set[tuple[Term, Term]] = set()
         #: Terms of the new graph that were found to be something else.
-        self.apart: set[Term] = set()
+        self.apart: dict[Term, Term] = {}
         self.outputs = {v.name for v in after.graph.outputs}
 
     def __call__(self) -> Difference:
@@ -159,8 +159,8 @@ class _Comparison:
     def _joined(self, name: str, old: Term | None, new: Term | None) -> bool:
         if old is None or new is None or self.failed > PATIENCE:
             return False
-        if any(a in self.apart for a in new.args):
-            self.apart.add(new)  # it reads what is something else already
+        if any(a in self.apart and self.apart[a] in old.args for a in new.args if a):
+            self.apart[new] = old  # both read what is something else already
             if name not in self.outputs:
                 return False
         if (old, new) in self.unequal:
@@ -177,7 +177,7 @@ class _Comparison:
         if not joined:
             self.unequal.add((old, new))
         if window.verdict == "refuted":
-            self.apart.add(new)
+            self.apart[new] = old
         return joined
 
     def _window(self, name: str, old: Term, new: Term) -> Window | None:

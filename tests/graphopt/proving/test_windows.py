@@ -359,3 +359,20 @@ def test_a_rare_difference_is_sought_once_a_nearer_cut_shows_it():
     before = "s = Add(x, c)  y = ArgMax<axis=1, keepdims=0>(s)"
     after = "s = Add(x, c)  h = Add(s, d)  y = ArgMax<axis=1, keepdims=0>(h)"
     assert verdict(before, after, {"x": ("N", 8)}, held) == "refuted"
+
+
+def test_a_name_that_another_tool_gives_to_something_else_hides_nothing_behind_it():
+    """onnxsim calls a convolution that took a norm in by the name of the one that had not."""
+    old = "a = Mul(x, c)  b = Mul(a, d)  r = Relu(b)  s = Mul(r, d)  t = Relu(s)  y = Transpose(t)"
+    new = "a = Mul(x, e)  r = Relu(a)  s = Mul(r, d)  t = Relu(s)  y = Transpose(t)"
+    assert verdict(old, new, N3, {"c": c(2), "d": c(3), "e": c(6)}) == "proved"
+    assert verdict(old, new, N3, {"c": c(2), "d": c(3), "e": c(5)}) == "refuted"
+
+
+def test_scales_that_rounding_may_carry_over_a_size_are_compared_all_the_same():
+    shape = {"x": (1, 1, 8, 8)}
+    text = 'r = Resize<mode="nearest">(x, , f)  m = Mul(r, c)  y = Mul(m, d)'
+    after = 'r = Resize<mode="nearest">(x, , f)  y = Mul(r, e)'
+    given = {"f": c(1, 1, 2, 2), "c": c(2), "d": c(3)}
+    for e, expected in ((6, "proved"), (7, "refuted")):
+        assert verdict(text, after, shape, given | {"e": c(e)}) == expected
