@@ -17,7 +17,7 @@ from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.int8.plan import FOLDS, Choice, Mode, Plan, make_plan
+from graphopt.passes.int8.plan import BLOCK, FOLDS, Choice, Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
@@ -28,7 +28,9 @@ from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
+from graphopt.passes.weight_only.writer import BlockWriter
 
+from graphopt.analyses.linear import linear_of
 from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import METHODS, Method, Observed, Range, calibrate
 from graphopt.context import Context
@@ -367,6 +369,10 @@ def apply(
         dead.append(multiply(writer, node, kind, weights[node], quantized[x]))
     for node in plan.joined:
         dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
+    blocks = BlockWriter(model, ctx, BLOCK)
+    for op in map(linear_of, plan.blocks):
+        assert not isinstance(op, str)
+        blocks.replace(op, 8, None)
     for node in plan.tables:
         quantize_table(writer, node)
     for node in plan.recurrent:

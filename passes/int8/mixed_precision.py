@@ -6,7 +6,8 @@ towards its limits is measured: by the guard's own measure where a guard judges
 in the order of movement bought per multiply-accumulate lost; the smallest number of them that meets
 the budget is found by halving, each candidate measured as a whole. Then those that went back are
 offered again, all of them, halves, quarters: what spoiled the model may be few of them. Products
-are offered to be quantized at run time first, since ranges of each run have no outliers of others.
+are offered to be quantized at run time first, since ranges of each run have no outliers of others,
+and then block by block, since blocks have none of the rest of their row.
 Meanwhile what stays float has its weights in 16 bits, which spoil nothing: integers that compute
 come before integers that lie in the file. Then those have as few bits as the rest allows.
 
@@ -23,10 +24,11 @@ from itertools import islice
 from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize
+from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize, reads_blocks
 from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.cost import cost
+from graphopt.analyses.shapes.analysis import shapes
 from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
@@ -175,10 +177,13 @@ class _Search:
     ) -> tuple[list[Unit], dict[str, str]]:
         """Units that stay float of those that went back, and the forms of those that do not."""
         left, forms = list(reversed(back)), dict[str, str]()
-        static = {n.name for n, kind in plan.nodes.items() if kind.output == "either"}
+        names = {
+            "dynamic": {n.name for n, kind in plan.nodes.items() if kind.output == "either"},
+            "blocks": {n.name for n in (*plan.nodes, *plan.dynamic) if self._in_blocks(n)},
+        }
         offers = OFFERS
-        for form in ("dynamic", ""):
-            able = [u for u in left if not form or static.issuperset(u)]
+        for form in ("dynamic", "blocks", ""):
+            able = [u for u in left if not form or names[form].issuperset(u)]
             groups = [able] if form and able else _halves(able)  # all of them is what has failed
             while groups and offers:
                 group, *groups = groups
@@ -190,6 +195,12 @@ class _Search:
                 else:
                     groups += _halves(group)
         return left, forms
+
+    def _in_blocks(self, node: ir.Node) -> bool:
+        """Whether it can read its matrix in blocks: so many rows as it has are known to be rows."""
+        (x, *_) = node.inputs
+        rank = None if x is None else self.ctx.get(shapes).rank(x)
+        return rank is not None and rank >= 2 and reads_blocks(node, self.ctx.target)
 
     def _stored(self, chosen: Choice) -> Choice:
         """With as few bits for the stored weights as the rest allows: 8, else 12, else 16."""

@@ -2,6 +2,7 @@
 
 static    ranges are known before: Q/DQ around the node
 dynamic   ranges are found at run time: MatMul, Gemm, LSTM where the target prefers it
+blocks    ranges are found at run time, one for each block of a row: what 8 bits a row would spoil
 table     an embedding looked up in int8
 stored    a float node that reads its weight from int8
 followers nodes all of whose activations already are integers: they join at no cost, since
@@ -16,24 +17,27 @@ from typing import Literal, Protocol
 
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
-from graphopt.passes.int8.operators import Operator, clamp_after, describe
+from graphopt.passes.int8.operators import FEW_BITS, Operator, clamp_after, describe
 from graphopt.passes.int8.stored import weights_to_store
+from graphopt.passes.weight_only.writer import reads_floats
 
 from graphopt.analyses.linear import linear_of
 from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_nodes
 from graphopt.target import Target
 
-__all__ = ["FOLDS", "Choice", "Mode", "Plan", "Quantize", "make_plan"]
+__all__ = ["BLOCK", "FOLDS", "Choice", "Mode", "Plan", "Quantize", "make_plan", "reads_blocks"]
 
 #: Parts of the samples, each of which is judged with ranges found on the others.
 FOLDS = 2
 
-Mode = Literal["static", "dynamic", "table", "lstm"]
+Mode = Literal["static", "dynamic", "blocks", "table", "lstm"]
 
 #: Operators that compute with a weight and start an integer region.
 CORE = frozenset({"Conv", "Gemm", "MatMul"})
 POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
+#: Elements of a block: scales are a sixteenth of the integers then.
+BLOCK = 64
 #: A product of integers with a float result and bias, in one operator.
 PRODUCT = "com.microsoft:MatMulIntegerToFloat"
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
@@ -48,6 +52,7 @@ class Plan:
         clamps: Relu and Clip nodes that belong to the integer node before them, by that node.
         joined: static products with a float result, to be written as the target's own operator.
         dynamic: nodes whose activations are quantized at run time.
+        blocks: products that round both operands block by block.
         tables, recurrent: lookups and LSTMs to make integer.
         left: nodes with weights that stay float, and why.
         stored: float nodes that read weights from integers, at which positions, of how many bits.
@@ -57,18 +62,21 @@ class Plan:
     clamps: dict[ir.Node, ir.Node] = dataclasses.field(default_factory=dict)
     joined: list[ir.Node] = dataclasses.field(default_factory=list)
     dynamic: dict[ir.Node, Operator] = dataclasses.field(default_factory=dict)
+    blocks: list[ir.Node] = dataclasses.field(default_factory=list)
     tables: list[ir.Node] = dataclasses.field(default_factory=list)
     recurrent: list[ir.Node] = dataclasses.field(default_factory=list)
     left: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
     stored: dict[ir.Node, tuple[tuple[int, ...], int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.nodes) + len(self.dynamic) + len(self.tables) + len(self.recurrent)
+        products = len(self.nodes) + len(self.dynamic) + len(self.blocks)
+        return products + len(self.tables) + len(self.recurrent)
 
     def modes(self) -> dict[ir.Node, Mode]:
         """How each planned node becomes integer."""
         found: dict[ir.Node, Mode] = dict.fromkeys(self.nodes, "static")
         found.update(dict.fromkeys(self.dynamic, "dynamic"))
+        found.update(dict.fromkeys(self.blocks, "blocks"))
         found.update(dict.fromkeys(self.tables, "table"))
         found.update(dict.fromkeys(self.recurrent, "lstm"))
         return found
@@ -170,6 +178,13 @@ def make_plan(
             continue
         follows = _follows(node, kind, integer)
         form = (forms or {}).get(node.name or "")
+        if form == "blocks" and reads_blocks(node, target):
+            reason = allowed(node, "blocks")
+            if reason is None:
+                plan.blocks.append(node)
+            else:
+                plan.left[node] = reason
+            continue
         dynamic = _two_axes(node, kind) and (
             form == "dynamic"
             if form in ("dynamic", "static")
@@ -212,6 +227,14 @@ def make_plan(
             if positions and (stored := bits(node)):
                 plan.stored[node] = positions, stored
     return plan
+
+
+def reads_blocks(node: ir.Node, target: Target) -> bool:
+    """Whether the target has this product for a matrix in blocks; of x as rows."""
+    op = linear_of(node) if node.op_type in ("Gemm", "MatMul") else ""
+    if isinstance(op, str) or FEW_BITS not in target.operators:
+        return False
+    return reads_floats(op) and not op.shared and op.in_channels >= BLOCK
 
 
 def _trim(plan: Plan) -> None:

@@ -35,6 +35,8 @@ def tell(model: ir.Model, ctx: Context, plan: Plan) -> None:
     for node, kind in (*plan.nodes.items(), *plan.dynamic.items()):
         if kind.weight is not None:
             _count(inside, node.inputs[kind.weight])
+    for node in plan.blocks:
+        _count(inside, node.inputs[1])
     for node in plan.tables:
         _count(inside, node.inputs[0])
     for node in plan.recurrent:

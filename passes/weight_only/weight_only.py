@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.weight_only.blocks import in_blocks, order_of
+from graphopt.passes.weight_only.blocks import order_of
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
+from graphopt.passes.weight_only.writer import BlockWriter, reads_floats
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
@@ -29,9 +30,6 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
-from graphopt.graph import provenance
-from graphopt.graph.building import Builder, Names, remove_dead
-from graphopt.graph.constants import weight_of
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 
@@ -43,8 +41,6 @@ Array = np.ndarray[Any, Any]
 SMALLEST = 1 << 14
 #: Blocks for which there are kernels of 2 bits; a thousand times slower otherwise.
 KERNELS_2 = (32, 64, 128)
-#: `accuracy_level` of products whose activations are rounded to 8 bits, and of others.
-ROUNDED, AS_IT_IS = 4, 0
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
 RUNS, ROWS, LONGEST = 16, 2048, 4096
 
@@ -107,7 +103,7 @@ class WeightOnly(Pass):
         if not wanted and not lookups:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         orders = self._orders(model, ctx, wanted)
-        writer = _Writer(model, ctx, self.block)
+        writer = BlockWriter(model, ctx, self.block)
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
             order = next(orders) if op.at else None
             writer.replace(op, bits.get(op.node, self.bits), order)
@@ -139,7 +135,7 @@ class WeightOnly(Pass):
         tables = [n for n in _tables(model, ctx) if bits.get(n) != 0]
         for node in model.graph:
             op = linear_of(node) if node.op_type in ("MatMul", "Gemm") else ""
-            if isinstance(op, str) or not _reads_floats(op):
+            if isinstance(op, str) or not reads_floats(op):
                 continue
             reason = "layers= says so" if bits.get(node) == 0 else ""
             reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x), tables)
@@ -177,86 +173,9 @@ class WeightOnly(Pass):
         return ""
 
 
-class _Writer:
-    """Puts packed matrices in place of those of a model, each once."""
-
-    def __init__(self, model: ir.Model, ctx: Context, block: int) -> None:
-        self.model, self.ctx, self.block = model, ctx, block
-        self.names = Names(model)
-        #: Packed rows [n, bytes], scales, zeros and bits, by what holds the matrix.
-        self.packed: dict[ir.Value, tuple[list[ir.Value], int]] = {}
-
-    def replace(self, op: Linear, bits: int, order: Order | None) -> None:
-        """Let `op` read its matrix in blocks."""
-        builder = Builder(self.model, op.node, self.names)
-        y = self._product(builder, op, bits, order) if op.at else self._lookup(builder, op, bits)
-        if op.bias is not None:
-            y.type, y.shape = op.y.type, op.y.shape
-            y = builder.node("Add", [y, op.bias]).outputs[0]
-        builder.take_over(op.y, y)
-        provenance.derive(builder.nodes, [op.node], self.ctx.pass_name)
-        remove_dead([op.node])
-
-    def _product(self, builder: Builder, op: Linear, bits: int, order: Order | None) -> ir.Value:
-        (w,) = op.matrix()
-        (rows, scales, zeros), bits = self._stored(builder, op, w, bits, order)
-        blocks = -(-op.in_channels // self.block)
-        packed = [op.out_channels, blocks, self.block * bits // 8]
-        if op.shared:
-            shape = builder.constant(np.array(packed), "packed_shape")
-            rows = builder.node("Reshape", [rows, shape]).outputs[0]
-        attributes = {
-            "K": op.in_channels,
-            "N": op.out_channels,
-            "bits": bits,
-            "block_size": self.block,
-            "accuracy_level": AS_IT_IS if self.ctx.target.int8 is None else ROUNDED,
-        }
-        inputs = [op.x, rows, scales, zeros]
-        return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
-
-    def _lookup(self, builder: Builder, op: Linear, bits: int) -> ir.Value:
-        (rows, scales, zeros), bits = self._stored(builder, op, op.array(), bits, None)
-        attributes = {
-            "bits": bits,
-            "block_size": self.block,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        }
-        inputs = [rows, op.x, scales, zeros]
-        made = builder.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft")
-        return made.outputs[0]
-
-    def _stored(
-        self, builder: Builder, op: Linear, w: Array, bits: int, order: Order | None
-    ) -> tuple[list[ir.Value], int]:
-        """Packed rows of w, scales, zeros and the bits; as they are if they were made before."""
-        held = weight_of(op.weight)
-        root = op.weight if held is None else held.root
-        if root not in self.packed:
-            made = in_blocks(w, bits, self.block, w.dtype, order)
-            integers, zeros = made.packed()
-            if op.shared or not op.at:
-                integers = integers.reshape(len(w), -1)
-            arrays = {"q": integers, "scale": made.scales, "zero": zeros}
-            base = root.name or "weight"
-            values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
-            self.packed[root] = values, bits
-        return self.packed[root]
-
-
 def _tables(model: ir.Model, ctx: Context) -> dict[ir.Node, Linear]:
     """The lookups that the target can make of packed rows."""
     return candidates(model.graph) if LOOKUP in ctx.target.operators else {}
-
-
-def _reads_floats(op: Linear) -> bool:
-    """Whether it is x W, or x W + b, with one matrix of floats."""
-    return (
-        op.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-        and not (op.stacked or op.left or op.turned)
-        and op.alpha == op.beta == 1
-    )
 
 
 def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:

@@ -1,0 +1,104 @@
+"""Products and lookups that read packed blocks, in the place of those that read floats.
+
+y = x W            ->  MatMulNBits(x, Q, s, z)
+y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.passes.weight_only.blocks import in_blocks
+
+from graphopt.analyses.linear import Linear
+from graphopt.calibration.rounding import Order
+from graphopt.context import Context
+from graphopt.graph import provenance
+from graphopt.graph.building import Builder, Names, remove_dead
+from graphopt.graph.constants import weight_of
+
+__all__ = ["BlockWriter", "reads_floats"]
+
+Array = np.ndarray[Any, Any]
+
+#: `accuracy_level` of products whose activations are rounded to 8 bits, and of others.
+ROUNDED, AS_IT_IS = 4, 0
+
+
+class BlockWriter:
+    """Puts packed matrices in place of those of a model, each once."""
+
+    def __init__(self, model: ir.Model, ctx: Context, block: int) -> None:
+        self.model, self.ctx, self.block = model, ctx, block
+        self.names = Names(model)
+        #: Packed rows [n, bytes], scales, zeros and bits, by what holds the matrix.
+        self.packed: dict[ir.Value, tuple[list[ir.Value], int]] = {}
+
+    def replace(self, op: Linear, bits: int, order: Order | None) -> None:
+        """Let `op` read its matrix in blocks."""
+        builder = Builder(self.model, op.node, self.names)
+        y = self._product(builder, op, bits, order) if op.at else self._lookup(builder, op, bits)
+        if op.bias is not None:
+            y.type, y.shape = op.y.type, op.y.shape
+            y = builder.node("Add", [y, op.bias]).outputs[0]
+        builder.take_over(op.y, y)
+        provenance.derive(builder.nodes, [op.node], self.ctx.pass_name)
+        remove_dead([op.node])
+
+    def _product(self, builder: Builder, op: Linear, bits: int, order: Order | None) -> ir.Value:
+        (w,) = op.matrix()
+        (rows, scales, zeros), bits = self._stored(builder, op, w, bits, order)
+        blocks = -(-op.in_channels // self.block)
+        packed = [op.out_channels, blocks, self.block * bits // 8]
+        if op.shared:
+            shape = builder.constant(np.array(packed), "packed_shape")
+            rows = builder.node("Reshape", [rows, shape]).outputs[0]
+        attributes = {
+            "K": op.in_channels,
+            "N": op.out_channels,
+            "bits": bits,
+            "block_size": self.block,
+            "accuracy_level": AS_IT_IS if self.ctx.target.int8 is None else ROUNDED,
+        }
+        inputs = [op.x, rows, scales, zeros]
+        return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
+
+    def _lookup(self, builder: Builder, op: Linear, bits: int) -> ir.Value:
+        (rows, scales, zeros), bits = self._stored(builder, op, op.array(), bits, None)
+        attributes = {
+            "bits": bits,
+            "block_size": self.block,
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        inputs = [rows, op.x, scales, zeros]
+        made = builder.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft")
+        return made.outputs[0]
+
+    def _stored(
+        self, builder: Builder, op: Linear, w: Array, bits: int, order: Order | None
+    ) -> tuple[list[ir.Value], int]:
+        """Packed rows of w, scales, zeros and the bits; as they are if they were made before."""
+        held = weight_of(op.weight)
+        root = op.weight if held is None else held.root
+        if root not in self.packed:
+            made = in_blocks(w, bits, self.block, w.dtype, order)
+            integers, zeros = made.packed()
+            if op.shared or not op.at:
+                integers = integers.reshape(len(w), -1)
+            arrays = {"q": integers, "scale": made.scales, "zero": zeros}
+            base = root.name or "weight"
+            values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
+            self.packed[root] = values, bits
+        return self.packed[root]
+
+
+def reads_floats(op: Linear) -> bool:
+    """Whether it is x W, or x W + b, with one matrix of floats."""
+    return (
+        op.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+        and not (op.stacked or op.left or op.turned)
+        and op.alpha == op.beta == 1
+    )
