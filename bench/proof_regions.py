@@ -62,10 +62,15 @@ def steps(model):
 
 
 def examined(model):
-    """(evidence or None, seconds of the pass, seconds of its evidence) of each pass."""
+    """(evidence or None, seconds of the pass, seconds of its evidence) of each pass.
+
+    As in the pipeline a graph is numbered once: as what a pass made, then as what the next one got.
+    """
+    known = None
     for before, after, edits, spent in steps(model):
         start = time.perf_counter()
-        found = examine(before, after, edits) if edits else None
+        found = examine(before, after, edits, known) if edits else None
+        known = found.after if found else known
         yield found, spent, time.perf_counter() - start
 
 
