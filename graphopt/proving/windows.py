@@ -27,10 +27,11 @@ from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
 from graphopt.proving.numbering import Numbered, Walk
+from graphopt.proving.polynomials import Unprovable
 from graphopt.proving.products import PRODUCTS
 from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
-from graphopt.proving.scalars import Algebra, Unprovable
+from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
 __all__ = ["Difference", "Window", "windows_of"]
