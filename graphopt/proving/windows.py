@@ -170,10 +170,9 @@ class _Comparison:
         window = known.get((old, new)) or self._window(name, old, new)
         if window is None:
             return False
+        known[old, new] = window
         self.windows.append(window)
         joined = window.verdict in ("proved", "checked")
-        if joined:
-            known[old, new] = window
         self.failed += not joined
         if not joined:
             self.unequal.add((old, new))
