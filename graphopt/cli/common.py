@@ -103,7 +103,11 @@ def accuracy_options(function: F) -> F:
         "--max-drop", type=float, help="How far --eval may fall, in its own units."
     )(function)
     return click.option(
-        "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
+        "--eval",
+        "evaluate",
+        metavar="FILE.py:F|perplexity|greedy",
+        help="f(predict) -> number, higher is better; of a language model, on --samples: minus "
+        "its perplexity, or the share of tokens that it writes as the source does.",
     )(function)
 
 
