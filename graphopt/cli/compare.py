@@ -13,6 +13,7 @@ import click
 from graphopt.cli.common import (
     accuracy_options,
     emit_json,
+    model_path,
     parse_shapes,
     shape_option,
     standard,
@@ -28,8 +29,8 @@ LAYERS = 40
 
 
 @click.command("compare")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=model_path)
+@click.argument("b", type=model_path)
 @click.option("--samples", help="Inputs to compare on; synthetic ones if not given.")
 @click.option(
     "--target",
