@@ -87,7 +87,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     text = os.fspath(path)
     file, _, function = text.rpartition(":")
     ending = "py" if file.endswith(".py") and function.isidentifier() else Path(text).suffix[1:]
-    if os.path.isdir(text) or text.endswith(os.sep):
+    if text.endswith(os.sep) or os.path.isfile(os.path.join(text, "genai_config.json")):
         ending = "genai"
     known = plugins.find(plugins.FORMATS)
     entry = known.get(ending.lower(), known["onnx"])

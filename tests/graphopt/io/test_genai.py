@@ -96,7 +96,7 @@ def test_a_folder_that_names_no_decoder_is_refused(folder, config, said):
     if config is not None:
         (folder / "genai_config.json").write_text(config)
     with pytest.raises(ModelError, match=said):
-        graphopt.load(folder)
+        graphopt.load(f"{folder}/")
     assert said in str(invoke("inspect", folder).exception)
 
 
