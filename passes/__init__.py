@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from graphopt.passes.fp16 import Fp16 as Fp16
     from graphopt.passes.fuse import Fuse as Fuse
     from graphopt.passes.int8 import Int8 as Int8
+    from graphopt.passes.kv_cache import KvCache as KvCache
     from graphopt.passes.prune import Prune as Prune
     from graphopt.passes.svd import Svd as Svd
     from graphopt.passes.weight_only import WeightOnly as WeightOnly
@@ -25,6 +26,7 @@ _WHERE = {
     "Fp16": "fp16",
     "Fuse": "fuse",
     "Int8": "int8",
+    "KvCache": "kv_cache",
     "Prune": "prune",
     "Svd": "svd",
     "WeightOnly": "weight_only",
@@ -38,6 +40,7 @@ __all__ = [
     "Fp16",
     "Fuse",
     "Int8",
+    "KvCache",
     "Prune",
     "Svd",
     "WeightOnly",

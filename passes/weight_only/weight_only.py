@@ -21,8 +21,9 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.blocks import order_of
+from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
-from graphopt.passes.weight_only.writer import BlockWriter, reads_floats
+from graphopt.passes.weight_only.writer import Asked, BlockWriter, reads_floats
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
@@ -103,17 +104,25 @@ class WeightOnly(Pass):
         if not wanted and not lookups:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         orders = self._orders(model, ctx, wanted)
-        writer = BlockWriter(model, ctx, self.block)
+        nbytes = sum(
+            op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
+        )
+        finished = Finished(model, ctx, str(self), nbytes, RUNS)
+        writer = BlockWriter(model, ctx, self.block, finished)
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
             order = next(orders) if op.at else None
             writer.replace(op, bits.get(op.node, self.bits), order)
         orders.close()
+        finished.leave_with(model)
         return len(wanted) + len(lookups)
 
     def _orders(
         self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
-    ) -> Generator[Order | None, None, None]:
-        """For each of `wanted` the order to round its weight in, known from real samples alone."""
+    ) -> Generator[Asked, None, None]:
+        """For each of `wanted` what gives the order to round its weight in, if it is asked for.
+
+        Orders are known from real samples alone.
+        """
         if ctx.samples is None or ctx.samples.synthetic:
             yield from [None] * len(wanted)
             return
@@ -122,12 +131,22 @@ class WeightOnly(Pass):
             values.update({o.name: o for n in seen.model.graph for o in n.outputs})
             read = [values[op.x.name] for op in wanted]
             order: Order | None = None
+            last: ir.Value | None = None
             for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
-                if k == 0 or value is not read[k - 1]:  # Q, K and V read the same
-                    h = _moment(seen, op, value, ctx.seed) if op.in_channels <= LONGEST else None
-                    order = None if h is None else order_of(h, self.block)
+
+                def asked(value: ir.Value = value, op: Linear = op) -> Order | None:
+                    nonlocal order, last
+                    if value is not last:  # Q, K and V read the same
+                        short = op.in_channels <= LONGEST
+                        h = _moment(seen, op, value, ctx.seed) if short else None
+                        order = None if h is None else order_of(h, self.block)
+                        last = value
+                    return order
+
+                yield asked
+                if value is not last:  # later ones start from here
+                    next(seen.values([value]), None)
                 seen.forget(read[k + 1 :])
-                yield order
 
     def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""
