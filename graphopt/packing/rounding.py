@@ -81,6 +81,7 @@ class Layer:
         self.column = _levels(mean / grouped)
         steps = np.exp2(self.row[:, None] / 4.0) * np.exp2(self.column / 4.0)
         self.unit = 2.0 ** -((_ZERO + _ZERO) / 4) / (mean * np.sqrt(row_mean))
+        self.steps = steps
         self.scaled = (self.w / (steps * self.unit)).astype(np.float32)
         # what an error of one unit costs, which is about 1
         self.harm_row = u * np.exp2(self.row / 2.0) * np.exp2(-_ZERO / 2) / row_mean
