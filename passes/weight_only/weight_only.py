@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.blocks import order_of
+from graphopt.passes.weight_only.levels import agreement, told
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
 from graphopt.passes.weight_only.writer import BlockWriter, reads_floats
 
@@ -43,6 +44,8 @@ SMALLEST = 1 << 14
 KERNELS_2 = (32, 64, 128)
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
 RUNS, ROWS, LONGEST = 16, 2048, 4096
+#: Rows that accuracy levels are compared on.
+SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -104,30 +107,41 @@ class WeightOnly(Pass):
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         orders = self._orders(model, ctx, wanted)
         writer = BlockWriter(model, ctx, self.block)
+        shares = []
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
-            order = next(orders) if op.at else None
-            writer.replace(op, bits.get(op.node, self.bits), order)
+            order, rows = next(orders) if op.at else (None, None)
+            made = writer.replace(op, bits.get(op.node, self.bits), order)
+            if rows is not None and ctx.target.int8 is not None:
+                shares.append((op.node.name or "", agreement(made, rows)))
         orders.close()
+        if shares:
+            ctx.note(told(shares))
         return len(wanted) + len(lookups)
 
     def _orders(
         self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
-    ) -> Generator[Order | None, None, None]:
-        """For each of `wanted` the order to round its weight in, known from real samples alone."""
+    ) -> Generator[tuple[Order | None, Array | None], None, None]:
+        """For each of `wanted` the order to round its weight in and rows of what it multiplies.
+
+        Both are known from real samples alone.
+        """
         if ctx.samples is None or ctx.samples.synthetic:
-            yield from [None] * len(wanted)
+            yield from [(None, None)] * len(wanted)
             return
         with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
             values = {v.name: v for v in seen.model.graph.inputs}
             values.update({o.name: o for n in seen.model.graph for o in n.outputs})
             read = [values[op.x.name] for op in wanted]
             order: Order | None = None
+            rows: Array | None = None
             for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
                 if k == 0 or value is not read[k - 1]:  # Q, K and V read the same
                     h = _moment(seen, op, value, ctx.seed) if op.in_channels <= LONGEST else None
                     order = None if h is None else order_of(h, self.block)
+                    (x,) = next(seen.values([value]))
+                    rows = rows_of(op, x, SEEN, np.random.default_rng(ctx.seed))
                 seen.forget(read[k + 1 :])
-                yield order
+                yield order, rows
 
     def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""
