@@ -319,16 +319,16 @@ def verify(
     if not reason and verdict.disagrees:
         name, worst = max((agreement or {}).items(), key=lambda item: item[1].over)
         reason = f"{name} says something else: {worst}"
-    if not reason and setting.guard and (likely := _likely(setting.guard, state, outputs)) > share:
+    if not reason and setting.guard and (likely := _likely(setting.guard, state, seen)) > share:
         share, limit = likely * setting.guard.limit, share * setting.guard.limit
         reason = f"other inputs are likely to say something else: {share:.1%} (at most {limit:.1%})"
     return dataclasses.replace(verdict, reason=reason)
 
 
-def _likely(guard: Guard, state: State, outputs: Sequence[Outputs]) -> float:
+def _likely(guard: Guard, state: State, seen: Sequence[Outputs]) -> float:
     """What other inputs are likely to change, over the guard's limit."""
     if not guard.logits:
-        return flips(guard, outputs[: len(guard.probe)])
+        return flips(guard, seen)
     with guard.opened(state.model) as predict:
         return flips(guard, list(map(predict, guard.probe)))
 

@@ -262,14 +262,11 @@ def _decided(kind: str, pairs: Iterable[tuple[Any, Any]], limit: float) -> Agree
 
 
 def weighty(decisions: Sequence[Array]) -> int:
-    """How many decisions count: twice those that are not of the most frequent kind.
-
-    All of them where there is no other kind: then nothing is known of it.
-    """
+    """How many decisions count: twice those that are not of the most frequent kind."""
     every = np.concatenate(decisions) if decisions else np.zeros(0)
     counts = np.unique(every, return_counts=True)[1]
     rare = len(every) - int(counts.max(initial=0))
-    return min(len(every), max(2 * rare, FEW)) if rare else len(every)
+    return min(len(every), max(2 * rare, FEW))
 
 
 def _decisions(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
