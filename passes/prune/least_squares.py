@@ -53,8 +53,7 @@ class Gram:
 
     def __init__(self, groups: int, features: int, outputs: int, *, shift: bool) -> None:
         self.shift = shift
-        self._inverse: Array | None = None
-        self._held_to: Array | None = None
+        self._again: tuple[Array, Array] | None = None
         n = features + shift
         self.fitted = Moments.zero(groups, n, outputs)
         self.held = Moments.zero(groups, n, outputs)
@@ -93,12 +92,13 @@ class Gram:
         Args:
             cross: the sum of `cross` over the rows.
         """
-        if self._inverse is None:
+        if self._again is None:
             m = self.fitted + self.held
             ridge = _ridge(m, self._chosen, self.shift)
-            self._inverse = np.linalg.inv(m.ff + ridge[:, None, :] * np.eye(m.ff.shape[1]))
-            self._held_to = ridge[:, :, None] * self._prior.transpose(0, 2, 1)
-        return self._parts((self._inverse @ (cross + self._held_to)).transpose(0, 2, 1))
+            inverse = np.linalg.inv(m.ff + ridge[:, None, :] * np.eye(m.ff.shape[1]))
+            self._again = inverse, ridge[:, :, None] * self._prior.transpose(0, 2, 1)
+        inverse, held_to = self._again
+        return self._parts((inverse @ (cross + held_to)).transpose(0, 2, 1))
 
     def _shifted(self, f: Array) -> Array:
         if not self.shift:
