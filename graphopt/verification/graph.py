@@ -36,7 +36,8 @@ _RUNTIMES = frozenset(
 def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
     """Raise ModelError unless names, order and types are right and ONNX's checker agrees.
 
-    Large tensors stay where they are: the checker sees them as inputs of the same type and shape.
+    Large tensors stay where they are, and sparse ones are hidden: the checker sees inputs of the
+    same type and shape.
 
     Args:
         model: the model to check.
@@ -51,12 +52,13 @@ def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
     kept = [t for t in proto.graph.initializer if t.name not in outside]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
-    for name, tensor, _ in large:
+    shown = [(n, int(t.dtype), [int(d) for d in t.shape.numpy()]) for n, t, _ in large]
+    for one in proto.graph.sparse_initializer:  # shapes of what reads them are not inferred
+        shown.append((one.values.name, one.values.data_type, list(one.dims)))
+    del proto.graph.sparse_initializer[:]
+    for name, dtype, shape in shown:
         if name not in given:
-            shape = [int(d) for d in tensor.shape.numpy()]
-            proto.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape)
-            )
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
     _show_unshaped(proto)
     _hide_unknown(proto)
     try:

@@ -12,7 +12,7 @@ of a row of x to 8 bits when it runs: without that the product is slower than th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Literal
@@ -22,6 +22,7 @@ import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.blocks import order_of
 from graphopt.passes.weight_only.finished import Finished
+from graphopt.passes.weight_only.levels import agreement, told
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
 from graphopt.passes.weight_only.writer import Asked, BlockWriter, reads_floats
 
@@ -37,6 +38,8 @@ from graphopt.pass_ import Pass
 __all__ = ["WeightOnly"]
 
 Array = np.ndarray[Any, Any]
+#: Rows of what a product reads, found where they are asked for.
+Rows = Callable[[], Array] | None
 
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
@@ -44,6 +47,8 @@ SMALLEST = 1 << 14
 KERNELS_2 = (32, 64, 128)
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
 RUNS, ROWS, LONGEST = 16, 2048, 4096
+#: Rows that accuracy levels are compared on.
+SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -109,22 +114,27 @@ class WeightOnly(Pass):
         )
         finished = Finished(model, ctx, str(self), nbytes, RUNS)
         writer = BlockWriter(model, ctx, self.block, finished)
+        shares = []
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
-            order = next(orders) if op.at else None
-            writer.replace(op, bits.get(op.node, self.bits), order)
+            order, rows = next(orders) if op.at else (None, None)
+            made = writer.replace(op, bits.get(op.node, self.bits), order)
+            if rows is not None and ctx.target.int8 is not None:
+                shares.append((op.node.name or "", agreement(made, rows())))
         orders.close()
         finished.leave_with(model)
+        if shares:
+            ctx.note(told(shares))
         return len(wanted) + len(lookups)
 
     def _orders(
         self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
-    ) -> Generator[Asked, None, None]:
-        """For each of `wanted` what gives the order to round its weight in, if it is asked for.
+    ) -> Generator[tuple[Asked, Rows], None, None]:
+        """For each of `wanted` what gives the order to round its weight in, and what it reads.
 
-        Orders are known from real samples alone.
+        Both are known from real samples alone, and found out where they are asked for.
         """
         if ctx.samples is None or ctx.samples.synthetic:
-            yield from [None] * len(wanted)
+            yield from [(None, None)] * len(wanted)
             return
         with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
             values = {v.name: v for v in seen.model.graph.inputs}
@@ -143,7 +153,11 @@ class WeightOnly(Pass):
                         last = value
                     return order
 
-                yield asked
+                def rows(value: ir.Value = value, op: Linear = op) -> Array:
+                    (x,) = next(seen.values([value]))
+                    return rows_of(op, x, SEEN, np.random.default_rng(ctx.seed))
+
+                yield asked, rows
                 if value is not last:  # later ones start from here
                     next(seen.values([value]), None)
                 seen.forget(read[k + 1 :])

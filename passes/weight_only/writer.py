@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.weight_only.blocks import in_blocks
 from graphopt.passes.weight_only.finished import Finished
+from graphopt.passes.weight_only.levels import LEVELS
 
 from graphopt.analyses.linear import Linear
 from graphopt.calibration.rounding import Order
@@ -29,8 +30,6 @@ Array = np.ndarray[Any, Any]
 Asked = Callable[[], Order | None] | None
 #: What a matrix becomes, by the ends of the names.
 PARTS = ("q", "scale", "zero")
-#: `accuracy_level` of products whose activations are rounded to 8 bits, and of others.
-ROUNDED, AS_IT_IS = 4, 0
 
 
 class BlockWriter:
@@ -44,16 +43,19 @@ class BlockWriter:
         #: Packed rows [n, bytes], scales, zeros and bits, by what holds the matrix.
         self.packed: dict[ir.Value, tuple[list[ir.Value], int]] = {}
 
-    def replace(self, op: Linear, bits: int, order: Asked) -> None:
-        """Let `op` read its matrix in blocks."""
+    def replace(self, op: Linear, bits: int, order: Asked) -> ir.Node:
+        """Let `op` read its matrix in blocks; returns the node that does."""
         builder = Builder(self.model, op.node, self.names)
         y = self._product(builder, op, bits, order) if op.at else self._lookup(builder, op, bits)
+        made = y.producer()
+        assert made is not None
         if op.bias is not None:
             y.type, y.shape = op.y.type, op.y.shape
             y = builder.node("Add", [y, op.bias]).outputs[0]
         builder.take_over(op.y, y)
         provenance.derive(builder.nodes, [op.node], self.ctx.pass_name)
         remove_dead([op.node])
+        return made
 
     def _product(self, builder: Builder, op: Linear, bits: int, order: Asked) -> ir.Value:
         (rows, scales, zeros), bits = self._stored(builder, op, bits, order)
@@ -67,7 +69,7 @@ class BlockWriter:
             "N": op.out_channels,
             "bits": bits,
             "block_size": self.block,
-            "accuracy_level": AS_IT_IS if self.ctx.target.int8 is None else ROUNDED,
+            "accuracy_level": LEVELS[self.ctx.target.int8 is not None],
         }
         inputs = [op.x, rows, scales, zeros]
         return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
