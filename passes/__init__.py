@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graphopt.passes.fuse import Fuse as Fuse
     from graphopt.passes.half import Half as Half
     from graphopt.passes.int8 import Int8 as Int8
+    from graphopt.passes.kv_cache import KvCache as KvCache
     from graphopt.passes.prune import Prune as Prune
     from graphopt.passes.sparsify import Sparsify as Sparsify
     from graphopt.passes.svd import Svd as Svd
@@ -30,6 +31,7 @@ _WHERE = {
     "Fuse": "fuse",
     "Half": "half",
     "Int8": "int8",
+    "KvCache": "kv_cache",
     "Prune": "prune",
     "Sparsify": "sparsify",
     "Svd": "svd",
@@ -46,6 +48,7 @@ __all__ = [
     "Fuse",
     "Half",
     "Int8",
+    "KvCache",
     "Prune",
     "Sparsify",
     "Svd",

@@ -8,14 +8,21 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, profile_options, shape_option, standard
+from graphopt.cli.common import (
+    emit_json,
+    model_path,
+    parse_shapes,
+    profile_options,
+    shape_option,
+    standard,
+)
 
 #: Letters of the longest bar of a profile; tensors and causes of bytes shown (--json has them all).
 BAR, SHOWN = 28, 8
 
 
 @click.command("inspect")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @shape_option
 @profile_options
 @click.option("--dims", is_flag=True, help="List the prunable dimensions and what is frozen.")

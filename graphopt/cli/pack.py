@@ -12,6 +12,7 @@ from graphopt.cli.common import (
     accuracy_options,
     emit_json,
     loss_options,
+    model_path,
     samples_options,
     standard,
 )
@@ -22,7 +23,7 @@ SHOWN = 20
 
 
 @click.command("pack")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.option("-o", "--output", help="Where to write; default MODEL.gopt beside the model.")
 @click.option("--lossless", is_flag=True, help="Keep every byte of the model's files.")
 @click.option("-p", "--passes", default="", help="Passes to run before rounding, as `prune, svd`.")

@@ -14,7 +14,6 @@ from graphopt.blame import described
 from graphopt.blas import one_thread
 from graphopt.context import Context, Edit, Progress
 from graphopt.errors import GraphOptError, InputError, ModelError, PassError
-from graphopt.execution.runtime import opened, run_each
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
@@ -320,10 +319,18 @@ def verify(
     if not reason and verdict.disagrees:
         name, worst = max((agreement or {}).items(), key=lambda item: item[1].over)
         reason = f"{name} says something else: {worst}"
-    if not reason and setting.guard and (likely := flips(setting.guard, outputs[:probed])) > share:
+    if not reason and setting.guard and (likely := _likely(setting.guard, state, seen)) > share:
         share, limit = likely * setting.guard.limit, share * setting.guard.limit
         reason = f"other inputs are likely to say something else: {share:.1%} (at most {limit:.1%})"
     return dataclasses.replace(verdict, reason=reason)
+
+
+def _likely(guard: Guard, state: State, seen: Sequence[Outputs]) -> float:
+    """What other inputs are likely to change, over the guard's limit."""
+    if not guard.logits:
+        return flips(guard, seen)
+    with guard.opened(state.model) as predict:
+        return flips(guard, list(map(predict, guard.probe)))
 
 
 def _sound(state: State, setting: Setting, outputs: Sequence[Outputs] = ()) -> Verdict:
@@ -352,7 +359,7 @@ class _Referee:
     def over(self, models: Sequence[ir.Model]) -> float:
         made: list[Outputs] = []
         with ExitStack() as stack:  # optimized: as users run it, and sooner
-            predict = [stack.enter_context(opened(m)) for m in models]
+            predict = [stack.enter_context(self.guard.opened(m)) for m in models]
             for k, feeds in enumerate(self.guard.probe):
                 made.append(predict[k % len(predict)](feeds))
                 if len(made) == GLANCE and (glance := flips(self.guard, made)) > HOPELESS:
@@ -368,8 +375,8 @@ class _Referee:
         made: dict[int, Outputs] = {}
         for first, model in enumerate(models):
             feeds = self.guard.probe[first : runs : len(models)]
-            outputs = run_each(model, feeds, optimize=True)
-            made.update(zip(range(first, runs, len(models)), outputs, strict=False))
+            with self.guard.opened(model) as predict:
+                made.update(zip(range(first, runs, len(models)), map(predict, feeds), strict=False))
         return strain(self.guard, [made[k] for k in sorted(made)])
 
 

@@ -12,6 +12,7 @@ from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.reading import examples_of
+from graphopt.samples.states import states_of
 from graphopt.samples.stream import Samples
 from graphopt.samples.synthetic import synthetic
 
@@ -21,10 +22,12 @@ __all__ = ["humbler", "in_the_way", "stand_ins"]
 def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[int]]) -> Samples:
     """Synthetic inputs, then the example inputs that a traced model brings.
 
-    The first has the given shapes. Where a model with examples does not run on synthetic inputs
-    (indices that must fit each other, say), there are the examples alone.
+    The first has the given shapes. Recurrent states are zero in it, and then what the model made of
+    them, as in use: random ones may be nothing that it ever meets. Where a model with examples does
+    not run on synthetic inputs (indices that must fit each other, say), there are the examples
+    alone.
     """
-    drawn = synthetic(model, seed=seed, shapes=shapes)
+    drawn = _carried(model, synthetic(model, seed=seed, shapes=shapes))
     examples = examples_of(model)
     if not examples:
         return drawn
@@ -33,6 +36,23 @@ def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[i
     except ModelError:
         return Samples(examples, "the example inputs", synthetic=True)
     return Samples([*drawn, *examples], "synthetic and example inputs", synthetic=True)
+
+
+def _carried(model: ir.Model, drawn: Samples) -> Samples:
+    """`drawn` with states carried from run to run; those that grow (caches) are drawn anew."""
+    states = states_of(model)
+    if not states:
+        return drawn
+    first, *others = drawn
+    runs = [{n: np.zeros_like(a) if n in states else a for n, a in first.items()}]
+    for feeds in others:
+        try:
+            made = run(model, runs[-1])
+        except ModelError:
+            return drawn
+        same = {n: made[s] for n, s in states.items() if made[s].shape == feeds[n].shape}
+        runs.append({**feeds, **{n: a for n, a in same.items() if np.isfinite(a).all()}})
+    return Samples(runs, drawn.source, synthetic=True)
 
 
 def humbler(model: ir.Model, drawn: Samples) -> Samples | None:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ import onnx_ir as ir
 
 from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.records import FEW, Agreement
+from graphopt.verification.saturation import LOGITS, made_by, opened_with_logits, saturated
 
 __all__ = [
     "MAX_ERROR",
@@ -73,10 +76,6 @@ SEVERAL = 4
 #: Labels that last longer than this many steps, in the mean, are no letters.
 LASTS = 3
 THRESHOLDS = (0.3, 0.5, 0.7)
-#: Operators that hand values on as they are.
-_MOVES = frozenset(
-    {"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-)
 #: What ends in these, with this share of either sign at least, may be the logit of one thing.
 _SUMS = frozenset({"Add", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
 _EITHER = 0.1
@@ -92,9 +91,7 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
     """What an output is, from the operator that makes it and from what it says on samples."""
     if arrays[0].dtype.kind != "f":
         return "decisions"
-    node = value.producer()
-    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+    node = made_by(value)
     known = _BY_OPERATOR.get(node.op_type) if node is not None else None
     # else the last axis is no row of classes
     alike = len({a.shape[-1:] for a in arrays}) == 1 and not _follows_inputs(value)
@@ -148,7 +145,7 @@ class Guard:
         probe: Sequence[Mapping[str, Array]],
         limit: float = MAX_DISAGREEMENT,
     ) -> None:
-        self.expected, self.probe, self.limit = expected, probe, limit
+        self.model, self.expected, self.probe, self.limit = model, expected, probe, limit
         self.kinds: dict[str, Kind] = {}
         self._turned = {
             name for name in (expected[0] if expected else ()) if self._time_first(name)
@@ -163,6 +160,39 @@ class Guard:
                 self.kinds[name] = "state"
             elif kind == "logits" and decided:  # coordinates, or what the scores are made of
                 self.kinds[name] = "values"
+
+    @cached_property
+    def logits(self) -> dict[str, list[Array]]:
+        """Of outputs too sure to show a margin, what goes into their Sigmoid or Softmax, by run."""
+        blind = [
+            name
+            for name, kind in self.kinds.items()
+            if saturated(kind, [run[name] for run in self.expected])
+        ]
+        if not blind:
+            return {}
+        with opened_with_logits(self.model, blind) as predict:
+            runs = list(map(predict, self.probe))
+        keys = {name: LOGITS.format(name) for name in blind}
+        return {
+            name: self.by_rows(name, runs, key)
+            for name, key in keys.items()
+            if all(key in r and r[key].shape == r[name].shape for r in runs)
+        }
+
+    def opened(self, model: ir.Model) -> AbstractContextManager[Callable[[Outputs], Outputs]]:
+        """A context: a function that runs `model` as users do, for what this judges."""
+        return opened_with_logits(model, list(self.logits))
+
+    def margins(self, name: str, made: Sequence[Outputs]) -> tuple[list[Any], list[Any]] | None:
+        """The logits of an output, wanted and made, where the output itself shows no margins."""
+        key = LOGITS.format(name)
+        if name not in self.logits or not all(key in run for run in made):
+            return None
+        want, got = self.logits[name][: len(made)], self.by_rows(name, made, key)
+        return (
+            (want, got) if all(a.shape == b.shape for a, b in zip(want, got, strict=True)) else None
+        )
 
     def _returns(self, output: str) -> bool:
         """Whether an output has the form of an input in every run, as a recurrent state has."""
@@ -181,9 +211,9 @@ class Guard:
                 return False
         return bool(self.probe)
 
-    def by_rows(self, name: str, runs: Iterable[Outputs]) -> list[Any]:
-        """An output of each run, the rows of the inputs as its first axis."""
-        found = [run[name] for run in runs]
+    def by_rows(self, name: str, runs: Iterable[Outputs], key: str = "") -> list[Any]:
+        """An output of each run, or what is kept as `key`, the rows of the inputs first."""
+        found = [run[key or name] for run in runs]
         if name not in self._turned:
             return found
         return [a.swapaxes(0, 1) if np.ndim(a) == 3 else a for a in found]

@@ -44,7 +44,11 @@ def flips(guard: Guard, got: Iterable[Outputs]) -> float:
         have = guard.by_rows(name, made)
         alike = all(a.shape == b.shape for a, b in zip(want, have, strict=True))
         rows = sum(int(np.prod(a.shape[:-1])) for a in want)
-        shares[rows] += find(want, have) if alike else 1.0
+        logits = guard.margins(name, made) if alike else None
+        if logits is not None:
+            shares[rows] += _LOGIT_SHARES[kind](*logits, True)
+        else:
+            shares[rows] += find(want, have) if alike else 1.0
     return max(shares.values(), default=0.0) / max(guard.limit, 1e-9)
 
 
@@ -64,14 +68,31 @@ def _exchanged(margins: Array, errors: Array) -> Array:
     return out
 
 
+def _unseen(margins: Array, errors: Array) -> float:
+    """How likely a decision is to flip that is less sure than all of these.
+
+    One of n + 1 is, anywhere between zero and the smallest margin for all that is known. Its error
+    is what others have that are nearest, beside what grows with their margins.
+    """
+    near = np.argsort(np.abs(margins), kind="stable")[:NEIGHBOURS]
+    m, e = margins[near], np.nan_to_num(errors[near], nan=1e30)
+    grows = 1 + float(np.clip((m * e).sum() / max(float((m * m).sum()), 1e-12), -0.9, 9))
+    rest = e - (grows - 1) * m
+    above, below = m[m > 0].min(initial=np.inf), -m[m <= 0].max(initial=-np.inf)
+    above, below = (side if np.isfinite(side) else 0.0 for side in (above, below))
+    crossed = np.clip(-rest / grows, 0, above) + np.clip(rest / grows, 0, below)
+    return float(crossed.mean()) / max(above + below, 1e-12)
+
+
 def _known(share: float, n: int) -> float:
     """A share, and how far it may lie above what `n` cases show."""
     return share + math.sqrt(share / max(n, 1))
 
 
-def _of(margins: Sequence[Array], errors: Sequence[Array], n: int) -> float:
-    every = _exchanged(np.concatenate(margins), np.concatenate(errors))
-    return _known(float(every.sum()) / max(n, 1), n)
+def _of(margins: Sequence[Array], errors: Sequence[Array], n: int, more: bool = False) -> float:
+    m, e = np.concatenate(margins), np.concatenate(errors)
+    every = float(_exchanged(m, e).sum()) + (_unseen(m, e) if more and len(m) else 0.0)
+    return _known(every / max(n, 1), n)
 
 
 def _chances(want: list[Any], got: list[Any]) -> float:
@@ -89,13 +110,13 @@ def _logit(p: Array) -> Array:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
-def _margins(want: list[Any], got: list[Any]) -> float:
+def _margins(want: list[Any], got: list[Any], more: bool = False) -> float:
     flat = [(np.ravel(a), np.ravel(b)) for a, b in zip(want, got, strict=True)]
     n = weighty([a > 0 for a, _ in flat])
-    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n)
+    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n, more)
 
 
-def _scores(want: list[Any], got: list[Any]) -> float:
+def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
     """By how far the top class is ahead; a line of text changes if any of its steps does."""
     tops = [a.argmax(-1) for a in want]
     text = is_text(tops)
@@ -109,7 +130,7 @@ def _scores(want: list[Any], got: list[Any]) -> float:
         margins.append(ahead.ravel())
         errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
     if not text:
-        return _of(margins, errors, weighty([t.ravel() for t in tops]))
+        return _of(margins, errors, weighty([t.ravel() for t in tops]), more)
     every = _exchanged(np.concatenate(margins), np.concatenate(errors))
     ends = np.cumsum([t.size for t in tops])[:-1]
     lines = [
@@ -134,3 +155,5 @@ _SHARES = {
     "scores": _scores,
     "logits": _scores,
 }
+#: Of outputs whose logits are judged in their stead: what is less sure than the samples counts too.
+_LOGIT_SHARES = {"chances": _margins, "scores": _scores}

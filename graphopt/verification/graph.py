@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.execution.caches import quantized_caches
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
 from graphopt.io.signatures import STANDARD
@@ -117,8 +118,9 @@ def changed_signature(source: ir.Model, model: ir.Model) -> str:
     """How a model's inputs and outputs differ from the source's in what those declare; "" if not.
 
     Names, their order, element types, and shapes with their symbols. What the source leaves open
-    may be declared.
+    may be declared. A cache may come to be held in integers.
     """
+    caches = quantized_caches(model)
     for kind in ("input", "output"):
         old = [v for v in getattr(source.graph, f"{kind}s") if not v.is_initializer()]
         new = [v for v in getattr(model.graph, f"{kind}s") if not v.is_initializer()]
@@ -126,7 +128,7 @@ def changed_signature(source: ir.Model, model: ir.Model) -> str:
             names = (", ".join(v.name or "?" for v in vs) for vs in (old, new))
             return "{}s {} became {}".format(kind, *names)
         for a, b in zip(old, new, strict=True):
-            if a.dtype is not None and a.dtype != b.dtype:
+            if a.dtype is not None and a.dtype != b.dtype and b.name not in caches:
                 return f"{kind} {a.name}: type {a.dtype} became {b.dtype}"
             if a.shape is not None and not _refines(a.shape, b.shape):
                 return f"{kind} {a.name}: shape {a.shape} became {b.shape}"

@@ -30,13 +30,11 @@ from graphopt.verification.agreement import (
     turn_of,
     weighty,
 )
+from graphopt.verification.saturation import LEAST
 
 __all__ = ["ahead_of", "logarithms", "strain"]
 
 Array = np.ndarray[Any, Any]
-#: Chances below this are as good as none: the least of float32, since what looks settled (1e-20
-#: beside 1) may be a small margin to errors that large.
-LEAST = 1e-37
 
 
 def strain(guard: Guard, got: Iterable[Outputs]) -> float:
@@ -48,6 +46,10 @@ def strain(guard: Guard, got: Iterable[Outputs]) -> float:
         want = guard.by_rows(name, guard.expected[: len(made)])
         have = guard.by_rows(name, made)
         alike = all(a.shape == b.shape for a, b in zip(want, have, strict=True))
+        logits = guard.margins(name, made) if alike else None
+        if logits is not None:
+            total += _LOGIT_STRAINS[kind](*logits, limit)
+            continue
         total += _STRAINS[kind](want, have, limit) if alike else 1 / limit
     return total
 
@@ -76,10 +78,14 @@ def _chances_strain(want: list[Any], got: list[Any], limit: float) -> float:
     return max(at) / limit
 
 
-def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
+def _sure_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    """Of the logits of chances, whose thresholds are near zero beside them."""
     n = weighty([np.ravel(a > 0) for a in want])
-    signs = _share([_squared(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
-    return max(signs, _values_strain(want, got, limit))
+    return _share([_squared(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
+
+
+def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    return max(_sure_strain(want, got, limit), _values_strain(want, got, limit))
 
 
 def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
@@ -150,3 +156,5 @@ _STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
     "features": _features_strain,
     "state": _state_strain,
 }
+#: Of outputs whose logits are judged in their stead.
+_LOGIT_STRAINS = {"chances": _sure_strain, "scores": _scores_strain}

@@ -86,7 +86,7 @@ def _lost(array: Any, back: Any, most: float) -> str:
 
 
 def _replace(
-    model: ir.Model, value: ir.Value, small: ir.TensorProtocol, names: Names, ctx: Context
+    model: ir.Model, value: ir.Value, small: ir.Tensor[Any], names: Names, ctx: Context
 ) -> None:
     """A Cast before whatever reads the weight, which goes."""
     readers = [u.node for u in value.uses()]

@@ -246,9 +246,18 @@ class _Search:
         return ranked
 
     def _met(self, chosen: Choice) -> bool:
-        """Whether this is within the guard on samples that ranges do not know, and the budget."""
+        """Whether this is within the guard on samples that ranges do not know, and the budget.
+
+        So must be what is made in the end, with ranges that know them all: it is judged once more.
+        """
         referee = self.ctx.referee
         if referee is not None and referee.over(self._folds(chosen)) > 1:
+            return False
+        if (
+            referee is not None
+            and referee.runs >= ENOUGH
+            and referee.over([self._made(chosen)]) > 1
+        ):
             return False
         return self.affords(chosen)
 

@@ -5,6 +5,9 @@ import onnx
 import pytest
 
 from graphopt import optimize
+from graphopt.execution.runtime import run
+from graphopt.samples.stand_ins import stand_ins
+from graphopt.testing import parse_model
 
 
 def table(text, rows=5):
@@ -36,3 +39,27 @@ def test_an_input_that_nothing_fits_is_named(index):
     (line,) = [n for n in found.notes if "UNVERIFIED" in n]
     assert line == "UNVERIFIED: nothing invented for 'a' fits; give --samples"
     assert any("not compared" in n for n in found.notes)
+
+
+def test_states_start_at_zero_and_take_what_the_model_gave():
+    """Log(c + 1): a state below -1, of which a random one has many, is nothing the model meets."""
+    text = "one = Constant <value_float = 1.0> ()  c = Add(c0, one)  g = Log(c)  p = Abs(x)"
+    model = parse_model(f"{text}  cn = Add(g, p)  y = Neg(cn)", inputs={"x": (2, 3), "c0": (2, 3)})
+    model.graph.outputs.append(next(n for n in model.graph if n.outputs[0].name == "cn").outputs[0])
+    first, second = stand_ins(model, shapes={"x": (2, 3), "c0": (2, 3)})
+    assert not first["c0"].any()
+    np.testing.assert_array_equal(second["c0"], run(model, first)["cn"])
+    assert np.isfinite(run(model, second)["y"]).all()
+    assert not np.array_equal(first["x"], second["x"])
+
+
+def test_caches_that_grow_are_drawn():
+    text = "present_k = Concat <axis = 1> (past_k, x)  y = Neg(present_k)"
+    sizes = {"x": (1, 1, 4), "past_k": (1, 3, 4)}
+    model = parse_model(text, inputs=sizes)
+    model.graph.outputs.append(next(iter(model.graph)).outputs[0])
+    for value in (model.graph.inputs[1], model.graph.outputs[-1]):
+        value.shape = type(model.graph.inputs[0].shape)([1, value.name, 4])
+    first, second = stand_ins(model, shapes=sizes)
+    assert first["past_k"].shape == second["past_k"].shape == (1, 3, 4)
+    assert second["past_k"].any()

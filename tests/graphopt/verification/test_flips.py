@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from graphopt.execution.runtime import run_each
 from graphopt.testing import parse_model
 from graphopt.verification.agreement import Guard, is_text
 from graphopt.verification.flips import flips
+from graphopt.verification.strain import strain
 
 
 def softmax(a):
@@ -90,3 +92,31 @@ def test_chances_that_look_settled_have_margins_too():
     judge = guard("y = Softmax(x)", [softmax(rows)])
     assert flips(judge, [{"y": softmax(rows + 10 * rng.normal(size=rows.shape))}]) > 3
     assert flips(judge, [{"y": softmax(rows + 0.1 * rng.normal(size=rows.shape))}]) < 1
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "Sigmoid"])
+def test_answers_beyond_what_float32_shows_are_judged_by_their_logits(operator):
+    """p = 1 and 0 whatever becomes of z: only the step before tells how near the edge it is."""
+    rng = np.random.default_rng(0)
+    model = parse_model(f"z = Neg(x)  y = {operator}(z)", inputs={"x": (4, 2)})
+    signs = rng.choice((-1, 1), (32, 4, 1)) * np.array([1, -1])
+    feeds = [{"x": (s * rng.uniform(200, 900, (4, 1))).astype(np.float32)} for s in signs]
+    want = list(run_each(model, feeds))
+    assert all(set(np.unique(run["y"])) == {0, 1} for run in want)
+    judge = Guard(model, want, feeds)
+    noise = [rng.normal(size=(4, 2)) for _ in feeds]
+
+    def found(size):
+        with judge.opened(model) as predict:
+            moved = [
+                {"x": (f["x"] + size * n).astype(np.float32)}
+                for f, n in zip(feeds, noise, strict=True)
+            ]
+            made = list(map(predict, moved))
+        return flips(judge, made), strain(judge, made)
+
+    assert max(found(0.1)) < 0.1
+    few, strained = found(100)  # hardly one of these answers changes, but others would
+    assert few > 0.3
+    assert strained > 1
+    assert min(found(300)) > 3

@@ -118,8 +118,11 @@ class Fold(Referee):
 
     runs = 8
 
+    def __init__(self):
+        self.scales = []
+
     def over(self, models):
-        self.scales = [
+        self.scales += [
             sorted(
                 float(v.const_value.numpy())
                 for n, v in m.graph.initializers.items()
@@ -136,8 +139,9 @@ def test_ranges_are_judged_on_samples_that_they_do_not_know():
     feeds = [{"x": normal(1, 8, 6, 6, seed=s) * (10 if s % 2 else 1)} for s in range(8)]
     ctx = Context(model, samples=Samples(feeds), referee=Fold())
     Int8(balance=False).run(model, ctx)
-    even, odd = ctx.referee.scales
+    even, odd, every = ctx.referee.scales
     assert even == pytest.approx([10 * s for s in odd], rel=0.5)
+    assert every == even, "what is made in the end is judged too"
 
 
 def test_a_pass_that_makes_nothing_integer_leaves_the_model_as_it_was():
