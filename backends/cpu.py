@@ -33,6 +33,7 @@ OPERATORS = frozenset(
         "GatherBlockQuantized",
         "Gelu",
         "GroupQueryAttention",
+        "GroupQueryAttention(int8)",
         "MatMulIntegerToFloat",
         "MatMulNBits",
         "MultiHeadAttention",

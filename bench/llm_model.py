@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,8 +52,10 @@ class Shape:
 class Writer:
     """Nodes and weights of one model, the weights going to a file as they are made."""
 
-    def __init__(self, shape: Shape, weights: BinaryIO, location: str) -> None:
-        self.shape, self.file, self.location = shape, weights, location
+    def __init__(
+        self, shape: Shape, weights: BinaryIO, location: str, known: Mapping[str, np.ndarray]
+    ) -> None:
+        self.shape, self.file, self.location, self.known = shape, weights, location, known
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
@@ -70,7 +73,7 @@ class Writer:
         return name
 
     def weight(self, name: str, *dims: int, scale: float | None = None) -> str:
-        """Normal numbers by the name's own seed; ones where there is but one axis."""
+        """What is known, else normal numbers by the name's own seed; ones where one axis is."""
         tensor = TensorProto(name=name, data_type=self.shape.element, dims=dims)
         tensor.data_location = TensorProto.EXTERNAL
         self.file.seek(-self.file.tell() % 4096, 1)
@@ -81,7 +84,9 @@ class Writer:
         for k in range(0, dims[0], rows):
             part = (min(rows, dims[0] - k), *dims[1:])
             array = np.ones(part, np.float32)
-            if len(dims) > 1:
+            if name in self.known:
+                array = self.known[name][k : k + rows]
+            elif len(dims) > 1:
                 array = rng.standard_normal(part, np.float32) * np.float32(step)
             self.file.write(array.astype(self.shape.dtype).tobytes())
         place = {"location": self.location, "offset": start, "length": self.file.tell() - start}
@@ -130,12 +135,12 @@ class Writer:
         return x, self.linear(inner, f"{name}.down", s.inner, s.hidden)
 
 
-def build(shape: Shape, out: Path) -> None:
-    """Write the model to `out`, its weights beside it as `out` + ".data"."""
+def build(shape: Shape, out: Path, known: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write the model to `out`, its weights beside it as `out` + ".data"; random if not known."""
     out.parent.mkdir(parents=True, exist_ok=True)
     data = out.with_name(out.name + ".data")
     with data.open("wb") as file:
-        w = Writer(shape, file, data.name)
+        w = Writer(shape, file, data.name, known or {})
         lengths = w.op(
             "ReduceSum", ["attention_mask", w.constant("one", np.array([1]))], "lengths", keepdims=0
         )

@@ -88,7 +88,13 @@ def rounded(given):
         budget = Budget(evaluate=lambda p: accuracy(p, given.judged), max_drop=given.drop)
         began = time.perf_counter()
         made = pack_rounded(
-            load(path), pack, samples={"x": samples}, budget=budget, before=path.stat().st_size
+            load(path),
+            pack,
+            samples={"x": samples},
+            budget=budget,
+            before=path.stat().st_size,
+            passes=given.passes,
+            recover=given.recover,
         )
         rows[name] = {**dataclasses.asdict(made), "pack_s": time.perf_counter() - began}
         rows[name] |= opened(pack, path)
@@ -205,6 +211,8 @@ def main():
     one.add_argument("--samples", type=int, default=1024)
     one.add_argument("--judged", type=int, help="validation glyphs that trials are judged on")
     one.add_argument("--drop", type=float, default=0.5)
+    one.add_argument("--passes", default="")
+    one.add_argument("--recover", action="store_true")
     one.set_defaults(run=rounded)
     one = commands.add_parser("damage")
     one.add_argument("--model", required=True)

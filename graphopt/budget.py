@@ -12,7 +12,10 @@ from graphopt.errors import UsageError
 from graphopt.reporting.records import Figures, Verdict
 from graphopt.user_code import load_attribute
 
-__all__ = ["Budget", "Limit"]
+__all__ = ["TOKEN_METRICS", "Budget", "Limit"]
+
+#: Evaluations of token models that need no code (`graphopt.verification.perplexity`).
+TOKEN_METRICS = ("perplexity", "greedy")
 
 #: Share of decisions that lossy steps together may change where no limit says otherwise.
 MAX_DISAGREEMENT = 0.01
@@ -70,7 +73,9 @@ class Budget:
         max_latency: of one run, measured on the target: `"5ms"`, or `"0.5x"` the source's.
         evaluate: `f(predict) -> float`, higher is better, where
             `predict(dict of arrays) -> dict of arrays`; or its name, `FILE.py:FUNCTION`, which
-            goes to other processes where a function does not.
+            goes to other processes where a function does not; or of a language model, judged on
+            the samples, "perplexity" (negative) or "greedy" (share of the tokens that the source
+            writes after half of a row, up to the first that differs).
         require_verdict: whether the result is faster or slower must be known: timing that is too
             noisy misses the budget. `max_latency` always needs that.
     """
@@ -110,12 +115,20 @@ class Budget:
 
     @property
     def evaluation(self) -> Callable[..., float] | None:
-        """The function that `evaluate` is or names. Raises UsageError if there is none."""
+        """The function that `evaluate` is or names. Raises UsageError if there is none.
+
+        None for a built-in one, which `prepare` makes a function of model and samples.
+        """
         if not isinstance(self.evaluate, str):
             return self.evaluate
+        if self.evaluate in TOKEN_METRICS:
+            return None
         path, colon, name = self.evaluate.rpartition(":")
         if not colon:
-            raise UsageError(f"--eval {self.evaluate!r}: write FILE.py:function")
+            raise UsageError(
+                f"--eval {self.evaluate!r}: write FILE.py:function, or for a language model "
+                f"{' or '.join(TOKEN_METRICS)}"
+            )
         function: Callable[..., float] = load_attribute(path, name, "function")
         if not callable(function):
             raise UsageError(f"--eval {self.evaluate}: {name} is not a function")

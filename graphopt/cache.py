@@ -2,6 +2,7 @@
 
     DIR/timings/3f2a....json      {"what": "int8 . MatMul [4, 768] [768, 768]", "ratio": 0.31, ...}
     DIR/calibration/81c0....npz   a calibration that has not finished
+    DIR/weights/5b7e.../          matrices of a quantization that has not finished
 
 An entry is one file, put in place whole, so any number of processes read and write one folder and
 lose nothing of each other; folders merge by copying. A timing names the processor, runtime and

@@ -2,7 +2,8 @@
 
 An entry point's name is the ending without its dot; it names a `Format`. Built-in are `onnx`, `pt2`
 (programs of `torch.export`) and `py` (`FILE.py:FUNCTION`, which builds a model). A path that ends
-in none of them is read and written as ONNX.
+in none of them is read and written as ONNX. A folder is one of onnxruntime-genai (`genai`), which
+stands for its decoder.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
 
     Args:
         path: an .onnx file; a .pt2 file that `torch.export.save` wrote; or `FILE.py:FUNCTION`, a
-            function that returns a module with example inputs (docs/from-pytorch.md). It is run.
+            function that returns a module with example inputs (docs/from-pytorch.md), which is
+            run; a folder of onnxruntime-genai, which stands for its decoder.
             Other endings belong to installed formats.
 
     Raises:
@@ -63,7 +65,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
     Args:
         model: any model, however it was made or read.
         path: the file; what it ends in says which format. A link is followed; the file it names is
-            replaced.
+            replaced. A folder (`name/`) takes the decoder of a model that was read from one of
+            onnxruntime-genai, and what lay beside it.
         external: put weights into `NAME.onnx.data` beside an .onnx file. None: if the model is too
             large for one file (about 1.9 GB).
 
@@ -84,6 +87,8 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     text = os.fspath(path)
     file, _, function = text.rpartition(":")
     ending = "py" if file.endswith(".py") and function.isidentifier() else Path(text).suffix[1:]
+    if text.endswith(os.sep) or os.path.isfile(os.path.join(text, "genai_config.json")):
+        ending = "genai"
     known = plugins.find(plugins.FORMATS)
     entry = known.get(ending.lower(), known["onnx"])
     found = entry.load()

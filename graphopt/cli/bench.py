@@ -8,13 +8,20 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard, told_apart
+from graphopt.cli.common import (
+    emit_json,
+    model_path,
+    parse_shapes,
+    shape_option,
+    standard,
+    told_apart,
+)
 from graphopt.cli.completion import complete_targets
 from graphopt.errors import UsageError
 
 
 @click.command("bench")
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", type=model_path, nargs=-1, required=True)
 @click.option(
     "--targets",
     default="cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from graphopt.cli.completion import complete_targets
-from graphopt.errors import UsageError
+from graphopt.errors import ModelError, UsageError
 from graphopt.reporting.records import finite
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "emit_json",
     "evaluation_options",
     "loss_options",
+    "model_path",
     "parse_shapes",
     "profile_options",
     "samples_options",
@@ -30,6 +32,18 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def model_path(given: str) -> str:
+    """A model by its path; a folder of onnxruntime-genai stands for its decoder."""
+    if not os.path.isdir(given):
+        return given
+    from graphopt.io.genai import decoder_of
+
+    try:
+        return str(decoder_of(Path(given)))
+    except ModelError as error:
+        raise ModelError(f"{given}: {error}") from error.__cause__
 
 
 def standard(function: F) -> F:
@@ -103,7 +117,11 @@ def accuracy_options(function: F) -> F:
         "--max-drop", type=float, help="How far --eval may fall, in its own units."
     )(function)
     return click.option(
-        "--eval", "evaluate", metavar="FILE.py:F", help="f(predict) -> number, higher is better."
+        "--eval",
+        "evaluate",
+        metavar="FILE.py:F|perplexity|greedy",
+        help="f(predict) -> number, higher is better; of a language model, on --samples: minus "
+        "its perplexity, or the share of tokens that it writes as the source does.",
     )(function)
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, shape_option, standard
+from graphopt.cli.common import (
+    accuracy_options,
+    emit_json,
+    model_path,
+    parse_shapes,
+    shape_option,
+    standard,
+)
 from graphopt.cli.completion import complete_targets
 from graphopt.cli.reports import is_html, ours, write_report
 from graphopt.errors import InputError
@@ -21,8 +29,8 @@ LAYERS = 40
 
 
 @click.command("compare")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=model_path)
+@click.argument("b", type=model_path)
 @click.option("--samples", help="Inputs to compare on; synthetic ones if not given.")
 @click.option(
     "--target",
@@ -34,6 +42,7 @@ LAYERS = 40
 @click.option("--measure/--no-measure", default=True, help="Time the two in interleaved pairs.")
 @click.option("--measure-seconds", type=float, default=5.0, show_default=True)
 @click.option("--layers", is_flag=True, help="Error of every layer the two share, worst first.")
+@accuracy_options
 @click.option("--max-error", type=float, help="Worst output's relative L2 difference.")
 @click.option("--max-size", metavar="10MB|1.05x", help="Largest file of B, or its ratio to A's.")
 @click.option("--max-latency", metavar="5ms|1.1x", help="Slowest run of B, or its ratio to A's.")
@@ -56,11 +65,13 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     from graphopt.pipeline.state import State
     from graphopt.samples import bind_shapes, open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
+    from graphopt.verification.perplexity import bound
 
-    files = Destinations([a, b, options["samples"], options["target"]])
+    files = Destinations([a, b, *(options[k] for k in ("samples", "evaluate", "target"))])
     if options["report"]:
         files.add(options["report"], "--report", ours(options["report"]))
-    budget = Budget(**{k: options[k] for k in ("max_error", "max_size", "max_latency")})
+    limits = ("max_error", "max_drop", "max_size", "max_latency", "evaluate")
+    budget = Budget(**{k: options[k] for k in limits})
     target = named_target(options["target"])
     if not options["measure"]:
         target = dataclasses.replace(target, measured=False)
@@ -88,6 +99,11 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
         drifts = {k: _drift(Path(p), judge.probe) for k, p in (("a", a), ("b", b))}
         shown("timing", 0, 0)
         states = [State(m, shapes, Path(p)) for m, p in ((first, a), (second, b))]
+        evaluate = bound(budget, first, samples if options["samples"] else None).evaluation
+        if evaluate is not None:
+            shown("evaluating", 0, 0)
+            for state in states:
+                state.metric(functools.partial(gauge.evaluate, function=evaluate))
         timing = gauge.ratio(states[0], states[1], next(iter(drawn)))
         figures = [state.figures() for state in states]
     data: dict[str, Any] = {
@@ -202,6 +218,8 @@ def _print(data: dict[str, Any]) -> None:
             made.add_row(label, show(x), show(y), "no verdict")
             continue
         made.add_row(label, show(x), show(y), f"{y / x:.3f}" if x and y else "-")
+    if a["metric"] is not None:
+        made.add_row("metric", f"{a['metric']:.6g}", f"{b['metric']:.6g}", "-")
     console.print(made)
     if timing is not None:
         (low, high), noise = timing["ci"], f"noise of a against itself {timing['spread']:.1%}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, standard
+from graphopt.cli.common import emit_json, model_path, standard
 
 #: Rows of a table; --json has all.
 ROWS = 40
@@ -16,8 +16,8 @@ SHOWN = 60
 
 
 @click.command("diff")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=model_path)
+@click.argument("b", type=model_path)
 @click.option("--html", metavar="FILE", help="Write a page with both graphs side by side.")
 @standard
 def command(a: str, b: str, html: str | None, as_json: bool, debug: bool) -> int:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, profile_options, shape_option, standard
+from graphopt.cli.common import (
+    emit_json,
+    model_path,
+    parse_shapes,
+    profile_options,
+    shape_option,
+    standard,
+)
 
-#: Letters of the longest bar of a profile.
-BAR = 28
+#: Letters of the longest bar of a profile; tensors and causes of bytes shown (--json has them all).
+BAR, SHOWN = 28, 8
 
 
 @click.command("inspect")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @shape_option
 @profile_options
 @click.option("--dims", is_flag=True, help="List the prunable dimensions and what is frozen.")
@@ -62,9 +70,11 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
     from pathlib import Path
 
     from graphopt.analyses.cost import cost
+    from graphopt.analyses.storage import by_cause, stored
     from graphopt.pipeline.state import file_bytes
 
     model = ctx.model
+    tensors, whole = stored(model), file_bytes(Path(path), model)
     found = ctx.get(cost)
     macs: Counter[str] = Counter()
     params: Counter[str] = Counter()
@@ -78,7 +88,9 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
             params[name] += cost_of.params
     return {
         "model": path,
-        "bytes": file_bytes(Path(path), model),
+        "bytes": whole,
+        "bytes_by_cause": by_cause(tensors, whole),
+        "tensors": [dataclasses.asdict(t) for t in tensors],
         "ir_version": model.ir_version,
         "opsets": dict(model.graph.opset_imports),
         "producer": " ".join(x for x in (model.producer_name, model.producer_version) if x),
@@ -158,6 +170,7 @@ def _print(data: dict[str, Any]) -> None:
             item["operator"], str(item["count"]), count(item["macs"]), count(item["params"])
         )
     console.print(operators)
+    _print_storage(console, data)
     if "profile" in data:
         times = table("node", ">ms", ">share", "")
         most = max((item["share"] for item in data["profile"]), default=1.0)
@@ -172,6 +185,22 @@ def _print(data: dict[str, Any]) -> None:
         _print_dims(console, data["dims"])
     for note in data["notes"]:
         console.print(note)
+
+
+def _print_storage(console: Any, data: dict[str, Any]) -> None:
+    """Bytes by cause, and the largest tensors."""
+    from graphopt.reporting.text import table
+    from graphopt.reporting.units import size
+
+    causes = table("bytes of", ">bytes", ">share")
+    for cause, held in list(data["bytes_by_cause"].items())[:SHOWN]:
+        causes.add_row(cause, size(held), f"{held / max(data['bytes'], 1):.1%}")
+    console.print(causes)
+    tensors = table("tensor", "type", "shape", ">bytes")
+    for one in data["tensors"][:SHOWN]:
+        shape = "x".join(map(str, one["shape"])) or "scalar"
+        tensors.add_row(one["name"], one["dtype"], shape, size(one["bytes"]))
+    console.print(tensors)
 
 
 def _print_dims(console: Any, dims: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from click.core import ParameterSource
 from graphopt.cli.common import (
     emit_json,
     evaluation_options,
+    model_path,
     parse_shapes,
     samples_options,
     shape_option,
@@ -122,8 +125,8 @@ from graphopt.errors import UsageError
 def command(ctx: click.Context, /, **given: Any) -> int:
     """Run passes over MODEL and write the result.
 
-    MODEL is an .onnx file, a .pt2 file of torch.export, or FILE.py:FUNCTION, a function that
-    returns a PyTorch module with example inputs.
+    MODEL is an .onnx file, a .pt2 file of torch.export, FILE.py:FUNCTION, a function that returns a
+    PyTorch module with example inputs, or a folder of onnxruntime-genai, of which one is written.
 
     \b
     graphopt optimize model.onnx -p prune,fuse,int8 --samples calib.npz -o model.opt.onnx
@@ -180,6 +183,7 @@ def _run(options: dict[str, Any]) -> int:
     from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.formats import load
+    from graphopt.io.genai import carry, companions
     from graphopt.pipeline.optimize import optimize
     from graphopt.pipeline.recipe import read
     from graphopt.samples import open_samples
@@ -190,9 +194,14 @@ def _run(options: dict[str, Any]) -> int:
     target = "auto" if options["target"] == "auto" else named_target(options["target"])
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
-    source = Path(options["model"])
     suffix = _suffix(options["output"], options["emit"], options["external_data"])
+    folder = options["model"] if Path(options["model"]).is_dir() else None
+    source = Path(model_path(options["model"]))
     output = _output(source, options["output"], suffix)
+    if folder is not None and (into := _folder(folder, options["output"], suffix)) is not None:
+        output = click.get_current_context().with_resource(_made(into)) / source.name
+    else:
+        folder = None
     model = load(source)
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
@@ -201,6 +210,8 @@ def _run(options: dict[str, Any]) -> int:
     )
     written: list[Path] = []
     files = _destinations(options, passes, model, output)
+    if folder:
+        companions(Path(folder), output.parent)
     with files.told():
         with progress(not options["as_json"]) as shown:
             given: dict[str, Any] = {
@@ -240,6 +251,7 @@ def _run(options: dict[str, Any]) -> int:
                     progress=shown,
                 )
                 report, written = made.report, list(made.files)
+                written += carry(Path(folder), output.parent) if folder else []
             report = dataclasses.replace(report, command=options["command"])
             if watched is not None:
                 shown("drawing the page", 0, 0)
@@ -303,6 +315,24 @@ def _suffix(named: str | None, emit: str | None, external: bool | None) -> str:
 def _output(source: Path, named: str | None, suffix: str) -> Path:
     """Where to write; unnamed: beside the model."""
     return Path(named) if named else source.with_name(f"{source.stem}.opt{suffix}")
+
+
+def _folder(source: str, named: str | None, suffix: str) -> Path | None:
+    """The folder to write for a folder of onnxruntime-genai; None where -o names a file."""
+    if suffix != ".onnx" or (named and named.endswith((".onnx", ".gopt"))):
+        return None
+    return Path(named) if named else Path(os.path.abspath(source) + ".opt")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """A folder, which goes again if it stays empty."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output: Path) -> Any:

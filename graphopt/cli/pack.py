@@ -12,6 +12,7 @@ from graphopt.cli.common import (
     accuracy_options,
     emit_json,
     loss_options,
+    model_path,
     samples_options,
     standard,
 )
@@ -22,9 +23,11 @@ SHOWN = 20
 
 
 @click.command("pack")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.option("-o", "--output", help="Where to write; default MODEL.gopt beside the model.")
 @click.option("--lossless", is_flag=True, help="Keep every byte of the model's files.")
+@click.option("-p", "--passes", default="", help="Passes to run before rounding, as `prune, svd`.")
+@click.option("--recover", is_flag=True, help="Train what is rounded on the model's own outputs.")
 @samples_options
 @accuracy_options
 @loss_options
@@ -36,11 +39,13 @@ def command(
     """Write MODEL as one small file (.gopt): exactly, or rounded within a budget.
 
     With --lossless every byte comes back. With --samples weights become integers of as few bits as
-    the budget allows; what is judged is the model as it is decoded.
+    the budget allows; what is judged is the model as it is decoded. --recover prunes as far as the
+    budget allows and trains each trial, without labels.
 
     \b
     graphopt pack model.onnx --lossless
     graphopt pack model.onnx --samples calib.npz --eval score.py:accuracy --max-drop 0.5
+    graphopt pack model.onnx --samples calib.npz --eval score.py:accuracy --max-drop 0.5 --recover
     """
     from graphopt.cli.destinations import Destinations
     from graphopt.cli.progress import progress
@@ -52,8 +57,8 @@ def command(
     files.add(target, "-o", is_pack)
     judged = ("evaluate", "max_drop", "max_disagreement", "max_error")
     limits = [k for k in judged if options[k] is not None]
-    if lossless and (limits or options["samples"]):
-        raise UsageError("--lossless loses nothing: it takes neither samples nor limits")
+    if lossless and (limits or options["samples"] or options["passes"] or options["recover"]):
+        raise UsageError("--lossless loses nothing: it takes neither samples, passes nor limits")
     if not lossless and not options["samples"]:
         raise UsageError(
             "say --lossless, or give --samples, which rounding is judged on, and what may be lost"
@@ -88,6 +93,8 @@ def _rounded(model: str, target: Path, options: dict[str, Any], shown: Any) -> A
         samples=open_samples(options["samples"], loaded, preprocess=options["preprocess"]),
         budget=budget,
         before=file_bytes(Path(model), loaded),
+        passes=options["passes"],
+        recover=options["recover"],
         seed=options["seed"],
         progress=shown,
     )
@@ -103,6 +110,8 @@ def _print(packed: Any, target: Path) -> None:
         console.print(f"{sizes}, {packed.ratio:.3f} of it; every byte comes back")
         console.print(f"wrote {target}")
         return
+    if packed.passes:
+        console.print(f"after {packed.passes}")
     made = table("tensor", "shape", ">bytes", ">bits", ">entropy", ">zeros")
     for t in packed.tensors[:SHOWN]:
         shape = "x".join(map(str, t.shape))

@@ -18,6 +18,7 @@ from graphopt.cli.common import (
     emit_json,
     evaluation_options,
     loss_options,
+    model_path,
     parse_shapes,
     samples_options,
     shape_option,
@@ -33,7 +34,7 @@ TABLE, PLOT = "front.md", "front.svg"
 
 
 @click.command("search")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.option(
     "-p",
     "--passes",

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from graphopt.cli.common import emit_json, standard
+from graphopt.cli.common import emit_json, model_path, standard
 from graphopt.errors import InputError, UsageError
 
 
 @click.command("show")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.option("--nodes", is_flag=True, help="List every node that was touched.")
 @click.option("--verify", is_flag=True, help="Check its certificate again, without the passes.")
 @click.option("--source", metavar="MODEL", help="What it was made of, for --verify.")

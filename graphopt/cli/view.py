@@ -10,12 +10,19 @@ from pathlib import Path
 
 import click
 
-from graphopt.cli.common import emit_json, parse_shapes, profile_options, shape_option, standard
+from graphopt.cli.common import (
+    emit_json,
+    model_path,
+    parse_shapes,
+    profile_options,
+    shape_option,
+    standard,
+)
 from graphopt.errors import MissingExtra, UsageError
 
 
 @click.command("view")
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.option("-o", "--output", metavar="FILE.html", help="Where to write; then nothing is opened.")
 @click.option("--netron", is_flag=True, help="Show it in Netron instead, until Ctrl-C.")
 @profile_options

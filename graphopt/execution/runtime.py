@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from graphopt.deploy.runtime import open_cpu, session_options
 from graphopt.errors import ModelError
+from graphopt.execution.caches import in_floats
 from graphopt.execution.guard import fatal_division, guarded, serve
 from graphopt.execution.parts import copied_bytes, parts_of, proto_of
 from graphopt.graph.evaluation import RANDOM
@@ -86,10 +87,11 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
     proto = seeded(proto)
     division = fatal_division(skeleton.model)
     if in_parts(skeleton, optimize=optimize):
-        yield _predictor_in_parts(proto, large, optimize, division)
+        predict = _predictor_in_parts(proto, large, optimize, division)
+        yield in_floats(skeleton.model, predict)
     else:
         with _opened(proto, large, optimize, division) as predict:
-            yield predict
+            yield in_floats(skeleton.model, predict)
 
 
 def in_parts(skeleton: Skeleton, *, optimize: bool = False) -> bool:

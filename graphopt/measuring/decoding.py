@@ -25,14 +25,12 @@ from graphopt.children import child_command
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.formats import load
 from graphopt.graph.constants import weight_of
-from graphopt.samples.states import states_of
+from graphopt.samples.tokens import TokenModel, token_model
 
 __all__ = ["Decoded", "decode"]
 
 #: Bytes of each of the triad's three arrays.
 TRIAD = 1 << 28
-#: What a decoder's inputs hold, beside its caches.
-KNOWN = ("input_ids", "attention_mask", "position_ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +65,15 @@ def decode(path: Path, *, prompt: int = 128, new: int = 32, threads: int = 0) ->
         ModelError: it is no decoder with caches, or does not run.
     """
     model = load(path)
-    caches = states_of(model)
-    others = [v.name for v in model.graph.inputs if v.name not in caches]
-    if not caches or "input_ids" not in others or not set(others) <= set(KNOWN):
+    form = token_model(model)
+    if form is None or not form.caches:
         raise ModelError(
             f"{path} is no decoder that keeps caches: its inputs are to be input_ids, perhaps "
             "attention_mask and position_ids, and caches that its outputs continue"
         )
     command = [*child_command("graphopt.measuring.decoding", "main"), str(path)]
-    command += [json.dumps(caches), str(prompt), str(new), str(threads), str(_read_bytes(model))]
+    command += [json.dumps(dataclasses.asdict(form)), str(prompt), str(new), str(threads)]
+    command.append(str(_read_bytes(model)))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         said = json.loads(done.stdout.splitlines()[-1])
@@ -101,40 +99,34 @@ def _read_bytes(model: ir.Model) -> int:
 
 
 def main() -> None:
-    """Decode in this process: MODEL CACHES PROMPT NEW THREADS BYTES; one JSON line."""
-    path, caches, prompt, new, threads, weights = sys.argv[1:]
+    """Decode in this process: MODEL FORM PROMPT NEW THREADS BYTES; one JSON line."""
+    path, form, prompt, new, threads, weights = sys.argv[1:]
     try:
-        found = _decode(Path(path), json.loads(caches), int(prompt), int(new), int(threads))
+        how = TokenModel(**json.loads(form))
+        found = _decode(Path(path), how, int(prompt), int(new), int(threads))
         found |= {"weight_bytes": int(weights), "roofline": found["bandwidth"] / int(weights)}
     except Exception as error:  # runtimes raise of every kind; the parent makes a ModelError of it
         found = {"error": str(error) if isinstance(error, GraphOptError) else described(error)}
     sys.stdout.write(f"{json.dumps(found)}\n")
 
 
-def _decode(
-    path: Path, caches: dict[str, str], prompt: int, new: int, threads: int
-) -> dict[str, Any]:
+def _decode(path: Path, form: TokenModel, prompt: int, new: int, threads: int) -> dict[str, Any]:
     from graphopt.deploy.runtime import open_cpu, session_options
     from graphopt.measuring.footprint import resident
 
     before = resident(reset=True)
     session = open_cpu(path, session_options(threads=threads))
-    inputs = {i.name: i for i in session.get_inputs()}
     outputs = [o.name for o in session.get_outputs()]
-    given = {n: np.zeros(_empty(inputs[n].shape), _dtype(inputs[n].type)) for n in caches}
-    ids = np.arange(1, prompt + 1)[None] % 97
+    ids, caches = np.arange(1, prompt + 1)[None] % 97, None
     times, written, length = [], [], 0
     for _ in range(new + 1):
+        feeds = form.fed(ids, length, caches)
         length += ids.shape[1]
-        feeds = {"input_ids": ids, "attention_mask": np.ones((1, length))}
-        feeds["position_ids"] = np.arange(length - ids.shape[1], length)[None]
-        known = {n: a.astype(_dtype(inputs[n].type)) for n, a in feeds.items() if n in inputs}
         began = time.perf_counter()
-        made = dict(zip(outputs, session.run(outputs, {**known, **given}), strict=True))
+        made = dict(zip(outputs, session.run(outputs, feeds), strict=True))
         times.append(time.perf_counter() - began)
-        given = {n: made[after] for n, after in caches.items()}
-        logits = next(a for n, a in made.items() if n not in caches.values())
-        ids = logits[:, -1:].argmax(-1)
+        caches = {name: made[after] for name, after in form.caches.items()}
+        ids = made[form.logits][:, -1:].argmax(-1)
         written.append(int(ids[0, 0]))
     after = resident()
     return {
@@ -144,18 +136,6 @@ def _decode(
         "bandwidth": _bandwidth(),
         "tokens": written,
     }
-
-
-def _empty(shape: list[Any]) -> tuple[int, ...]:
-    """A cache of one sequence that holds nothing: its open axes but the first are empty."""
-    sizes = [d if isinstance(d, int) else 0 for d in shape]
-    return (shape[0] if isinstance(shape[0], int) else 1, *sizes[1:])
-
-
-def _dtype(text: str) -> Any:
-    """`tensor(float16)` -> float16."""
-    name = text.removeprefix("tensor(").removesuffix(")")
-    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
 
 
 def _bandwidth() -> float:

@@ -16,6 +16,7 @@ from graphopt.backend import Arrays, Backend, Timing, backend_of
 from graphopt.blame import described
 from graphopt.deploy.manifest import read_manifest
 from graphopt.errors import PassError
+from graphopt.execution.caches import as_held, in_floats
 from graphopt.execution.runtime import open_session
 from graphopt.formats import save
 from graphopt.measuring.statistics import compare_times, known, verdict
@@ -74,8 +75,11 @@ class Gauge:
         """
         if not self._timed:
             return None
-        file = keep_feeds(feeds, self._folder)
-        pair = [self._lower(one).serve(self._target, file) for one in (a, b)]
+        pair = []
+        for one in (a, b):
+            lowered = self._lower(one)
+            file = keep_feeds(as_held(one.model, feeds), lowered.path.parent)
+            pair.append(lowered.serve(self._target, file))
         times, _ = alternate(pair, self._seconds, enough=known)
         return compare_times(times[:, 0], times[:, 1], times[:, 2])
 
@@ -92,7 +96,7 @@ class Gauge:
                 return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
         try:
-            return float(function(predict))
+            return float(function(in_floats(one.model, predict)))
         except Exception as error:
             raise PassError(f"the evaluation function raised {described(error)}") from error
 

@@ -2,13 +2,14 @@
 
 One number, the step that all layers' errors are measured by (and with it lambda, what a bit is
 worth), is raised while the budget holds. Each trial rounds every layer, codes it and runs the model
-as it would be decoded.
+as it would be decoded. Passes may make the model smaller before, and training may win back in each
+trial what rounding lost (`graphopt.packing.recovery`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,31 +20,29 @@ import onnx_ir as ir
 from graphopt.blame import described
 from graphopt.budget import Budget
 from graphopt.context import Progress, silent
-from graphopt.entropy.container import CHUNK, write_pack
-from graphopt.entropy.integers import Rounded, counts_of, pack_integers, tables_of
 from graphopt.errors import BudgetMissed, ModelError, PassError, UsageError
 from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.provenance import strip
 from graphopt.graph.traverse import all_graphs
-from graphopt.io.writing import write_model
-from graphopt.packing.files import files_of
+from graphopt.packing.coding import Coded, coded, integers_at, size_of, write
 from graphopt.packing.layers import first, layers_of
-from graphopt.packing.lossless import check
-from graphopt.packing.rounding import Costs, Layer, as_rounded, rounded_for
+from graphopt.packing.recovery import Recovery
+from graphopt.packing.rounding import Layer
 from graphopt.pipeline.optimize import optimize
 from graphopt.pipeline.prepare import Setting, prepare
-from graphopt.replacing import replace_files
 from graphopt.samples import SampleSource
 from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["RoundedPack", "Tensor", "coded_at", "pack_rounded", "write"]
+__all__ = ["RoundedPack", "Tensor", "pack_rounded"]
 
 Array = np.ndarray[Any, Any]
 
 #: Steps tried are these fractions of an octave apart, from 2^-7 to 2^4 of all weights' size.
 FINE, LOWEST, HIGHEST = 8, -7, 4
-#: Rows of samples that layers are looked at on; rounds that costs are learned in.
-ROWS, ROUNDS = 1024, 2
+#: Rows of samples that layers are looked at on, and that passes are given.
+ROWS, FEW = 1024, 512
+#: Shares of the MACs that are pruned before training: the first that is within the budget.
+SHARES = (0.85, 0.7, 0.5, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +69,7 @@ class RoundedPack:
     Attributes:
         before, after: bytes of the source's files and of the pack.
         graph: bytes of the pack that are no rounded tensor.
+        passes: what was run before rounding, "" for none.
         step: of all layers, relative to the size of their weights.
         metric: of the source and of what is in the pack; None without `evaluate`.
         error: worst output's relative L2 against the source; None if outputs were not compared.
@@ -81,6 +81,7 @@ class RoundedPack:
     before: int
     after: int
     graph: int
+    passes: str
     step: float
     metric: tuple[float, float] | None
     error: float | None
@@ -95,24 +96,10 @@ class RoundedPack:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Coded:
-    """A model with rounded weights, and these as they are coded."""
-
-    model: ir.Model
-    parts: dict[str, list[tuple[int, bytes]]]
-    tables: bytes
-    rounded: list[Rounded]
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(c) for parts in self.parts.values() for _, c in parts)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Trial:
     """What a coded model misses of the budget ("" if nothing), and its figures."""
 
-    coded: _Coded
+    coded: Coded
     reason: str
     metric: float | None
     error: float | None
@@ -126,6 +113,8 @@ def pack_rounded(
     samples: SampleSource,
     budget: Budget,
     before: int,
+    passes: str = "",
+    recover: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> RoundedPack:
@@ -138,6 +127,9 @@ def pack_rounded(
         budget: `max_drop` with `evaluate`, `max_disagreement` or `max_error`; the default allows
             1 % of the decisions on the samples to change.
         before: bytes of the source's files.
+        passes: run before rounding; only the pack as a whole is judged.
+        recover: train what the pack holds on the source's outputs, in every trial. Without `passes`
+            as many channels are pruned first as the budget allows.
         seed: of what is drawn.
         progress: called with (text, done, total).
 
@@ -153,20 +145,34 @@ def pack_rounded(
     )
     if setting.judge is None and budget.evaluate is None:
         raise UsageError(setting.unable or "the model cannot be run: nothing judges what is lost")
+    source = _metric(setting, clean)
+    strict = budget.max_error is not None or setting.guard is not None
+
+    def judged(one: Coded) -> _Trial:
+        return _judged(setting, one, source, look=strict)
+
+    clean, passes = _smaller(setting, clean, passes, judged if recover else None, progress)
     layers = layers_of(clean, first(setting.samples, ROWS), seed, progress)
     if not layers:
         raise ModelError("no float32 weight has an influence on the outputs: use --lossless")
-    source = _metric(setting, clean)
-    size = _size(layers)
+    recovery = None
+    if recover:
+        original = setting.source.model
+        recovery = Recovery(original, clean, layers, setting.samples, seed, progress)
+        if recovery.unable:
+            raise UsageError(f"--recover trains on samples: {recovery.unable}")
+    size = size_of(layers)
     tried: dict[int, tuple[int, str]] = {}
     within: dict[int, _Trial] = {}
-    strict = budget.max_error is not None or setting.guard is not None
 
     def fits(k: int) -> bool:
         progress("rounding and judging", len(tried), 0)
-        coded = coded_at(clean, layers, size * 2.0 ** (k / FINE))
-        made = _judged(setting, coded, source, look=strict)
-        tried[k] = coded.bytes, made.reason
+        step = size * 2.0 ** (k / FINE)
+        found = integers_at(layers, step)
+        if recovery is not None:
+            found = recovery.trained(found, step)
+        made = judged(coded(clean, layers, found, step))
+        tried[k] = made.coded.bytes, made.reason
         if not made.reason and k >= max(within, default=k):
             within.clear()  # one model is kept, not one a trial
             within[k] = made
@@ -185,6 +191,7 @@ def pack_rounded(
         before=before,
         after=target.stat().st_size,
         graph=target.stat().st_size - chosen.coded.bytes,
+        passes=passes,
         step=2.0 ** (best / FINE),
         metric=None if source is None or chosen.metric is None else (source, chosen.metric),
         error=chosen.error,
@@ -192,6 +199,30 @@ def pack_rounded(
         tensors=_told(layers, chosen.coded),
         trials=tuple((2.0 ** (k / FINE), *told) for k, told in sorted(tried.items())),
     )
+
+
+def _smaller(
+    setting: Setting,
+    model: ir.Model,
+    passes: str,
+    judged: Callable[[Coded], _Trial] | None,
+    progress: Progress,
+) -> tuple[ir.Model, str]:
+    """The model after `passes`, or (with `judged`) the strongest pruning that nobody misses."""
+    if not passes and judged is None:
+        return model, ""
+    for one in (passes,) if passes else (f"prune(ratio={s})" for s in SHARES):
+        progress(f"{one} before rounding", 0, 0)
+        few = list(first(setting.samples, FEW))
+        free = Budget(max_disagreement=math.inf)
+        result = optimize(
+            model, one, samples=few, budget=free, measure=False, seed=setting.seed, cache="off"
+        )
+        made = result.model.clone()
+        _strip(made)
+        if passes or judged is None or not judged(Coded(made, {}, b"", [])).reason:
+            return made, one
+    return model, ""
 
 
 def _largest(fits: Callable[[int], bool]) -> int | None:
@@ -217,41 +248,7 @@ def _largest(fits: Callable[[int], bool]) -> int | None:
     return best
 
 
-def _size(layers: Sequence[Layer]) -> float:
-    """The root mean square of weights in units of their layers' steps."""
-    wide = [one.scaled for one in layers if one.scaled.shape[1] > 1] or [
-        one.scaled for one in layers
-    ]
-    squares = sum(float(np.square(w, dtype=np.float64).sum()) for w in wide)
-    return float(np.sqrt(squares / sum(w.size for w in wide))) or 1.0
-
-
-def coded_at(model: ir.Model, layers: Sequence[Layer], step: float) -> _Coded:
-    """The model with its layers rounded at one step, and coded."""
-    found = [np.rint(one.scaled / np.float32(step)).astype(np.int32) for one in layers]
-    for _ in range(ROUNDS):
-        costs = Costs()
-        for one, q in zip(layers, found, strict=True):
-            costs.add(q, one.taps)
-        table = costs.table()
-        found = [rounded_for(one, step, q, table) for one, q in zip(layers, found, strict=True)]
-    rounded = [as_rounded(one, q, step) for one, q in zip(layers, found, strict=True)]
-    parts = [_parts(one) for one in rounded]
-    counts = [counts_of(p) for ps in parts for p in ps]
-    flags, values = (sum(c[k] for c in counts[1:]) + counts[0][k] for k in (0, 1))
-    tables = tables_of((flags, values))
-    coded = {
-        one.name: [(4 * p.q.size, pack_integers(p, tables)) for p in ps]
-        for one, ps in zip(layers, parts, strict=True)
-    }
-    model = model.clone()
-    for one, tensor in zip(layers, rounded, strict=True):
-        values = tensor.values().reshape(one.shape)
-        model.graph.initializers[one.name].const_value = ir.Tensor(values, name=one.name)
-    return _Coded(model, coded, tables, rounded)
-
-
-def _judged(setting: Setting, coded: _Coded, source: float | None, *, look: bool) -> _Trial:
+def _judged(setting: Setting, coded: Coded, source: float | None, *, look: bool) -> _Trial:
     """What of the budget a model misses, if anything; outputs are looked at only if asked for."""
     budget, judge = setting.budget, setting.judge
     reason, error, over, metric = "", None, None, None
@@ -281,34 +278,6 @@ def _metric(setting: Setting, model: ir.Model) -> float | None:
             raise PassError(f"the evaluation function raised {described(error)}") from error
 
 
-def _parts(tensor: Rounded) -> list[Rounded]:
-    """A tensor in pieces of at most a chunk, along the axis that is stored first."""
-    q, (rows, columns) = tensor.q, tensor.q.shape
-    most = max(1, CHUNK // 4 // (rows if tensor.turned else columns))
-    if tensor.turned:
-        most = max(tensor.taps, most // tensor.taps * tensor.taps)
-        return [
-            dataclasses.replace(
-                tensor, q=tensor.q[:, k : k + most], column=tensor.column[k : k + most]
-            )
-            for k in range(0, columns, most)
-        ]
-    return [
-        dataclasses.replace(tensor, q=q[k : k + most], row=tensor.row[k : k + most])
-        for k in range(0, rows, most)
-    ]
-
-
-def write(coded: _Coded, target: Path, progress: Progress = silent) -> None:
-    """Write the pack once it was decoded: every byte of the model must come out."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        whole = Path(folder, "model.onnx")
-        write_model(coded.model, whole)
-        files = files_of(whole, coded.parts)
-        content = write_pack(files, coded.tables, progress)
-        replace_files([(target, content)], check)
-
-
 def _strip(model: ir.Model) -> None:
     """Leave out what no runtime reads: provenance, comments, types that follow from the inputs."""
     strip(model)
@@ -325,7 +294,7 @@ def _strip(model: ir.Model) -> None:
                     value.type = value.shape = None
 
 
-def _told(layers: Sequence[Layer], coded: _Coded) -> tuple[Tensor, ...]:
+def _told(layers: Sequence[Layer], coded: Coded) -> tuple[Tensor, ...]:
     found = []
     for one, rounded in zip(layers, coded.rounded, strict=True):
         n = rounded.q.size

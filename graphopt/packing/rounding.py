@@ -48,6 +48,7 @@ class Layer:
         second: H [columns, columns], or None where columns are independent.
         weight: u [rows].
         even: all columns have one step.
+        steps: what a step of 1 is for each weight [rows, columns].
     """
 
     name: str
@@ -81,7 +82,8 @@ class Layer:
         self.column = _levels(mean / grouped)
         steps = np.exp2(self.row[:, None] / 4.0) * np.exp2(self.column / 4.0)
         self.unit = 2.0 ** -((_ZERO + _ZERO) / 4) / (mean * np.sqrt(row_mean))
-        self.scaled = (self.w / (steps * self.unit)).astype(np.float32)
+        self.steps = steps * self.unit
+        self.scaled = (self.w / self.steps).astype(np.float32)
         # what an error of one unit costs, which is about 1
         self.harm_row = u * np.exp2(self.row / 2.0) * np.exp2(-_ZERO / 2) / row_mean
         harm = diagonal * np.exp2((self.column - float(_ZERO)) / 4) / mean
@@ -91,6 +93,16 @@ class Layer:
             # errors in units of the steps: U in the same units, rows by the diagonal
             scaled = self.upper / np.diag(self.upper)[:, None]
             self.upper = scaled * (columns_step[:, None] / columns_step[None, :]).astype(np.float32)
+
+    def stored(self, array: Array) -> Array:
+        """An array [rows, columns] as the weight is stored."""
+        return np.ascontiguousarray(array.T if self.turned else array).reshape(self.shape)
+
+    def unstored(self, array: Array) -> Array:
+        """Integers as they are stored, as int32 [rows, columns]: undoes `stored`."""
+        rows, columns = self.w.shape
+        whole = array.reshape(columns, rows).T if self.turned else array.reshape(rows, columns)
+        return np.ascontiguousarray(whole, np.int32)
 
 
 #: The level of a factor of 1, and how far levels reach, in quarter octaves.

@@ -39,6 +39,7 @@ from graphopt.target import Target
 from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph
 from graphopt.verification.outputs import Judge
+from graphopt.verification.perplexity import bound
 
 __all__ = ["Setting", "prepare"]
 
@@ -135,19 +136,20 @@ def prepare(
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
-    bound, chosen = bind_shapes(model, fixed, first, unfit_for(model))
+    sizes, chosen = bind_shapes(model, fixed, first, unfit_for(model))
     notes = [*warnings_of(model), *chosen]
     if measure and not target.measured:
         notes.append(
             f"not measured: '{target.name}' is not this machine, and what is fast there is "
             "taken from its data"
         )
-    drawn = stand_ins(model, seed=seed, shapes=bound)
+    drawn = stand_ins(model, seed=seed, shapes=sizes)
     model = named(model)
+    budget = bound(budget, model, given)
     if max_opset is not None:
         model = model.clone()
         limit_opset(model, max_opset)
-    source = State(model, bound, path)
+    source = State(model, sizes, path)
     judge: Judge | None = None
     unable = too_large = too_much(source.context)
     if too_large:
@@ -156,12 +158,12 @@ def prepare(
         if progress is not None:
             progress("running the source model", 0, 0)
         probe = probe_of(source, given or drawn, notes)
-        further, reached = beyond(source, probe, bound, seed)
+        further, reached = beyond(source, probe, sizes, seed)
         judge = Judge(source.skeleton, probe, further)
         if judge.unable and given is None and (humble := humbler(model, drawn)) is not None:
             drawn = humble
             probe = probe_of(source, drawn, notes)
-            further, reached = beyond(source, probe, bound, seed)
+            further, reached = beyond(source, probe, sizes, seed)
             judge = Judge(source.skeleton, probe, further)
         if judge.unable:
             guilty = in_the_way(model, judge.unable) if given is None else []
@@ -185,7 +187,7 @@ def prepare(
         feeds=next(iter(drawn)),
         budget=budget,
         seed=seed,
-        shapes=bound,
+        shapes=sizes,
         measure_seconds=measure_seconds,
         judge=judge,
         unable=unable,

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Poly, Unprovable, written
+from graphopt.proving.polynomials import Poly, Unprovable, written
 from graphopt.proving.terms import Term
 
 __all__ = ["ARITHMETIC", "activated", "clipped", "mean", "operands", "softmax"]

@@ -9,7 +9,7 @@ from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.arithmetic import softmax
 from graphopt.proving.conditions import guarded
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Poly, Unprovable
+from graphopt.proving.polynomials import Poly, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["ATTENTION"]

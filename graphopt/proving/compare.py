@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphopt.analyses.shapes.symbolic import Dim, symbol
-from graphopt.proving.scalars import Algebra, Atom, Monomial, Poly, Rational, Unprovable
+from graphopt.proving.polynomials import Atom, Monomial, Poly, Rational, Unprovable
+from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
 __all__ = ["Comparer"]

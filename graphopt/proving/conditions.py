@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.proving.arithmetic import operands
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Monomial, Poly, Rational, written
+from graphopt.proving.polynomials import Monomial, Poly, Rational, written
 from graphopt.proving.terms import Term
 
 __all__ = ["CONDITIONS", "guarded"]

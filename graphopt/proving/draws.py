@@ -20,7 +20,10 @@ from graphopt.proving.running import LARGEST, Unrunnable, size_at
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Window
 
-__all__ = ["EXACT", "NORMAL", "ODD", "Kind", "Trial", "affordable", "constants", "drawn", "trials"]
+__all__ = [
+    "EXACT", "NEAR", "NORMAL", "ODD", "Kind", "Trial",
+    "affordable", "centres", "constants", "drawn", "trials",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 #: Sizes of the dynamic axes, a batch above 1 and one of 1 among them; a region whose axes must fit
@@ -48,9 +51,9 @@ class Kind(NamedTuple):
     by: float = 1.0
 
 
-NORMAL, LARGE = Kind("normal"), Kind("large", 32.0)
+NORMAL, NEAR, LARGE = Kind("normal"), Kind("near"), Kind("large", 32.0)
 DRAWS = (
-    NORMAL, NORMAL, *[Kind("near")] * 3, *[Kind("ties")] * 5, LARGE,
+    NORMAL, NORMAL, *[NEAR] * 3, *[Kind("ties")] * 5, LARGE,
     Kind("tiny", 2.0**-12), Kind("minute", 2.0**-122), Kind("ones"), Kind("zeros"),
     *[Kind("infinite")] * 2,
 )  # fmt: skip
@@ -87,8 +90,8 @@ def trials(window: Window) -> Iterator[Trial]:
     """The inputs that a window is run on, those that find most faults first."""
     names = _symbols(window)
     rng = np.random.default_rng(0)
-    centres = _centres(window)
-    kinds = [*DRAWS, *_about(centres), *_scales(centres)]
+    middles = centres(window)
+    kinds = [*DRAWS, *_about(middles), *_scales(middles)]
     if any(t.op in ("IsNaN", "IsInf") for side in window.inner for t in side):
         kinds.append(Kind("none"))
     past = tuple(_limit(window) + k for k in SIZES[0])
@@ -115,7 +118,7 @@ def trials(window: Window) -> Iterator[Trial]:
         finite = NORMAL if kind in apart else kind
         try:
             feeds = {
-                t: drawn(t, sizes, finite if t in factors else kind, rng, centres)
+                t: drawn(t, sizes, finite if t in factors else kind, rng, middles)
                 for t in window.leaves
             }
         except Unrunnable:
@@ -141,6 +144,14 @@ def affordable(window: Window, sizes: Mapping[str, int]) -> int:
     return max(FEWEST, WORK // work)
 
 
+def centres(window: Window) -> Array:
+    """The numbers about which its sides may decide something."""
+    found = [a.ravel()[:64] for a in constants(window) if a.dtype.kind == "f" and a.size]
+    whole = np.concatenate([np.zeros(1), *(x.astype(np.float64) for x in found)])
+    whole = whole[np.abs(whole) < 1e6]
+    return np.unique(np.concatenate([whole, -whole]))  # x + c decides at -c
+
+
 def constants(window: Window) -> list[Array]:
     """What either side's constants hold."""
     terms = {a for side in window.inner for t in side for a in t.args}
@@ -149,7 +160,7 @@ def constants(window: Window) -> list[Array]:
 
 
 def drawn(
-    term: Term, sizes: Mapping[str, int], kind: Kind, rng: np.random.Generator, centres: Array
+    term: Term, sizes: Mapping[str, int], kind: Kind, rng: np.random.Generator, middles: Array
 ) -> Array:
     """One input. Raises Unrunnable where its type or size cannot be drawn."""
     if term.dims is None or term.dtype is None:
@@ -171,7 +182,7 @@ def drawn(
     elif kind.name == "ties":
         made = rng.integers(-2, 3, shape) / 2
     elif kind.name in ("near", "about"):
-        middle = rng.choice(centres, shape) if kind.name == "near" else np.full(shape, kind.by)
+        middle = rng.choice(middles, shape) if kind.name == "near" else np.full(shape, kind.by)
         close, far = np.abs(middle) / 2, np.maximum(1.0, np.abs(middle) / 2)
         which = rng.random(shape)  # the number itself, about it, or as far as 1
         spread = np.where(which < 0.2, 0.0, np.where((which < 0.6) & (close > 0), close, far))
@@ -225,21 +236,13 @@ def _whole(dtype: ir.DataType, shape: Sequence[int], kind: Kind, rng: Any) -> Ar
 # --- what the window itself names ------------------------------------------------------------
 
 
-def _centres(window: Window) -> Array:
-    """The numbers about which its sides may decide something."""
-    found = [a.ravel()[:64] for a in constants(window) if a.dtype.kind == "f" and a.size]
-    whole = np.concatenate([np.zeros(1), *(x.astype(np.float64) for x in found)])
-    whole = whole[np.abs(whole) < 1e6]
-    return np.unique(np.concatenate([whole, -whole]))  # x + c decides at -c
+def _about(middles: Array) -> list[Kind]:
+    return [Kind("about", float(x)) for x in middles[:: max(1, len(middles) // ABOUT)]]
 
 
-def _about(centres: Array) -> list[Kind]:
-    return [Kind("about", float(x)) for x in centres[:: max(1, len(centres) // ABOUT)]]
-
-
-def _scales(centres: Array) -> list[Kind]:
+def _scales(middles: Array) -> list[Kind]:
     """Scales at which products of two inputs meet large constants (what a mask adds)."""
-    large = np.sqrt(centres[centres > 64])
+    large = np.sqrt(middles[middles > 64])
     chosen = large[:: max(1, len(large) // MET)][:MET]
     return [Kind("scaled", float(x * k)) for x in chosen for k in NEARBY]
 

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, capped
 from graphopt.graph.attributes import default_attribute
-from graphopt.proving.scalars import Algebra, Poly, TooLarge, Unprovable
+from graphopt.proving.polynomials import Poly, TooLarge, Unprovable
+from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import FLOATS, Term
 
 __all__ = ["Index", "Meaning", "Operator", "affine"]

@@ -9,7 +9,7 @@ import numpy as np
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.indices import reshaped
 from graphopt.proving.meaning import Index, Meaning, Operator, affine
-from graphopt.proving.scalars import Poly, Unprovable
+from graphopt.proving.polynomials import Poly, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["MOVES"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.arithmetic import HALF, mean
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Poly, Unprovable
+from graphopt.proving.polynomials import Poly, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["NORMALIZATIONS"]

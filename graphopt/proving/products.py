@@ -8,7 +8,7 @@ from fractions import Fraction
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.proving.arithmetic import activated, clipped, mean
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Poly, Unprovable
+from graphopt.proving.polynomials import Poly, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["PRODUCTS"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.scalars import Poly, Unprovable
+from graphopt.proving.polynomials import Poly, Unprovable
 from graphopt.proving.terms import Term
 
 __all__ = ["QUANTIZED"]

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.proving.draws import EXACT, NORMAL, ODD, Trial, affordable, constants, drawn, trials
+from graphopt.proving.draws import (
+    EXACT,
+    NEAR,
+    NORMAL,
+    ODD,
+    Trial,
+    affordable,
+    centres,
+    constants,
+    drawn,
+    trials,
+)  # fmt: skip
 from graphopt.proving.running import Fails, Run, Shared, Unrunnable
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Verdict, Window
@@ -19,8 +30,8 @@ from graphopt.proving.windows import Verdict, Window
 __all__ = ["check"]
 
 Array = np.ndarray[Any, Any]
-#: Draws at each scale.
-TIMES = 2
+#: How inputs are drawn at each scale.
+DRAWN = (NORMAL, NEAR)
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
 SCALES = (1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
 LOST = 256
@@ -96,12 +107,11 @@ def _untaken(window: Window, shared: Shared) -> str:
 def _instability(window: Window, shared: Shared, sizes: Mapping[str, int]) -> str:
     """How the new side fails in float32 where the source's does not, "" if it does not."""
     rng = np.random.default_rng(1)
-    scales = SCALES * TIMES
-    for scale in scales[: max(len(SCALES), affordable(window, sizes) // 2)]:
-        one, two = (
-            {t: drawn(t, sizes, NORMAL, rng, np.zeros(1)) for t in window.leaves} for _ in range(2)
-        )
-        opposite = {t: -x if x.dtype.kind == "f" else two[t] for t, x in one.items()}
+    middles = centres(window)
+    planned = [(kind, scale) for kind in DRAWN for scale in SCALES]
+    for kind, scale in planned[: max(len(SCALES), affordable(window, sizes) // 2)]:
+        one = {t: drawn(t, sizes, kind, rng, middles) for t in window.leaves}
+        opposite = {t: _opposite(x, rng) for t, x in one.items()}
         mixed = [
             {**one, t: one[t] * rng.choice((0.0, 1 / scale, 1.0), one[t].shape)}
             for t in window.leaves[:MIXED]
@@ -116,6 +126,13 @@ def _instability(window: Window, shared: Shared, sizes: Mapping[str, int]) -> st
             if fault:
                 return fault
     return ""
+
+
+def _opposite(x: Array, rng: np.random.Generator) -> Array:
+    """The number with the other sign, the other truth; integers in another order."""
+    if x.dtype.kind == "f":
+        return -x
+    return ~x if x.dtype.kind == "b" else rng.permutation(x.ravel()).reshape(x.shape)
 
 
 def _in_single(

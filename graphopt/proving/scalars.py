@@ -1,127 +1,48 @@
 """Scalar normal form: sums of products over tensor elements, for every index at once.
 
-An element of a tensor is a polynomial: a sum of terms `c * sum over bound variables of a product of
-powers of atoms`. Atoms are elements of leaf tensors, functions of polynomials (exp, tanh, a maximum
-over an axis), indicators of an index range, and sizes. Bound variables are renamed by what they do,
-so equal terms are equal as data: normalizing decides equality of everything linear, and everything
-else by congruence. Arithmetic is that of the real numbers; constants are the stored floats.
+An element of a tensor is a polynomial (`polynomials`). Atoms are elements of leaf tensors,
+functions of polynomials (exp, tanh, a maximum over an axis), indicators of an index range, and
+sizes. Normalizing decides equality of everything linear, and everything else by congruence.
+Arithmetic is that of the real numbers; constants are the stored floats.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr, nonnegative, symbol
-from graphopt.proving.indices import Ranges
+from graphopt.proving.canonical import MOST_TERMS, Canonical
+from graphopt.proving.polynomials import (
+    ONE,
+    Atom,
+    Monomial,
+    Poly,
+    Rational,
+    TooLarge,
+    Unprovable,
+    constant,
+    depth,
+    exact,
+)  # fmt: skip
 
-__all__ = ["Algebra", "Atom", "Poly", "Rational", "TooLarge", "Unprovable", "written"]
-
-#: More terms than this in one polynomial, and nothing is proved here.
-MOST_TERMS = 64
-#: Bound variables that look alike are told apart by trying every order, up to this many.
-MOST_ORDERS = 24
-
-
-#: An exact number: an `int` where it is whole, which computes sooner.
-Rational = Fraction | int
-
-
-class Unprovable(Exception):
-    """The normal form does not know this operator, or its sizes do not show enough."""
-
-
-class TooLarge(Unprovable):
-    """A polynomial outgrew what is worth computing."""
+__all__ = ["Algebra"]
 
 
-@dataclasses.dataclass(eq=False, slots=True)
-class Atom:
-    """A factor: `kind` with its parameters, indices and polynomials; equal ones are one object.
-
-    Kinds: "elem" (a leaf's element), "fn" (a function of polynomials), "base" (a polynomial raised
-    to a power), "over" (a maximum or minimum over bound variables), "in" (1 where an index lies in
-    a range, else 0), "size" and "index" (a number that is a size or an index).
-
-    Attributes:
-        free: index variables in it that nothing in it binds.
-        level: how deep bound variables nest in it.
-        text: names it, for a fixed order.
-    """
-
-    kind: str
-    data: tuple[Any, ...]
-    index: tuple[Dim, ...]
-    polys: tuple[Poly, ...]
-    bound: tuple[tuple[str, Dim], ...]
-    free: frozenset[str]
-    level: int
-    text: str = ""
-
-
-class Monomial(NamedTuple):
-    """sum over `bound` of the product of atoms to their powers."""
-
-    bound: tuple[tuple[str, Dim], ...]
-    factors: tuple[tuple[Atom, Rational], ...]
-
-
-#: A polynomial: monomials in a fixed order, each with its factor.
-Poly = tuple[tuple[Monomial, Rational], ...]
-
-ONE = Monomial((), ())
-
-
-class Algebra:
+class Algebra(Canonical):
     """Polynomials over the index variables of one comparison."""
-
-    def __init__(self) -> None:
-        self.ranges = Ranges()
-        self._atoms: dict[Any, Atom] = {}
-        self._renamings: dict[Any, Atom] = {}
-        self._texts: dict[Any, str] = {}
-        self._canonicals: dict[Monomial, Monomial] = {}
-        self._count = 0
-        #: What cancelled, was multiplied by 0 or lost its root or inverse: it may be infinite or no
-        #: number.
-        self.vanished: set[Poly] = set()
 
     # --- making -----------------------------------------------------------------------------
 
     def number(self, x: float | Rational) -> Poly:
         """A constant, exactly."""
-        return ((ONE, _exact(x)),) if x else ()
-
-    def made(
-        self,
-        kind: str,
-        data: tuple[Any, ...] = (),
-        index: tuple[Dim, ...] = (),
-        polys: tuple[Poly, ...] = (),
-        bound: tuple[tuple[str, Dim], ...] = (),
-    ) -> Atom:
-        """The atom of these parts."""
-        key = (kind, data, index, polys, bound)
-        atom = self._atoms.get(key)
-        if atom is None:
-            free: set[str] = set()
-            for e in index:
-                free |= self.ranges.variables(e)
-            for p in polys:
-                free |= self.free_in(p)
-            inner = max(map(_depth, polys), default=0)
-            free -= {n for n, _ in bound}
-            atom = Atom(*key, frozenset(free), inner + bool(bound))
-            atom.text = f"@{len(self._atoms)}"
-            self._atoms[key] = atom
-        return atom
+        return ((ONE, exact(x)),) if x else ()
 
     def atom(self, atom: Atom, power: Rational = 1) -> Poly:
         """One factor alone."""
-        return ((Monomial((), ((atom, _exact(power)),)), 1),)
+        return ((Monomial((), ((atom, exact(power)),)), 1),)
 
     def size(self, dim: Dim) -> Poly:
         """A size as a number."""
@@ -197,9 +118,9 @@ class Algebra:
         """
         if _sums(p) and _sums(q):
             return self.mul(self._factor(p), self._factor(q))
-        if _sums(p) and len(q) > 1 and not _constant(q):
+        if _sums(p) and len(q) > 1 and not constant(q):
             p = self._factor(p)
-        elif _sums(q) and len(p) > 1 and not _constant(p):
+        elif _sums(q) and len(p) > 1 and not constant(p):
             q = self._factor(q)
         if len(p) * len(q) > MOST_TERMS:
             raise TooLarge("a product of sums is too long")
@@ -213,7 +134,7 @@ class Algebra:
 
     def product(self, p: Poly, q: Poly) -> Poly:
         """p q, where 0 times what is infinite or no number is not 0."""
-        if (not p or not q) and not _constant(p or q):
+        if (not p or not q) and not constant(p or q):
             self.vanished.add(p or q)
         return self.mul(p, q)
 
@@ -231,10 +152,6 @@ class Algebra:
         rest = self._settled({Monomial(m.bound, left): 1})
         beside = Monomial((), (*free, (self.made("base", polys=(rest,)), 1)))
         return self._settled({beside: k})
-
-    def _monic(self, p: Poly) -> Atom:
-        """A sum whose first factor is 1, in one atom."""
-        return self.made("base", polys=(self.scale(p, Fraction(1) / p[0][1]),))
 
     def _empty(self, m: Monomial) -> bool:
         """Whether two of its indicators are never 1 together."""
@@ -364,7 +281,7 @@ class Algebra:
             pairs = tuple((n, dict(pairs)[n]) for n in self.ordered(own))
         if not pairs:
             return p
-        level = 1 + _depth(p)
+        level = 1 + depth(p)
         named = {n: f"#{level}_{k}m_{s}" for k, (n, s) in enumerate(pairs)}
         self.ranges.sizes.update({named[n]: s for n, s in pairs})
         p = self.renamed(p, {n: symbol(new) for n, new in named.items()})
@@ -402,52 +319,6 @@ class Algebra:
             return atom.kind == "fn" and atom.data[0] in ("abs", "exp", "relu", "sigmoid")
 
         return all(k > 0 and all(one(*f) for f in m.factors) for m, k in p)
-
-    # --- variables --------------------------------------------------------------------------
-
-    def free_in(self, p: Poly) -> set[str]:
-        """Index variables of a polynomial that nothing in it binds."""
-        found: set[str] = set()
-        for m, _ in p:
-            inside: set[str] = set()
-            for atom, _ in m.factors:
-                inside |= atom.free
-            found |= inside - {n for n, _ in m.bound}
-        return found
-
-    def renamed(self, p: Poly, values: Mapping[str, Dim]) -> Poly:
-        """`p` with free index variables replaced."""
-        if not values or not (self.free_in(p) & values.keys()):
-            return p
-        made: dict[Monomial, Rational] = {}
-        for m, k in p:
-            own = {n for n, _ in m.bound}
-            inner = {n: v for n, v in values.items() if n not in own}
-            factors = tuple((self.renamed_atom(a, inner), e) for a, e in m.factors)
-            new = self._canonical(Monomial(m.bound, factors))
-            made[new] = made.get(new, 0) + k
-        return self._settled(made)
-
-    def renamed_atom(self, atom: Atom, values: Mapping[str, Dim]) -> Atom:
-        """`atom` with free index variables replaced."""
-        inner = {n: values[n] for n in atom.free if n in values}
-        if not inner:
-            return atom
-        key = (atom, frozenset(inner.items()))
-        made = self._renamings.get(key)
-        if made is None:
-            made = self._renamings[key] = self.made(
-                atom.kind,
-                atom.data,
-                tuple(self.ranges.substituted(e, inner) for e in atom.index),
-                tuple(self.renamed(p, inner) for p in atom.polys),
-                atom.bound,
-            )
-        return made
-
-    def _fresh(self, size: Dim) -> Dim:
-        self._count += 1
-        return self.ranges.variable(size, f"#t{self._count}")
 
     def _product(self, a: Monomial, b: Monomial) -> Monomial:
         """The product of two sums, the second's variables renamed apart from the first's."""
@@ -488,105 +359,6 @@ class Algebra:
                 gone.add(wide)
         return [(a, e) for a, e in factors if a not in gone]
 
-    def _settled(self, made: Mapping[Monomial, Rational]) -> Poly:
-        """Monomials in canonical form and order, those that cancel left out."""
-        out: dict[Monomial, Rational] = {}
-        for m, k in made.items():
-            m = self._canonical(m)
-            out[m] = out.get(m, 0) + k
-        found = [(m, k) for m, k in out.items() if k]
-        gone = (((m, Fraction(1)),) for m, k in out.items() if not k)
-        self.vanished.update(p for p in gone if not _constant(p))
-        if len(found) > MOST_TERMS:
-            raise TooLarge("a sum is too long")
-        if len(found) > 1:
-            found.sort(key=lambda item: written(item[0]))
-        return tuple(found)
-
-    # --- canonical names --------------------------------------------------------------------
-
-    def _canonical(self, m: Monomial) -> Monomial:
-        """Bound variables named by what they do, factors in a fixed order."""
-        made = self._canonicals.get(m)
-        if made is None:
-            made = self._canonicals[m] = self._renamed_bound(m)
-            self._canonicals[made] = made
-        return made
-
-    def _renamed_bound(self, m: Monomial) -> Monomial:
-        if m.bound:
-            level = 1 + max((a.level for a, _ in m.factors), default=0)
-            names = self.ordered(m)
-            sizes = dict(m.bound)
-            wanted = [f"#{level}_{k}_{sizes[n]}" for k, n in enumerate(names)]
-            if wanted != [n for n, _ in m.bound]:
-                self.ranges.sizes.update({w: sizes[n] for w, n in zip(wanted, names, strict=True)})
-                values = {n: symbol(w) for n, w in zip(names, wanted, strict=True)}
-                factors = tuple((self.renamed_atom(a, values), e) for a, e in m.factors)
-                bound = tuple((w, sizes[n]) for w, n in zip(wanted, names, strict=True))
-                m = Monomial(bound, factors)
-        if len(m.factors) < 2:
-            return m
-        order = sorted(m.factors, key=lambda item: (item[0].text, item[1]))
-        return Monomial(m.bound, tuple(order))
-
-    def ordered(self, m: Monomial) -> list[str]:
-        """The bound variables in the order that makes the monomial's text least."""
-        names = [n for n, _ in m.bound]
-        sizes = dict(m.bound)
-        if len(names) == 1:
-            return names
-
-        def role(name: str) -> str:
-            marks = {n: "$" if n == name else "_" for n in names}
-            parts = sorted(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
-            return f"{sizes[name]}:{parts}"
-
-        roles = {n: role(n) for n in names}
-        names.sort(key=lambda n: roles[n])
-        groups = [list(g) for _, g in itertools.groupby(names, key=lambda n: roles[n])]
-        if all(len(g) == 1 for g in groups):
-            return names
-        orders: Iterable[tuple[tuple[str, ...], ...]] = itertools.product(
-            *(itertools.permutations(g) for g in groups)
-        )
-        best: tuple[list[str], list[str]] | None = None
-        for order in itertools.islice(orders, MOST_ORDERS):
-            flat = [n for g in order for n in g]
-            marks = {n: f"${k}" for k, n in enumerate(flat)}
-            parts = sorted(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
-            if best is None or parts < best[0]:
-                best = (parts, flat)
-        assert best is not None
-        return best[1]
-
-    def _text(self, atom: Atom, marks: Mapping[str, str]) -> str:
-        """An atom with some of its free variables written as marks."""
-        inner = tuple((n, mark) for n, mark in marks.items() if n in atom.free)
-        if not inner:
-            return atom.text
-        made = self._texts.get((atom, inner))
-        if made is None:
-            made = self._texts[atom, inner] = self._rendered(atom, dict(inner))
-        return made
-
-    def _rendered(self, x: Atom, marks: Mapping[str, str]) -> str:
-        index = ",".join(_marked(e, marks) for e in x.index)
-        polys = ";".join(
-            "+".join(
-                f"{k}*S{_bound(m.bound)}"
-                + ".".join(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
-                for m, k in p
-            )
-            for p in x.polys
-        )
-        return f"{x.kind}{x.data}[{index}]({polys}){_bound(x.bound)}"
-
-
-def _exact(x: float | Rational) -> Rational:
-    exact = Fraction(x)
-    return exact.numerator if exact.denominator == 1 else exact
-
 
 def _nonzero(atom: Atom) -> bool:
     return atom.kind == "size" or (atom.kind == "fn" and atom.data[0] == "exp")
@@ -597,34 +369,6 @@ def _shift(factor: tuple[Atom, Rational]) -> bool:
     return atom.kind == "over" or (atom.kind == "elem" and bool(atom.data[1]))
 
 
-def _depth(p: Poly) -> int:
-    """How deep bound variables nest in a polynomial."""
-    return max((a.level + bool(m.bound) for m, _ in p for a, _ in m.factors), default=0)
-
-
 def _sums(p: Poly) -> bool:
     """Whether there are bound variables at its top."""
     return any(m.bound for m, _ in p)
-
-
-def _constant(p: Poly) -> bool:
-    """Whether it is made of constants' elements alone."""
-    return all(a.kind == "elem" and a.data[1] for m, _ in p for a, _ in m.factors)
-
-
-def written(m: Monomial) -> str:
-    """A monomial as text, for a fixed order."""
-    return _bound(m.bound) + ".".join(f"{a.text}^{e}" for a, e in m.factors)
-
-
-def _bound(pairs: tuple[tuple[str, Dim], ...]) -> str:
-    return "{" + ",".join(f"{n}<{s}" for n, s in pairs) + "}" if pairs else ""
-
-
-def _marked(e: Dim, marks: Mapping[str, str]) -> str:
-    text = str(e)
-    if not marks:
-        return text
-    for name, mark in sorted(marks.items(), key=lambda item: -len(item[0])):
-        text = text.replace(name, mark)
-    return text

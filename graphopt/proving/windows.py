@@ -27,10 +27,11 @@ from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
 from graphopt.proving.numbering import Numbered, Walk
+from graphopt.proving.polynomials import Unprovable
 from graphopt.proving.products import PRODUCTS
 from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
-from graphopt.proving.scalars import Algebra, Unprovable
+from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
 __all__ = ["Difference", "Window", "windows_of"]
@@ -169,10 +170,9 @@ class _Comparison:
         window = known.get((old, new)) or self._window(name, old, new)
         if window is None:
             return False
+        known[old, new] = window
         self.windows.append(window)
         joined = window.verdict in ("proved", "checked")
-        if joined:
-            known[old, new] = window
         self.failed += not joined
         if not joined:
             self.unequal.add((old, new))

@@ -14,6 +14,7 @@ from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.archives import MAPPED, read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
 from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
+from graphopt.samples.tokens import token_model
 
 __all__ = ["SampleSource", "open_samples"]
 
@@ -41,7 +42,8 @@ def open_samples(
         given: a path (.npz or .npy file, folder of those or of images, `file.py:function` with a
             function that yields samples), or in Python `Samples`, a dict of arrays, one array, a
             function that yields samples, or an iterable of them. A sample is a dict of arrays by
-            input name, or one array if the model has one input; see `stream.fit` for shapes.
+            input name, or one array if the model has one input; see `stream.fit` for shapes. Of a
+            language model ids are enough: masks, positions and empty caches follow.
         model: whose inputs they are for.
         preprocess: for images, `resize=256, crop=224, scale=..., mean=..., std=..., layout=NCHW`.
         count: use this many samples at most.
@@ -53,7 +55,9 @@ def open_samples(
     if isinstance(given, Samples):
         return given
     inputs = inputs_of(model)
-    source, items = _items(given, inputs, preprocess)
+    source, given_items = _items(given, inputs, preprocess)
+    tokens = token_model(model)
+    items = given_items if tokens is None else lambda: map(tokens.completed, given_items())
     samples = Samples(
         _Again(lambda: fit(items(), inputs, source, batch=batch, count=count)), source
     )

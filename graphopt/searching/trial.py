@@ -29,6 +29,7 @@ from graphopt.pipeline.state import State
 from graphopt.samples import open_samples
 from graphopt.verification.agreement import Guard
 from graphopt.verification.outputs import Judge, compare_outputs
+from graphopt.verification.perplexity import bound
 
 __all__ = ["Bench", "Loss", "Outcome", "Task", "key_of"]
 
@@ -94,7 +95,6 @@ class Bench:
 
     def __init__(self, task: Task, progress: Progress | None = None) -> None:
         self.task = task
-        self.evaluation = Budget(evaluate=task.evaluate).evaluation
         samples: Any = task.samples
         if isinstance(samples, str) and task.preprocess:
             from graphopt.formats import load
@@ -102,6 +102,9 @@ class Bench:
             samples = open_samples(samples, load(task.model), preprocess=task.preprocess)
         self._samples, self._progress = samples, progress
         setting = self._prepared("graph")
+        given = setting.samples if setting.given else None
+        judged = bound(Budget(evaluate=task.evaluate), setting.source.model, given)
+        self.evaluation = judged.evaluation
         self._whole: Setting | None = None
         self.probe = list(itertools.islice(setting.samples, RUNS))
         light = Judge(setting.source.skeleton, self.probe[:STEP_RUNS])

@@ -22,6 +22,7 @@ from graphopt.graph.traverse import all_nodes
 from graphopt.samples import synthetic
 from graphopt.samples.meaning import meaning_of
 from graphopt.samples.stream import Feeds, Input, inputs_of
+from graphopt.verification.watching import counted, is_if
 
 __all__ = ["Sought", "seek"]
 
@@ -41,8 +42,8 @@ class Sought:
 
     Attributes:
         found: these inputs.
-        untaken: branches that nothing takes, as "NODE (then)" or "NODE (else)"; an If inside of
-            another or of a loop is not watched, and named as such.
+        untaken: branches that nothing takes, as "NODE (then)" or "NODE (else)"; an If inside of an
+            operator other than If, Loop and Scan is not watched, and named as such.
     """
 
     def __init__(self, found: Sequence[Feeds], untaken: Sequence[str]) -> None:
@@ -56,7 +57,7 @@ def seek(
     fits: Callable[[Feeds], bool] = lambda feeds: True,
     seed: int = 0,
 ) -> Sought:
-    """Seek inputs for the branches of the main graph's Ifs that none of `runs` takes.
+    """Seek inputs for the branches of Ifs that none of `runs` takes.
 
     Args:
         model: it is not changed.
@@ -65,15 +66,12 @@ def seek(
         fits: whether an input is not too expensive to run.
         seed: of what is drawn.
     """
-    ifs = [n for n in model.graph if _is_if(n) and n.inputs and n.inputs[0] is not None]
-    main = set(model.graph)
-    inner = [n for n in all_nodes(model.graph) if _is_if(n) and n not in main]
-    hidden = [f"{n.name} (not watched)" for n in inner]
-    wanted: set[Branch] = {(n.name or "", truth) for n in ifs for truth in (True, False)}
+    ifs = [n for n in all_nodes(model.graph) if is_if(n)]
+    part, outputs, hidden = counted(model) if ifs else (model, {}, [])
+    wanted: set[Branch] = {(name, truth) for name in outputs for truth in (True, False)}
     found: list[Feeds] = []
-    if ifs:
-        part = _needed(model, [n.inputs[0].name or "" for n in ifs if n.inputs[0] is not None])
-        with _watch(part, ifs) as taken:
+    if wanted:
+        with _watch(part, outputs) as taken:
             for feeds in runs:
                 wanted -= taken(feeds)
                 if not wanted:
@@ -86,34 +84,17 @@ def seek(
                     wanted -= new
                     found.append(feeds)
     missing = [
-        f"{n.name} ({'then' if truth else 'else'})"
-        for n in ifs
+        f"{name} ({'then' if truth else 'else'})"
+        for name in outputs
         for truth in (True, False)
-        if (n.name or "", truth) in wanted
+        if (name, truth) in wanted
     ]
-    return Sought(found, missing + hidden)
-
-
-def _is_if(node: ir.Node) -> bool:
-    return node.op_type == "If" and node.domain in ("", "ai.onnx")
-
-
-def _needed(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A clone with these values as its outputs, and the nodes that they need."""
-    clone = model.clone()
-    made = {o.name: o for node in clone.graph for o in node.outputs}
-    made.update({v.name: v for v in (*clone.graph.initializers.values(), *clone.graph.inputs)})
-    clone.graph.outputs[:] = [made[n] for n in dict.fromkeys(names)]
-    for node in reversed(list(clone.graph)):
-        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
-            clone.graph.remove(node, safe=True)
-    return clone
+    return Sought(found, missing + [f"{name} (not watched)" for name in hidden])
 
 
 @contextlib.contextmanager
-def _watch(part: ir.Model, ifs: Sequence[ir.Node]) -> Iterator[Callable[[Arrays], set[Branch]]]:
+def _watch(part: ir.Model, outputs: Mapping[str, str]) -> Iterator[Callable[[Arrays], set[Branch]]]:
     """The branches that an input takes; none where the conditions cannot be computed."""
-    pairs = [(n.name or "", n.inputs[0].name or "") for n in ifs if n.inputs[0] is not None]
     try:
         with opened(part, optimize=False) as predict:
 
@@ -122,8 +103,13 @@ def _watch(part: ir.Model, ifs: Sequence[ir.Node]) -> Iterator[Callable[[Arrays]
                     values = predict(feeds)
                 except InputError:
                     return set()
-                sizes = {c: values[c].size for _, c in pairs}
-                return {(n, bool(values[c].ravel()[0])) for n, c in pairs if sizes[c] == 1}
+                counts = {name: values[output] for name, output in outputs.items()}
+                return {
+                    (name, truth)
+                    for name, count in counts.items()
+                    for truth, times in zip((True, False), count, strict=True)
+                    if times
+                }
 
             yield taken
     except InputError:

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.execution.caches import quantized_caches
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
 from graphopt.io.signatures import STANDARD
@@ -35,7 +36,8 @@ _RUNTIMES = frozenset(
 def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
     """Raise ModelError unless names, order and types are right and ONNX's checker agrees.
 
-    Large tensors stay where they are: the checker sees them as inputs of the same type and shape.
+    Large tensors stay where they are, and sparse ones are hidden: the checker sees inputs of the
+    same type and shape.
 
     Args:
         model: the model to check.
@@ -50,12 +52,13 @@ def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:
     kept = [t for t in proto.graph.initializer if t.name not in outside]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
-    for name, tensor, _ in large:
+    shown = [(n, int(t.dtype), [int(d) for d in t.shape.numpy()]) for n, t, _ in large]
+    for one in proto.graph.sparse_initializer:  # shapes of what reads them are not inferred
+        shown.append((one.values.name, one.values.data_type, list(one.dims)))
+    del proto.graph.sparse_initializer[:]
+    for name, dtype, shape in shown:
         if name not in given:
-            shape = [int(d) for d in tensor.shape.numpy()]
-            proto.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape)
-            )
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
     _show_unshaped(proto)
     _hide_unknown(proto)
     try:
@@ -115,8 +118,9 @@ def changed_signature(source: ir.Model, model: ir.Model) -> str:
     """How a model's inputs and outputs differ from the source's in what those declare; "" if not.
 
     Names, their order, element types, and shapes with their symbols. What the source leaves open
-    may be declared.
+    may be declared. A cache may come to be held in integers.
     """
+    caches = quantized_caches(model)
     for kind in ("input", "output"):
         old = [v for v in getattr(source.graph, f"{kind}s") if not v.is_initializer()]
         new = [v for v in getattr(model.graph, f"{kind}s") if not v.is_initializer()]
@@ -124,7 +128,7 @@ def changed_signature(source: ir.Model, model: ir.Model) -> str:
             names = (", ".join(v.name or "?" for v in vs) for vs in (old, new))
             return "{}s {} became {}".format(kind, *names)
         for a, b in zip(old, new, strict=True):
-            if a.dtype is not None and a.dtype != b.dtype:
+            if a.dtype is not None and a.dtype != b.dtype and b.name not in caches:
                 return f"{kind} {a.name}: type {a.dtype} became {b.dtype}"
             if a.shape is not None and not _refines(a.shape, b.shape):
                 return f"{kind} {a.name}: shape {a.shape} became {b.shape}"

@@ -12,7 +12,7 @@ of a row of x to 8 bits when it runs: without that the product is slower than th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Literal
@@ -21,8 +21,10 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.blocks import order_of
+from graphopt.passes.weight_only.finished import Finished
+from graphopt.passes.weight_only.levels import agreement, told
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
-from graphopt.passes.weight_only.writer import BlockWriter, reads_floats
+from graphopt.passes.weight_only.writer import Asked, BlockWriter, reads_floats
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
@@ -36,6 +38,8 @@ from graphopt.pass_ import Pass
 __all__ = ["WeightOnly"]
 
 Array = np.ndarray[Any, Any]
+#: Rows of what a product reads, found where they are asked for.
+Rows = Callable[[], Array] | None
 
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
@@ -43,6 +47,8 @@ SMALLEST = 1 << 14
 KERNELS_2 = (32, 64, 128)
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
 RUNS, ROWS, LONGEST = 16, 2048, 4096
+#: Rows that accuracy levels are compared on.
+SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -103,31 +109,58 @@ class WeightOnly(Pass):
         if not wanted and not lookups:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         orders = self._orders(model, ctx, wanted)
-        writer = BlockWriter(model, ctx, self.block)
+        nbytes = sum(
+            op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
+        )
+        finished = Finished(model, ctx, str(self), nbytes, RUNS)
+        writer = BlockWriter(model, ctx, self.block, finished)
+        shares = []
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
-            order = next(orders) if op.at else None
-            writer.replace(op, bits.get(op.node, self.bits), order)
+            order, rows = next(orders) if op.at else (None, None)
+            made = writer.replace(op, bits.get(op.node, self.bits), order)
+            if rows is not None and ctx.target.int8 is not None:
+                shares.append((op.node.name or "", agreement(made, rows())))
         orders.close()
+        finished.leave_with(model)
+        if shares:
+            ctx.note(told(shares))
         return len(wanted) + len(lookups)
 
     def _orders(
         self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
-    ) -> Generator[Order | None, None, None]:
-        """For each of `wanted` the order to round its weight in, known from real samples alone."""
+    ) -> Generator[tuple[Asked, Rows], None, None]:
+        """For each of `wanted` what gives the order to round its weight in, and what it reads.
+
+        Both are known from real samples alone, and found out where they are asked for.
+        """
         if ctx.samples is None or ctx.samples.synthetic:
-            yield from [None] * len(wanted)
+            yield from [(None, None)] * len(wanted)
             return
         with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
             values = {v.name: v for v in seen.model.graph.inputs}
             values.update({o.name: o for n in seen.model.graph for o in n.outputs})
             read = [values[op.x.name] for op in wanted]
             order: Order | None = None
+            last: ir.Value | None = None
             for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
-                if k == 0 or value is not read[k - 1]:  # Q, K and V read the same
-                    h = _moment(seen, op, value, ctx.seed) if op.in_channels <= LONGEST else None
-                    order = None if h is None else order_of(h, self.block)
+
+                def asked(value: ir.Value = value, op: Linear = op) -> Order | None:
+                    nonlocal order, last
+                    if value is not last:  # Q, K and V read the same
+                        short = op.in_channels <= LONGEST
+                        h = _moment(seen, op, value, ctx.seed) if short else None
+                        order = None if h is None else order_of(h, self.block)
+                        last = value
+                    return order
+
+                def rows(value: ir.Value = value, op: Linear = op) -> Array:
+                    (x,) = next(seen.values([value]))
+                    return rows_of(op, x, SEEN, np.random.default_rng(ctx.seed))
+
+                yield asked, rows
+                if value is not last:  # later ones start from here
+                    next(seen.values([value]), None)
                 seen.forget(read[k + 1 :])
-                yield order
 
     def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""

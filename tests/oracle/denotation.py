@@ -10,7 +10,8 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.numbering import Walk
-from graphopt.proving.scalars import Algebra, Unprovable
+from graphopt.proving.polynomials import Unprovable
+from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Terms
 from graphopt.proving.windows import OPERATORS
 

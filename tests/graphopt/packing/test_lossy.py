@@ -95,7 +95,10 @@ def test_a_budget_that_nothing_meets_writes_nothing(folder, capsys):
 
 @pytest.mark.parametrize(
     ("argv", "said"),
-    [([], "say --lossless"), (["--lossless", "--max-drop", "1"], "neither samples nor limits")],
+    [
+        ([], "say --lossless"),
+        (["--lossless", "--max-drop", "1"], "neither samples, passes nor limits"),
+    ],
 )
 def test_what_is_asked_for_must_be_said(argv, said, capsys):
     assert run(["pack", str(DATA / "digits.onnx"), *argv]) == 2
@@ -107,3 +110,23 @@ def test_float_weights_are_near_their_steps(packed):
     name = "4.body.3.weight"
     a, b = (m.graph.initializers[name].const_value.numpy() for m in (model, source))
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.7
+
+
+def test_recovery_makes_it_smaller_than_rounding_alone(folder, packed, capsys):
+    """Pruned as far as the budget allows, and trained in every trial, without a label."""
+    limits = ["--eval", f"{folder}/f.py:accuracy", "--max-drop", "0.5", "--recover"]
+    assert pack(folder, "recovered.gopt", *limits) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["passes"].startswith("prune(ratio=")
+    assert (folder / "recovered.gopt").stat().st_size < 0.9 * packed.stat().st_size
+    assert said["metric"][0] - said["metric"][1] <= 0.5
+
+
+def test_passes_come_before_rounding(folder, capsys):
+    limits = ["--eval", f"{folder}/f.py:accuracy", "--max-drop", "2", "-p", "prune(ratio=0.4)"]
+    assert pack(folder, "pruned.gopt", *limits) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["passes"] == "prune(ratio=0.4)"
+    source = graphopt.load(DATA / "digits.onnx")
+    sizes = {v.name: v.const_value.size for v in source.graph.initializers.values()}
+    assert sum(t["before"] for t in said["tensors"]) < 0.8 * 4 * sum(sizes.values())

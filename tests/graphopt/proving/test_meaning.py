@@ -11,9 +11,9 @@ from graphopt.proving.attention import ATTENTION
 from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
+from graphopt.proving.polynomials import Unprovable
 from graphopt.proving.products import PRODUCTS
 from graphopt.proving.quantization import QUANTIZED
-from graphopt.proving.scalars import Unprovable
 from graphopt.proving.windows import OPERATORS
 from graphopt.testing import parse_model
 

@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 
 from graphopt.analyses.shapes.symbolic import symbol
-from graphopt.proving.scalars import Algebra, Unprovable
+from graphopt.proving.polynomials import Unprovable
+from graphopt.proving.scalars import Algebra
 
 
 @pytest.fixture

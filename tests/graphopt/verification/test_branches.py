@@ -4,8 +4,11 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import optimize
+from graphopt.execution.runtime import opened
+from graphopt.graph.traverse import all_nodes
 from graphopt.testing import parse_model
 from graphopt.verification.branches import seek
+from graphopt.verification.watching import counted
 
 
 def model(condition, inputs, **constants):
@@ -81,26 +84,95 @@ def test_what_nothing_takes_is_named():
     assert seek(one, ONES, X).untaken == [f"{name_of(one)} (then)"]
 
 
-def test_an_inner_if_is_not_watched():
-    text = """
-        <ir_version: 10, opset_import: ["": 20]>
-        net (float[2,3] x, bool c, bool d) => (float[2,3] y) {
-            y = If(c) <
-                then_branch = t () => (float[2,3] a) {
-                    a = If(d) <
-                        then_branch = p () => (float[2,3] v) { v = Abs(x) },
-                        else_branch = q () => (float[2,3] w) { w = Exp(x) }
-                    >
-                },
-                else_branch = e () => (float[2,3] b) { b = Neg(x) }
+INNER = """
+    v = If(d) <
+        then_branch = p () => (float[2,3] r) { r = Abs(x) },
+        else_branch = q () => (float[2,3] s) { s = Exp(x) }
+    >"""
+IN_A_LOOP = """
+    y = Loop(turns, go, x) <body = t (int64 i, bool before, float[2,3] x1) =>
+        (bool on, float[2,3] x2) {
+            on = Identity(before)
+            h = Equal(i, last)
+            x2 = If(h) <
+                then_branch = p () => (float[2,3] r) { r = Abs(x1) },
+                else_branch = q () => (float[2,3] s) { s = Exp(x1) }
             >
-        }"""
+        }>"""
+NESTED = {
+    "a branch": f"""
+        y = If(c) <
+            then_branch = t () => (float[2,3] v) {{ {INNER} }},
+            else_branch = e () => (float[2,3] b) {{ b = Neg(x) }}
+        >""",
+    "a branch of a branch": f"""
+        z = Neg(x)
+        y = If(c) <
+            then_branch = t () => (float[2,3] u) {{
+                u = If(c) <
+                    then_branch = o () => (float[2,3] v) {{ {INNER} }},
+                    else_branch = k () => (float[2,3] w) {{ w = Identity(z) }}
+                >
+            }},
+            else_branch = e () => (float[2,3] b) {{ b = Neg(x) }}
+        >""",
+    "a loop": IN_A_LOOP,
+    "a loop in a branch": f"""
+        y = If(c) <
+            then_branch = t () => (float[2,3] y) {{ {IN_A_LOOP} }},
+            else_branch = e () => (float[2,3] b) {{ b = Neg(x) }}
+        >""",
+    "a scan": """
+        y = Scan <num_scan_inputs = 1, scan_output_axes = [0],
+                  body = t (float[3] x1) => (float[3] x2) {
+            w = ReduceSum <keepdims = 0> (x1)
+            h = Greater(w, limit)
+            x2 = If(h) <
+                then_branch = p () => (float[3] r) { r = Abs(x1) },
+                else_branch = q () => (float[3] u) { u = Exp(x1) }
+            >
+        }> (x)""",
+}
+
+
+def nested(kind, opset):
+    text = f"""
+        <ir_version: 7, opset_import: ["": {opset}]>
+        net (float[2,3] x, bool c, bool d, int64 turns) => (float[2,3] y)
+        <bool go = {{1}}, int64 last = {{7}}, float limit = {{500}}> {{ {NESTED[kind]} }}"""
     one = ir.from_proto(onnx.parser.parse_model(text))
-    runs = [{**ONES[0], "c": np.array(True), "d": np.array(True)}]
-    found = seek(one, runs, {"x": (2, 3), "c": (), "d": ()})
-    assert len(found.found) == 1
-    assert len(found.untaken) == 1
-    assert "not watched" in found.untaken[0]
+    for k, node in enumerate(n for n in all_nodes(one.graph) if n.op_type == "If"):
+        node.name = f"if{k}"
+    return one
+
+
+NESTED_RUNS = [{**ONES[0], "c": np.array(True), "d": np.array(True), "turns": np.array(1)}]
+NESTED_SHAPES = {"x": (2, 3), "c": (), "d": (), "turns": ()}
+
+
+@pytest.mark.parametrize("opset", [11, 20])
+@pytest.mark.parametrize("kind", NESTED)
+def test_what_is_inside_of_branches_and_loops_is_watched(kind, opset):
+    one = nested(kind, opset)
+    before = ir.to_proto(one).SerializeToString()
+    ifs = [n.name for n in all_nodes(one.graph) if n.op_type == "If"]
+    found = seek(one, NESTED_RUNS, NESTED_SHAPES)
+    # of two that look at the same condition, the inner one has a branch that nothing takes
+    assert found.untaken == (["if1 (else)"] if kind == "a branch of a branch" else [])
+    assert len(found.found) == (1 if len(ifs) == 1 else 2)
+    assert ir.to_proto(one).SerializeToString() == before
+
+
+def test_branches_are_counted():
+    one = nested("a loop in a branch", 20)
+    part, outputs, hidden = counted(one)
+    assert (set(outputs), hidden) == ({"if0", "if1"}, [])
+    feeds = {**NESTED_RUNS[0], "turns": np.array(10)}
+    with opened(part) as predict:
+        taken = predict(feeds)
+        other = predict({**feeds, "c": np.array(False)})
+    assert [taken[outputs[n]].tolist() for n in ("if0", "if1")] == [[1, 0], [1, 9]]
+    assert [other[outputs[n]].tolist() for n in ("if0", "if1")] == [[0, 1], [0, 0]]
 
 
 def test_the_pipeline_compares_on_what_was_sought():

@@ -1,5 +1,5 @@
 import numpy as np
-from graphopt.passes.prune.reconstruct import Reader, eliminate
+from graphopt.passes.prune.reconstruct import Reader, eliminate, inverse
 
 
 def reader(size, width=1, outputs=5, seed=0):
@@ -56,3 +56,19 @@ def test_curves_are_permutations_that_never_fall():
     assert sorted(curve.order) == list(range(130))
     assert len(curve.cost) == 131
     assert (np.diff(curve.cost) >= 0).all()
+
+
+def test_inverse_by_halves_is_the_inverse():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1400, 1100))
+    h = x.T @ x / len(x) + 1e-3 * np.eye(1100)
+    np.testing.assert_allclose(inverse(h), np.linalg.inv(h), rtol=1e-6, atol=1e-8)
+
+
+def test_units_of_unequal_width_leave_together():
+    x, w, _ = reader(6, width=2)
+    units = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 4, 5, 5])
+    curve = eliminate([Reader(w, x.T @ x / len(x), units, 1.0)], 6, 2)
+    for k in range(1, 4):
+        expected = residual(x, w, units, curve.order[:k])
+        assert abs(curve.cost[k] - expected) < 0.02 * expected + 1e-3 * curve.cost[-1]

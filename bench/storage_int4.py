@@ -1,0 +1,173 @@
+"""Weights of 4 bits in full-size BERT-base and GPT-2: bytes, memory, time to load, latency.
+
+    python bench/storage_int4.py --model bert --folder DIR [--spec "weight_only(block=64)" ...]
+
+The shapes are those of the published models (tables and a tied head included), the weights random
+with a few large columns; errors are of the outputs against the float model on random tokens.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt import optimize
+from graphopt.budget import Budget
+from graphopt.io.writing import write_model
+
+SIZES = {"bert": (30522, 512, False), "gpt2": (50257, 1024, True)}
+LAYERS, HIDDEN, HEADS, TOKENS = 12, 768, 12, 16
+SPECS = ("weight_only(block=32)", "weight_only(block=64)", "weight_only(block=128)")
+
+
+class Writer:
+    """Nodes and weights of one model."""
+
+    def __init__(self):
+        self.nodes, self.weights, self.rng = [], [], np.random.default_rng(0)
+
+    def op(self, kind, *inputs, **attributes):
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def held(self, array):
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def weight(self, *shape):
+        w = self.rng.standard_normal(shape, np.float32) * np.float32(0.02)
+        if len(shape) == 2:
+            w *= np.exp(0.3 * self.rng.standard_normal(shape[1], np.float32))
+        return self.held(w)
+
+    def linear(self, x, n, m):
+        return self.op("Add", self.op("MatMul", x, self.weight(n, m)), self.weight(m))
+
+    def norm(self, x):
+        one, zero = np.ones(HIDDEN, np.float32), np.zeros(HIDDEN, np.float32)
+        return self.op("LayerNormalization", x, self.held(one), self.held(zero), axis=-1)
+
+    def heads(self, x, perm):
+        shape = self.held(np.array([1, -1, HEADS, HIDDEN // HEADS]))
+        return self.op("Transpose", self.op("Reshape", x, shape), perm=perm)
+
+    def layer(self, x, causal):
+        q, k, v = (self.linear(x, HIDDEN, HIDDEN) for _ in range(3))
+        scores = self.op("MatMul", self.heads(q, (0, 2, 1, 3)), self.heads(k, (0, 2, 3, 1)))
+        scores = self.op("Mul", scores, self.held(np.float32((HIDDEN // HEADS) ** -0.5)))
+        if causal:
+            scores = self.op("Add", scores, causal)
+        mixed = self.op("MatMul", self.op("Softmax", scores), self.heads(v, (0, 2, 1, 3)))
+        flat = self.held(np.array([1, -1, HIDDEN]))
+        mixed = self.op("Reshape", self.op("Transpose", mixed, perm=(0, 2, 1, 3)), flat)
+        x = self.norm(self.op("Add", x, self.linear(mixed, HIDDEN, HIDDEN)))
+        inner = self.op("Gelu", self.linear(x, HIDDEN, 4 * HIDDEN))
+        return self.norm(self.op("Add", x, self.linear(inner, 4 * HIDDEN, HIDDEN)))
+
+
+def build(kind, path):
+    vocabulary, longest, decoder = SIZES[kind]
+    out, table = Writer(), None
+    table = out.weight(vocabulary, HIDDEN)
+    places = out.op("Gather", out.weight(longest, HIDDEN), out.held(np.arange(TOKENS)))
+    x = out.norm(out.op("Add", out.op("Gather", table, "ids"), places))
+    mask = np.triu(np.full((TOKENS, TOKENS), -1e4, np.float32), 1)
+    causal = out.held(mask) if decoder else ""
+    for _ in range(LAYERS):
+        x = out.layer(x, causal)
+    if decoder:
+        x = out.op("MatMul", x, out.op("Transpose", table, perm=(1, 0)))
+    wide = vocabulary if decoder else HIDDEN
+    graph = helper.make_graph(
+        [*out.nodes, helper.make_node("Identity", [x], ["y"], name="y")],
+        kind,
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, TOKENS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, TOKENS, wide])],
+        out.weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+
+
+def child(paths, rounds):
+    """Seconds to open, memory, and the median milliseconds of each of two models, interleaved."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    found, sessions = {}, []
+    ids = {"ids": np.random.default_rng(1).integers(30000, size=(1, TOKENS))}
+    for path in paths:
+        before, began = memory(), time.perf_counter()
+        sessions.append(ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
+        found[path] = {"open_s": time.perf_counter() - began}
+        y = sessions[-1].run(None, ids)[0]
+        found[path]["memory"] = memory() - before
+        np.save(f"{path}.npy", y)
+    times = [[] for _ in paths]
+    for _ in range(rounds):
+        for one, session in zip(times, sessions, strict=True):
+            began = time.perf_counter()
+            session.run(None, ids)
+            one.append(time.perf_counter() - began)
+    for path, one in zip(paths, times, strict=True):
+        found[path]["ms"] = 1e3 * float(np.median(one))
+    print(json.dumps(found))
+
+
+def memory():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=SIZES)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--spec", action="append")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--child", nargs="*")
+    given = parser.parse_args()
+    if given.child:
+        child(given.child, given.rounds)
+        return
+    folder = Path(given.folder)
+    source = folder / f"{given.model}.onnx"
+    if not source.exists():
+        build(given.model, source)
+    print(
+        "| spec | bytes | of float | open, s | memory, MB | ms | times as fast | error | argmax |"
+    )
+    for k, spec in enumerate(given.spec or SPECS):
+        target = folder / f"{given.model}{k}.onnx"
+        free = Budget(max_disagreement=float("inf"))
+        made = optimize(source, spec, budget=free, measure=False, verify="graph", cache="off")
+        write_model(made.model, target)
+        command = [sys.executable, __file__, "--folder", ".", "--rounds", str(given.rounds)]
+        said = subprocess.run(
+            [*command, "--child", str(source), str(target)], check=True, capture_output=True
+        ).stdout
+        was, now = json.loads(said).values()
+        a, b = (np.load(f"{p}.npy") for p in (source, target))
+        size = target.stat().st_size
+        print(
+            f"| `{spec}` | {size:,} | {size / source.stat().st_size:.3f}"
+            f" | {now['open_s']:.2f} ({was['open_s']:.2f})"
+            f" | {now['memory'] / 1e6:.0f} ({was['memory'] / 1e6:.0f})"
+            f" | {now['ms']:.1f} ({was['ms']:.1f}) | {was['ms'] / now['ms']:.2f}"
+            f" | {np.linalg.norm(a - b) / np.linalg.norm(a):.4f}"
+            f" | {(a.argmax(-1) == b.argmax(-1)).mean():.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

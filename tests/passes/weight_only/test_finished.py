@@ -1,0 +1,105 @@
+"""A quantization that is killed goes on at the matrix where it was, and gives the same bytes."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphopt.passes.weight_only import finished
+
+import graphopt
+from graphopt.testing import parse_model
+
+RNG = np.random.default_rng(0)
+LAYERS = 6
+
+
+def drawn(*dims):
+    return RNG.standard_normal(dims).astype(np.float32)
+
+
+#: Optimizes; sends itself SIGKILL after so many matrices. Says how many were rounded here.
+PROGRAM = """
+import os, signal, sys
+import graphopt
+from graphopt.passes.weight_only import finished, writer
+model, samples, out, cache, most = sys.argv[1:]
+finished.LARGE = 0
+rounded = writer.in_blocks
+count = 0
+def counted(*given):
+    global count
+    if count == int(most):
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    return rounded(*given)
+writer.in_blocks = counted
+result = graphopt.optimize(model, "weight_only", samples=samples or None, measure=False,
+                           budget=graphopt.Budget(max_disagreement=float("inf")), cache=cache)
+result.write(out, external=True)
+print(count)
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    text = "h0 = Add(x, b)  "
+    text += "".join(f"p{k} = MatMul(h{k}, w{k})  h{k + 1} = Relu(p{k})  " for k in range(LAYERS))
+    weights = {f"w{k}": drawn(128, 128) / 12 for k in range(LAYERS)}
+    x = drawn(4, 128)
+    constants = {"b": np.ones(128, np.float32), **weights}
+    model = parse_model(f"{text}y = Neg(h{LAYERS})", inputs={"x": x}, constants=constants)
+    graphopt.save(model, tmp_path / "m.onnx", external=True)
+    np.savez(tmp_path / "x.npz", x=x)
+    return tmp_path
+
+
+def started(folder, samples, out, cache, most):
+    (folder / out).parent.mkdir(exist_ok=True)
+    given = (folder / "m.onnx", samples, folder / out, folder / cache, most)
+    command = [sys.executable, "-c", PROGRAM, *map(str, given)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def both(folder, out):
+    return [(folder / f"{out}{end}").read_bytes() for end in ("", ".data")]
+
+
+@pytest.mark.parametrize("given", ["", "x.npz"], ids=["nearest", "samples"])
+def test_a_killed_run_goes_on(source, given):
+    samples = source / given if given else ""
+    whole = started(source, samples, "whole/o.onnx", "other", 99)
+    assert whole.stdout.split()[-1] == str(LAYERS), whole.stderr
+    killed = started(source, samples, "o.onnx", "cache", 4)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (source / "o.onnx").exists()
+    (kept,) = (source / "cache" / "weights").iterdir()
+    assert len(list(kept.glob("*.npy"))) == 12
+    part = next(kept.glob("*.q.npy"))  # a file cut off, as a power cut may leave it, is made again
+    part.write_bytes(part.read_bytes()[:200])
+    again = started(source, samples, "o.onnx", "cache", 99)
+    assert again.stdout.split()[-1] == str(LAYERS - 3), again.stderr
+    assert both(source, "o.onnx") == both(source, "whole/o.onnx")
+    assert list((source / "cache" / "weights").iterdir()) == []
+    assert list((source / "other" / "weights").iterdir()) == []
+
+
+def test_another_run_takes_nothing_up(source):
+    assert started(source, "", "o.onnx", "cache", 3).returncode == -signal.SIGKILL
+    other = started(source, source / "x.npz", "p.onnx", "cache", 99)
+    assert other.stdout.split()[-1] == str(LAYERS)
+
+
+def test_where_nothing_can_be_kept_nothing_is(source):
+    (source / "cache").write_text("no folder")
+    done = started(source, "", "o.onnx", "cache", 99)
+    assert done.stdout.split()[-1] == str(LAYERS), done.stderr
+
+
+def test_small_models_keep_nothing(source):
+    cache = source / "cache"
+    graphopt.optimize(source / "m.onnx", "weight_only", measure=False, cache=cache)
+    assert finished.LARGE == 1 << 30
+    assert not Path(cache, "weights").exists()
