@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from graphopt.passes.prune.cost_model import Work
 
 from graphopt.analyses.dims import Dimension
+from graphopt.analyses.dims.cost_model import Work
 from graphopt.knapsack import marginal_steps
 
 __all__ = ["Curve", "allowed_counts", "choose", "fewest", "source_size"]

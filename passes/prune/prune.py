@@ -15,13 +15,13 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose, fewest, source_size
 from graphopt.passes.prune.compensation import refit
-from graphopt.passes.prune.cost_model import Of, time_like, work
 from graphopt.passes.prune.curves import Score, curves
 from graphopt.passes.prune.sampling import enough_of
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.sensitivity import scan
 
 from graphopt.analyses.dims import Dimension, dimensions
+from graphopt.analyses.dims.cost_model import Of, free_share, time_like, work
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.graph.kept import source_sizes
@@ -118,8 +118,7 @@ class Prune(Pass):
             dims = {name: dim for name, dim in dims.items() if shares.get(name)}
         if not dims:
             return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
-        amount = work(dims, self.of, ctx)
-        if amount.left(dict.fromkeys(dims, 0.0)) >= amount.total:
+        if not free_share(dims, self.of, ctx):
             return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
         samples = _given(ctx)
         found = curves(self.score, model, dims, samples, ctx)
@@ -147,7 +146,10 @@ class Prune(Pass):
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
         if self.ratio and abs(left - (1 - self.ratio)) > 0.02:
             why = " in the steps the target likes" if ctx.target.channel_multiple > 1 else ""
-            ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why}")
+            ctx.note(
+                f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why} "
+                f"({free_share(dims, self.of, ctx):.0%} are in what may shrink)"
+            )
         kept = {
             name: found[name].kept(count)
             for name, count in chosen.items()

@@ -3,11 +3,11 @@ import itertools
 import numpy as np
 import pytest
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose
-from graphopt.passes.prune.cost_model import Work
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.analyses.dims import Dimension, Member
+from graphopt.analyses.dims.cost_model import Work
 
 
 def dimension(size, width=1):
