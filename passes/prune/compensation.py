@@ -7,17 +7,20 @@ Layer by layer in topological order, W and b of each operator whose input change
 so that each layer also absorbs the errors of those before it (ThiNet, arXiv:1707.06342; He et al.,
 arXiv:1707.06168). Where the output goes into a sum whose other term is known already (a residual
 stream), the sum is what is kept: Y grows by the other term's original value minus its present one.
+Where an activation follows that is flat on a side, only what gets through it counts (`rectified`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.least_squares import Gram
 from graphopt.passes.prune.linear import Refittable, refittable
+from graphopt.passes.prune.rectified import Rows, fit_rectified, sloped_range
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw, fit_share
 from graphopt.passes.prune.selection import Selection, select
@@ -63,11 +66,13 @@ def refit(
         for k, op in enumerate(ctx.track(wanted, len(wanted), "refitting layers")):
             axes = where.get(op.node.outputs[0].name or "")
             for sweep in range(1 if isinstance(op, Refittable) else 2):
-                pairs = zip(was.values(needs[k][0]), now.values(needs[k][1]), strict=True)
+                pairs = partial(_pairs, was, now, *needs[k])
                 if isinstance(op, Refittable):
-                    fitted = _fit_linear(op, pairs, axes, now.runs, ctx)
+                    sloped = sloped_range(_sum_of(op, place)[1])
+                    fitted = _fit_linear(op, pairs, axes, sloped, now.runs, ctx)
                 else:
-                    fitted = _fit_cell(op, origin[op.node.name], pairs, axes, sweep == 0, now.runs)
+                    twin = origin[op.node.name]
+                    fitted = _fit_cell(op, twin, pairs(), axes, sweep == 0, now.runs)
                 if isinstance(fitted, str):
                     ctx.refuse("Refit", op.node, fitted)
                 elif sweep or ctx.edit("Refit", op.node):
@@ -84,24 +89,35 @@ def known_terms(op: Refittable, place: Mapping[ir.Node, int]) -> list[ir.Value]:
 
     Only terms that are computed before the operator; constants do not count.
     """
-    node = op.node
+    return _sum_of(op, place)[0]
+
+
+def _sum_of(op: Refittable, place: Mapping[ir.Node, int]) -> tuple[list[ir.Value], ir.Value]:
+    """`known_terms`, and the sum of them and the operator's output."""
+    y = op.y
     terms: list[ir.Value] = []
     while True:
-        y = node.outputs[0]
         uses = list(y.uses())
         if len(uses) != 1 or y.is_graph_output() or uses[0].node.op_type != "Add":
-            return terms
+            return terms, y
         after = uses[0].node
         other = after.inputs[1 - uses[0].idx]
         assert other is not None
         if not is_constant(other):
             if other.shape is None or y.shape is None or len(other.shape) != len(y.shape):
-                return terms
+                return terms, y
             producer = other.producer()
             if producer is not None and (producer not in place or place[producer] > place[op.node]):
-                return terms
+                return terms, y
             terms.append(other)
-        node = after
+        y = after.outputs[0]
+
+
+def _pairs(
+    was: Staged, now: Staged, before: list[ir.Value], after: list[ir.Value]
+) -> Iterator[tuple[list[Array], list[Array]]]:
+    """For each sample these values of the source and those of the model."""
+    return zip(was.values(before), now.values(after), strict=True)
 
 
 def _needs(
@@ -167,27 +183,39 @@ def _fit_cell(
 
 def _fit_linear(
     op: Refittable,
-    pairs: Iterable[tuple[list[Array], list[Array]]],
+    pairs: Callable[[], Iterable[tuple[list[Array], list[Array]]]],
     axes: Mapping[int, Array] | None,
+    sloped: tuple[float, float] | None,
     runs: int,
     ctx: Context,
 ) -> Fitted | str:
     w = op.matrix()
     if w.shape[2] > FEATURES_MOST:
         return f"{w.shape[2]} features are too many to solve for"
+
+    def rows() -> Iterator[Rows]:
+        draw = Draw(op, w.shape[2], runs, ctx.seed)
+        for run, ((y, *before), (x, *after)) in enumerate(pairs()):
+            y = select(_total(y, before), axes)
+            at = draw(y.shape)
+            known = op.channels(_total(np.zeros_like(y), after), at) if after else 0.0
+            share = fit_share(run, runs, len(x))
+            yield Rows(op.features(x, y.shape, at), op.channels(y, at), known, share)
+
     gram = Gram(w.shape[0], w.shape[2], w.shape[1], shift=op.can_shift)
-    draw = Draw(op, w.shape[2], runs, ctx.seed)
-    for run, ((y, *before), (x, *after)) in enumerate(pairs):
-        for term in before:
-            y = y + term
-        y = select(y, axes)
-        for term in after:
-            y = y - term
-        at = draw(y.shape)
-        gram.add(op.features(x, y.shape, at), op.channels(y, at), fit_share(run, runs, len(x)))
+    for part in rows():
+        gram.add(part.features, part.wanted - part.known, part.share)
     if gram.fitted.rows < w.shape[2]:
         ctx.note("too few samples: some operators have more features than rows; a ridge held them")
     weight, bias, ridge = gram.fit(w, op.bias() if op.can_shift else None)
     if np.isinf(ridge):
         return "samples show no better weights than those the cut left"
+    if sloped is not None:
+        weight, bias = fit_rectified(gram, rows, weight, bias, sloped)
     return lambda model: op.store(model, weight, bias)
+
+
+def _total(y: Array, terms: Iterable[Array]) -> Array:
+    for term in terms:
+        y = y + term
+    return y

@@ -34,13 +34,18 @@ def solve(m: Moments, prior: Array, ridge: float, free: int) -> Array:
     """
     if np.isinf(ridge):
         return prior
-    weight = np.einsum("gnn->gn", m.ff) * ridge
+    a = m.ff + _ridge(m, ridge, free)[:, None, :] * np.eye(m.ff.shape[1])
+    return prior + np.linalg.solve(a, m.fy - m.ff @ prior.transpose(0, 2, 1)).transpose(0, 2, 1)
+
+
+def _ridge(m: Moments, ridge: float, free: int) -> Array:
+    """What is added to the diagonal [groups, n]; next to nothing for the last `free`."""
+    weight: Array = np.einsum("gnn->gn", m.ff) * ridge
     floor = max(float(weight.max()), 1e-30) * 1e-9
     weight = np.maximum(weight, floor)
     if free:
         weight[:, -free:] = floor
-    a = m.ff + weight[:, None, :] * np.eye(m.ff.shape[1])
-    return prior + np.linalg.solve(a, m.fy - m.ff @ prior.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return weight
 
 
 class Gram:
@@ -48,14 +53,14 @@ class Gram:
 
     def __init__(self, groups: int, features: int, outputs: int, *, shift: bool) -> None:
         self.shift = shift
+        self._again: tuple[Array, Array] | None = None
         n = features + shift
         self.fitted = Moments.zero(groups, n, outputs)
         self.held = Moments.zero(groups, n, outputs)
 
     def add(self, f: Array, y: Array, fit: float) -> None:
         """Add rows; the first share `fit` of them to fit on, the rest is held out."""
-        if self.shift:
-            f = np.concatenate([f, np.ones((*f.shape[:2], 1), f.dtype)], axis=2)
+        f = self._shifted(f)
         cut = round(f.shape[1] * fit)
         self.fitted.add(f[:, :cut], y[:, :cut])
         self.held.add(f[:, cut:], y[:, cut:])
@@ -73,7 +78,33 @@ class Gram:
                 after, ridge, worse = off, candidate, 0
             elif (worse := worse + 1) == 2:
                 break  # errors fall, then rise, as the ridge shrinks
-        best = solve(self.fitted + self.held, prior, ridge, self.shift)
-        if self.shift:
-            return best[:, :, :-1], best[:, :, -1].reshape(-1), ridge
-        return best, None, ridge
+        self._prior, self._chosen = prior, ridge
+        return *self._parts(solve(self.fitted + self.held, prior, ridge, self.shift)), ridge
+
+    def cross(self, f: Array, y: Array) -> Array:
+        """Sum of f y^T over rows [groups, n, m]."""
+        found: Array = self._shifted(f).transpose(0, 2, 1) @ y
+        return found
+
+    def fit_again(self, cross: Array) -> tuple[Array, Array | None]:
+        """Weight and bias for other targets of all rows, at the ridge that `fit` chose.
+
+        Args:
+            cross: the sum of `cross` over the rows.
+        """
+        if self._again is None:
+            m = self.fitted + self.held
+            ridge = _ridge(m, self._chosen, self.shift)
+            inverse = np.linalg.inv(m.ff + ridge[:, None, :] * np.eye(m.ff.shape[1]))
+            self._again = inverse, ridge[:, :, None] * self._prior.transpose(0, 2, 1)
+        inverse, held_to = self._again
+        return self._parts((inverse @ (cross + held_to)).transpose(0, 2, 1))
+
+    def _shifted(self, f: Array) -> Array:
+        if not self.shift:
+            return f
+        return np.concatenate([f, np.ones((*f.shape[:2], 1), f.dtype)], axis=2)
+
+    def _parts(self, w: Array) -> tuple[Array, Array | None]:
+        """Weight and bias."""
+        return (w[:, :, :-1], w[:, :, -1].reshape(-1)) if self.shift else (w, None)

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from graphopt.passes.prune.choice import Curve
 
-__all__ = ["DAMPING", "Reader", "eliminate", "inverse"]
+__all__ = ["DAMPING", "Reader", "eliminate"]
 
 Array = np.ndarray[Any, Any]
 
 #: Added to the covariance's diagonal, as a share of its mean: what samples did not excite.
 DAMPING = 1e-3
+#: The same as a share of its sum: moments are summed in float32, and must stay positive definite.
+ROUNDING = 1e-6
 #: Units leave in this many steps; those that leave together are chosen together.
 STEPS = 64
 
@@ -73,15 +75,15 @@ def eliminate(readers: list[Reader], size: int, least: int) -> Curve:
 class _State:
     """A reader while its features leave: weights refitted to those left, H^-1 of those.
 
-    The inverse is `inverse - factor @ factor.T`: each step appends columns (a Cholesky
-    factorization by blocks, in the order of removal), and only its diagonal blocks are kept up.
+    The inverse is `inverse - factor @ factor.T`: each step appends columns (a factorization by
+    blocks, pivoted in the order of removal), and only its diagonal blocks are kept up.
     """
 
     def __init__(self, reader: Reader) -> None:
         h = reader.covariance
-        damping = DAMPING * float(np.trace(h)) / len(h) + 1e-12
+        damping = (DAMPING / len(h) + ROUNDING) * float(np.trace(h)) + 1e-12
         self.weight, self.units, self.energy = reader.weight.copy(), reader.units, reader.energy
-        self.inverse = inverse(h + damping * np.eye(len(h)))
+        self.inverse = np.linalg.inv(h + damping * np.eye(len(h)))
         self.factor, self.columns = np.empty_like(h), 0
         here = np.flatnonzero(self.units >= 0)
         here = here[np.argsort(self.units[here], kind="stable")]
@@ -109,7 +111,8 @@ class _State:
             return 0.0
         factor = self.factor[:, : self.columns]
         rows = self.inverse[:, out] - factor @ factor[out].T
-        root = np.linalg.inv(np.linalg.cholesky(rows[out])).T
+        values, vectors = np.linalg.eigh(rows[out])
+        root = vectors / np.sqrt(np.maximum(values, values[-1] * 1e-12))
         added, moved = rows @ root, self.weight[:, out] @ root
         self.weight -= moved @ added.T
         self.factor[:, self.columns : self.columns + len(out)] = added
@@ -121,15 +124,3 @@ class _State:
             left.append((which[stays], at[stays], block[stays] - some @ some.transpose(0, 2, 1)))
         self.blocks = left
         return float((moved**2).sum()) / self.energy
-
-
-def inverse(h: Array) -> Array:
-    """The inverse of a positive definite matrix: by halves, half the work of a general one."""
-    n = len(h) // 2
-    if n < 256:
-        return np.linalg.inv(h)
-    first = inverse(h[:n, :n])
-    across = first @ h[:n, n:]
-    last = inverse(h[n:, n:] - h[n:, :n] @ across)
-    corner = across @ last
-    return np.block([[first + corner @ across.T, -corner], [-corner.T, last]])
