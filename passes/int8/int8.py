@@ -369,10 +369,10 @@ def apply(
         dead.append(multiply(writer, node, kind, weights[node], quantized[x]))
     for node in plan.joined:
         dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
-    blocks = BlockWriter(model, ctx, BLOCK)
+    blocks = BlockWriter(model, ctx)
     for op in map(linear_of, plan.blocks):
         assert not isinstance(op, str)
-        blocks.replace(op, 8, None)
+        blocks.replace(op, (8, BLOCK), None)
     for node in plan.tables:
         quantize_table(writer, node)
     for node in plan.recurrent:
