@@ -79,14 +79,15 @@ def in_blocks(w: Array, bits: int, size: int, dtype: Any, order: Order | None = 
 def stored_bits(form: Form, row: int, dtype: Any) -> float:
     """Bits of a weight in rows of so many, scales, zero points and filled places included."""
     bits, size = form
-    return -(-row // size) * (size * bits + 8 * np.dtype(dtype).itemsize + bits) / row
+    block: int = size * bits + 8 * np.dtype(dtype).itemsize + bits
+    return -(-row // size) * block / row
 
 
 def relative_error(w: Array, form: Form) -> float:
     """Relative L2 of what rounding to the nearest does to w [n, k], by some of its rows."""
     some = w[:: max(1, len(w) // ROWS)]
     off = in_blocks(some, *form, some.dtype).matrix(some.shape[1]) - some.astype(np.float32)
-    return float(np.linalg.norm(off) / max(np.linalg.norm(some.astype(np.float32)), 1e-30))
+    return float(np.linalg.norm(off)) / max(float(np.linalg.norm(some.astype(np.float32))), 1e-30)
 
 
 def form_of(w: Array, bits: int, whole: bool) -> Form:
@@ -104,7 +105,7 @@ def form_of(w: Array, bits: int, whole: bool) -> Form:
     sizes = [s for s in SIZES if row % s == 0 or not (whole or row < s)]
 
     def price(form: Form) -> float:
-        return relative_error(w, form) * 2.0 ** stored_bits(form, row, w.dtype)
+        return relative_error(w, form) * float(2.0 ** stored_bits(form, row, w.dtype))
 
     return min(((bits, s) for s in sizes), key=price, default=(bits, SMALLEST))
 

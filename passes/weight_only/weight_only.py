@@ -3,6 +3,7 @@
     y = x W            ->  MatMulNBits(x, Q, s, z)
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)
     y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)     (tables)
+    y = MoE(x, p, W)   ->  QMoE(x, p, Q, s, z)                  (mixtures of experts)
 
 What bounds a language model that writes one token after another is reading its weights: at 4 bits
 there is an eighth of them. No ranges are needed; with samples each weight is rounded for what it
@@ -23,6 +24,13 @@ from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.allocation import mixed_forms
 from graphopt.passes.weight_only.blocks import SMALLEST as SMALLEST_BLOCK
 from graphopt.passes.weight_only.blocks import Form, form_of, order_of
+from graphopt.passes.weight_only.experts import (
+    EXPERTS,
+    block_of,
+    is_mixture,
+    pack_experts,
+    why_no_experts,
+)
 from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.levels import agreement, told
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
@@ -97,6 +105,11 @@ class WeightOnly(Pass):
         return bool({2, MIXED} & {self.bits, *(b for _, b in self.layers)})
 
     @property
+    def _usual(self) -> int:
+        """The bits of a matrix that nothing else is said or measured of."""
+        return 4 if isinstance(self.bits, str) else self.bits
+
+    @property
     def _least(self) -> int:
         """The smallest block that may be chosen."""
         return self.block or (KERNELS_2[0] if self._two else SMALLEST_BLOCK)
@@ -123,7 +136,8 @@ class WeightOnly(Pass):
         bits = by_node(self.layers, model.graph, "weight_only")
         wanted = self._wanted(model, ctx, bits)
         lookups = self._lookups(model, ctx, bits, wanted)
-        if not wanted and not lookups:
+        mixtures = self._mixtures(model, ctx, bits)
+        if not wanted and not lookups and not mixtures:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
         forms = self._forms(wanted + lookups, ctx, bits)
         orders = self._orders(model, ctx, wanted, forms)
@@ -139,10 +153,12 @@ class WeightOnly(Pass):
             if rows is not None and ctx.target.int8 is not None:
                 shares.append((op.node.name or "", agreement(made, rows())))
         orders.close()
+        for node, form in ctx.track(mixtures.items(), len(mixtures), "rounding experts"):
+            pack_experts(writer, node, form)
         finished.leave_with(model)
         if shares:
             ctx.note(told(shares))
-        return len(wanted) + len(lookups)
+        return len(wanted) + len(lookups) + len(mixtures)
 
     def _forms(
         self, ops: Sequence[Linear], ctx: Context, bits: Mapping[ir.Node, int]
@@ -154,7 +170,7 @@ class WeightOnly(Pass):
         for op in ops:
             if op.node in found:
                 continue
-            width = bits.get(op.node, 4 if self.bits == MIXED else self.bits)
+            width = bits.get(op.node, self._usual)
             whole = op.shared or not op.at
             about = (op.at, op.out_channels, op.in_channels, width, whole)
             if about not in known:
@@ -234,6 +250,21 @@ class WeightOnly(Pass):
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
                 found.append(op)
+        return found
+
+    def _mixtures(
+        self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]
+    ) -> dict[ir.Node, Form]:
+        """The mixtures of experts to replace, and the form of all matrices of each."""
+        found: dict[ir.Node, Form] = {}
+        for node in filter(is_mixture, model.graph if EXPERTS in ctx.target.operators else ()):
+            width = bits.get(node, self._usual)
+            reason = why_no_experts(node, self.block) if width else "layers= says so"
+            block = block_of(node, self.block)
+            if reason or block is None:
+                ctx.refuse(self, node, f"{reason}: it stays as it is")
+            elif ctx.edit(self, node):
+                found[node] = width, block
         return found
 
     def _why_not(self, op: Linear, rank: int | None, tables: Sequence[ir.Node]) -> str:

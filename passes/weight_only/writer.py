@@ -22,7 +22,7 @@ from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import weight_of
 
-__all__ = ["Asked", "BlockWriter", "reads_floats"]
+__all__ = ["PARTS", "Asked", "BlockWriter", "reads_floats"]
 
 Array = np.ndarray[Any, Any]
 
@@ -86,13 +86,18 @@ class BlockWriter:
         root = op.weight if held is None else held.root
         if root not in self.packed:
             base = root.name or "weight"
-            arrays = self.finished.known(base, PARTS) if self.finished else None
-            if arrays is None:
-                arrays = self._made(op, form, order)
-                arrays = self.finished.keep(base, arrays) if self.finished else arrays
+            arrays = self.kept(base, lambda: self._made(op, form, order))
             values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
             self.packed[root] = values, form
         return self.packed[root]
+
+    def kept(self, base: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        """What a matrix becomes: as an earlier run that was killed left it, or made now."""
+        arrays = self.finished.known(base, PARTS) if self.finished else None
+        if arrays is None:
+            arrays = make()
+            arrays = self.finished.keep(base, arrays) if self.finished else arrays
+        return arrays
 
     def _made(self, op: Linear, form: Form, order: Asked) -> dict[str, Array]:
         w = op.matrix()[0] if op.at else op.array()
