@@ -212,6 +212,22 @@ def test_weights_computed_from_constants_are_folded_first():
     assert operators(model) == ["DynamicQuantizeLinear", "MatMulIntegerToFloat"]
 
 
+@pytest.mark.parametrize(("columns", "integers"), [(64, 2), (4096, 1)])
+def test_what_is_computed_from_little_stays_so_where_its_integers_outweigh_the_others(
+    columns, integers
+):
+    """A matrix of 16 rows tiled from 16 numbers, beside one of 16 x 64 that is held."""
+    model = parse_model(
+        "h = MatMul(x, w)  a = Tile(u, n)  y = MatMul(h, a)",
+        inputs={"x": (5, 64)},
+        constants={"w": normal(64, 16), "u": normal(16, 1), "n": np.array([1, columns])},
+    )
+    ctx = Context(model, target=FUSED)
+    Int8().run(model, ctx)
+    assert operators(model).count("MatMulIntegerToFloat") == integers
+    assert ("Tile" in operators(model)) == (integers == 1)
+
+
 def test_without_samples_the_report_says_what_is_missing():
     model = parse_model(
         "y = Conv(x, w)", inputs={"x": (1, 4, 5, 5)}, constants={"w": normal(4, 4, 1, 1)}
