@@ -26,6 +26,7 @@ from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import slower_nodes, worth_their_borders
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
+from graphopt.passes.int8.unfolding import unfold, unfolds
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 from graphopt.passes.weight_only.writer import BlockWriter
@@ -370,9 +371,13 @@ def apply(
     for node in plan.joined:
         dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
     blocks = BlockWriter(model, ctx)
-    for op in map(linear_of, plan.blocks):
+    for node in plan.blocks:
+        folded = unfolds(node)
+        product = node if folded is None else unfold(model, folded, blocks.names)
+        op = linear_of(product)
         assert not isinstance(op, str)
         blocks.replace(op, (8, BLOCK), None)
+        dead.append(node)
     for node in plan.tables:
         quantize_table(writer, node)
     for node in plan.recurrent:

@@ -25,6 +25,7 @@ from typing import Any
 
 import onnx_ir as ir
 from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize, reads_blocks
+from graphopt.passes.int8.speed import gains_in_blocks
 from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.cost import cost
@@ -200,7 +201,9 @@ class _Search:
         """Whether it can read its matrix in blocks: so many rows as it has are known to be rows."""
         (x, *_) = node.inputs
         rank = None if x is None else self.ctx.get(shapes).rank(x)
-        return rank is not None and rank >= 2 and reads_blocks(node, self.ctx.target)
+        if rank is None or rank < 2 or not reads_blocks(node, self.ctx.target):
+            return False
+        return gains_in_blocks(self.model, self.ctx, node, self.quantize)
 
     def _stored(self, chosen: Choice) -> Choice:
         """With as few bits for the stored weights as the rest allows: 8, else 12, else 16."""

@@ -12,6 +12,7 @@ followers nodes all of whose activations already are integers: they join at no c
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
 from graphopt.passes.int8.operators import FEW_BITS, Operator, clamp_after, describe
 from graphopt.passes.int8.stored import weights_to_store
+from graphopt.passes.int8.unfolding import unfolds
 from graphopt.passes.weight_only.writer import reads_floats
 
 from graphopt.analyses.linear import linear_of
@@ -52,7 +54,7 @@ class Plan:
         clamps: Relu and Clip nodes that belong to the integer node before them, by that node.
         joined: static products with a float result, to be written as the target's own operator.
         dynamic: nodes whose activations are quantized at run time.
-        blocks: products that round both operands block by block.
+        blocks: products (convolutions unfolded) that round both operands block by block.
         tables, recurrent: lookups and LSTMs to make integer.
         left: nodes with weights that stay float, and why.
         stored: float nodes that read weights from integers, at which positions, of how many bits.
@@ -231,8 +233,13 @@ def make_plan(
 
 def reads_blocks(node: ir.Node, target: Target) -> bool:
     """Whether the target has this product for a matrix in blocks; of x as rows."""
+    if FEW_BITS not in target.operators:
+        return False
+    if node.op_type == "Conv":
+        unfolded = unfolds(node)
+        return unfolded is not None and math.prod(unfolded.shape[1:]) >= BLOCK
     op = linear_of(node) if node.op_type in ("Gemm", "MatMul") else ""
-    if isinstance(op, str) or FEW_BITS not in target.operators:
+    if isinstance(op, str):
         return False
     return reads_floats(op) and not op.shared and op.in_channels >= BLOCK
 
