@@ -23,7 +23,7 @@ from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
-from graphopt.passes.int8.speed import slower_nodes, worth_their_borders
+from graphopt.passes.int8.speed import SLOWER, gains_in_blocks, slower_nodes, worth_their_borders
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfolding import unfold, unfolds
@@ -207,6 +207,8 @@ class Int8(Pass):
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
+        idle = [n for n in draft.blocks if not gains_in_blocks(model, ctx, n, quantize)]
+        slow.update((n.name, SLOWER) for n in idle if n.name)
         trained: Trained | None = None
         if self.qat:
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)

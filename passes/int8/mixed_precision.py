@@ -309,7 +309,7 @@ def unit_sensitivities(
     """
     slow = start.left
     every = {n.name: "another unit" for n in plan.modes() if n.name}
-    bits = {n.name: 0 for n in model.graph if n.name}
+    bits = {n.name: 0 for n in all_nodes(model.graph) if n.name}
     units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
 
     def alone(names: Unit) -> Choice:
@@ -379,4 +379,4 @@ def _units(plan: Plan) -> list[list[ir.Node]]:
     for node in plan.dynamic:
         shared.setdefault(node.inputs[0], []).append(node)
     units = [[n] for n, k in plan.nodes.items() if k.weight is not None]
-    return [*units, *shared.values(), *([n] for n in (*plan.recurrent, *plan.tables))]
+    return [*units, *shared.values(), *([n] for n in (*plan.blocks, *plan.recurrent, *plan.tables))]

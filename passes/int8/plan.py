@@ -3,6 +3,7 @@
 static    ranges are known before: Q/DQ around the node
 dynamic   ranges are found at run time: MatMul, Gemm, LSTM where the target prefers it
 blocks    ranges are found at run time, one for each block of a row: what 8 bits a row would spoil
+          and what stands in branches, whose values no calibration sees
 table     an embedding looked up in int8
 stored    a float node that reads its weight from int8
 followers nodes all of whose activations already are integers: they join at no cost, since
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, Protocol
 
 import onnx_ir as ir
@@ -219,6 +220,11 @@ def make_plan(
         if kind.output != "either":
             integer.update(node.outputs)
             integer.add(plan.output(node))
+    for node in _inside(graph):
+        if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
+            _recurrent(plan, node, target, allowed)
+        elif node.op_type in ("Conv", "Gemm") and reads_blocks(node, target):
+            take(node, "blocks", plan.blocks)
     _trim(plan)
     if PRODUCT in target.operators:
         plan.joined = [n for n, k in plan.nodes.items() if _two_axes(n, k) and not plan.whole(n)]
@@ -229,6 +235,12 @@ def make_plan(
             if positions and (stored := bits(node)):
                 plan.stored[node] = positions, stored
     return plan
+
+
+def _inside(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of branches and bodies, where no ranges are observed: what needs none may join."""
+    main = set(graph)
+    return (node for node in all_nodes(graph) if node not in main)
 
 
 def reads_blocks(node: ir.Node, target: Target) -> bool:

@@ -26,7 +26,7 @@ from graphopt.graph.constants import weight_of
 from graphopt.measuring.parts import cut_out
 from graphopt.samples import bind_shapes, synthetic
 
-__all__ = ["gains_in_blocks", "slower_nodes", "worth_their_borders"]
+__all__ = ["SLOWER", "gains_in_blocks", "slower_nodes", "worth_their_borders"]
 
 #: Share of the time for one comparison that a pair inside the model gets.
 INSIDE = 0.3

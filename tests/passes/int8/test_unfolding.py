@@ -1,14 +1,19 @@
 """Convolutions over one axis, unfolded into products: the same sums, and which of them may."""
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
+from graphopt.passes.int8 import Int8, speed
 from graphopt.passes.int8.plan import make_plan, reads_blocks
 from graphopt.passes.int8.unfolding import unfold, unfolds
 
 import graphopt
 from graphopt.backend import find_target
+from graphopt.context import Context
 from graphopt.execution.runtime import run
 from graphopt.graph.building import Names, remove_dead
+from graphopt.graph.traverse import all_nodes
 from graphopt.testing import parse_model
 
 CPU = find_target("cpu")
@@ -97,3 +102,34 @@ def test_outliers_that_move_about_spoil_their_block_alone():
     assert step.status == "kept"
     assert "MatMulNBits" in [n.op_type for n in result.model.graph]
     assert result.report.after.bytes < 0.3 * result.report.before.bytes
+
+
+def test_what_needs_no_ranges_is_integer_in_branches_too(monkeypatch):
+    text = """
+    <ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+    net (bool b, float[4, 32, 40] x) => (float[4, 8, 38] y) {
+        y = If(b) <then_branch = a () => (float[4, 8, 38] p) {
+                       p = com.microsoft.FusedConv <activation = "Relu"> (x, w) },
+                   else_branch = c () => (float[4, 8, 38] q) { q = Conv(x, v) }>
+    }
+    """
+    proto = onnx.parser.parse_model(text)
+    for name, branch in zip("wv", proto.graph.node[0].attribute, strict=True):
+        array = normal(8, 32, 3, seed=ord(name)) / 10
+        branch.g.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(proto)
+    for k, node in enumerate(all_nodes(model.graph)):
+        node.name = f"n{k}"
+    feeds = [{"b": np.array(b), "x": normal(4, 32, 40, seed=b)} for b in (True, False)]
+    before = [run(model, f)["y"] for f in feeds]
+    short = model.clone()
+    Int8().run(short, Context(short, target=CPU))  # not timed: rows of 96 elements gain nothing
+    assert "MatMulNBits" not in [n.op_type for n in all_nodes(short.graph)]
+    monkeypatch.setattr(speed, "LONG", 64)
+    assert Int8().run(model, Context(model, target=CPU)) > 0
+    found = [n.op_type for n in all_nodes(model.graph)]
+    assert found.count("MatMulNBits") == 2
+    assert "Conv" not in found
+    for feed, want in zip(feeds, before, strict=True):
+        got = run(model, feed)["y"]
+        assert 0 < np.linalg.norm(got - want) < 0.02 * np.linalg.norm(want)
