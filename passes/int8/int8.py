@@ -218,6 +218,8 @@ class Int8(Pass):
                 some = planned(model.graph, choice)
                 choice = worth_their_borders(model, ctx, some, choice, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
+        weights.finish(plan.modes())
+        plan.stored = {n: how for n, how in plan.stored.items() if n.graph is not None}
         tell(model, ctx, plan)
         if not (len(plan) or plan.stored or given):
             if settled:
@@ -228,7 +230,6 @@ class Int8(Pass):
             ctx.invalidate()
             return ctx.nothing(why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
-        weights.finish(plan.modes())
         apply(model, ctx, plan, *rounded(choice), scheme)
         if trained:
             trained.put(model, float_, ctx)
