@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from graphopt.blame import described
 from graphopt.budget import Budget
-from graphopt.context import Progress, silent
+from graphopt.context import Context, Progress, silent
 from graphopt.errors import BudgetMissed, ModelError, PassError, UsageError
 from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.provenance import strip
@@ -31,6 +31,7 @@ from graphopt.packing.rounding import Layer
 from graphopt.pipeline.optimize import optimize
 from graphopt.pipeline.prepare import Setting, prepare
 from graphopt.samples import SampleSource
+from graphopt.spec import parse
 from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["RoundedPack", "Tensor", "pack_rounded"]
@@ -39,10 +40,12 @@ Array = np.ndarray[Any, Any]
 
 #: Steps tried are these fractions of an octave apart, from 2^-7 to 2^4 of all weights' size.
 FINE, LOWEST, HIGHEST = 8, -7, 4
-#: Rows of samples that layers are looked at on, and that passes are given.
+#: Rows of samples that layers are looked at on, and that pruning looks at.
 ROWS, FEW = 1024, 512
 #: Shares of the MACs that are pruned before training: the first that is within the budget.
 SHARES = (0.85, 0.7, 0.5, 0.3)
+#: What is run on the pruned model before anything is rounded.
+TRAINING = "distill(batch=64)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,20 +211,33 @@ def _smaller(
     judged: Callable[[Coded], _Trial] | None,
     progress: Progress,
 ) -> tuple[ir.Model, str]:
-    """The model after `passes`, or (with `judged`) the strongest pruning that nobody misses."""
+    """The model after `passes`; with `judged` after the strongest pruning in budget, trained."""
     if not passes and judged is None:
         return model, ""
     for one in (passes,) if passes else (f"prune(ratio={s})" for s in SHARES):
         progress(f"{one} before rounding", 0, 0)
-        few = list(first(setting.samples, FEW))
+        given = setting.samples if passes else list(first(setting.samples, FEW))
         free = Budget(max_disagreement=math.inf)
         result = optimize(
-            model, one, samples=few, budget=free, measure=False, seed=setting.seed, cache="off"
+            model, one, samples=given, budget=free, measure=False, seed=setting.seed, cache="off"
         )
         made = result.model.clone()
         _strip(made)
-        if passes or judged is None or not judged(Coded(made, {}, b"", [])).reason:
+        if passes or judged is None:
             return made, one
+        if not judged(Coded(made, {}, b"", [])).reason:
+            (train,) = parse(TRAINING)
+            ctx = Context(
+                made,
+                samples=setting.samples,
+                source=setting.source.model,
+                seed=setting.seed,
+                pass_name="distill",
+                progress=progress,
+            )
+            train.run(made, ctx)
+            _strip(made)
+            return made, f"{one}, {TRAINING}"
     return model, ""
 
 

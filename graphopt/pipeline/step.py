@@ -369,7 +369,7 @@ class _Referee:
             one.over / SAFE if one.disagreements is None else one.figure / max(one.limit, 1e-9)
             for one in found.values()
         ]
-        return max([*worst, flips(self.guard, made) / self.share])
+        return max([*worst, flips(self.guard, made) / self.share / SAFE])
 
     def strain(self, models: Sequence[ir.Model], runs: int) -> float:
         made: dict[int, Outputs] = {}

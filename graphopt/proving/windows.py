@@ -252,15 +252,18 @@ def _unmoved(term: Term | None) -> Term | None:
 def _magnitudes(
     side: tuple[Term, ...], operators: frozenset[str]
 ) -> dict[Term, tuple[float, float]]:
-    """The least magnitude up to 1 and the greatest from 1 of each constant that they read."""
+    """The least magnitude up to 1 and the greatest from 1 of each constant that they read.
+
+    A bias, their third operand, multiplies nothing: however small it is, nothing gets smaller.
+    """
     found: dict[Term, tuple[float, float]] = {}
     for t in side:
-        for a in t.args if t.op in operators else ():
+        for k, a in enumerate(t.args if t.op in operators else ()):
             if a is not None and a.op == "const" and a.array().dtype.kind == "f":
                 size = np.abs(a.array())
                 size = size[(size > 0) & np.isfinite(size)]
                 found[a] = (
-                    float(size.min(initial=1.0)),
+                    float(size.min(initial=1.0)) if k < 2 else 1.0,
                     float(size.max(initial=1.0)),
                 )
     return found

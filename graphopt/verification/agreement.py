@@ -33,7 +33,6 @@ from graphopt.verification.saturation import LOGITS, made_by, opened_with_logits
 __all__ = [
     "MAX_ERROR",
     "MAX_TURN",
-    "NEAR",
     "STATE",
     "THRESHOLDS",
     "TURNED",
@@ -43,6 +42,7 @@ __all__ = [
     "distributed",
     "is_text",
     "kind_of",
+    "near",
     "spread_error",
     "turn_of",
     "weighty",
@@ -58,8 +58,8 @@ Kind = Literal[
 #: What lossy steps may change of what is not decided, where decisions may change by 1 %:
 #: 1 - cosine of embeddings, error over spread of values.
 MAX_TURN, MAX_ERROR = 0.01, 0.1
-#: Features whose top class is believed must be this close in angle too; logits this close in value,
-#: and states, of which other outputs say what matters.
+#: Features whose top class is believed must be this close in angle too; logits of either sign this
+#: close in value, and states, of which other outputs say what matters.
 TURNED, NEAR, STATE = 0.05, 0.5, 0.15
 #: Columns of which one is the largest in more rows than this are no classes.
 _ONE_CLASS = 0.9
@@ -379,9 +379,16 @@ def _channels(arrays: list[Any]) -> int:
     return chosen
 
 
+def near(want: Sequence[Array]) -> float:
+    """How far logits may be off as values: those of one sign (marks of 1 to 5) may be no logits."""
+    low = min((float(a.min(initial=0)) for a in want), default=0.0)
+    high = max((float(a.max(initial=0)) for a in want), default=0.0)
+    return NEAR if low < 0 < high else MAX_ERROR
+
+
 def _logits(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     """As scores, and as values within a wider limit: the worse of the two."""
-    values = dataclasses.replace(_values(want, got, limit, share), limit=NEAR * share)
+    values = dataclasses.replace(_values(want, got, limit, share), limit=near(want) * share)
     if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
         return values
     return max(_scores(want, got, limit, share), values, key=lambda one: one.over)

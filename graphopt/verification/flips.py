@@ -28,6 +28,8 @@ __all__ = ["flips"]
 Array = np.ndarray[Any, Any]
 #: Neighbours whose errors a margin meets, and pairs that are looked at in all.
 NEIGHBOURS, PAIRS = 33, 4_000_000
+#: What never happened in n cases may happen in this many of the next n: the rule of three.
+UNSEEN = 3
 #: Chances beyond this are as sure as can be.
 SURE = 1e-6
 
@@ -71,8 +73,9 @@ def _exchanged(margins: Array, errors: Array) -> Array:
 def _unseen(margins: Array, errors: Array) -> float:
     """How likely a decision is to flip that is less sure than all of these.
 
-    One of n + 1 is, anywhere between zero and the smallest margin for all that is known. Its error
-    is what others have that are nearest, beside what grows with their margins.
+    Up to `UNSEEN` of as many are (at 95 % confidence), anywhere between zero and the smallest
+    margin for all that is known. Their errors are what others have that are nearest, beside what
+    grows with their margins.
     """
     near = np.argsort(np.abs(margins), kind="stable")[:NEIGHBOURS]
     m, e = margins[near], np.nan_to_num(errors[near], nan=1e30)
@@ -81,7 +84,7 @@ def _unseen(margins: Array, errors: Array) -> float:
     above, below = m[m > 0].min(initial=np.inf), -m[m <= 0].max(initial=-np.inf)
     above, below = (side if np.isfinite(side) else 0.0 for side in (above, below))
     crossed = np.clip(-rest / grows, 0, above) + np.clip(rest / grows, 0, below)
-    return float(crossed.mean()) / max(above + below, 1e-12)
+    return UNSEEN * float(crossed.mean()) / max(above + below, 1e-12)
 
 
 def _known(share: float, n: int) -> float:

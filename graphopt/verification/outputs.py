@@ -315,7 +315,7 @@ class _Sums:
                 continue
             heard = np.sqrt(apart) > LOST * np.sqrt(power.sum() / power.size)
             if heard.any():
-                ratio = np.sqrt(apart[heard] / np.maximum(power[heard], 1e-300))
+                ratio = np.sqrt(apart[heard]) / np.maximum(np.sqrt(power[heard]), 1e-150)
                 worst = max(worst, float(ratio.max()))
         return worst
 

@@ -16,7 +16,6 @@ import numpy as np
 from graphopt.verification.agreement import (
     MAX_ERROR,
     MAX_TURN,
-    NEAR,
     STATE,
     THRESHOLDS,
     TURNED,
@@ -26,6 +25,7 @@ from graphopt.verification.agreement import (
     as_rows,
     distributed,
     is_text,
+    near,
     spread_error,
     turn_of,
     weighty,
@@ -132,7 +132,7 @@ def _values_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _logits_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    values = min(spread_error(want, got) / NEAR, 1e3) ** 2
+    values = min(spread_error(want, got) / near(want), 1e3) ** 2
     return max(_scores_strain(want, got, limit), values)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.graph.building import Names
+from graphopt.graph.building import Builder, Names
 from graphopt.graph.traverse import STANDARD, subgraphs
 
 __all__ = ["counted", "is_if"]
@@ -72,13 +72,9 @@ class _Counter:
 
     def of(self, node: ir.Node) -> ir.Value:
         """[condition, not condition] as integers, before an If."""
-        flat = self._node("Reshape", [node.inputs[0], self._constant(np.array([1]))])
-        other = self._node("Not", flat.outputs)
-        both = self._node("Concat", [flat.outputs[0], other.outputs[0]], axis=0)
-        counts = self._node("Cast", both.outputs, to=ir.DataType.INT64)
-        assert node.graph is not None
-        node.graph.insert_before(node, [flat, other, both, counts])
-        return counts.outputs[0]
+        op = Builder(self._model, node, self._names)
+        flat = op.Reshape(node.inputs[0], op.constant(np.array([1]), "counted"))
+        return op.Cast(op.Concat(flat, op.Not(flat), axis=0), to=ir.DataType.INT64)
 
     def lifted(self, value: ir.Value, graph: Any, outer: ir.Node) -> ir.Value:
         """The counts of a value inside of one of a node's graphs, outside of it."""
@@ -89,21 +85,24 @@ class _Counter:
             graph.outputs.append(value)
             self._listed(outer)
         outer.resize_outputs(len(outer.outputs) + 1)
-        made = self._named(outer.outputs[-1], (2,) if outer.op_type == "If" else (None, 2))
+        made = outer.outputs[-1]
+        made.name, made.type = self._names.fresh("counts"), ir.TensorType(ir.DataType.INT64)
         if outer.op_type == "If":
+            made.shape = ir.Shape((2,))
             return made
+        made.shape = ir.Shape((None, 2))
         if (self._model.opset_imports.get("") or 1) < AXES_ARE_INPUTS:
             summed = self._node("ReduceSum", [made], axes=[0], keepdims=0)
         else:
-            summed = self._node("ReduceSum", [made, self._constant(np.array([0]))], keepdims=0)
+            axes = Builder(self._model, outer, self._names).constant(np.array([0]), "counted")
+            summed = self._node("ReduceSum", [made, axes], keepdims=0)
         assert outer.graph is not None
         outer.graph.insert_after(outer, [summed])
         return summed.outputs[0]
 
     def _nothing(self, graph: ir.Graph) -> ir.Value:
         """[0, 0], made inside of a graph."""
-        zeros = ir.tensor(np.zeros(2, np.int64))
-        node = self._node("Constant", (), value=zeros)
+        node = self._node("Constant", (), value=ir.tensor(np.zeros(2, np.int64)))
         graph.append(node)
         return node.outputs[0]
 
@@ -114,20 +113,8 @@ class _Counter:
                 listed = [*scan.attributes[name].as_ints(), 0]
                 scan.attributes[name] = ir.AttrInt64s(name, listed)
 
-    def _constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
-        tensor = ir.tensor(array.astype(np.int64), name=self._names.fresh("counted"))
-        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype))  # type: ignore[arg-type]
-        value.const_value = tensor
-        self._model.graph.register_initializer(value)
-        return value
-
     def _node(self, op: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Node:
+        """A node to be put behind another, or into a graph without any."""
         node = ir.node(op, inputs, attributes, name=self._names.fresh(f"counted/{op}"))
-        self._named(node.outputs[0], None)
+        node.outputs[0].name = self._names.fresh("counts")
         return node
-
-    def _named(self, value: ir.Value, shape: tuple[int | None, ...] | None) -> ir.Value:
-        value.name = self._names.fresh("counts")
-        if shape is not None:
-            value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape(shape)
-        return value

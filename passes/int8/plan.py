@@ -156,17 +156,21 @@ def make_plan(
     integer: set[ir.Value] = set()
     assert target.int8 is not None
     scheme = target.int8
+
+    def take(node: ir.Node, mode: Mode, nodes: list[ir.Node]) -> None:
+        reason = allowed(node, mode)
+        if reason is None:
+            nodes.append(node)
+        else:
+            plan.left[node] = reason
+
     for node in graph:
         if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
             _recurrent(plan, node, target, allowed)
             continue
         if node.op_type == "Gather" and weight_of(node.inputs[0]) is not None:
             if "Gather" in scheme.operators and embeddings.why_not(node) is None:
-                reason = allowed(node, "table")
-                if reason is None:
-                    plan.tables.append(node)
-                else:
-                    plan.left[node] = reason
+                take(node, "table", plan.tables)
             continue
         kind = describe(node)
         if kind is None:
@@ -179,11 +183,7 @@ def make_plan(
         follows = _follows(node, kind, integer)
         form = (forms or {}).get(node.name or "")
         if form == "blocks" and reads_blocks(node, target):
-            reason = allowed(node, "blocks")
-            if reason is None:
-                plan.blocks.append(node)
-            else:
-                plan.left[node] = reason
+            take(node, "blocks", plan.blocks)
             continue
         dynamic = _two_axes(node, kind) and (
             form == "dynamic"

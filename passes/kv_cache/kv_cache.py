@@ -2,7 +2,7 @@
 
     present = Concat(past, k)    ->    present = Concat(past, round(k / s)),    k ~ s present
 
-with one scale s for each channel of each head, the largest number that it held on samples / 127.
+with one scale s for each channel of each head, from the largest number that it held on samples.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ Array = np.ndarray[Any, Any]
 QUANTIZED = "com.microsoft:GroupQueryAttention(int8)"
 #: Runs of samples whose keys and values are looked at.
 RUNS = 16
+#: The largest number that fits over the largest of the samples: of normal numbers, clipping what is
+#: beyond the largest of 256 errs by .029 of their spread, a quarter more room and rounding by .011.
+HEADROOM = 1.25
 #: Inputs of the node: the last are the scales of keys and of values.
 INPUTS = 14
 
@@ -108,7 +111,7 @@ def _quantize(builder: Builder, node: ir.Node, largest: dict[str, Array]) -> Non
     for (past, present, scale), kind in zip(CACHES, "kv", strict=True):
         made = node.outputs[present]
         top = largest[_name(made)]
-        scales = np.where(top > 0, top / np.float32(127), np.float32(1)).reshape(-1)
+        scales = np.where(top > 0, top * np.float32(HEADROOM / 127), np.float32(1)).reshape(-1)
         node.replace_input_with(scale, builder.constant(scales, f"{made.name}_scale"))
         node.attributes[f"{kind}_quant_type"] = ir.AttrString(f"{kind}_quant_type", "PER_CHANNEL")
         for value in (node.inputs[past], made):

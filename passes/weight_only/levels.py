@@ -26,7 +26,11 @@ NAMED = 16
 
 def agreement(node: ir.Node, x: Array) -> float:
     """Share of the rows x [n, K] whose largest output the levels agree on, by the runtime."""
-    given = ir.val("x", ir.DataType.from_numpy(x.dtype), x.shape)
+    scales = node.inputs[2]
+    assert scales is not None
+    assert scales.dtype is not None
+    x = x.astype(scales.dtype.numpy())  # rows of moments are wider than a model of halves
+    given = ir.val("x", scales.dtype, x.shape)
     held = {v: _copy(v) for v in node.inputs[1:] if v is not None}
     rows = node.inputs[1]
     maker = rows.producer() if rows is not None else None
@@ -41,7 +45,7 @@ def agreement(node: ir.Node, x: Array) -> float:
         inputs = [given, *(None if v is None else held[v] for v in node.inputs[1:])]
         one = ir.Node(node.domain, node.op_type, inputs, list(attributes.values()))
         one.outputs[0].name = f"y{level}"
-        one.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(x.dtype))
+        one.outputs[0].type = ir.TensorType(scales.dtype)
         made.append(one)
     graph = ir.Graph(
         [given],

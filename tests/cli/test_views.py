@@ -229,7 +229,13 @@ def test_view_shows_a_model_in_netron_until_ctrl_c(folder, graphopt):
     pytest.importorskip("netron", reason="the extra netron is not installed")
     command = [sys.executable, "-P", "-m", "graphopt", "view", "model.onnx", "--netron"]
     quiet = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet) as shown:
+
+    def heard():  # what a script starts in its background has Ctrl-C ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=quiet, preexec_fn=heard
+    ) as shown:
         line = shown.stdout.readline()
         address = re.fullmatch(r"Netron shows model.onnx at (http://.*) until Ctrl-C\n", line)[1]
         with urllib.request.urlopen(address) as page:

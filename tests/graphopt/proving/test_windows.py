@@ -376,3 +376,12 @@ def test_scales_that_rounding_may_carry_over_a_size_are_compared_all_the_same():
     given = {"f": c(1, 1, 2, 2), "c": c(2), "d": c(3)}
     for e, expected in ((6, "proved"), (7, "refuted")):
         assert verdict(text, after, shape, given | {"e": c(e)}) == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(1e-30, "proved"), (1e30, "checked")])
+def test_a_small_bias_makes_nothing_small(bias, expected):
+    weights = {"w": np.full((2, 3, 1, 1), 1e-7, np.float32), "b": np.full(2, bias, np.float32)}
+    before = "h = Conv(x, w)  s = Reshape(b, shape)  y = Add(h, s)"
+    shape = {"shape": np.array([1, 2, 1, 1])}
+    found = verdict(before, "y = Conv(x, w, b)", {"x": ("n", 3, 2, 2)}, {**weights, **shape})
+    assert found == expected

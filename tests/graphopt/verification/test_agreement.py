@@ -388,3 +388,18 @@ def test_of_few_values_the_worst_counts_and_of_many_the_mean():
     wide = [RNG.normal(size=(64, 60))]
     noise = 0.2 * RNG.normal(size=(64, 60)) * (np.arange(60) == 0)
     assert spread_error(wide, [wide[0] + noise]) < 0.01
+
+
+@pytest.mark.parametrize(("offset", "over"), [(0.0, False), (3.0, True)])
+def test_rows_of_one_sign_may_be_marks_and_are_judged_as_values(offset, over):
+    """Three qualities of 1 to 5 look like logits, but a fifth of their spread is much of a mark."""
+    rng = np.random.default_rng(0)
+    want = np.clip(rng.normal(size=(64, 3)), -1.9, 1.9) + offset
+    want[:, 0] += 0.1
+    off = 0.2 * want.std() * rng.normal(size=want.shape)
+    top = want.argmax(-1)
+    got = np.where(np.eye(3, dtype=bool)[top], want + np.abs(off), want - np.abs(off))
+    judge = Guard(parse_model("y = Neg(x)", inputs={"x": (64, 3)}), [{"y": want}], [{}])
+    assert judge.kinds == {"y": "logits"}
+    (found,) = judge.judge([{"y": got}]).values()
+    assert (found.over > 1) == over
