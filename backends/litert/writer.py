@@ -160,25 +160,32 @@ class Writer:
 
     def grid_of(self, node: ir.Node, shape: Axes = (), order: Axes = ()) -> Grid:
         """The grid of a Q or DQ node; of one with a scale per channel, after the transposition."""
-        scale, zero = self.array(node.inputs[1]), None
+        scale, zero = self.array(node.inputs[1]), np.zeros(1)
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            zero = self.array(node.inputs[2])
+            zero = np.asarray(self.array(node.inputs[2]))
         if scale is None or self.attribute(node, "block_size", 0):
             raise Refused("its scales are computed or in blocks")
-        zeros = np.zeros(1, np.uint8 if zero is None else np.int8) if zero is None else zero
-        shift = 128 if zeros.dtype == np.uint8 else 0
-        if zeros.size and (zeros != zeros.reshape(-1)[0]).any():
+        if (zero != zero.reshape(-1)[0]).any():
             raise Refused("its channels have zero points of their own")
+        held = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+        assert held is not None
+        shift = 128 if self.dtype(held) == "uint8" else 0
         axis = 0
         if scale.size > 1:
             axis = self.attribute(node, "axis", 1) % len(self.shape(node.inputs[0]))
             axis = _axis_after(self.shape(node.inputs[0]), axis, shape, order)
-        zero_point = int(zeros.reshape(-1)[0]) - shift
-        return Grid(tuple(float(v) for v in scale.reshape(-1)), zero_point, axis)
+        scales = tuple(float(v) for v in scale.reshape(-1))
+        return Grid(scales, int(zero.reshape(-1)[0]) - shift, axis)
 
     def _dequantize(self, value: ir.Value, axes: Axes) -> Tensor:
         node = value.producer()
         assert node is not None
+        assert node.inputs[0] is not None
+        if self.dtype(node.inputs[0]) == "int32":  # a bias, which DEQUANTIZE does not take
+            real = self.real(value)
+            if real is None:
+                raise Refused("a computed int32 is dequantized")
+            return self.floats(real.transpose(axes))
         source = self.read(node.inputs[0], axes)
         return self.emit("DEQUANTIZE", [source], source.shape)
 
