@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from graphopt.children import child_command
 from graphopt.errors import ModelError
 
-__all__ = ["run_module", "run_program"]
+__all__ = ["run_function", "run_module", "run_program"]
 
 #: Seconds after which a converter is taken for hanging.
 LIMIT = 1800
@@ -19,6 +20,11 @@ def run_module(module: str, arguments: Sequence[str | Path], folder: Path) -> st
     """Run `python -m module` in `folder`; what it prints. Raises ModelError if it fails."""
     command = [sys.executable, "-P", "-W", "ignore", "-m", module]
     return run_program([*command, *arguments], folder, module.partition(".")[0])
+
+
+def run_function(module: str, function: str, arguments: Sequence[str | Path], folder: Path) -> str:
+    """Call a function of a module in a process of its own; as `run_module`."""
+    return run_program([*child_command(module, function), *arguments], folder, module)
 
 
 def run_program(command: Sequence[str | Path], folder: Path, name: str) -> str:
