@@ -33,6 +33,7 @@ class Mnn(Device):
     suffix: ClassVar[str] = ".mnn"
     packages: ClassVar[tuple[str, ...]] = ("MNN",)
     extra: ClassVar[str] = "mnn"
+    apart: ClassVar[bool] = True
     exact: ClassVar[float] = 1e-3  # its Gelu is an approximation
 
     def convert(self, model: ir.Model, target: Target, path: Path) -> None:
@@ -41,7 +42,7 @@ class Mnn(Device):
         save(in_plain_forms(model), source)
         given = ["-f", "ONNX", "--modelFile", source, "--MNNModel", path, "--bizCode", "graphopt"]
         given.append("--useOriginRNNImpl")  # its loops crash on bidirectional networks
-        said = run_function(__name__, "convert", given, path.parent)
+        said = run_function(__name__, "convert", given, path.parent, "MNN")
         source.unlink()
         if not path.exists():
             lines = [line for line in said.splitlines() if "Not Support" in line]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.fixed import at_fixed_shapes, free_dimensions
+from graphopt.backends.devices.trial import run_apart
 
 from graphopt.backend import Arrays, Session, Timing
 from graphopt.deploy.manifest import Manifest, write_manifest
@@ -51,6 +52,7 @@ class Device(abc.ABC):
         opset: the newest that its converter reads.
         int8: its quantization rules, or None where it computes no integers.
         fixed: whether it is given fixed shapes.
+        apart: whether a file is tried in a process of its own, since its runtime may crash.
         exact: largest relative L2 error of its float outputs beside ONNX Runtime's.
     """
 
@@ -61,6 +63,7 @@ class Device(abc.ABC):
     opset: ClassVar[int] = 20
     int8: ClassVar[Int8Scheme | None] = None
     fixed: ClassVar[bool] = True
+    apart: ClassVar[bool] = False
     exact: ClassVar[float] = FLOAT
 
     @abc.abstractmethod
@@ -124,11 +127,9 @@ class Device(abc.ABC):
     def _check(self, model: ir.Model, target: Target, made: Path) -> None:
         shapes, _ = bind_shapes(model)
         feeds = list(stand_ins(model, seed=0, shapes=shapes))
-        opened = self.open(made, target)
-        worst = max(
-            difference(expected, opened(one))
-            for one, expected in zip(feeds, run_each(model, feeds), strict=True)
-        )
+        got = run_apart(made, target, feeds) if self.apart else map(self.open(made, target), feeds)
+        pairs = zip(run_each(model, feeds), got, strict=True)
+        worst = max(difference(*pair) for pair in pairs)
         if not worst <= (limit := QUANTIZED if _quantized(model) else self.exact):
             raise ModelError(
                 f"the {self.suffix} file computes something else: relative L2 error {worst:.2g}, "

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from graphopt.analyses.shapes.analysis import infer
 from graphopt.context import Context
+from graphopt.errors import ModelError
 from graphopt.samples import bind_shapes
 from graphopt.spec import parse
 from graphopt.target import Target
@@ -28,6 +30,11 @@ def at_fixed_shapes(model: ir.Model, target: Target) -> ir.Model:
         value.shape = None  # its names of axes are no longer true
     for one in parse("clean, fold"):
         one.run(clone, Context(clone, target=target, pass_name=str(one)))
+    known = infer(clone)
+    for value in clone.graph.outputs:
+        if (dims := known.static(value)) is None:
+            raise ModelError(f"the shape of its output '{value.name}' depends on data")
+        value.shape = ir.Shape(dims)
     return clone
 
 

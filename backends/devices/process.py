@@ -16,18 +16,20 @@ __all__ = ["run_function", "run_module", "run_program"]
 LIMIT = 1800
 
 
-def run_module(module: str, arguments: Sequence[str | Path], folder: Path) -> str:
+def run_module(module: str, arguments: Sequence[object], folder: Path) -> str:
     """Run `python -m module` in `folder`; what it prints. Raises ModelError if it fails."""
     command = [sys.executable, "-P", "-W", "ignore", "-m", module]
     return run_program([*command, *arguments], folder, module.partition(".")[0])
 
 
-def run_function(module: str, function: str, arguments: Sequence[str | Path], folder: Path) -> str:
-    """Call a function of a module in a process of its own; as `run_module`."""
-    return run_program([*child_command(module, function), *arguments], folder, module)
+def run_function(
+    module: str, function: str, arguments: Sequence[object], folder: Path, name: str
+) -> str:
+    """Call a function of a module in a process of its own; as `run_program`."""
+    return run_program([*child_command(module, function), *arguments], folder, name)
 
 
-def run_program(command: Sequence[str | Path], folder: Path, name: str) -> str:
+def run_program(command: Sequence[object], folder: Path, name: str) -> str:
     """Run a converter's program in `folder`; what it prints.
 
     Raises ModelError: it ended with an error, in its own last words, or did not end.
@@ -49,5 +51,5 @@ def run_program(command: Sequence[str | Path], folder: Path, name: str) -> str:
     if done.returncode:
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         last = said[-1][:300] if said else "it said nothing"
-        raise ModelError(f"{name} does not convert it (exit code {done.returncode}): {last}")
+        raise ModelError(f"{name} failed (exit code {done.returncode}): {last}")
     return done.stdout

@@ -26,7 +26,7 @@ class LiteRt(Device):
     suffix: ClassVar[str] = ".tflite"
     packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
     extra: ClassVar[str] = "litert"
-    opset: ClassVar[int] = 23
+    opset: ClassVar[int] = 22  # attention and rotary positions stay written out
     #: Activations int8 with any zero point, weights int8 without, a scale per channel.
     int8: ClassVar[Int8Scheme | None] = Int8Scheme(
         activation="int8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -43,7 +44,7 @@ def conv(w: Writer, node: ir.Node) -> None:
     weights = w.weight(kernel, (outputs, per_group, *size), order)
     tail = tail_of(w, node)
     bias = bias_of(w, node.inputs[2] if len(node.inputs) > 2 else None, x, weights, outputs)
-    given = {
+    given: dict[str, Any] = {
         "padding": padding,
         "strideH": stride[0],
         "strideW": stride[1],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.litert.convolution import bias_of
@@ -43,7 +45,7 @@ def connected(
     outputs = weights.shape[0]
     added = bias_of(w, bias, x, weights, outputs) if bias is not None or x.grid else None
     shape = (*x.shape[:-1], outputs)
-    given = {"keepNumDims": True, "fusedActivationFunction": activation}
+    given: dict[str, Any] = {"keepNumDims": True, "fusedActivationFunction": activation}
     return w.emit("FULLY_CONNECTED", [x, weights, added], shape, "FullyConnected", **given)
 
 

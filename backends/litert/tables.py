@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.backends.litert.attention import ATTENTION
 from graphopt.backends.litert.convolution import CONVOLUTION
 from graphopt.backends.litert.elementwise import BINARY, COMPARED, UNARY
 from graphopt.backends.litert.moving import MOVING
@@ -14,6 +15,7 @@ from graphopt.backends.litert.writer import Lower
 __all__ = ["TABLE"]
 
 _FLOAT: dict[str, Lower] = {
+    **ATTENTION,
     **BINARY,
     **COMPARED,
     **CONVOLUTION,

@@ -56,6 +56,7 @@ class Writer:
         self.grid: Grid | None = None
         self._table = table
         self._held: dict[ir.Value, list[Held]] = {}
+        self._requantized: dict[tuple[Tensor, Grid], Tensor] = {}
         self._done: set[ir.Node] = set()
 
     # --- what a node asks for ---------------------------------------------------------------
@@ -193,9 +194,11 @@ class Writer:
         """The same numbers on another grid."""
         if x.grid == grid and x.dtype == "int8":
             return x
-        made = self.file.tensor(x.shape, "int8", grid=grid)
-        self.file.operator("QUANTIZE", [x], [made])
-        return made
+        if (x, grid) not in self._requantized:
+            made = self.file.tensor(x.shape, "int8", grid=grid)
+            self.file.operator("QUANTIZE", [x], [made])
+            self._requantized[x, grid] = made
+        return self._requantized[x, grid]
 
     def real(self, value: ir.Value | None) -> Array | None:
         """The numbers of a constant, also of one that a DequantizeLinear reads; else None."""
