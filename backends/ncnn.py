@@ -7,7 +7,6 @@ Its files know neither names nor whole shapes; these stand in `NAME.io.json` bes
 from __future__ import annotations
 
 import dataclasses
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.device import Device
 from graphopt.backends.devices.forms import in_plain_forms
+from graphopt.backends.devices.names import Names, read_names, write_names
 from graphopt.backends.devices.process import run_program
 
 from graphopt.backend import Arrays
@@ -53,9 +53,7 @@ class Ncnn(Device):
         made = set(path.parent.iterdir()) - before
         for file in (source, *(made - {path, path.with_suffix(".bin")})):
             file.unlink()
-        inputs = [v for v in model.graph.inputs if not v.is_initializer()]
-        facts = {"inputs": _shapes(inputs), "outputs": _shapes(model.graph.outputs)}
-        path.with_suffix(".io.json").write_text(json.dumps(facts, indent=1) + "\n")
+        write_names(model, path)
 
     def open(self, path: Path, target: Target) -> NcnnSession:
         """Open the files on the CPU, in float32."""
@@ -66,25 +64,22 @@ class Ncnn(Device):
         for kind in ("packed", "storage", "arithmetic"):
             setattr(raw.opt, f"use_fp16_{kind}", False)
         raw.opt.use_bf16_storage = False
-        try:
-            facts = json.loads(path.with_suffix(".io.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path.name} does not open for '{self.name}': {error}") from error
+        names = read_names(path, self.name)
         if raw.load_param(str(path)) or raw.load_model(str(path.with_suffix(".bin"))):
             raise ModelError(
                 f"{path.name} does not open for '{self.name}': ncnn has not all of its layers"
             )
-        return NcnnSession(raw, facts)
+        return NcnnSession(raw, names)
 
 
 class NcnnSession:
     """A model in ncnn; `raw` is its network."""
 
-    def __init__(self, raw: Any, facts: dict[str, dict[str, list[int]]]) -> None:
+    def __init__(self, raw: Any, names: Names) -> None:
         self.raw = raw
-        self.inputs, self.outputs = list(facts["inputs"]), list(facts["outputs"])
-        self._shapes = facts["outputs"]
-        first = {tuple(shape[:1]) for group in facts.values() for shape in group.values()}
+        self.inputs, self.outputs = list(names["inputs"]), list(names["outputs"])
+        self._shapes = {name: fact["shape"] for name, fact in names["outputs"].items()}
+        first = {tuple(f["shape"][:1]) for group in names.values() for f in group.values()}
         (self._batch,) = first.pop() if len(first) == 1 else (1,)
 
     def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -111,10 +106,6 @@ class NcnnSession:
                     raise ModelError(f"ncnn cannot compute '{name}' (code {code})")
                 made.append(np.array(result))
             return made
-
-
-def _shapes(values: Any) -> dict[str, list[int]]:
-    return {v.name: [int(d) for d in v.shape] for v in values}
 
 
 BACKEND = Ncnn()

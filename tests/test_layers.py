@@ -29,6 +29,7 @@ EXTRAS = {
     "ncnn",
     "executorch",
     "jax",
+    "torchax",
 }
 
 
