@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TOLERANCE = {"openvino": 0.02, "tensorrt": 0.01, "cuda": 0.01}
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda", "onnx", "openvino", "tensorrt", "torch"])
+@pytest.mark.parametrize("name", ["cpu", "cuda", "onnx", "openvino", "ort", "tensorrt", "torch"])
 def test_built_in_backends_conform(name):
     backend = plugins.find(plugins.BACKENDS)[name].load()
     check_backend(backend, tolerance=TOLERANCE.get(name, 1e-5))
