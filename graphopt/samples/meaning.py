@@ -18,12 +18,13 @@ import onnx_ir as ir
 
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
+from graphopt.samples.thresholds import Thresholds, thresholds_of
 
 __all__ = ["Kind", "Meaning", "meaning_of"]
 
 Kind = Literal[
     "ids", "mask", "additive_mask", "positions", "lengths", "flag", "image", "bytes", "fixed",
-    "timestep", "grid", "positive", "normal", "text",
+    "timestep", "grid", "positive", "normal", "text", "split",
 ]  # fmt: skip
 
 
@@ -35,11 +36,13 @@ class Meaning:
         kind: which way.
         high: values are below this (ids, positions) or at most this (images), if known.
         value: for "fixed", the value of all elements.
+        thresholds: for "split", what trees compare each column with.
     """
 
     kind: Kind
     high: int | None = None
     value: float = 0.0
+    thresholds: Thresholds = ()
 
 
 #: Operators that move or cast elements of these inputs without changing what they mean.
@@ -124,6 +127,9 @@ def _float_meaning(value: ir.Value, name: str, uses: list[_Use]) -> Meaning:
     if _MASK.search(name):
         adds = any(u.node.op_type in ("Add", "Sum") for u in uses)
         return Meaning("additive_mask" if adds else "mask")
+    thresholds = thresholds_of(value)
+    if thresholds:
+        return Meaning("split", thresholds=thresholds)
     if any(u.node.op_type == "GridSample" and u.index == 1 for u in uses):
         return Meaning("grid")
     if _TIMESTEP.search(name):
