@@ -122,7 +122,7 @@ def _draw(
     if kind == "fixed":
         return np.full(shape, meaning.value).astype(dtype)
     if kind == "text":
-        return np.full(shape, "text", dtype=object)
+        return rng.choice(np.array(meaning.words or ("text",), object), shape)
     if kind == "bytes":
         span = np.iinfo(dtype)
         return rng.integers(span.min, span.max + 1, shape).astype(dtype)
