@@ -74,7 +74,7 @@ FLOORS = (
     {"__main__", "cli", "conformance", "testing"},
     {"packing", "page", "searching"},
     {"pipeline"},
-    {"calibration", "proving", "tracing", "training", "verification"},
+    {"calibration", "converting", "proving", "tracing", "training", "verification"},
     {"drawing", "formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context", "differing"},
     {"budget", "cache", "execution", "io", "samples"},
