@@ -249,7 +249,7 @@ def reads_blocks(node: ir.Node, target: Target) -> bool:
         return False
     if node.op_type == "Conv":
         unfolded = unfolds(node)
-        return unfolded is not None and math.prod(unfolded.shape[1:]) >= BLOCK
+        return unfolded is not None and math.prod(unfolded.op.shape[1:]) >= BLOCK
     op = linear_of(node) if node.op_type in ("Gemm", "MatMul") else ""
     if isinstance(op, str):
         return False

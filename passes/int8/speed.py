@@ -61,13 +61,15 @@ def gains_in_blocks(model: ir.Model, ctx: Context, node: ir.Node, quantize: Quan
     """Whether `node`, of which the target has a product in blocks, is no slower as that.
 
     Products are always faster. A convolution is unfolded for it: not timed, it gains from rows of
-    `LONG` elements on.
+    `LONG` elements on, but for one over all places of an image, which are many.
     """
     if node.op_type != "Conv":
         return True
     weight = weight_of(node.inputs[1])
     if not ctx.timed:
-        return weight is not None and math.prod(weight.shape[1:]) >= LONG
+        taps = weight.shape[1:] if weight is not None else (0,)
+        image = len(taps) > 2 and max(taps[1:]) == 1
+        return math.prod(taps) >= LONG and not image
     trials, blocks = _Trials(model, ctx, Plan(), quantize), {node.name or "": "blocks"}
     ratio = ctx.faster(
         f"int8 blocks {trials.signature(node)}",

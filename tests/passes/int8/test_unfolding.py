@@ -57,15 +57,46 @@ def test_the_product_is_the_convolution(channels, kernel, stride, dilation, pads
 
 
 @pytest.mark.parametrize(
+    ("shape", "kernel", "attributes"),
+    [
+        ((2, 6, 1, 20), (5, 6, 1, 3), "pads=[0, 1, 0, 1]"),
+        ((2, 6, 20, 1), (5, 6, 4, 1), "strides=[2, 1], pads=[1, 0, 1, 0]"),
+        ((2, 6, 20, 3), (5, 6, 5, 1), "dilations=[2, 1]"),
+        ((2, 6, 3, 20), (5, 6, 1, 4), "strides=[1, 2]"),
+        ((2, 6, 4, 5), (5, 6, 1, 1), ""),
+        ((2, 6, 1, 20), (5, 6, 1, 4), "auto_pad='SAME_UPPER'"),
+        ((2, 6, 20), (5, 6, 4), "auto_pad='SAME_LOWER'"),
+        ((2, 6, 4, 3, 9), (5, 6, 1, 1, 3), ""),
+    ],
+)
+def test_one_axis_of_an_image_is_one_axis(shape, kernel, attributes):
+    text = f"y = Conv <{attributes}> (x, w)" if attributes else "y = Conv(x, w)"
+    model = parse_model(
+        text.replace("'", '"'), inputs={"x": shape}, constants={"w": normal(*kernel)}
+    )
+    made = model.clone()
+    conv = unfolds(made.graph.node(0))
+    assert conv is not None
+    unfold(made, conv, Names(made))
+    remove_dead([conv.op.node])
+    x = normal(*shape, seed=2)
+    (want,), (got,) = (run(m, {"x": x}).values() for m in (model, made))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("text", "able"),
     [
         ("y = Conv(x, w)", True),
         ("y = Conv <group=2> (x, g)", False),
-        ("y = Conv <auto_pad='SAME_UPPER'> (x, w)", False),
+        ("y = Conv <auto_pad='SAME_UPPER'> (x, w)", True),
+        ("y = Conv <auto_pad='SAME_UPPER', strides=[2]> (x, w)", False),
         ("y = Conv(x, small)", False),  # rows shorter than a block
         ("y = Conv <strides=[3]> (x, many)", False),  # a slice for each of 32 taps
         ("y = Conv <strides=[4]> (x, many)", True),
         ("y = Conv(z, square)", False),
+        ("y = Conv <strides=[2, 1]> (z, row)", False),
+        ("y = Conv <pads=[1, 0, 1, 0]> (z, row)", False),
     ],
 )
 def test_which_convolutions_may(text, able):
@@ -73,6 +104,7 @@ def test_which_convolutions_may(text, able):
     constants = {
         "w": normal(8, 32, 3), "g": normal(8, 16, 5), "small": normal(8, 32, 1),
         "many": normal(8, 32, 32), "square": normal(8, 32, 3, 3),
+        "row": normal(8, 32, 1, 3),
     }  # fmt: skip
     model = parse_model(text, inputs={"x": (2, 32, 40), "z": (2, 32, 8, 8)}, constants=constants)
     assert reads_blocks(model.graph.node(0), CPU) is able
