@@ -1,79 +1,116 @@
 """Bit allocation: of each product the form that is fastest at the error of 4 bits in blocks of 32.
 
     minimize    sum t(l, form)
-    subject to  sum F(l) r(l, form)^2  <=  sum F(l) r(l, 4 bits in blocks of 32)^2
+    subject to  e(all forms)  <=  e(all in 4 bits in blocks of 32)
 
-t is the time of one row on the target (where nothing is timed, bytes stand for it), r the relative
-error of the rounded matrix, and F what errors of it add to the divergence of the outputs
-(`graphopt.calibration.fisher`).
+t is the time of one row on the target (where nothing is timed, bytes stand for it), e by how much
+the outputs move on samples. Products are taken down one after another, by what each alone adds to e
+for the time it saves: measured in 2 and in 4 bits in blocks of 128, for other forms by the squares
+of what they do to its matrix. How far that may go is measured on all of them together.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.weight_only.blocks import Form, relative_error, stored_bits
 from graphopt.passes.weight_only.levels import LEVELS
+from graphopt.passes.weight_only.writer import BlockWriter
 
-from graphopt.analyses.linear import Linear
-from graphopt.calibration.fisher import fisher
+from graphopt.analyses.linear import Linear, linear_of
+from graphopt.calibration.sensitivity import movement
 from graphopt.context import Context, Pair
+from graphopt.errors import UsageError
+from graphopt.execution.runtime import run_each
 from graphopt.knapsack import lower_hull, marginal_steps, slope
 
-__all__ = ["mixed_forms"]
+__all__ = ["REFERENCE", "mixed_forms"]
 
 #: What products choose from, and whose error and time all are measured by.
 FORMS: tuple[Form, ...] = ((2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 128))
 REFERENCE: Form = (4, 32)
+#: What is measured of each: forms of as many bits are taken from it, and 8 bits from the last.
+MEASURED: tuple[Form, ...] = ((2, 128), (4, 128))
+#: Runs of samples that outputs are compared on.
+RUNS = 2
+
+Forms = Mapping[ir.Node, Form]
 
 
-def mixed_forms(ops: Sequence[Linear], ctx: Context, block: int | None) -> dict[ir.Node, Form]:
+def mixed_forms(
+    model: ir.Model, ops: Sequence[Linear], ctx: Context, block: int | None
+) -> dict[ir.Node, Form]:
     """Bits and block of each product; with `block` only the bits are chosen.
 
     Raises:
         UsageError: the context has no samples.
-        MissingExtra: torch is not installed.
     """
-    harm = fisher(ctx)
+    if ctx.samples is None or ctx.samples.synthetic:
+        raise UsageError("bits='mixed' is chosen by what the outputs do on samples: give --samples")
+    feeds = list(islice(ctx.samples, RUNS))
+    expected = list(run_each(model, feeds))
+
+    def moved(forms: Forms) -> float:
+        return movement(expected, run_each(_packed(model, forms, ctx), feeds))
+
     hulls: dict[ir.Node, list[tuple[float, float, Form]]] = {}
-    limit = spent = 0.0
-    for op in ctx.track(ops, len(ops), "measuring what bits do"):
-        w, row = op.matrix()[0], op.in_channels
-        share = harm[op.node.name or ""].weight
-        errors = {form: share * relative_error(w, form) ** 2 for form in FORMS if form[1] <= row}
-        errors[REFERENCE] = share * relative_error(w, REFERENCE) ** 2
-        limit += errors[REFERENCE]
-        hulls[op.node] = lower_hull(
-            [
-                (w.size * _time(op, form, ctx), error, form)
-                for form, error in errors.items()
-                if block in (None, form[1])
-            ]
-        )
-        spent += hulls[op.node][0][1]
+    for op in ctx.track(ops, len(ops), "measuring what bits do to the outputs"):
+        w = op.matrix()[0]
+        known = [(moved({op.node: f}), relative_error(w, f)) for f in MEASURED]
+        points = []
+        for form in FORMS:
+            if block in (None, form[1]) and _fits(op, form[1]):
+                error, own = known[form[0] > MEASURED[0][0]]
+                error *= (relative_error(w, form) / max(own, 1e-30)) ** 2
+                points.append((w.size * _time(op, form, ctx), error, form))
+        hulls[op.node] = lower_hull(points or [(0.0, 0.0, REFERENCE)])
     at = dict.fromkeys(hulls, 0)
-    full: set[ir.Node] = set()
 
     def price(node: ir.Node) -> float | None:
         k, hull = at[node], hulls[node]
-        return None if node in full or k + 1 == len(hull) else slope(hull[k], hull[k + 1])
+        return None if k + 1 == len(hull) else slope(hull[k], hull[k + 1])
 
+    steps = []
     for node in marginal_steps(hulls, price):
-        k, hull = at[node], hulls[node]
-        more = hull[k + 1][1] - hull[k][1]
-        if spent + more > limit:
-            full.add(node)
-        else:
-            spent, at[node] = spent + more, k + 1
-    found = {node: hulls[node][k][2] for node, k in at.items()}
+        at[node] += 1
+        steps.append(node)
+
+    def after(count: int) -> dict[ir.Node, Form]:
+        taken = Counter(steps[:count])
+        return {node: hull[taken[node]][2] for node, hull in hulls.items()}
+
+    limit = moved(dict.fromkeys(hulls, REFERENCE))
+    low, high = 0, len(steps) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        ctx.progress("measuring mixtures of bits", middle, len(steps))
+        low, high = (middle, high) if moved(after(middle)) <= limit else (low, middle)
+    found = after(low)
     counts = Counter(found.values())
     told = ", ".join(f"{n} of {b} bits in blocks of {s}" for (b, s), n in sorted(counts.items()))
     ctx.note(f"products chose: {told}")
     return found
+
+
+def _packed(model: ir.Model, forms: Forms, ctx: Context) -> ir.Model:
+    """A copy in which these products have these forms, rounded to the nearest."""
+    clone = model.clone()
+    writer = BlockWriter(clone, Context(clone, target=ctx.target))
+    for node, same in list(zip(model.graph, clone.graph, strict=True)):
+        op = linear_of(same) if node in forms else ""
+        if isinstance(op, Linear):
+            writer.replace(op, forms[node], None)
+    return clone
+
+
+def _fits(op: Linear, block: int) -> bool:
+    """Whether rows are no shorter than a block; those of a table are whole blocks."""
+    return op.in_channels % block == 0 if op.shared else op.in_channels >= block
 
 
 def _time(op: Linear, form: Form, ctx: Context) -> float:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.weight_only.allocation import mixed_forms
+from graphopt.passes.weight_only.allocation import REFERENCE, mixed_forms
 from graphopt.passes.weight_only.blocks import SMALLEST as SMALLEST_BLOCK
 from graphopt.passes.weight_only.blocks import Form, form_of, order_of
 from graphopt.passes.weight_only.experts import (
@@ -139,7 +139,7 @@ class WeightOnly(Pass):
         mixtures = self._mixtures(model, ctx, bits)
         if not wanted and not lookups and not mixtures:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
-        forms = self._forms(wanted + lookups, ctx, bits)
+        forms = self._forms(model, wanted + lookups, ctx, bits)
         orders = self._orders(model, ctx, wanted, forms)
         nbytes = sum(
             op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
@@ -161,11 +161,14 @@ class WeightOnly(Pass):
         return len(wanted) + len(lookups) + len(mixtures)
 
     def _forms(
-        self, ops: Sequence[Linear], ctx: Context, bits: Mapping[ir.Node, int]
+        self, model: ir.Model, ops: Sequence[Linear], ctx: Context, bits: Mapping[ir.Node, int]
     ) -> dict[ir.Node, Form]:
         """Bits and block of each; of equal shapes the same, unless bits are mixed."""
-        free = [op for op in ops if op.at and not op.shared and op.node not in bits]
-        found = mixed_forms(free, ctx, self.block) if self.bits == MIXED else {}
+        found: dict[ir.Node, Form] = {}
+        if self.bits == MIXED:
+            free = [op for op in ops if op.at and op.node not in bits]
+            found = dict.fromkeys([op.node for op in ops if not op.at], REFERENCE)
+            found |= mixed_forms(model, free, ctx, self.block)
         known: dict[tuple[int | bool, ...], Form] = {}
         for op in ops:
             if op.node in found:
