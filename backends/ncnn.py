@@ -53,7 +53,17 @@ class Ncnn(Device):
         made = set(path.parent.iterdir()) - before
         for file in (source, *(made - {path, path.with_suffix(".bin")})):
             file.unlink()
-        write_names(model, path)
+        write_names(model, path, items=_batch(model))
+
+    def check(self, model: ir.Model, target: Target, made: Path) -> None:
+        """As every device; pnnx tells not whether it took a leading axis for a batch."""
+        try:
+            super().check(model, target, made)
+        except ModelError:
+            if _batch(model) == 1:
+                raise
+            write_names(model, made, items=1)
+            super().check(model, target, made)
 
     def open(self, path: Path, target: Target) -> NcnnSession:
         """Open the files on the CPU, in float32."""
@@ -79,16 +89,18 @@ class NcnnSession:
         self.raw = raw
         self.inputs, self.outputs = list(names["inputs"]), list(names["outputs"])
         self._shapes = {name: fact["shape"] for name, fact in names["outputs"].items()}
-        first = {tuple(f["shape"][:1]) for group in names.values() for f in group.values()}
-        (self._batch,) = first.pop() if len(first) == 1 else (1,)
+        self._items: int = names["items"]
 
     def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Run once, item by item: arrays by input name in, arrays by output name out."""
-        items = [self._item(feeds, k) for k in range(self._batch)]
-        return {
-            name: np.stack([item[j] for item in items]).reshape(self._shapes[name])
-            for j, name in enumerate(self.outputs)
-        }
+        items = [self._item(feeds, k) for k in range(self._items)]
+        made = {}
+        for j, name in enumerate(self.outputs):
+            whole = np.stack([item[j] for item in items])
+            if whole.size != np.prod(self._shapes[name]):
+                raise ModelError(f"ncnn gives '{name}' another shape than the model")
+            made[name] = whole.reshape(self._shapes[name])
+        return made
 
     def _item(self, feeds: Arrays, k: int) -> list[np.ndarray[Any, Any]]:
         import ncnn
@@ -96,7 +108,7 @@ class NcnnSession:
         with self.raw.create_extractor() as extractor:
             for j, name in enumerate(self.inputs):
                 array = np.asarray(feeds[name])
-                array = array[k] if len(array) == self._batch else array
+                array = array[k] if self._items > 1 or array.shape[:1] == (1,) else array
                 kind = np.int32 if array.dtype.kind in "iub" else np.float32
                 extractor.input(f"in{j}", ncnn.Mat(np.ascontiguousarray(array, kind)).clone())
             made = []
@@ -106,6 +118,14 @@ class NcnnSession:
                     raise ModelError(f"ncnn cannot compute '{name}' (code {code})")
                 made.append(np.array(result))
             return made
+
+
+def _batch(model: ir.Model) -> int:
+    """The size of the leading axis that all inputs and outputs share, or 1."""
+    values = [*(v for v in model.graph.inputs if not v.is_initializer()), *model.graph.outputs]
+    first = {str(v.shape[0]) if v.shape else "" for v in values}
+    (only,) = first if len(first) == 1 else ("",)
+    return int(only) if only.isdigit() else 1
 
 
 BACKEND = Ncnn()

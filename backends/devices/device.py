@@ -104,7 +104,7 @@ class Device(abc.ABC):
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             made = Path(folder, path.name)
             self.convert(given, target, made)
-            self._check(given, target, made)
+            self.check(given, target, made)
             files = sorted(p for p in Path(folder).iterdir())
             replace_files([(path.with_name(p.name), [p.read_bytes()]) for p in files])
             digest = hashlib.sha256(made.read_bytes()).hexdigest()
@@ -124,7 +124,8 @@ class Device(abc.ABC):
             free_dimensions=sizes,
         )
 
-    def _check(self, model: ir.Model, target: Target, made: Path) -> None:
+    def check(self, model: ir.Model, target: Target, made: Path) -> None:
+        """Raise ModelError if the file at `made` computes something else than `model`."""
         shapes, _ = bind_shapes(model)
         feeds = list(stand_ins(model, seed=0, shapes=shapes))
         got = run_apart(made, target, feeds) if self.apart else map(self.open(made, target), feeds)

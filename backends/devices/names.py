@@ -16,14 +16,14 @@ from graphopt.errors import ModelError
 
 __all__ = ["Names", "read_names", "write_names"]
 
-#: By "inputs" and "outputs": shape and dtype by name, in order.
-Names = dict[str, dict[str, dict[str, Any]]]
+#: By "inputs" and "outputs": shape and dtype by name, in order; further facts by name.
+Names = dict[str, Any]
 
 
-def write_names(model: ir.Model, path: Path) -> None:
-    """Write the names of a model at fixed shapes beside its file at `path`."""
+def write_names(model: ir.Model, path: Path, **more: int) -> None:
+    """Write the names of a model at fixed shapes, and further facts, beside its file at `path`."""
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
-    facts = {"inputs": _facts(inputs), "outputs": _facts(model.graph.outputs)}
+    facts = {"inputs": _facts(inputs), "outputs": _facts(model.graph.outputs), **more}
     path.with_suffix(".io.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
