@@ -18,6 +18,7 @@ EXTRAS = {
     "ray",
     "sklearn",
     "PIL",
+    "pyarrow",
     "constriction",
     "zstandard",
     "tensorboard",
