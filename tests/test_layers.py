@@ -24,6 +24,13 @@ EXTRAS = {
     "tensorboard",
     "mlflow",
     "netron",
+    "MNN",
+    "ai_edge_litert",
+    "flatbuffers",
+    "ncnn",
+    "executorch",
+    "jax",
+    "torchax",
 }
 
 

@@ -204,7 +204,7 @@ def _run(options: dict[str, Any]) -> int:
     target = "auto" if options["target"] == "auto" else named_target(options["target"])
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
-    suffix = _suffix(options["output"], options["emit"], options["external_data"])
+    suffix = _suffix(options["output"], options["emit"], options["external_data"], target)
     source = Path(model_path(options["model"]))
     folder = options["model"] if source.parent == Path(options["model"]) else None
     output = _output(source, options["output"], suffix)
@@ -308,8 +308,18 @@ def _limit(option: str, given: str | float | None) -> float | None:
         raise UsageError(f"{option} takes a number or none, not {given!r}") from None
 
 
-def _suffix(named: str | None, emit: str | None, external: bool | None) -> str:
-    """What is written: `.onnx`, or `.pt2`, for which PyTorch must be there (MissingExtra)."""
+def _suffix(named: str | None, emit: str | None, external: bool | None, target: Any) -> str:
+    """What is written: `.onnx`, `.pt2`, for which PyTorch must be there (MissingExtra), or what the
+    target's files end in.
+    """
+    wanted = ".onnx" if target == "auto" else target.suffix
+    if wanted != ".onnx":
+        if emit or external or (named and not named.endswith(wanted)):
+            raise UsageError(
+                f"target '{target.name}' writes *{wanted}: name it so after -o, and leave out "
+                "--emit and --external-data"
+            )
+        return str(wanted)
     program = named is not None and named.endswith(".pt2")
     if named and emit and program != (emit == "torch"):
         raise UsageError(f"-o {named}: --emit {emit} writes {'.pt2' if not program else '.onnx'}")

@@ -23,6 +23,7 @@ from graphopt.execution.observe import with_outputs
 from graphopt.execution.trainable import trainable, write_back
 from graphopt.formats import load
 from graphopt.graph import provenance
+from graphopt.io.tensors import SparseTensor
 from graphopt.pass_ import Pass
 from graphopt.rewriting.merging import merge
 from graphopt.samples.stream import inputs_of
@@ -209,7 +210,10 @@ def _write(module: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
     before = {v: v.const_value for v in model.graph.initializers.values()}
     changed = write_back(module, model)
     for value, tensor in before.items():
-        if value.const_value is not tensor:
+        made = value.const_value
+        if made is not tensor and made is not None:
+            if isinstance(tensor, SparseTensor):  # its zeros are still there
+                value.const_value = SparseTensor.of(made.numpy(), value.name or "") or made
             for use in value.uses():
                 provenance.mark(use.node, ctx.pass_name)
     ctx.invalidate()
