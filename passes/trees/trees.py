@@ -94,8 +94,11 @@ def _reduce(node: ir.Node, model: ir.Model, ctx: Context) -> int:
     node.attributes.update({a.name: a for a in made})
     provenance.derive([node], [node], ctx.pass_name)
     if edits:
-        sizes = [f"{len(e.roots)} trees with {_splits(e)} splits" for e in (had, trees)]
-        ctx.note(f"{node.name or node.op_type}: {sizes[0]} became {sizes[1]}.")
+        before, after = (
+            "{} trees, {} splits and {} votes".format(len(e.roots), *_counts(e))
+            for e in (had, trees)
+        )
+        ctx.note(f"{node.name or node.op_type}: {before} became {after}.")
     return edits or 1
 
 
@@ -119,15 +122,17 @@ def _same_votes(new: Ensemble, old: Ensemble) -> bool:
     return old.votes == (frozenset(o for o, _ in voted), any(w < 0 for _, w in voted))
 
 
-def _splits(trees: Ensemble) -> int:
-    """Splits of all trees; equal subtrees of two are two."""
-    rows, found, stack = trees.table.rows, 0, list(trees.roots)
+def _counts(trees: Ensemble) -> tuple[int, int]:
+    """Splits, and weights of leaves, of all trees; equal subtrees of two are two."""
+    rows, splits, votes, stack = trees.table.rows, 0, 0, list(trees.roots)
     while stack:
         row = rows[stack.pop()]
         if isinstance(row, Split):
-            found += 1
+            splits += 1
             stack += [row.yes, row.no]
-    return found
+        else:
+            votes += len(row.weights)
+    return splits, votes
 
 
 def _bytes(attributes: Iterable[ir.Attr]) -> int:
