@@ -94,11 +94,11 @@ def _reduce(node: ir.Node, model: ir.Model, ctx: Context) -> int:
     node.attributes.update({a.name: a for a in made})
     provenance.derive([node], [node], ctx.pass_name)
     if edits:
-        before, after = (
+        was, now = (
             "{} trees, {} splits and {} votes".format(len(e.roots), *_counts(e))
             for e in (had, trees)
         )
-        ctx.note(f"{node.name or node.op_type}: {before} became {after}.")
+        ctx.note(f"{node.name or node.op_type}: {was} became {now}.")
     return edits or 1
 
 
