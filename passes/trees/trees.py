@@ -21,6 +21,7 @@ from graphopt.graph.building import Builder, remove_dead
 from graphopt.graph.ensemble_attributes import attributes_of
 from graphopt.graph.ensembles import DOMAIN, ENSEMBLES, Ensemble, Split, Unreadable
 from graphopt.graph.traverse import all_nodes
+from graphopt.io.reading import declare_tensor
 
 __all__ = ["Trees"]
 
@@ -109,6 +110,8 @@ def _without_map(node: ir.Node, model: ir.Model, ctx: Context) -> int:
         return 0
     labels = next((a.value for a in node.attributes.values()), ())
     p.type, p.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([None, len(labels)])
+    if made.is_graph_output():
+        declare_tensor(model, made.name or "")
     Builder(model, node).take_over(made, p)
     remove_dead([node])
     return 1
