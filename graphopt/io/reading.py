@@ -30,7 +30,6 @@ __all__ = [
     "Source",
     "data_path",
     "declare_tensor",
-    "declare_tensor",
     "examples_of",
     "from_proto",
     "graphs_of",
