@@ -42,6 +42,7 @@ def sklearn(folder):
     regressors = {
         "forest_numbers": ensemble.RandomForestRegressor(20, max_depth=7, random_state=0),
         "boosting_numbers": ensemble.GradientBoostingRegressor(n_estimators=20, random_state=0),
+        "histogram": ensemble.HistGradientBoostingRegressor(max_iter=20, random_state=0),
         "ridge": make_pipeline(PolynomialFeatures(2), linear_model.Ridge()),
         "components": make_pipeline(PCA(4), linear_model.LinearRegression()),
         "svr": svm.SVR(),
