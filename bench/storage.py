@@ -4,6 +4,7 @@ python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
 python bench/storage.py field --work DIR --model NAME=FILE ... --out FILE.json
 python bench/storage.py damage --model FILE [--trials 100000]
+python bench/storage.py curve --trials NAME=FILE.json ... --out FILE.png
 python bench/storage.py table --rounded FILE.json --lossless FILE.json
 """
 
@@ -240,6 +241,29 @@ def table(given):
     print("\n".join(lines))
 
 
+def curve(given):
+    """A picture of bytes against accuracy, of all trials that `graphopt pack --json` told."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for k, item in enumerate(given.trials):
+        name, path = item.split("=")
+        row = json.loads(Path(path).read_text())
+        ratios = [row["before"] / (size + row["graph"]) for _, size, *_ in row["trials"]]
+        drops = [row["metric"][0] - metric for *_, metric, _ in row["trials"]]
+        axis.plot(ratios, drops, "o-", color=f"C{k}", label=name)
+    axis.axhline(0.5, color="0.7", lw=1)
+    axis.set(xlabel="times smaller than the float file", ylabel="points of accuracy lost")
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(given.out, dpi=90)
+
+
 def main():
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
@@ -267,6 +291,10 @@ def main():
     one.add_argument("--model", required=True)
     one.add_argument("--trials", type=int, default=100_000)
     one.set_defaults(run=damage)
+    one = commands.add_parser("curve")
+    one.add_argument("--trials", action="append", required=True, metavar="NAME=FILE.json")
+    one.add_argument("--out", required=True)
+    one.set_defaults(run=curve)
     one = commands.add_parser("table")
     one.add_argument("--rounded", action="append")
     one.add_argument("--lossless", action="append")
