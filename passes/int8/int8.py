@@ -14,6 +14,7 @@ from graphopt.passes.int8.constant_weights import settle_weights
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
+from graphopt.passes.int8.halves import close_halves, open_halves
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
@@ -23,9 +24,10 @@ from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
-from graphopt.passes.int8.speed import slower_nodes, worth_their_borders
+from graphopt.passes.int8.speed import SLOWER, gains_in_blocks, slower_nodes, worth_their_borders
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
+from graphopt.passes.int8.unfolding import unfold, unfolds
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 from graphopt.passes.weight_only.writer import BlockWriter
@@ -146,9 +148,10 @@ class Int8(Pass):
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
+        halves = open_halves(model, ctx)
         given = self._opened(model, ctx, scheme)
         weights = settle_weights(model, ctx)
-        settled += bool(given) + open_fused(model, ctx) + weights.edits
+        settled += (halves is not None) + bool(given) + open_fused(model, ctx) + weights.edits
         static = samples is not None or bool(given)
         forms = {n.name or "": f for n, f in by_node(self.layers, model.graph, "int8").items()}
         for node in model.graph if given else ():  # trained ranges are better than those of a run
@@ -206,6 +209,8 @@ class Int8(Pass):
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
+        idle = [n for n in draft.blocks if not gains_in_blocks(model, ctx, n, quantize)]
+        slow.update((n.name, SLOWER) for n in idle if n.name)
         trained: Trained | None = None
         if self.qat:
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)
@@ -215,6 +220,8 @@ class Int8(Pass):
                 some = planned(model.graph, choice)
                 choice = worth_their_borders(model, ctx, some, choice, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
+        weights.finish(plan.modes())
+        plan.stored = {n: how for n, how in plan.stored.items() if n.graph is not None}
         tell(model, ctx, plan)
         if not (len(plan) or plan.stored or given):
             if settled:
@@ -225,10 +232,10 @@ class Int8(Pass):
             ctx.invalidate()
             return ctx.nothing(why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
-        weights.finish(plan.modes())
         apply(model, ctx, plan, *rounded(choice), scheme)
         if trained:
             trained.put(model, float_, ctx)
+        close_halves(model, halves or set())
         return settled + len(plan) + len(plan.stored)
 
     def _raised(self, model: ir.Model, ctx: Context) -> bool:
@@ -370,9 +377,13 @@ def apply(
     for node in plan.joined:
         dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
     blocks = BlockWriter(model, ctx)
-    for op in map(linear_of, plan.blocks):
+    for node in plan.blocks:
+        folded = unfolds(node)
+        product = node if folded is None else unfold(model, folded, blocks.names)
+        op = linear_of(product)
         assert not isinstance(op, str)
         blocks.replace(op, (8, BLOCK), None)
+        dead.append(node)
     for node in plan.tables:
         quantize_table(writer, node)
     for node in plan.recurrent:

@@ -130,6 +130,26 @@ def test_redundant_units_cost_nothing():
     assert error(model, copy) < 1e-2
 
 
+def test_a_refitted_product_keeps_the_bias_that_is_added_to_it():
+    v = normal(8, 24, seed=1)
+    v[:, 12:] = v[:, :12]  # twelve units, each twice
+    model = parse_model(
+        "a = MatMul (x, v)  b = Add (a, c)  r = Relu (b)  d = MatMul (r, w)  y = Add (d, e)",
+        inputs={"x": (50, 8)},
+        constants={
+            "v": v,
+            "c": np.tile(normal(12, seed=2), 2),
+            "w": normal(24, 5, seed=3),
+            "e": 10 + normal(5, seed=4),
+        },
+    )
+    samples = Samples([{"x": normal(50, 8, seed=k)} for k in range(10)])
+    copy, _, _ = pruned(Prune(layers=(("*", 0.5),)), model, samples=samples)
+    feeds = {"x": normal(50, 8, seed=100)}
+    (expected,), (got,) = run(model, feeds).values(), run(copy, feeds).values()
+    np.testing.assert_allclose(got, expected, atol=1e-2)
+
+
 def test_the_channel_multiple_is_kept():
     target = dataclasses.replace(ONNX, channel_multiple=8)
     copy, _, _ = pruned(Prune(ratio=0.3), residual(), target=target)
