@@ -2,7 +2,9 @@
 
 python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
+python bench/storage.py field --work DIR --model NAME=FILE ... --out FILE.json
 python bench/storage.py damage --model FILE [--trials 100000]
+python bench/storage.py curve --trials NAME=FILE.json ... --out FILE.png
 python bench/storage.py table --rounded FILE.json --lossless FILE.json
 """
 
@@ -18,6 +20,7 @@ import zstandard
 
 from graphopt import load, session
 from graphopt.budget import Budget
+from graphopt.calibration.sensitivity import movement
 from graphopt.entropy.container import read_pack, unpack
 from graphopt.errors import GraphOptError
 from graphopt.packing.lossless import pack_lossless
@@ -99,6 +102,48 @@ def rounded(given):
         rows[name] = {**dataclasses.asdict(made), "pack_s": time.perf_counter() - began}
         rows[name] |= opened(pack, path)
         rows[name]["accuracy"] = [accuracy(session(path)), accuracy(session(pack))]
+        out.write_text(json.dumps(rows, indent=1))
+
+
+def field(given):
+    """Models of bench/field.py packed exactly and rounded on what their clients fed them.
+
+    Judged as `graphopt pack MODEL --samples DIR` judges, and beside that on held-out inputs.
+    """
+    out = Path(given.out)
+    rows = json.loads(out.read_text()) if out.exists() else {}
+    for item in given.model:
+        name, path = item.split("=")
+        if name in rows:
+            continue
+        work = Path(given.work, name)
+        pack = out.with_name(f"{name}.gopt")
+        exact = pack_lossless(Path(path), pack)
+        made = pack_rounded(
+            load(path),
+            pack,
+            samples=work / "calibration",
+            budget=Budget(),
+            before=exact.before,
+        )
+        held = [dict(np.load(p)) for p in sorted((work / "held").glob("*.npz"))]
+        before, after = (list(map(session(p), held)) for p in (path, pack))
+        rows[name] = {
+            "bytes": exact.before,
+            "lossless": exact.after,
+            "rounded": made.after,
+            "error": movement(before, after) ** 0.5,
+            "same": np.mean(
+                [
+                    (a[k].argmax(-1) == b[k].argmax(-1)).mean()
+                    for a, b in zip(before, after, strict=True)
+                    for k in a
+                    if a[k].ndim and a[k].shape[-1] > 1
+                ]
+                or [np.nan]
+            ),
+        }
+        print(name, rows[name], flush=True)
         out.write_text(json.dumps(rows, indent=1))
 
 
@@ -196,6 +241,29 @@ def table(given):
     print("\n".join(lines))
 
 
+def curve(given):
+    """A picture of bytes against accuracy, of all trials that `graphopt pack --json` told."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for k, item in enumerate(given.trials):
+        name, path = item.split("=")
+        row = json.loads(Path(path).read_text())
+        ratios = [row["before"] / (size + row["graph"]) for _, size, *_ in row["trials"]]
+        drops = [row["metric"][0] - metric for *_, metric, _ in row["trials"]]
+        axis.plot(ratios, drops, "o-", color=f"C{k}", label=name)
+    axis.axhline(0.5, color="0.7", lw=1)
+    axis.set(xlabel="times smaller than the float file", ylabel="points of accuracy lost")
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(given.out, dpi=90)
+
+
 def main():
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
@@ -214,10 +282,19 @@ def main():
     one.add_argument("--passes", default="")
     one.add_argument("--recover", action="store_true")
     one.set_defaults(run=rounded)
+    one = commands.add_parser("field")
+    one.add_argument("--work", required=True, help="folder of bench/field.py's runs")
+    one.add_argument("--model", action="append", required=True, metavar="NAME=FILE")
+    one.add_argument("--out", required=True)
+    one.set_defaults(run=field)
     one = commands.add_parser("damage")
     one.add_argument("--model", required=True)
     one.add_argument("--trials", type=int, default=100_000)
     one.set_defaults(run=damage)
+    one = commands.add_parser("curve")
+    one.add_argument("--trials", action="append", required=True, metavar="NAME=FILE.json")
+    one.add_argument("--out", required=True)
+    one.set_defaults(run=curve)
     one = commands.add_parser("table")
     one.add_argument("--rounded", action="append")
     one.add_argument("--lossless", action="append")

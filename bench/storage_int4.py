@@ -1,9 +1,12 @@
 """Weights of 4 bits in full-size BERT-base and GPT-2: bytes, memory, time to load, latency.
 
     python bench/storage_int4.py --model bert --folder DIR [--spec "weight_only(block=64)" ...]
+    python bench/storage_int4.py --mix DIR      # where llm_characters.py keeps its trained model
 
 The shapes are those of the published models (tables and a tied head included), the weights random
-with a few large columns; errors are of the outputs against the float model on random tokens.
+with a few large columns; errors are of the outputs against the float model on random tokens. --mix:
+the error of mixed bits in a small trained decoder, and the time of one row through products of
+Llama's shapes in the same forms.
 """
 
 import argparse
@@ -12,6 +15,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +25,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import optimize
 from graphopt.budget import Budget
+from graphopt.calibration.sensitivity import movement
+from graphopt.execution.runtime import run_each
 from graphopt.io.writing import write_model
+from graphopt.samples import open_samples
 
 SIZES = {"bert": (30522, 512, False), "gpt2": (50257, 1024, True)}
 LAYERS, HIDDEN, HEADS, TOKENS = 12, 768, 12, 16
-SPECS = ("weight_only(block=32)", "weight_only(block=64)", "weight_only(block=128)")
+SPECS = ("weight_only(block=32)", "weight_only(block=64)", "weight_only")
 
 
 class Writer:
@@ -123,6 +131,103 @@ def child(paths, rounds):
     print(json.dumps(found))
 
 
+MIXES = (
+    ("weight_only(block=32)", False),
+    ("weight_only(block=32)", True),
+    ("weight_only(block=128)", True),
+    ("weight_only(bits='mixed')", True),
+    ("weight_only(bits='mixed', block=128)", True),
+)
+#: Outputs and inputs of products by the ends of their names, with 7 billion weights.
+LLAMA = {"gate": (11008, 4096), "up": (11008, 4096), "down": (4096, 11008)}
+
+
+def mix(work, rounds):
+    """Error of each spec in the trained decoder, and time beside 4 bits in blocks of 32."""
+    from llm_characters import Judge
+
+    judge = Judge(work, work / "characters.onnx")
+    held = list(islice(open_samples(work / "held.npz", judge.model), 8))
+    expected = list(run_each(judge.model, held, optimize=True))
+    rows, forms = [], []
+    for spec, samples in MIXES:
+        made = optimize(
+            judge.model,
+            spec,
+            samples=judge.samples if samples else None,
+            budget=Budget(max_disagreement=float("inf")),
+            measure=False,
+            verify="graph",
+            cache="off",
+        )
+        error = movement(expected, run_each(made.model, held, optimize=True)) ** 0.5
+        rise = judge.perplexity(made.model) / judge.source - 1
+        forms.append(
+            {
+                n.name: tuple(n.attributes[a].as_int() for a in ("bits", "block_size"))
+                for n in made.model.graph
+                if n.op_type == "MatMulNBits" and "logits" not in n.name
+            }
+        )
+        counts = Counter(forms[-1].values())
+        told = ", ".join(f"{c} of {b} bits by {s}" for (b, s), c in sorted(counts.items()))
+        rows.append((spec, samples, made.report.after.bytes, error, rise, told))
+    times = products(forms, rounds)
+    print("| weights | rounded | bytes | error | perplexity | products | times as fast |")
+    print("|---|---|---|---|---|---|---|")
+    for (spec, samples, size, error, rise, told), ms in zip(rows, times, strict=True):
+        how = "for samples" if samples else "to the nearest"
+        print(
+            f"| `{spec}` | {how} | {size:,} | {error:.4f} | {rise:+.2%} | {told}"
+            f" | {times[0] / ms:.2f} |"
+        )
+
+
+def products(forms, rounds):
+    """Median milliseconds of one row through all products of each, interleaved, one thread."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    rng = np.random.default_rng(0)
+    feeds = {f"x{k}": rng.standard_normal((1, k), np.float32) for k in (4096, 11008)}
+    sessions = []
+    for chosen in forms:
+        nodes, held, outputs = [], [], []
+        for name, (bits, block) in chosen.items():
+            kind = name.partition("/")[0].rpartition(".")[2]
+            n, k = LLAMA.get(kind, (4096, 4096))
+            blocks = k // block
+            arrays = (
+                rng.integers(256, size=(n, blocks, block * bits // 8), dtype=np.uint8),
+                np.full((n, blocks), 1 / k, np.float32),
+                rng.integers(256, size=(n, blocks * bits // 8), dtype=np.uint8),
+            )
+            held += [numpy_helper.from_array(a, f"{name}{i}") for i, a in enumerate(arrays)]
+            inputs = [f"x{k}", *(f"{name}{i}" for i in range(3))]
+            about = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4}
+            nodes.append(
+                helper.make_node("MatMulNBits", inputs, [name], domain="com.microsoft", **about)
+            )
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n]))
+        given = [
+            helper.make_tensor_value_info(x, TensorProto.FLOAT, a.shape) for x, a in feeds.items()
+        ]
+        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(
+            helper.make_graph(nodes, "products", given, outputs, held), opset_imports=opsets
+        )
+        del held
+        sessions.append(ort.InferenceSession(model.SerializeToString(), options))
+    times = [[] for _ in forms]
+    for _ in range(rounds):
+        for one, session in zip(times, sessions, strict=True):
+            began = time.perf_counter()
+            session.run(None, feeds)
+            one.append(time.perf_counter() - began)
+    return [1e3 * float(np.median(one)) for one in times]
+
+
 def memory():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
@@ -131,13 +236,17 @@ def memory():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=SIZES)
-    parser.add_argument("--folder", required=True)
+    parser.add_argument("--folder")
+    parser.add_argument("--mix", type=Path, metavar="DIR")
     parser.add_argument("--spec", action="append")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--child", nargs="*")
     given = parser.parse_args()
     if given.child:
         child(given.child, given.rounds)
+        return
+    if given.mix:
+        mix(given.mix, given.rounds)
         return
     folder = Path(given.folder)
     source = folder / f"{given.model}.onnx"

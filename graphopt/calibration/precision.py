@@ -78,10 +78,10 @@ def rounding_errors(
         wanted = [*group, *(twins[name][1] for name in group)]
         for arrays in observe(clone, wanted, feeds):
             for name in group:
-                a, b = arrays[name], arrays[twins[name][1]]
-                if a.dtype == np.float32:
-                    kept = np.isfinite(a)
-                    before, after = (v[kept].astype(np.float64) for v in (a, b))
+                array, rounded = arrays[name], arrays[twins[name][1]]
+                if array.dtype == np.float32:
+                    kept = np.isfinite(array)
+                    before, after = (v[kept].astype(np.float64) for v in (array, rounded))
                     off[name] += float(np.square(after - before).sum())
                     size[name] += float(np.square(before).sum())
     found: dict[ir.Node, float] = {}

@@ -80,7 +80,7 @@ class RoundedPack:
         error: worst output's relative L2 against the source; None if outputs were not compared.
         disagreement: figure of the worst output by the guard, over its limit; None without.
         tensors: the largest first.
-        trials: (step, bytes, why it is over the budget or "").
+        trials: (step, bytes of coded weights, metric, why it is over the budget or "").
     """
 
     before: int
@@ -92,7 +92,7 @@ class RoundedPack:
     error: float | None
     disagreement: float | None
     tensors: tuple[Tensor, ...]
-    trials: tuple[tuple[float, int, str], ...]
+    trials: tuple[tuple[float, int, float | None, str], ...]
 
     @property
     def ratio(self) -> float:
@@ -167,7 +167,7 @@ def pack_rounded(
         if recovery.unable:
             raise UsageError(f"--recover trains on samples: {recovery.unable}")
     size = size_of(layers)
-    tried: dict[int, tuple[int, str]] = {}
+    tried: dict[int, tuple[int, float | None, str]] = {}
     within: dict[int, _Trial] = {}
 
     def fits_untrained(k: int) -> bool:
@@ -182,7 +182,7 @@ def pack_rounded(
         if recovery is not None:
             found = recovery.trained(found, step)
         made = judged(coded(clean, layers, found, step))
-        tried[k] = made.coded.bytes, made.reason
+        tried[k] = made.coded.bytes, made.metric, made.reason
         if not made.reason and k >= max(within, default=k):
             within.clear()  # one model is kept, not one a trial
             within[k] = made
@@ -190,7 +190,7 @@ def pack_rounded(
 
     best = largest(fits) if recovery is None else nearest(largest(fits_untrained), fits)
     if best is None:
-        raise BudgetMissed(f"no rounding is within the budget ({tried[min(tried)][1]})")
+        raise BudgetMissed(f"no rounding is within the budget ({tried[min(tried)][2]})")
     chosen = within[best]
     if not strict and setting.judge is not None:
         outputs = run_each(chosen.coded.model, setting.judge.probe, optimize=True)
