@@ -47,6 +47,7 @@ OPERATORS = frozenset(
         "QLinearMul",
         "QLinearSigmoid",
         "QLinearSoftmax",
+        "QMoE",
         "QuickGelu",
     )
 )
@@ -70,7 +71,7 @@ SLOW = frozenset(
 #: takes half the time with its Sigmoid in integers too, HardSigmoid (as an Add) 0.4 to 0.6 times
 #: (32 x 160 x 160 to 256 x 14 x 14; Zen 5, 1 thread). Softmax is not here: rounding its result
 #: costs more than it saves.
-_INTEGER = frozenset(
+INTEGER = frozenset(
     {
         "Conv",
         "MatMul",
@@ -105,7 +106,7 @@ _U8S8 = Int8Scheme(
     activation="uint8",
     weight="int8",
     per_channel=True,
-    operators=_INTEGER,
+    operators=INTEGER,
     conv_pack=4,  # 3x3, 3 to 32 channels of 224 x 224: half the time; 7x7: 0.85 times
     group_channels=32,  # 4, 8, 16, 32 channels a group: 0.5, 0.9, 1.0, 1.7 times float
     # the same speed as static products, LSTM 3 times float; ranges fit each run

@@ -77,6 +77,7 @@ class Target:
         int8: its integer scheme, or None if integers gain nothing.
         measured: the backend can time models for it on this machine.
         deploys: models are served on it; `--target auto` leaves others out.
+        suffix: what the name of a model's file ends in there.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Target:
     int8: Int8Scheme | None = Int8Scheme()
     measured: bool = False
     deploys: bool = True
+    suffix: str = ".onnx"
 
 
 #: Any consumer of standard ONNX: standard operators alone, nothing measured.

@@ -18,11 +18,19 @@ EXTRAS = {
     "ray",
     "sklearn",
     "PIL",
+    "pyarrow",
     "constriction",
     "zstandard",
     "tensorboard",
     "mlflow",
     "netron",
+    "MNN",
+    "ai_edge_litert",
+    "flatbuffers",
+    "ncnn",
+    "executorch",
+    "jax",
+    "torchax",
 }
 
 
@@ -67,7 +75,7 @@ FLOORS = (
     {"__main__", "cli", "conformance", "testing"},
     {"packing", "page", "searching"},
     {"pipeline"},
-    {"calibration", "proving", "tracing", "training", "verification"},
+    {"calibration", "converting", "proving", "tracing", "training", "verification"},
     {"drawing", "formats", "measuring", "pass_", "rewriting", "spec"},
     {"analyses", "backend", "context", "differing"},
     {"budget", "cache", "execution", "io", "samples"},

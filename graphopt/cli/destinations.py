@@ -108,7 +108,7 @@ def is_model(path: Path) -> bool:
     from graphopt.entropy.container import is_pack
     from graphopt.graph.provenance import RECIPE
 
-    if is_pack(path):
+    if is_pack(path) or is_signed(path):
         return True
     if zipfile.is_zipfile(path):
         from graphopt.tracing import EXTRA
@@ -119,7 +119,7 @@ def is_model(path: Path) -> bool:
     from graphopt.io.reading import read_model
 
     with suppress(GraphOptError):
-        return RECIPE in read_model(path).metadata_props or is_signed(path)
+        return RECIPE in read_model(path).metadata_props
     return False
 
 

@@ -1,7 +1,8 @@
-"""`graphopt targets`."""
+"""`graphopt targets`: what there is, and what of a model falls off the devices not run here."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -10,9 +11,16 @@ from graphopt.cli.common import emit_json, standard
 
 
 @click.command("targets")
+@click.argument("model", required=False)
 @standard
-def command(as_json: bool, debug: bool) -> None:
-    """List what --target takes: which run and are measured here, and what the others need."""
+def command(model: str | None, as_json: bool, debug: bool) -> None:
+    """List what --target takes: which run and are measured here, and what the others need.
+
+    With MODEL: what of it falls off the devices that cannot be run here, node by node, and why.
+    """
+    if model is not None:
+        _falls(model, as_json)
+        return
     from graphopt.backend import every_target
     from graphopt.errors import MissingExtra
 
@@ -64,3 +72,28 @@ def command(as_json: bool, debug: bool) -> None:
     console.print(
         "./file.py:NAME: the first target of a backend of your own (docs/write-a-backend.md)"
     )
+
+
+def _falls(path: str, as_json: bool) -> None:
+    from graphopt import plugins
+    from graphopt.formats import load
+
+    model = load(path)
+    count = sum(n.op_type != "Constant" for n in model.graph)
+    found = {}
+    for name, entry in plugins.find(plugins.BACKENDS).items():
+        if (check := getattr(entry.load(), "falls_off", None)) is not None:
+            found[name] = [dataclasses.asdict(fall) for fall in check(model)]
+    if as_json:
+        emit_json({"model": path, "nodes": count, "falls_off": found})
+        return
+    from graphopt.reporting.text import out, table
+
+    console = out()
+    for name, falls in found.items():
+        made = table("node", "operator", f"falls off {name}")
+        for fall in falls:
+            made.add_row(fall["node"], fall["operator"], fall["reason"])
+        console.print(f"{name}: {len(falls)} of {count} nodes fall off")
+        if falls:
+            console.print(made)

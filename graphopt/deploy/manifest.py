@@ -53,6 +53,8 @@ class Manifest:
         free_dimensions: sizes of named dynamic dimensions, where they are fixed.
         arena: activations come from a pool that the session keeps.
         pattern: their places in it are planned ahead where shapes repeat.
+        backend: the backend that opens the model, where it is a file of another runtime.
+        files: names of the other files beside it that belong to the model.
         sha256: of the model's file, if that holds no recipe by which graphopt knows it as its own.
     """
 
@@ -72,6 +74,8 @@ class Manifest:
     free_dimensions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     arena: bool = True
     pattern: bool = True
+    backend: str = ""
+    files: tuple[str, ...] = ()
     sha256: str = ""
 
 
@@ -147,16 +151,15 @@ def manifest_from(data: Mapping[str, Any]) -> Manifest:
 
     Raises TypeError for a field it has not, or that is of another type.
     """
-    made = Manifest(**{**data, "fallbacks": tuple(data.get("fallbacks", ()))})
+    made = Manifest(**{**data, **{k: tuple(data.get(k, ())) for k in ("fallbacks", "files")}})
     usual = Manifest("")
     for field in dataclasses.fields(Manifest):
         value, kind = getattr(made, field.name), type(getattr(usual, field.name))
         if type(value) is not kind:
             raise TypeError(f"'{field.name}' should be {kind.__name__}, not {value!r}")
     texts = [made.config, made.device, made.provider_options, made.properties]
-    if not all(
-        isinstance(v, str) for v in (*made.fallbacks, *(v for t in texts for v in t.values()))
-    ):
+    listed = (*made.fallbacks, *made.files, *(v for t in texts for v in t.values()))
+    if not all(isinstance(v, str) for v in listed):
         raise TypeError("options should be texts")
     if not all(type(v) is int for v in made.free_dimensions.values()):
         raise TypeError("'free_dimensions' should be integers")
@@ -192,6 +195,8 @@ def _check_names(file: Path, manifest: Manifest) -> None:
                 f"{file} names the package '{name}', and a manifest may name only "
                 f"{PLUGINS[1]} and {NATIVES[1]}; open the model with code of your own"
             )
+    if away := [name for name in manifest.files if Path(name).name != name]:
+        raise InputError(f"{file} names '{away[0]}', which is not beside the model")
     options = {**manifest.provider_options, **manifest.properties, **manifest.config}
     for key, value in options.items():
         inside = not (Path(value).is_absolute() or ".." in Path(value).parts)

@@ -21,6 +21,7 @@ from graphopt.deploy.processors import threads_to_ask_for
 from graphopt.deploy.runtime import CPU, session_options
 from graphopt.entropy.container import is_pack, unpack
 from graphopt.errors import InputError, MissingExtra, ModelError
+from graphopt.plugins import BACKENDS, find
 
 __all__ = [
     "BoundSession",
@@ -167,6 +168,8 @@ def open_manifest(
     A plugin provider that finds none of its own devices (OpenVINO's looks for Intel's alone) gives
     way to its native package, which runs the same file with the same properties, if that is there.
     """
+    if manifest.backend:
+        return _open_by_backend(path, manifest)
     devices = plugin_devices(manifest) if manifest.plugin else []
     if not (manifest.plugin or manifest.provider in (CPU, *_providers())):
         raise MissingExtra(manifest.extra, f"target '{manifest.target}'")
@@ -180,6 +183,17 @@ def open_manifest(
         if type(error).__module__.startswith("onnxruntime"):
             raise _refused(path, manifest, error) from error
         raise
+
+
+def _open_by_backend(path: Path, manifest: Manifest) -> OrtSession:
+    """Another runtime's file, in the session of the installed backend that the manifest names."""
+    entry = find(BACKENDS).get(manifest.backend)
+    if entry is None:
+        raise InputError(f"{path.name} is for a backend '{manifest.backend}', which is not here")
+    backend = entry.load()
+    target = dataclasses.replace(backend.target(manifest.target), threads=manifest.threads)
+    opened: OrtSession = backend.session(path, target)  # with the same attributes
+    return opened
 
 
 def plugin_devices(manifest: Manifest) -> list[Any]:

@@ -122,6 +122,8 @@ class Result:
             if strip_provenance:
                 sign(path)
         files = [path, path.with_name(f"{path.name}.data")] if weights_beside(model) else [path]
+        if (how := read_manifest(path)) is not None:
+            files += [path.with_name(name) for name in how.files]
         weight = sum(f.stat().st_size for f in files if f.is_file())
         after = dataclasses.replace(self.report.after, bytes=weight)
         report = dataclasses.replace(
@@ -145,7 +147,8 @@ class Result:
 
     def _tune(self, path: Path, progress: Progress) -> tuple[Sequence[Tuned], list[str]]:
         """Put session options that help the model here into its manifest; those tried, notes."""
-        if self.tuned is None or not self.target.measured or read_manifest(path) is None:
+        known = self.target.suffix == ".onnx" and read_manifest(path) is not None
+        if self.tuned is None or not self.target.measured or not known:
             return (), []
         seconds, shapes = self.tuned
         try:

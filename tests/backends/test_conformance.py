@@ -17,10 +17,11 @@ from graphopt.conformance import check_backend
 
 ROOT = Path(__file__).parents[2]
 #: bfloat16 keeps 8 bits: 2^-8 an operand, doubled by the product (`openvino` may compute in it).
-TOLERANCE = {"openvino": 0.02, "tensorrt": 0.01, "cuda": 0.01}
+TOLERANCE = {"openvino": 0.02, "tensorrt": 0.01, "cuda": 0.01, "mnn": 1e-3, "ncnn": 1e-3}
+NAMES = sorted(plugins.find(plugins.BACKENDS))
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda", "onnx", "openvino", "tensorrt", "torch"])
+@pytest.mark.parametrize("name", NAMES)
 def test_built_in_backends_conform(name):
     backend = plugins.find(plugins.BACKENDS)[name].load()
     check_backend(backend, tolerance=TOLERANCE.get(name, 1e-5))

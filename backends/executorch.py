@@ -1,0 +1,88 @@
+"""ExecuTorch: `.pte` programs for PyTorch's runtime on phones, computed by XNNPACK.
+
+The model goes through its torch form and `torch.export`, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from graphopt.backends.devices.device import Device
+from graphopt.backends.devices.names import Names, read_names, write_names
+from graphopt.backends.devices.process import run_function
+
+from graphopt.backend import Arrays
+from graphopt.errors import ModelError
+from graphopt.formats import load, save
+from graphopt.target import Target
+
+__all__ = ["BACKEND", "ExecuTorch", "ExecuTorchSession"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecuTorch(Device):
+    """The backend object; see `graphopt.backend.Backend` for its methods."""
+
+    name: str = "executorch"
+    suffix: ClassVar[str] = ".pte"
+    packages: ClassVar[tuple[str, ...]] = ("executorch", "torch")
+    extra: ClassVar[str] = "executorch"
+    opset: ClassVar[int] = 22
+
+    def convert(self, model: ir.Model, target: Target, path: Path) -> None:
+        """Write the program by ExecuTorch's own lowering."""
+        source = path.with_suffix(".onnx")
+        save(model, source)
+        run_function(__name__, "convert", [source, path], path.parent, "ExecuTorch")
+        source.unlink()
+        write_names(model, path)
+
+    def open(self, path: Path, target: Target) -> ExecuTorchSession:
+        """Open the program in the portable runtime with XNNPACK."""
+        from executorch.runtime import Runtime
+
+        names = read_names(path, self.name)
+        try:
+            program = Runtime.get().load_program(path)
+            raw = program.load_method("forward")
+        except RuntimeError as error:
+            raise ModelError(f"{path.name} does not open for '{self.name}': {error}") from error
+        return ExecuTorchSession(raw, program, names)
+
+
+class ExecuTorchSession:
+    """A model in ExecuTorch; `raw` is its method."""
+
+    def __init__(self, raw: Any, program: Any, names: Names) -> None:
+        self.raw, self._program = raw, program
+        self.inputs, self.outputs = list(names["inputs"]), list(names["outputs"])
+
+    def __call__(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once: arrays by input name in, arrays by output name out."""
+        import torch
+
+        given = [torch.from_numpy(np.array(feeds[n], order="C")) for n in self.inputs]
+        made = self.raw.execute(given)
+        return {n: r.clone().numpy() for n, r in zip(self.outputs, made, strict=True)}
+
+
+def convert() -> None:
+    """Lower the model file to the program file that the arguments of this process name."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from graphopt.backends.devices.torch_form import exported
+
+    source, path = map(Path, sys.argv[1:])
+    with torch.no_grad():
+        program, _ = exported(load(source))
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        path.write_bytes(lowered.to_executorch().buffer)
+
+
+BACKEND = ExecuTorch()

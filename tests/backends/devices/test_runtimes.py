@@ -1,0 +1,108 @@
+"""A small network through each runtime that is installed; its own outputs beside ONNX Runtime's."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from graphopt.backend import backend_of, find_target
+from graphopt.deploy.manifest import read_manifest
+from graphopt.deploy.sessions import session
+from graphopt.errors import MissingExtra, ModelError
+from graphopt.execution.runtime import run
+from graphopt.testing import parse_model
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 3, 8, 8)).astype(np.float32)
+CONSTANTS = {
+    "k": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32),
+    "w": RNG.standard_normal((4, 5)).astype(np.float32),
+    "shape": np.array([2, 4]),
+}
+NET = """
+c = Conv<pads=[1,1,1,1]>(x, k)  r = Relu(c)  g = GlobalAveragePool(r)  f = Reshape(g, shape)
+m = MatMul(f, w)  y = Softmax(m)
+"""
+#: Target, packages it needs, and what lies beside its file.
+TARGETS = {
+    "executorch": (("executorch", "torch"), {"m.io.json"}),
+    "litert": (("ai_edge_litert",), set()),
+    "mnn": (("MNN",), set()),
+    "ncnn": (("ncnn", "pnnx"), {"m.bin", "m.io.json"}),
+    "ort": ((), {"m.required_operators.config"}),
+    "stablehlo": (("jax", "torchax"), {"m.io.json"}),
+}
+
+
+def made(name):
+    """The target, or a skip."""
+    if any(importlib.util.find_spec(p) is None for p in TARGETS[name][0]):
+        pytest.skip(f"needs the {name} extra")
+    return find_target(name)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_file_computes_what_the_model_computes(name, tmp_path):
+    target = made(name)
+    model = parse_model(NET, inputs={"x": X.shape}, constants=CONSTANTS)
+    path = backend_of(target).lower(model, target, tmp_path / "m.onnx")
+    assert path == tmp_path / f"m{target.suffix}"
+    manifest = read_manifest(path)
+    assert set(manifest.files) == TARGETS[name][1]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        path.name,
+        f"{path.name}.session.json",
+        *manifest.files,
+    }
+    expected = run(model, {"x": X})["y"]
+    for opened in (backend_of(target).session(path, target), session(path)):
+        got = opened({"x": X})
+        assert list(got) == ["y"]
+        assert got["y"].dtype == np.float32
+        np.testing.assert_allclose(got["y"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - {"ort"}))
+def test_without_its_packages_the_target_is_one_plain_sentence(name, monkeypatch):
+    from graphopt.backends.devices import device
+
+    monkeypatch.setattr(device, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'graphopt\[{name}\]'"):
+        find_target(name)
+
+
+def test_mnn_names_what_it_does_not_take(tmp_path):
+    target = made("mnn")
+    model = parse_model("y = Hardmax(x)", inputs={"x": (2, 3)})
+    with pytest.raises(
+        ModelError, match="MNN does not convert it: These Op Not Support: ONNX::Hardmax"
+    ):
+        backend_of(target).lower(model, target, tmp_path / "m.mnn")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_converter_of_mnn_loads_no_client_that_reports(tmp_path):
+    """Its command installs one with pip, and calls a server."""
+    made("mnn")
+    code = (
+        "import sys; sys.argv = ['c', '--help']\n"
+        "from graphopt.backends.mnn import convert\n"
+        "convert(); print('loaded:', [m for m in sys.modules if 'aliyun' in m or 'utils.log' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_a_runtime_that_crashes_refuses_the_file_and_nothing_else_ends(tmp_path, monkeypatch):
+    from graphopt.backends.devices import trial
+
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr(
+        "graphopt.backends.devices.process.child_command",
+        lambda module, function: [sys.executable, "-c", code],
+    )
+    with pytest.raises(ModelError, match=r"the runtime of 'ort' failed \(exit code -11\)"):
+        trial.run_apart(tmp_path / "m.ort", find_target("ort"), [{"x": X}])
+    assert list(tmp_path.iterdir()) == []
