@@ -2,7 +2,7 @@
 
 For each dimension a few shares of its units are cut, in the order its curve has, what reads them is
 refitted, and the movement of the outputs is measured (`graphopt.calibration.sensitivity`). Between
-the shares measured, costs are interpolated.
+the shares measured, costs keep the shape of that curve.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ __all__ = ["scan"]
 Array = np.ndarray[Any, Any]
 #: Shares of its units that a dimension keeps in the scan.
 SHARES = (0.75, 0.5, 0.25)
+#: Share of a curve's last cost that counts as none.
+LEAST = 1e-9
 #: Runs of the samples that are looked at.
 RUNS = 4
 
@@ -71,8 +73,8 @@ def scan(
     moved = sensitivities(model, feeds, changes())
     measured = {}
     for name, dim in dims.items():
-        points = [(0, 0.0), *((dim.size - c, moved[name, c]) for c in wanted[name])]
-        measured[name] = _curve(found[name], points)
+        points = [(dim.size - c, moved[name, c]) for c in wanted[name]]
+        measured[name] = _curve(found[name], points) if points else found[name]
     return measured
 
 
@@ -103,12 +105,13 @@ def _counts(size: int, able: Sequence[int]) -> list[int]:
 
 
 def _curve(curve: Curve, points: Sequence[tuple[int, float]]) -> Curve:
-    """The same order of removal at interpolated costs, beyond the last at its slope."""
-    removed, cost = (np.array(part, float) for part in zip(*points, strict=True))
-    cost = np.maximum.accumulate(cost)
-    at = np.arange(len(curve.cost))
-    made = np.interp(at, removed, cost)
-    if len(points) > 1:
-        slope = (cost[-1] - cost[-2]) / (removed[-1] - removed[-2])
-        made += np.maximum(at - removed[-1], 0) * slope
-    return Curve(curve.order, made)
+    """The same order of removal and shape, scaled so as to go through the measured costs.
+
+    Costs rise slowly at first: straight lines between the few points measured would make the first
+    units as dear as the last.
+    """
+    removed, cost = (np.array(part) for part in zip(*points, strict=True))
+    local = np.maximum(curve.cost, LEAST * max(curve.cost[-1], 1e-30))
+    scale = np.log(np.maximum(cost, LEAST * max(cost.max(), 1e-30)) / local[removed])
+    scales = np.exp(np.interp(np.arange(len(local)), removed, scale))
+    return Curve(curve.order, np.maximum.accumulate(curve.cost * scales))
