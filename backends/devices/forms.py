@@ -11,7 +11,7 @@ from graphopt.backends.openvino_forms import PoolAll
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
 from graphopt.rewriting.driver import apply_rules
-from graphopt.rewriting.rules import Bind, Replacement, Rule, Verdict, Walker
+from graphopt.rewriting.rules import Replacement, Rule, Walker
 
 __all__ = ["in_plain_forms"]
 
@@ -19,22 +19,25 @@ __all__ = ["in_plain_forms"]
 _FINITE = frozenset({"MatMul", "Mul", "Div", "Transpose", "Reshape", "Gemm"})
 
 
-class SoftmaxGuard(Rule):
+class SoftmaxGuard(Walker):
     """Where(IsNaN(s), c, s), s = Softmax(x) -> s, x a product that nothing was added to
 
     Exporters guard attention against rows that are masked as a whole; here there is no mask.
     """
 
-    def pattern(self, op: Any, x: Any, c: Any, axis: Any) -> Any:
-        s = op.Softmax(x, axis=axis)
-        return op.Where(op.IsNaN(s), c, s)
+    roots = ("Where",)
 
-    def check(self, x: ir.Value) -> Verdict:
-        node = x.producer()
-        return Bind() if node is not None and node.op_type in _FINITE else None
-
-    def rewrite(self, op: Any, x: Any, axis: Any) -> Any:
-        return op.Softmax(x, axis=axis)
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        test, _, s = node.inputs
+        guard, softmax = (None if v is None else v.producer() for v in (test, s))
+        if s is None or guard is None or guard.op_type != "IsNaN" or guard.inputs[0] is not s:
+            return None
+        if softmax is None or softmax.op_type != "Softmax" or softmax.inputs[0] is None:
+            return None
+        source = softmax.inputs[0].producer()
+        if source is None or source.op_type not in _FINITE:
+            return None
+        return Replacement(lambda op: s, (guard,))
 
 
 class IsNan(Rule):
@@ -70,6 +73,9 @@ class SignalNorm(Walker):
 def in_plain_forms(model: ir.Model) -> ir.Model:
     """A clone of `model` (it shares the weights) in forms that converters take."""
     clone = model.clone()
+    for node in clone.graph.all_nodes():
+        if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0:
+            node.attributes.pop("axis", None)  # pnnx knows an embedding by its absence
     for rules in ((SoftmaxGuard, PoolAll, SignalNorm), (IsNan,)):
         apply_rules(clone, Context(clone), rules)
     return clone

@@ -76,7 +76,9 @@ def test_without_its_packages_the_target_is_one_plain_sentence(name, monkeypatch
 def test_mnn_names_what_it_does_not_take(tmp_path):
     target = made("mnn")
     model = parse_model("y = Hardmax(x)", inputs={"x": (2, 3)})
-    with pytest.raises(ModelError, match="MNN does not convert it: These Op Not Support: ONNX::Hardmax"):
+    with pytest.raises(
+        ModelError, match="MNN does not convert it: These Op Not Support: ONNX::Hardmax"
+    ):
         backend_of(target).lower(model, target, tmp_path / "m.mnn")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,91 @@
+"""One item of a batch: a model of fixed batch as a model of one item, if it computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analyses.shapes.analysis import infer
+from graphopt.errors import ModelError
+from graphopt.execution.runtime import run
+from graphopt.graph.constants import constant_value
+from graphopt.samples import bind_shapes, stand_ins
+
+__all__ = ["batch_of", "one_item"]
+
+
+Array = np.ndarray[Any, Any]
+
+
+def batch_of(model: ir.Model) -> int:
+    """The size of the leading axis that all inputs and outputs share, or 1."""
+    values = [*_inputs(model), *model.graph.outputs]
+    first = {str(v.shape[0]) if v.shape else "" for v in values}
+    (only,) = first if len(first) == 1 else ("",)
+    return int(only) if only.isdigit() else 1
+
+
+def one_item(model: ir.Model, batch: int) -> ir.Model | None:
+    """A model of one item (it shares the weights), or None if its items are not computed alone.
+
+    Shapes that begin with the batch begin with one, and constants that repeat for each item are
+    there once; then it is run, item by item, beside the model.
+    """
+    clone = model.clone()
+    for value in (*_inputs(clone), *clone.graph.outputs):
+        assert value.shape is not None
+        value.shape = ir.Shape([1, *value.shape[1:]])
+    for node in clone.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+        for k, value in enumerate(node.inputs):
+            made = _of_one(node, k, value, batch)
+            if made is not None:
+                name = f"{node.name}_{k}_of_one_item"
+                tensor = ir.tensor(made, name=name)
+                held = ir.Value(name=name, const_value=tensor, shape=tensor.shape)
+                held.dtype = tensor.dtype
+                clone.graph.initializers[name] = held
+                node.replace_input_with(k, held)
+    return clone if _same(model, clone, batch) else None
+
+
+def _of_one(node: ir.Node, k: int, value: ir.Value | None, batch: int) -> Array | None:
+    tensor = constant_value(value)
+    if tensor is None:
+        return None
+    array = tensor.numpy()
+    if node.op_type in ("Reshape", "Expand") and k == 1:
+        if array[0] <= 0 or array[0] % batch:
+            return None
+        return np.array([array[0] // batch, *array[1:]], array.dtype)
+    repeats = array.ndim > 1 and len(array) == batch and (array == array[:1]).all()
+    return np.array(array[:1]) if repeats and node.op_type in ("Add", "Concat", "Mul") else None
+
+
+def _same(model: ir.Model, item: ir.Model, batch: int) -> bool:
+    known = infer(item)
+    for value in item.graph.outputs:
+        if known.static(value) is None:
+            return False
+    shapes, _ = bind_shapes(model)
+    feeds = next(iter(stand_ins(model, shapes=shapes)))
+    whole = run(model, feeds)
+    try:
+        parts = [run(item, {n: a[k : k + 1] for n, a in feeds.items()}) for k in range(batch)]
+    except ModelError:
+        return False
+    return all(
+        np.allclose(np.concatenate([p[n] for p in parts]), a, rtol=1e-4, atol=1e-6)
+        if len(parts[0][n]) * batch == len(a)
+        else False
+        for n, a in whole.items()
+    )
+
+
+def _inputs(model: ir.Model) -> Iterator[ir.Value]:
+    return (v for v in model.graph.inputs if not v.is_initializer())
