@@ -39,15 +39,15 @@ def one_item(model: ir.Model, batch: int) -> ir.Model | None:
         assert value.shape is not None
         value.shape = ir.Shape([1, *value.shape[1:]])
     for node in clone.graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
+        for made_here in node.outputs:
+            if not made_here.is_graph_output():
+                made_here.shape = None
         for k, value in enumerate(node.inputs):
             made = _of_one(node, k, value, batch)
             if made is not None:
                 name = f"{node.name}_{k}_of_one_item"
                 tensor = ir.tensor(made, name=name)
-                held = ir.Value(name=name, const_value=tensor, shape=tensor.shape)
+                held = ir.Value(name=name, const_value=tensor, shape=ir.Shape(made.shape))
                 held.dtype = tensor.dtype
                 clone.graph.initializers[name] = held
                 node.replace_input_with(k, held)
@@ -60,11 +60,15 @@ def _of_one(node: ir.Node, k: int, value: ir.Value | None, batch: int) -> Array 
         return None
     array = tensor.numpy()
     if node.op_type in ("Reshape", "Expand") and k == 1:
-        if array[0] <= 0 or array[0] % batch:
-            return None
-        return np.array([array[0] // batch, *array[1:]], array.dtype)
-    repeats = array.ndim > 1 and len(array) == batch and (array == array[:1]).all()
-    return np.array(array[:1]) if repeats and node.op_type in ("Add", "Concat", "Mul") else None
+        sizes = array.tolist()
+        if batch in sizes:
+            sizes[sizes.index(batch)] = 1
+        elif sizes and sizes[0] > 0 and sizes[0] % batch == 0:
+            sizes[0] //= batch
+        return np.array(sizes, array.dtype)
+    if node.op_type not in ("Add", "Concat", "Mul") or array.ndim < 2 or len(array) != batch:
+        return None
+    return np.array(array[:1]) if (array == array[:1]).all() else None
 
 
 def _same(model: ir.Model, item: ir.Model, batch: int) -> bool:
@@ -79,10 +83,9 @@ def _same(model: ir.Model, item: ir.Model, batch: int) -> bool:
         parts = [run(item, {n: a[k : k + 1] for n, a in feeds.items()}) for k in range(batch)]
     except ModelError:
         return False
+    joined = {n: np.concatenate([p[n] for p in parts]) for n in whole}
     return all(
-        np.allclose(np.concatenate([p[n] for p in parts]), a, rtol=1e-4, atol=1e-6)
-        if len(parts[0][n]) * batch == len(a)
-        else False
+        joined[n].shape == a.shape and np.allclose(joined[n], a, rtol=1e-4, atol=1e-6)
         for n, a in whole.items()
     )
 
