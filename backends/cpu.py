@@ -47,6 +47,7 @@ OPERATORS = frozenset(
         "QLinearMul",
         "QLinearSigmoid",
         "QLinearSoftmax",
+        "QMoE",
         "QuickGelu",
     )
 )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from graphopt.reporting.records import Step as Step
     from graphopt.rewriting.cutting import cut as cut
     from graphopt.rewriting.driver import Rewrite as Rewrite
+    from graphopt.rewriting.merging import merge as merge
     from graphopt.rewriting.rules import Bind as Bind
     from graphopt.rewriting.rules import Refused as Refused
     from graphopt.rewriting.rules import Replacement as Replacement
@@ -75,6 +76,7 @@ _WHERE = {
     "load": "formats",
     "cut": "rewriting.cutting",
     "dimensions": "analyses.dims",
+    "merge": "rewriting.merging",
     "optimize": "pipeline.optimize",
     "parse": "spec",
     "prepare": "deploy.prepared",

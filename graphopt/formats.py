@@ -1,13 +1,15 @@
 """Model formats: load and save by what a path ends in, from the entry points `graphopt.formats`.
 
 An entry point's name is the ending without its dot; it names a `Format`. Built-in are `onnx`, `pt2`
-(programs of `torch.export`) and `py` (`FILE.py:FUNCTION`, which builds a model). A path that ends
-in none of them is read and written as ONNX. A folder is one of onnxruntime-genai (`genai`), which
-stands for its decoder.
+(programs of `torch.export`) and `py` (`FILE.py:FUNCTION`, which builds a model); models of other
+frameworks are converted (graphopt/converting). A path that ends in none of them is read and written
+as ONNX. A folder is a SavedModel of TensorFlow (`savedmodel`), or one of onnxruntime-genai
+(`genai`), which stands for its decoder.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -37,8 +39,9 @@ class Format(Protocol):
         ...
 
 
-def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Read a model: an ONNX file of opset 7 or later, or a PyTorch program or module, traced.
+def load(path: str | os.PathLike[str], *, trust: str = "") -> ir.Model:
+    """Read a model: an ONNX file of opset 7 or later, a PyTorch program or module, traced, or a
+    model of another framework, converted (docs/from-other-frameworks.md).
 
     Weights of an ONNX file are mapped, not read: it must stay as it is while the model is in use.
     External data is looked for in the folder of the file, and only there.
@@ -48,13 +51,21 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
             function that returns a module with example inputs (docs/from-pytorch.md), which is
             run; a folder of onnxruntime-genai, which stands for its decoder.
             Other endings belong to installed formats.
+        trust: "pickle" if a file may be a pickle, which runs what it says as it is read.
 
     Raises:
         ModelError: one line that says what is wrong, where, and what to do.
+        UsageError: it is a pickle, and nothing says that it may be.
         MissingExtra: what reads this format is not installed.
     """
+    found = format_of(path)
+    if getattr(found, "pickle", False) and trust != "pickle":
+        raise UsageError(
+            f"{Path(path)} is a pickle, which can run anything as it is read: if you trust whoever "
+            "made it, give --trust pickle (in Python: load(path, trust='pickle'))"
+        )
     try:
-        return format_of(path).load(os.fspath(path))
+        return found.load(os.fspath(path))
     except ModelError as error:
         raise ModelError(f"{Path(path)}: {error}") from error.__cause__
 
@@ -89,9 +100,27 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     ending = "py" if file.endswith(".py") and function.isidentifier() else Path(text).suffix[1:]
     if text.endswith(os.sep) or os.path.isfile(os.path.join(text, "genai_config.json")):
         ending = "genai"
+    elif os.path.isfile(os.path.join(text, "saved_model.pb")):
+        ending = "savedmodel"
+    elif ending == "json" and os.path.isfile(text.removesuffix("json") + "pdiparams"):
+        ending = "pdmodel"
+    elif ending == "py" and _is_jax(file):
+        ending = "jax"
     known = plugins.find(plugins.FORMATS)
     entry = known.get(ending.lower(), known["onnx"])
     found = entry.load()
     if not isinstance(found, Format):
         raise UsageError(f"the entry point '{entry.name}' ({entry.value}) is not a graphopt format")
     return found
+
+
+def _is_jax(file: str) -> bool:
+    """Whether a Python file builds a function of JAX: it imports that, and no PyTorch."""
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False  # whoever reads it says so
+    names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    roots = {name.split(".")[0] for name in names}
+    return "jax" in roots and "torch" not in roots

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphopt.passes.prune import Prune as Prune
     from graphopt.passes.sparsify import Sparsify as Sparsify
     from graphopt.passes.svd import Svd as Svd
+    from graphopt.passes.trees import Trees as Trees
     from graphopt.passes.weight_only import WeightOnly as WeightOnly
 
 _WHERE = {
@@ -35,6 +36,7 @@ _WHERE = {
     "Prune": "prune",
     "Sparsify": "sparsify",
     "Svd": "svd",
+    "Trees": "trees",
     "WeightOnly": "weight_only",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "Prune",
     "Sparsify",
     "Svd",
+    "Trees",
     "WeightOnly",
 ]
 

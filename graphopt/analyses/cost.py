@@ -265,6 +265,18 @@ def _packed_attention(node: ir.Node, i: list[Shape | None], o: list[Shape | None
     return projection + x[0] * x[1] * x[1] * (qk + y[2])
 
 
+def _experts(weights: tuple[int, ...]) -> MacRule:
+    """k experts of E for each token: tokens * k / E * (their matrices' elements)."""
+
+    def rule(node: ir.Node, i: list[Shape | None], o: list[Shape | None]) -> int:
+        tokens, experts = math.prod(_known(i[0])[:-1]), _known(i[weights[0]])[0]
+        packed = 8 // int(attribute(node, "expert_weight_bits", 4)) if node.op_type == "QMoE" else 1
+        held = sum(math.prod(_known(i[w])) for w in weights if w < len(i) and node.inputs[w])
+        return tokens * int(attribute(node, "k", 1)) * held * packed // experts
+
+    return rule
+
+
 def _known(shape: Shape | None) -> Shape:
     if shape is None:
         raise ValueError("unknown shape")
@@ -290,6 +302,8 @@ RULES: dict[str, MacRule] = {
     "DynamicQuantizeMatMul": _matmul(0),
     "MatMulIntegerToFloat": _matmul(0),
     "MatMulNBits": _matmul(0),
+    "MoE": _experts((2, 4, 6)),
+    "QMoE": _experts((2, 5, 8)),
     "LSTM": _recurrent(4),
     "DynamicQuantizeLSTM": _recurrent(4),
     "GRU": _recurrent(3),

@@ -26,6 +26,7 @@ COMMANDS = {
     "search": ("search", "Find the cheapest model that loses no more than it may."),
     "pack": ("pack", "Write a model as one small file (.gopt), exactly or within a budget."),
     "unpack": ("unpack", "Write the model in a .gopt file as ONNX."),
+    "merge": ("merge", "Write several models as one that shares what they have in common."),
     "inspect": ("inspect", "Show what is in a model: operators, parameters, MACs, memory."),
     "compare": ("compare", "Compare two models: outputs, structure, cost, latency."),
     "diff": ("diff", "Tell two models apart: nodes, weights, metadata, interface."),

@@ -36,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def model_path(given: str) -> str:
     """A model by its path; a folder of onnxruntime-genai stands for its decoder."""
-    if not os.path.isdir(given):
+    if not os.path.isdir(given) or os.path.isfile(os.path.join(given, "saved_model.pb")):
         return given
     from graphopt.io.genai import decoder_of
 

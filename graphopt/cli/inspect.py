@@ -56,10 +56,8 @@ def command(
             shown("profiling", 0, 0)
             data["profile"] = _profile(ctx)
         if dims:
-            from graphopt.analyses.dims import dimensions
-
             shown("finding dimensions", 0, 0)
-            data["dims"] = ctx.get(dimensions).to_json()
+            data["dims"] = _dims(ctx)
     if as_json:
         emit_json(data)
     else:
@@ -109,6 +107,28 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
         ],
         "notes": notes,
     }
+
+
+def _dims(ctx: Any) -> dict[str, Any]:
+    """The prunable dimensions, each with the share of the MACs and parameters that it carries."""
+    from graphopt.analyses.dims import dimensions
+    from graphopt.analyses.dims.cost_model import Of, work
+
+    found = ctx.get(dimensions)
+    outer = {name: 1.0 for name, dim in found.prunable.items() if dim.scope != "inner"}
+    data: dict[str, Any] = found.to_json()
+    of: Of
+    for of in ("macs", "params"):
+        amount = work(found.prunable, of, ctx)
+        total = amount.total or 1.0
+        none = dict.fromkeys(found.prunable, 0.0)
+        data[of] = {
+            "inner": 1 - amount.left(none | outer) / total,
+            "all": 1 - amount.left(none) / total,
+        }
+        for row in data["dims"]:
+            row[of] = amount.saved({}, row["name"], 0.0) / total
+    return data
 
 
 def _value(value: Any) -> dict[str, Any]:
@@ -206,13 +226,20 @@ def _print_storage(console: Any, data: dict[str, Any]) -> None:
 def _print_dims(console: Any, dims: dict[str, Any]) -> None:
     from graphopt.reporting.text import table
 
-    made = table("dimension", ">units", "kind", "scope", ">tensors", "carried by")
+    console.print(
+        "prunable: "
+        + ", ".join(
+            f"{dims[of]['inner']:.0%} of the {name} (scope all: {dims[of]['all']:.0%})"
+            for of, name in (("macs", "MACs"), ("params", "parameters"))
+        )
+    )
+    made = table("dimension", ">units", "kind", "scope", ">MACs", ">tensors", "carried by")
     for dim in dims["dims"]:
         nodes = list(dict.fromkeys(m["node"] for m in dim["members"] if m["node"]))
         shown = ", ".join(nodes[:4]) + (f" and {len(nodes) - 4} more" if len(nodes) > 4 else "")
         made.add_row(
-            dim["name"], str(dim["size"]), dim["kind"], dim.get("scope", ""),
-            str(len(dim["members"])), shown,
+            dim["name"], str(dim["size"]), dim["kind"], dim["scope"],
+            f"{dim['macs']:.0%}", str(len(dim["members"])), shown,
         )  # fmt: skip
     console.print(made)
     reasons = Counter(f["reason"] for f in dims["frozen"])

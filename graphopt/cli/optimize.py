@@ -31,6 +31,15 @@ from graphopt.cli.reports import is_html, ours, write_report
 from graphopt.errors import UsageError
 
 
+def _trusted(names: str) -> tuple[str, ...]:
+    """Names with commas between them: the weakest evidence, and what a file may be."""
+    known = ("checked", "assumed", "pickle")
+    for name in names.split(","):
+        if name not in known:
+            raise click.BadParameter(f"'{name}' is not one of {', '.join(known)}")
+    return tuple(names.split(","))
+
+
 @click.command("optimize")
 @click.argument("model")
 @click.option(
@@ -86,10 +95,11 @@ from graphopt.errors import UsageError
 )
 @click.option(
     "--trust",
-    type=click.Choice(["checked", "assumed"]),
     default="checked",
+    metavar="checked|assumed|pickle,...",
     show_default=True,
-    help="The weakest evidence that an exact edit may stand on.",
+    type=_trusted,
+    help="The weakest evidence that an exact edit may stand on; pickle: MODEL may be one.",
 )
 @click.option("--measure/--no-measure", default=True, help="Time every step; undo slower ones.")
 @click.option(
@@ -195,14 +205,14 @@ def _run(options: dict[str, Any]) -> int:
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
     suffix = _suffix(options["output"], options["emit"], options["external_data"], target)
-    folder = options["model"] if Path(options["model"]).is_dir() else None
     source = Path(model_path(options["model"]))
+    folder = options["model"] if source.parent == Path(options["model"]) else None
     output = _output(source, options["output"], suffix)
     if folder is not None and (into := _folder(folder, options["output"], suffix)) is not None:
         output = click.get_current_context().with_resource(_made(into)) / source.name
     else:
         folder = None
-    model = load(source)
+    model = load(source, trust="pickle" if "pickle" in options["trust"] else "")
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
         if options["samples"]
@@ -221,7 +231,8 @@ def _run(options: dict[str, Any]) -> int:
                 "progress": shown,
                 "source_path": source,
                 **{k: options[k] for k in ("seed", "verify", "measure", "measure_seconds")},
-                **{k: options[k] for k in ("cache", "debug", "max_opset", "trust")},
+                **{k: options[k] for k in ("cache", "debug", "max_opset")},
+                "trust": "assumed" if "assumed" in options["trust"] else "checked",
             }
             if options["dry_run"]:
                 from graphopt.cli.plan import show_plan

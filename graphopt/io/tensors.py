@@ -153,6 +153,21 @@ class SparseTensor(ir.LazyTensor):
         super().__init__(self._dense, dtype, shape, name=proto.values.name)
         self.proto = proto
 
+    @classmethod
+    def of(cls, array: Array, name: str) -> SparseTensor | None:
+        """A float32 array with linear indices, if that is smaller than it is dense."""
+        flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+        index = np.flatnonzero(flat)
+        if len(index) * (8 + 4) >= 4 * flat.size:
+            return None
+        return cls(
+            onnx.SparseTensorProto(
+                values=onnx.numpy_helper.from_array(flat[index], name),
+                indices=onnx.numpy_helper.from_array(index.astype(np.int64)),
+                dims=array.shape,
+            )
+        )
+
     def _dense(self) -> ir.TensorProtocol:
         """`values` at `indices` (linear, or one column per axis), 0 elsewhere."""
         values = ir.from_proto(self.proto.values).numpy()

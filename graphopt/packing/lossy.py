@@ -28,6 +28,7 @@ from graphopt.packing.coding import Coded, coded, integers_at, size_of, write
 from graphopt.packing.layers import first, layers_of
 from graphopt.packing.recovery import Recovery
 from graphopt.packing.rounding import Layer
+from graphopt.packing.steps import FINE, largest, nearest
 from graphopt.pipeline.optimize import optimize
 from graphopt.pipeline.prepare import Setting, prepare
 from graphopt.samples import SampleSource
@@ -38,12 +39,13 @@ __all__ = ["RoundedPack", "Tensor", "pack_rounded"]
 
 Array = np.ndarray[Any, Any]
 
-#: Steps tried are these fractions of an octave apart, from 2^-7 to 2^4 of all weights' size.
-FINE, LOWEST, HIGHEST = 8, -7, 4
 #: Rows of samples that layers are looked at on, and that pruning looks at.
 ROWS, FEW = 1024, 512
-#: Shares of the MACs that are pruned before training: the first that is within the budget.
-SHARES = (0.85, 0.7, 0.5, 0.3)
+#: Shares of the MACs that are pruned before training: the first that takes no more than its part
+#: of the budget, since rounding needs the rest.
+SHARES, PART = (0.85, 0.75, 0.6, 0.5, 0.3), 0.5
+#: How much of the budget rounding may take before it is trained, where trials start.
+BEFORE = 2.0
 #: What is run on the pruned model before anything is rounded.
 TRAINING = "distill(batch=64)"
 
@@ -151,8 +153,8 @@ def pack_rounded(
     source = _metric(setting, clean)
     strict = budget.max_error is not None or setting.guard is not None
 
-    def judged(one: Coded) -> _Trial:
-        return _judged(setting, one, source, look=strict)
+    def judged(one: Coded, share: float = 1.0) -> _Trial:
+        return _judged(setting, one, source, look=strict, share=share)
 
     clean, passes = _smaller(setting, clean, passes, judged if recover else None, progress)
     layers = layers_of(clean, first(setting.samples, ROWS), seed, progress)
@@ -168,6 +170,11 @@ def pack_rounded(
     tried: dict[int, tuple[int, str]] = {}
     within: dict[int, _Trial] = {}
 
+    def fits_untrained(k: int) -> bool:
+        progress("rounding, to be trained from there", 0, 0)
+        step = size * 2.0 ** (k / FINE)
+        return not judged(coded(clean, layers, integers_at(layers, step), step), BEFORE).reason
+
     def fits(k: int) -> bool:
         progress("rounding and judging", len(tried), 0)
         step = size * 2.0 ** (k / FINE)
@@ -181,7 +188,7 @@ def pack_rounded(
             within[k] = made
         return not made.reason
 
-    best = _largest(fits)
+    best = largest(fits) if recovery is None else nearest(largest(fits_untrained), fits)
     if best is None:
         raise BudgetMissed(f"no rounding is within the budget ({tried[min(tried)][1]})")
     chosen = within[best]
@@ -208,7 +215,7 @@ def _smaller(
     setting: Setting,
     model: ir.Model,
     passes: str,
-    judged: Callable[[Coded], _Trial] | None,
+    judged: Callable[[Coded, float], _Trial] | None,
     progress: Progress,
 ) -> tuple[ir.Model, str]:
     """The model after `passes`; with `judged` after the strongest pruning in budget, trained."""
@@ -225,7 +232,7 @@ def _smaller(
         _strip(made)
         if passes or judged is None:
             return made, one
-        if not judged(Coded(made, {}, b"", [])).reason:
+        if not judged(Coded(made, {}, b"", []), PART).reason:
             (train,) = parse(TRAINING)
             ctx = Context(
                 made,
@@ -241,45 +248,25 @@ def _smaller(
     return model, ""
 
 
-def _largest(fits: Callable[[int], bool]) -> int | None:
-    """The largest step within the budget: by octaves from 0, then halving what is between."""
-    low, high = LOWEST * FINE, HIGHEST * FINE
-    at, known = 0, {}
-    known[at] = fits(at)
-    while low <= (further := at + (FINE if known[at] else -FINE)) <= high:
-        known[further] = fits(further)
-        if known[further] != known[at]:
-            break
-        at = further
-    good = [k for k, ok in known.items() if ok]
-    if not good:
-        return None
-    best, bad = max(good), min((k for k, ok in known.items() if not ok), default=max(good) + 1)
-    while bad - best > 1:
-        middle = (best + bad) // 2
-        if fits(middle):
-            best = middle
-        else:
-            bad = middle
-    return best
-
-
-def _judged(setting: Setting, coded: Coded, source: float | None, *, look: bool) -> _Trial:
-    """What of the budget a model misses, if anything; outputs are looked at only if asked for."""
+def _judged(
+    setting: Setting, coded: Coded, source: float | None, *, look: bool, share: float
+) -> _Trial:
+    """What a model misses of a share of the budget, if anything; outputs are looked at if asked."""
     budget, judge = setting.budget, setting.judge
     reason, error, over, metric = "", None, None, None
     if judge is not None and look:
         outputs = list(run_each(coded.model, judge.probe, optimize=True))
         compared = compare_outputs(judge.source, outputs)
         error = compared.worst
-        reason = compared.broken or budget.over_error(error)
+        reason = compared.broken or budget.over_error(error / share)
         if setting.guard is not None and not reason:
             name, worst = max(setting.guard.judge(outputs).items(), key=lambda item: item[1].over)
             over = worst.over
-            reason = f"{name} says something else: {worst}" if over > 1 else ""
+            reason = f"{name} says something else: {worst}" if over > share else ""
     if not reason:
         metric = _metric(setting, coded.model)
-        reason = budget.over_drop(source, metric)
+        if source is not None and metric is not None:
+            reason = budget.over_drop(source, source - (source - metric) / share)
     return _Trial(coded, reason, metric, error, over)
 
 

@@ -89,11 +89,17 @@ def _worse(total: Timing | None) -> list[str]:
 
 
 def _in_vain(before: State, after: State, timing: Timing | None) -> str:
-    """That a step for the sake of bytes or time has saved neither; "" if it has."""
-    if after.bytes < before.bytes or (timing is not None and verdict(timing) == "faster"):
+    """That a step for the sake of bytes or time has saved neither, or less time than bytes it adds.
+
+    "" if it was worth it.
+    """
+    grown = after.bytes / before.bytes
+    faster = timing is not None and verdict(timing) == "faster"
+    if grown < 1 or (faster and timing is not None and timing.ratio * grown < 1):
         return ""
-    grown = f"{after.bytes / before.bytes:.3g}x the bytes"
-    return f"no smaller ({grown}) and {'no faster' if timing else 'not timed'}"
+    if faster and timing is not None:
+        return f"not worth it: {grown:.3g}x the bytes for {timing.ratio:.3g}x the latency"
+    return f"no smaller ({grown:.3g}x the bytes) and {'no faster' if timing else 'not timed'}"
 
 
 def _judged(trial: Trial) -> tuple[tuple[str, str, str], ...]:

@@ -171,6 +171,8 @@ class Walk:
         attributes = _attributes(node, self.opset)
         if next(subgraphs(node), None) is not None:
             self.facts.fact(node.outputs[0])  # so that bodies have the shapes that come in
+        if domain == "ai.onnx.ml" and node.op_type == "ZipMap" and args[0] is not None:
+            return [args[0]]  # the same numbers, a row as a dictionary
         if domain == "":
             if args and args[0] is not None and self._passes_on(node, args):
                 return [args[0], *self._rest(node)]

@@ -23,6 +23,7 @@ from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
 from graphopt.proving.conditions import CONDITIONS
+from graphopt.proving.ensembles import are_ensembles, same_ensemble
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
@@ -285,6 +286,8 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     Raises:
         Unprovable: the normal form does not know an operator or a size.
     """
+    if are_ensembles(old, new):
+        return same_ensemble(old, new)
     if old.dtype != new.dtype or old.dims is None or new.dims is None:
         raise Unprovable("a type or shape that is not known")
     if len(old.dims) != len(new.dims):

@@ -7,7 +7,7 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def recipe_for(one: Input, text: str | None) -> Preprocess:
     return how
 
 
-def read_images(files: Iterable[Path], how: Preprocess) -> Iterator[Array]:
+def read_images(files: Iterable[Path | BinaryIO], how: Preprocess) -> Iterator[Array]:
     """Each image as an array of batch 1. Raises SamplesError for a file that is no image."""
     try:
         from PIL import Image, UnidentifiedImageError

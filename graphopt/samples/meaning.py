@@ -18,12 +18,14 @@ import onnx_ir as ir
 
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
+from graphopt.graph.ensembles import DOMAIN
+from graphopt.samples.thresholds import Thresholds, thresholds_of
 
 __all__ = ["Kind", "Meaning", "meaning_of"]
 
 Kind = Literal[
     "ids", "mask", "additive_mask", "positions", "lengths", "flag", "image", "bytes", "fixed",
-    "timestep", "grid", "positive", "normal", "text",
+    "timestep", "grid", "positive", "normal", "text", "split",
 ]  # fmt: skip
 
 
@@ -35,13 +37,19 @@ class Meaning:
         kind: which way.
         high: values are below this (ids, positions) or at most this (images), if known.
         value: for "fixed", the value of all elements.
+        thresholds: for "split", what trees compare each column with.
+        words: for "text", those that encoders know.
     """
 
     kind: Kind
     high: int | None = None
     value: float = 0.0
+    thresholds: Thresholds = ()
+    words: tuple[str, ...] = ()
 
 
+#: Attributes of encoders that hold the texts that they know.
+_WORDS = ("cats_strings", "keys_strings")
 #: Operators that move or cast elements of these inputs without changing what they mean.
 _MOVES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Cast", "CastLike", "Identity", "Unsqueeze", "Squeeze", "Reshape"), (0,)),
@@ -87,9 +95,10 @@ def meaning_of(value: ir.Value, model: ir.Model) -> Meaning:
     assert value.dtype is not None
     kind = np.dtype(value.dtype.numpy()).kind
     name = value.name or ""
-    if kind == "O":
-        return Meaning("text")
     uses = list(_uses(value, model))
+    if kind == "O":
+        known = [attribute(u.node, n, ()) for u in uses for n in _WORDS if u.node.domain == DOMAIN]
+        return Meaning("text", words=tuple(w for words in known for w in words or ()))
     fixed = next((u for u in uses if (u.node.op_type, u.index) in _SIZES), None)
     limits = [n for u in uses for n in _limits(u)]
     high = max(int(min(limits)), 1) if limits else None
@@ -124,6 +133,9 @@ def _float_meaning(value: ir.Value, name: str, uses: list[_Use]) -> Meaning:
     if _MASK.search(name):
         adds = any(u.node.op_type in ("Add", "Sum") for u in uses)
         return Meaning("additive_mask" if adds else "mask")
+    thresholds = thresholds_of(value)
+    if thresholds:
+        return Meaning("split", thresholds=thresholds)
     if any(u.node.op_type == "GridSample" and u.index == 1 for u in uses):
         return Meaning("grid")
     if _TIMESTEP.search(name):

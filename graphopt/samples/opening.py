@@ -14,6 +14,7 @@ from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.archives import MAPPED, read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
 from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
+from graphopt.samples.tables import TABLES, arrow_files, is_frame, read_frame, read_table
 from graphopt.samples.tokens import token_model
 
 __all__ = ["SampleSource", "open_samples"]
@@ -39,8 +40,9 @@ def open_samples(
     """Samples for `model` from what the user named; read again at every iteration.
 
     Args:
-        given: a path (.npz or .npy file, folder of those or of images, `file.py:function` with a
-            function that yields samples), or in Python `Samples`, a dict of arrays, one array, a
+        given: a path (.npz or .npy file, .csv or .parquet table, folder of those, of images or of a
+            saved data set of Hugging Face, `file.py:function` with a function that yields samples),
+            or in Python `Samples`, a dict of arrays, one array, a pandas or polars data frame, a
             function that yields samples, or an iterable of them. A sample is a dict of arrays by
             input name, or one array if the model has one input; see `stream.fit` for shapes. Of a
             language model ids are enough: masks, positions and empty caches follow.
@@ -80,6 +82,8 @@ def _items(given: object, inputs: list[Input], preprocess: str | None) -> tuple[
     """What to call it in messages, and a function that starts reading it."""
     if isinstance(given, (str, Path)):
         return str(given), _from_path(str(given), inputs, preprocess)
+    if is_frame(given):
+        return "table", lambda: read_frame(given, inputs)
     if isinstance(given, (Mapping, np.ndarray)):
         return "arrays", lambda: iter([given])
     if callable(given):
@@ -112,11 +116,13 @@ def _from_path(text: str, inputs: list[Input], preprocess: str | None) -> Items:
         return lambda: read_npz(path, inputs)
     if path.suffix == ".npy":
         return lambda: iter([_read_npy(path)])
+    if path.suffix in TABLES:
+        return lambda: read_table([path], inputs)
     if path.suffix.lower() in SUFFIXES:
         return _from_images([path], inputs, preprocess, text)
     raise SamplesError(
-        f"samples {text}: give an .npz or .npy file, a folder of them or of images, "
-        "or file.py:function"
+        f"samples {text}: give an .npz or .npy file, a .csv or .parquet table, a folder of "
+        "them or of images, or file.py:function"
     )
 
 
@@ -150,7 +156,10 @@ def _from_folder(folder: Path, inputs: list[Input], preprocess: str | None) -> I
         raise SamplesError(f"samples {folder}: it should hold {names}")
     if images:
         return _from_images(images, inputs, preprocess, str(folder))
-    raise SamplesError(f"samples {folder}: it holds no .npz, .npy or image files")
+    tables = arrow_files(folder) or files(".parquet") or files(".csv")
+    if tables:
+        return lambda: read_table(tables, inputs)
+    raise SamplesError(f"samples {folder}: it holds no .npz, .npy, image or table files")
 
 
 def _from_images(

@@ -12,11 +12,14 @@ import onnx_ir as ir
 from graphopt.errors import SamplesError
 from graphopt.samples.meaning import Meaning, meaning_of
 from graphopt.samples.stream import Feeds, Input, Samples, inputs_of
+from graphopt.samples.thresholds import about
 
 __all__ = ["synthetic"]
 
 Array = np.ndarray[Any, Any]
 RUNS = 2
+#: Runs of what trees read: one row takes one way down each.
+SPLIT_RUNS = 64
 #: Bytes of one input that are drawn at most.
 LARGEST = 1 << 27
 
@@ -63,13 +66,14 @@ def synthetic(
     """Inputs drawn at random within what each input means; the same for the same seed.
 
     Token ids lie within the tables they index, masks have padding and at least one valid token a
-    row, positions count up, images are smooth; other floats are N(0, 1).
+    row, positions count up, images are smooth, what trees read lies at, just below and just above
+    their thresholds; other floats are N(0, 1).
 
     Args:
         model: whose inputs to draw.
         seed: seeds every run.
         shapes: a shape per input, as `bind_shapes` gives it.
-        runs: how many runs.
+        runs: how many runs at least.
 
     Raises:
         SamplesError: an input is larger than any memory.
@@ -86,6 +90,8 @@ def synthetic(
                 f"input '{one.name}' takes {one}, {size / 1e9:,.1f} GB: too large to draw; give "
                 "--samples, or smaller sizes with --shape where axes are dynamic"
             )
+    if any(meaning.kind == "split" for _, meaning, _ in plan):
+        runs = max(runs, SPLIT_RUNS)
     return Samples(_Drawn(plan, seed, runs), f"synthetic, seed {seed}", synthetic=True)
 
 
@@ -116,10 +122,12 @@ def _draw(
     if kind == "fixed":
         return np.full(shape, meaning.value).astype(dtype)
     if kind == "text":
-        return np.full(shape, "text", dtype=object)
+        return rng.choice(np.array(meaning.words or ("text",), object), shape)
     if kind == "bytes":
         span = np.iinfo(dtype)
         return rng.integers(span.min, span.max + 1, shape).astype(dtype)
+    if kind == "split":
+        return about(meaning.thresholds, dtype, shape, rng)
     if kind == "image":
         return _image(shape, high, rng).astype(dtype)
     if kind == "grid":

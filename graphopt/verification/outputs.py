@@ -262,6 +262,8 @@ class _Sums:
 
     def add(self, a: Any, b: Any) -> str:
         """Add one run; returns what makes the two incomparable, or "" if they compare."""
+        if _rows_of(a) is not None and (isinstance(b, np.ndarray) or _keys(a) == _keys(b)):
+            a, b = _rows_of(a), b if isinstance(b, np.ndarray) else _rows_of(b)
         if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
             return "" if _same_sequence(a, b) else "sequence elements differ"
         if a.shape != b.shape:
@@ -341,6 +343,18 @@ def _decibels(rel: float) -> float:
 
 def _looks_like_logits(a: np.ndarray[Any, Any]) -> bool:
     return a.dtype.kind == "f" and a.ndim in (2, 3) and a.shape[-1] >= 2 and a.size > 0
+
+
+def _keys(a: Any) -> Any:
+    """Of a list of dictionaries (a ZipMap's), the keys of each."""
+    return [list(row) for row in a] if _rows_of(a) is not None else None
+
+
+def _rows_of(a: Any) -> np.ndarray[Any, Any] | None:
+    """A list of dictionaries of numbers as the matrix that it was made of."""
+    if not isinstance(a, list) or not a or not all(isinstance(row, dict) for row in a):
+        return None
+    return np.array([list(row.values()) for row in a], np.float32)
 
 
 def _same_sequence(a: Any, b: Any) -> bool:

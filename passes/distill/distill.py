@@ -21,8 +21,11 @@ from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.observe import with_outputs
 from graphopt.execution.trainable import trainable, write_back
+from graphopt.formats import load
 from graphopt.graph import provenance
+from graphopt.io.tensors import SparseTensor
 from graphopt.pass_ import Pass
+from graphopt.rewriting.merging import merge
 from graphopt.samples.stream import inputs_of
 from graphopt.training.examples import Examples
 from graphopt.training.fake_quantization import fake_quantized, settle
@@ -60,6 +63,8 @@ class Distill(Pass):
             labels. It is called every epoch.
         labels: weight of the labels' loss where there are labels, in [0, 1].
         checkpoint: a folder, of this step alone, for what is needed to go on after an interruption.
+        teacher: other models to learn from than the original, paths with commas between: the mean
+            of their outputs. They have its inputs and as many outputs.
     """
 
     lossy = True
@@ -74,6 +79,7 @@ class Distill(Pass):
     data: str = ""
     labels: float = 0.5
     checkpoint: str = ""
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
@@ -89,7 +95,11 @@ class Distill(Pass):
         if reason:
             ctx.refuse(self, "model", reason)
             return 0
-        source = ctx.source or model.clone()
+        source = self._source(ctx) or ctx.source or model.clone()
+        reason = _unlike(source, model)
+        if reason:
+            ctx.refuse(self, "model", reason)
+            return 0
         if not ctx.edit(self, "weights"):
             return 0
         features = self._features(source, model, ctx)
@@ -124,6 +134,15 @@ class Distill(Pass):
         settle(module.cpu(), seen)
         return _write(module, model, ctx) if report.improved else 0
 
+    def _source(self, ctx: Context) -> ir.Model | None:
+        """The models to learn from as one; None: the original."""
+        if not self.teacher:
+            return None
+        paths = [path.strip() for path in self.teacher.split(",")]
+        models = [load(path) for path in paths]
+        ctx.note(f"distill: taught by {', '.join(paths)}")
+        return models[0] if len(models) == 1 else merge(models, "mean")
+
     def _features(self, source: ir.Model, model: ir.Model, ctx: Context) -> list[Feature]:
         if self.loss != "features":
             return []
@@ -147,6 +166,17 @@ class Distill(Pass):
                 return
             # intermediate tensors are large
             yield Examples.of(ctx, inputs, student, teacher, size=self.batch, large=bool(features))
+
+
+def _unlike(teacher: ir.Model, model: ir.Model) -> str:
+    """Why a model cannot be taught by `teacher`, or ""."""
+    theirs, ours = ([i.name for i in inputs_of(m)] for m in (teacher, model))
+    if theirs != ours:
+        return f"the teacher takes {', '.join(theirs)}, the model {', '.join(ours)}"
+    counts = [len(m.graph.outputs) for m in (teacher, model)]
+    if counts[0] != counts[1]:
+        return f"the teacher has {counts[0]} outputs, the model {counts[1]}"
+    return ""
 
 
 def _unable(one: Distill, ctx: Context) -> str:
@@ -180,7 +210,10 @@ def _write(module: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
     before = {v: v.const_value for v in model.graph.initializers.values()}
     changed = write_back(module, model)
     for value, tensor in before.items():
-        if value.const_value is not tensor:
+        made = value.const_value
+        if made is not tensor and made is not None:
+            if isinstance(tensor, SparseTensor):  # its zeros are still there
+                value.const_value = SparseTensor.of(made.numpy(), value.name or "") or made
             for use in value.uses():
                 provenance.mark(use.node, ctx.pass_name)
     ctx.invalidate()

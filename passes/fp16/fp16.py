@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.fp16.islands import (
+    HEAVY,
     MASKED,
+    ROUNDED,
     Places,
     half_nodes,
     half_places,
@@ -19,6 +22,7 @@ from graphopt.passes.fp16.islands import (
 
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
+from graphopt.calibration.precision import MOST, rounding_errors
 from graphopt.calibration.ranges import Observed, calibrate
 from graphopt.context import Context
 from graphopt.graph import provenance
@@ -36,8 +40,9 @@ FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 class Fp16(Pass):
     """Compute in half precision where the target gains from it; inputs and outputs stay float.
 
-    Values whose range on the samples does not fit stay in float islands, with a Cast at each
-    shore. Weights are stored in half precision, so the file halves.
+    Values whose range on the samples does not fit, and products that lose too much there, stay in
+    float islands, with a Cast at each shore. Weights are stored in half precision, so the file
+    halves.
 
     Attributes:
         layers: (pattern, "float" or "half") pairs (`graphopt.layers`): nodes whose name matches
@@ -79,17 +84,34 @@ class Fp16(Pass):
         able = {}
         given = by_node(self.layers, model.graph, "fp16")
         positions = position_nodes(model.graph)
+        moved = self._moved(model, ctx, could)
         for node, places in could.items():
             reason = "layers= says so" if given.get(node) == "float" else ""
             if node in positions and given.get(node) != "half":
                 reason = reason or "it computes with positions"
             reason = reason or why_float(node, places, ranges, known)
+            error = moved.get(node, 0.0)
+            if not reason and error > MOST * ROUNDED:
+                reason = f"its output moves by {error:.2g} of itself"
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays float")
             else:
                 able[node] = places
         regions = half_nodes(able)
         return {n: places for n, places in able.items() if n in regions}
+
+    def _moved(
+        self, model: ir.Model, ctx: Context, could: Mapping[ir.Node, Places]
+    ) -> dict[ir.Node, float]:
+        """By product, how far its output moves on samples if what it reads is rounded to half."""
+        if ctx.samples is None:
+            return {}
+        places = {
+            n: [i for i in sorted(p.inputs) if (v := n.inputs[i]) is not None and not is_mask(v)]
+            for n, p in could.items()
+            if n.op_type in HEAVY
+        }
+        return rounding_errors(model, places, HALF, ctx.samples)
 
     def _ranges(
         self, model: ir.Model, ctx: Context, could: dict[ir.Node, Places]

@@ -3,6 +3,7 @@
 half = the operator takes float16
        and every value it reads or makes stays within +-32752 (half of float16's largest)
        and no weight of it is lost below 2^-24 (float16's smallest step)
+       and a product's output moves by at most 2^-6 of itself where its inputs are rounded
        and it lies in a region of half nodes that multiplies matrices: casts must pay off
 
 Masks are excepted: a value far below the range that only flows into a Softmax stands for "never",
@@ -24,8 +25,10 @@ from graphopt.calibration.ranges import Observed
 from graphopt.graph.constants import constant_value, is_constant
 
 __all__ = [
+    "HEAVY",
     "LARGEST",
     "MASKED",
+    "ROUNDED",
     "Places",
     "half_nodes",
     "half_places",

@@ -3,12 +3,15 @@
     W (float32)    ->    Cast(W', to=float32),    W' = W rounded to 16 bits
 
 The file halves and every runtime reads it; computing stays in float32, so nothing overflows but
-what a weight itself does. Runtimes compute the casts once, when they load the model: memory is then
-what it was. To compute in half precision too, use `fp16`.
+what a weight itself does. What operators then make of rounded weights is measured on samples: where
+their terms cancel, roundings do not. Runtimes compute the casts once, when they load the model:
+memory is then what it was. To compute in half precision too, use `fp16`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +19,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibration.precision import MOST, rounding_errors
 from graphopt.context import Context
 from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names
@@ -37,7 +41,8 @@ _KINDS: dict[str, tuple[Any, int, float]] = {
 class Half(Pass):
     """Store float32 weights in 16 bits; computing, inputs and outputs stay float32.
 
-    Weights that overflow, or lose more than their steps account for, stay float32.
+    Weights that overflow, or lose more than their steps account for, stay float32, and so do those
+    of operators whose outputs on samples move by more than 16 times that.
 
     Attributes:
         dtype: "float16" (11 bits of precision) or "bfloat16" (8 bits, the range of float32).
@@ -57,8 +62,7 @@ class Half(Pass):
         dtype, opset, most = _KINDS[self.dtype]
         if (model.graph.opset_imports.get("") or 1) < opset:
             return ctx.nothing(f"{self.dtype} needs opset {opset}")
-        names = Names(model)
-        found = 0
+        kept: dict[ir.Value, tuple[Any, str]] = {}
         for value in list(model.graph.initializers.values()):
             tensor = value.const_value
             if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALLEST:
@@ -68,13 +72,33 @@ class Half(Pass):
             array = tensor.numpy()
             with np.errstate(over="ignore"):
                 small = array.astype(dtype)
-            reason = _lost(array, small.astype(np.float32), most)
+            kept[value] = small, _lost(array, small.astype(np.float32), most)
+        moved = self._moved(model, [v for v, (_, reason) in kept.items() if not reason], ctx)
+        names = Names(model)
+        found = 0
+        for value, (small, reason) in kept.items():
+            error = max((moved.get(u.node, 0.0) for u in value.uses()), default=0.0)
+            if not reason and error > MOST * most:
+                reason = f"outputs that follow it move by {error:.2g} of themselves"
             if reason:
                 ctx.refuse(self, value, f"{reason}: it stays float32")
             elif ctx.edit(self, value):
                 _replace(model, value, ir.Tensor(small), names, ctx)
                 found += 1
         return found or ctx.nothing("no weight is worth storing in 16 bits")
+
+    def _moved(
+        self, model: ir.Model, values: Collection[ir.Value], ctx: Context
+    ) -> dict[ir.Node, float]:
+        """By reader, how far its outputs move on samples if these weights of it are rounded."""
+        if ctx.samples is None:
+            return {}
+        places: dict[ir.Node, list[int]] = defaultdict(list)
+        for value in values:
+            for node, index in value.uses():
+                if node.graph is model.graph:
+                    places[node].append(index)
+        return rounding_errors(model, places, ir.DataType[self.dtype.upper()], ctx.samples)
 
 
 def _lost(array: Any, back: Any, most: float) -> str:

@@ -3,12 +3,13 @@
 Exporters reorder the gates of an LSTM, or normalize a convolution's weight, inside the graph.
 `fold` leaves what would make the file grow; here the integers that replace it are smaller. What
 is larger even so (a Fourier transform computed from a few numbers) is put back where it stays
-float.
+float, and is left alone where it would take more than the other weights' integers save.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,8 @@ from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import constant_array, constant_value, weight_of
 
 __all__ = ["Settled", "settle_weights"]
+
+Array = np.ndarray[Any, Any]
 
 
 class Settled:
@@ -52,32 +55,47 @@ class Settled:
 
 def settle_weights(model: ir.Model, ctx: Context) -> Settled:
     """Evaluate the constant inputs of nodes with weights; what computed them still stands."""
+    found = {node: _computed(node) for node in model.graph if node.op_type in CORE | RECURRENT}
+    grown = {
+        value: array.size - _held(value)
+        for computed in found.values()
+        for _, value, array in computed
+    }
+    too_much = sum(n for n in grown.values() if n > 0) > _spared(found)
     names: Names | None = None
     made: dict[ir.Value, ir.Value] = {}
     settled = Settled()
-    for node in list(model.graph):
-        if node.op_type not in CORE | RECURRENT:
-            continue
-        inputs = list(node.inputs)
-        wanted = [
-            (k, v, array)
-            for k, v in enumerate(inputs)
-            if k > 0 and weight_of(v) is None and (array := constant_array(v)) is not None
-        ]
-        if not wanted or not ctx.edit("SettleWeights", node):
+    for node, computed in found.items():
+        larger = [value for _, value, _ in computed if grown[value] > 0]
+        if not computed or (larger and too_much) or not ctx.edit("SettleWeights", node):
             continue
         names = names or Names(model)
         builder = Builder(model, node, names)
-        for k, value, array in wanted:
-            assert value is not None
+        for k, value, array in computed:
             if value not in made:
                 made[value] = builder.constant(np.ascontiguousarray(array), f"{value.name}_folded")
             node.replace_input_with(k, made[value])
-            settled.add(node, k, value, array.size > _held(value))
+            settled.add(node, k, value, value in larger)
         settled.edits += 1
     if settled.edits:
         ctx.invalidate()
     return settled
+
+
+def _computed(node: ir.Node) -> list[tuple[int, ir.Value, Array]]:
+    """Inputs of a node with weights that are always the same but not held, and what they are."""
+    return [
+        (k, v, array)
+        for k, v in enumerate(node.inputs)
+        if k > 0 and v is not None and weight_of(v) is None
+        if (array := constant_array(v)) is not None
+    ]
+
+
+def _spared(nodes: Iterable[ir.Node]) -> int:
+    """Bytes that these nodes' held matrices lose when each element takes one."""
+    held = {w.root: w.root.const_value for n in nodes for v in n.inputs[1:] if (w := weight_of(v))}
+    return sum(t.nbytes - t.size for t in held.values() if t is not None)
 
 
 def _held(value: ir.Value) -> int:

@@ -23,9 +23,10 @@ from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
-from graphopt.passes.int8.speed import slower_nodes, worth_their_borders
+from graphopt.passes.int8.speed import SLOWER, gains_in_blocks, slower_nodes, worth_their_borders
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
+from graphopt.passes.int8.unfolding import unfold, unfolds
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
 from graphopt.passes.weight_only.writer import BlockWriter
@@ -206,6 +207,8 @@ class Int8(Pass):
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
+        idle = [n for n in draft.blocks if not gains_in_blocks(model, ctx, n, quantize)]
+        slow.update((n.name, SLOWER) for n in idle if n.name)
         trained: Trained | None = None
         if self.qat:
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)
@@ -215,6 +218,8 @@ class Int8(Pass):
                 some = planned(model.graph, choice)
                 choice = worth_their_borders(model, ctx, some, choice, quantize)
         plan = planned(model.graph, choice, lambda n: ctx.edit(self, n))
+        weights.finish(plan.modes())
+        plan.stored = {n: how for n, how in plan.stored.items() if n.graph is not None}
         tell(model, ctx, plan)
         if not (len(plan) or plan.stored or given):
             if settled:
@@ -225,7 +230,6 @@ class Int8(Pass):
             ctx.invalidate()
             return ctx.nothing(why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
-        weights.finish(plan.modes())
         apply(model, ctx, plan, *rounded(choice), scheme)
         if trained:
             trained.put(model, float_, ctx)
@@ -369,10 +373,14 @@ def apply(
         dead.append(multiply(writer, node, kind, weights[node], quantized[x]))
     for node in plan.joined:
         dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
-    blocks = BlockWriter(model, ctx, BLOCK)
-    for op in map(linear_of, plan.blocks):
+    blocks = BlockWriter(model, ctx)
+    for node in plan.blocks:
+        folded = unfolds(node)
+        product = node if folded is None else unfold(model, folded, blocks.names)
+        op = linear_of(product)
         assert not isinstance(op, str)
-        blocks.replace(op, 8, None)
+        blocks.replace(op, (8, BLOCK), None)
+        dead.append(node)
     for node in plan.tables:
         quantize_table(writer, node)
     for node in plan.recurrent:

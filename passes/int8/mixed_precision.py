@@ -25,6 +25,7 @@ from typing import Any
 
 import onnx_ir as ir
 from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize, reads_blocks
+from graphopt.passes.int8.speed import gains_in_blocks
 from graphopt.passes.int8.stored import weights_to_store
 
 from graphopt.analyses.cost import cost
@@ -200,7 +201,9 @@ class _Search:
         """Whether it can read its matrix in blocks: so many rows as it has are known to be rows."""
         (x, *_) = node.inputs
         rank = None if x is None else self.ctx.get(shapes).rank(x)
-        return rank is not None and rank >= 2 and reads_blocks(node, self.ctx.target)
+        if rank is None or rank < 2 or not reads_blocks(node, self.ctx.target):
+            return False
+        return gains_in_blocks(self.model, self.ctx, node, self.quantize)
 
     def _stored(self, chosen: Choice) -> Choice:
         """With as few bits for the stored weights as the rest allows: 8, else 12, else 16."""
@@ -306,7 +309,7 @@ def unit_sensitivities(
     """
     slow = start.left
     every = {n.name: "another unit" for n in plan.modes() if n.name}
-    bits = {n.name: 0 for n in model.graph if n.name}
+    bits = {n.name: 0 for n in all_nodes(model.graph) if n.name}
     units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
 
     def alone(names: Unit) -> Choice:
@@ -376,4 +379,4 @@ def _units(plan: Plan) -> list[list[ir.Node]]:
     for node in plan.dynamic:
         shared.setdefault(node.inputs[0], []).append(node)
     units = [[n] for n, k in plan.nodes.items() if k.weight is not None]
-    return [*units, *shared.values(), *([n] for n in (*plan.recurrent, *plan.tables))]
+    return [*units, *shared.values(), *([n] for n in (*plan.blocks, *plan.recurrent, *plan.tables))]

@@ -3,6 +3,7 @@
 static    ranges are known before: Q/DQ around the node
 dynamic   ranges are found at run time: MatMul, Gemm, LSTM where the target prefers it
 blocks    ranges are found at run time, one for each block of a row: what 8 bits a row would spoil
+          and what stands in branches, whose values no calibration sees
 table     an embedding looked up in int8
 stored    a float node that reads its weight from int8
 followers nodes all of whose activations already are integers: they join at no cost, since
@@ -12,13 +13,15 @@ followers nodes all of whose activations already are integers: they join at no c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, Protocol
 
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
 from graphopt.passes.int8.operators import FEW_BITS, Operator, clamp_after, describe
 from graphopt.passes.int8.stored import weights_to_store
+from graphopt.passes.int8.unfolding import unfolds
 from graphopt.passes.weight_only.writer import reads_floats
 
 from graphopt.analyses.linear import linear_of
@@ -52,7 +55,7 @@ class Plan:
         clamps: Relu and Clip nodes that belong to the integer node before them, by that node.
         joined: static products with a float result, to be written as the target's own operator.
         dynamic: nodes whose activations are quantized at run time.
-        blocks: products that round both operands block by block.
+        blocks: products (convolutions unfolded) that round both operands block by block.
         tables, recurrent: lookups and LSTMs to make integer.
         left: nodes with weights that stay float, and why.
         stored: float nodes that read weights from integers, at which positions, of how many bits.
@@ -217,6 +220,11 @@ def make_plan(
         if kind.output != "either":
             integer.update(node.outputs)
             integer.add(plan.output(node))
+    for node in _inside(graph):
+        if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
+            _recurrent(plan, node, target, allowed)
+        elif node.op_type in ("Conv", "Gemm") and reads_blocks(node, target):
+            take(node, "blocks", plan.blocks)
     _trim(plan)
     if PRODUCT in target.operators:
         plan.joined = [n for n, k in plan.nodes.items() if _two_axes(n, k) and not plan.whole(n)]
@@ -229,10 +237,21 @@ def make_plan(
     return plan
 
 
+def _inside(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of branches and bodies, where no ranges are observed: what needs none may join."""
+    main = set(graph)
+    return (node for node in all_nodes(graph) if node not in main)
+
+
 def reads_blocks(node: ir.Node, target: Target) -> bool:
     """Whether the target has this product for a matrix in blocks; of x as rows."""
+    if FEW_BITS not in target.operators:
+        return False
+    if node.op_type == "Conv":
+        unfolded = unfolds(node)
+        return unfolded is not None and math.prod(unfolded.op.shape[1:]) >= BLOCK
     op = linear_of(node) if node.op_type in ("Gemm", "MatMul") else ""
-    if isinstance(op, str) or FEW_BITS not in target.operators:
+    if isinstance(op, str):
         return False
     return reads_floats(op) and not op.shared and op.in_channels >= BLOCK
 

@@ -12,6 +12,7 @@ in float, the borders between the two are new work: what is left is timed once m
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
@@ -25,13 +26,17 @@ from graphopt.graph.constants import weight_of
 from graphopt.measuring.parts import cut_out
 from graphopt.samples import bind_shapes, synthetic
 
-__all__ = ["slower_nodes", "worth_their_borders"]
+__all__ = ["SLOWER", "gains_in_blocks", "slower_nodes", "worth_their_borders"]
 
 #: Share of the time for one comparison that a pair inside the model gets.
 INSIDE = 0.3
 #: A class of nodes is taken back for a gain above this; lookups, which save bytes, for more.
 GAIN, LOOKUPS_GAIN = 0.99, 0.95
 LOOKUPS = "lookups"
+#: Elements of a row from which on an unfolded convolution gains where that is not timed.
+LONG = 256
+#: Everything that may be, in integers.
+DRAFT = Choice()
 SLOWER = "integers are slower there than float"
 
 
@@ -52,6 +57,27 @@ def worth_their_borders(
     return chosen if ratio is None or ratio <= 1 else without
 
 
+def gains_in_blocks(model: ir.Model, ctx: Context, node: ir.Node, quantize: Quantize) -> bool:
+    """Whether `node`, of which the target has a product in blocks, is no slower as that.
+
+    Products are always faster. A convolution is unfolded for it: not timed, it gains from rows of
+    `LONG` elements on, but for one over all places of an image, which are many.
+    """
+    if node.op_type != "Conv":
+        return True
+    weight = weight_of(node.inputs[1])
+    if not ctx.timed:
+        taps = weight.shape[1:] if weight is not None else (0,)
+        image = len(taps) > 2 and max(taps[1:]) == 1
+        return math.prod(taps) >= LONG and not image
+    trials, blocks = _Trials(model, ctx, Plan(), quantize), {node.name or "": "blocks"}
+    ratio = ctx.faster(
+        f"int8 blocks {trials.signature(node)}",
+        lambda: trials.alone([node], [node.outputs[0]], Choice(forms=blocks)),
+    )
+    return ratio is not None and ratio <= 1
+
+
 class _Trials:
     def __init__(self, model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize) -> None:
         self.model, self.ctx, self.plan, self.quantize = model, ctx, plan, quantize
@@ -64,8 +90,8 @@ class _Trials:
         units = _units(self.plan)
         text = "timing integer products"
         for key, nodes, cut in self.ctx.track(units, len(units), text):
-            what = " ".join(("int8", key, *(self._signature(n) for n in nodes)))
-            ratio = self.ctx.faster(what, lambda n=nodes, c=cut: self._alone(n, c))  # type: ignore[misc]
+            what = " ".join(("int8", key, *(self.signature(n) for n in nodes)))
+            ratio = self.ctx.faster(what, lambda n=nodes, c=cut: self.alone(n, c))  # type: ignore[misc]
             if ratio is not None and ratio > 1:
                 self._drop(nodes)
         if self.plan.nodes or self.plan.tables:
@@ -79,17 +105,19 @@ class _Trials:
 
     # --- cut out ----------------------------------------------------------------------------
 
-    def _signature(self, node: ir.Node) -> str:
+    def signature(self, node: ir.Node) -> str:
         shapes = [self.shapes.static(v) if v is not None else None for v in node.inputs]
         return f"{node.op_type} {' '.join(str(list(s)) if s else '?' for s in shapes)}"
 
-    def _alone(self, nodes: list[ir.Node], outputs: list[ir.Value]) -> Pair | None:
+    def alone(
+        self, nodes: list[ir.Node], outputs: list[ir.Value], chosen: Choice = DRAFT
+    ) -> Pair | None:
         """These nodes alone, as floats and as integers."""
         cut = cut_out(self.model, nodes, outputs, self._form)
         if cut is None:
             return None
         integer = cut[0].clone()
-        return (cut[0], integer, cut[1]) if len(self.quantize(integer, Choice())) else None
+        return (cut[0], integer, cut[1]) if len(self.quantize(integer, chosen)) else None
 
     def _form(self, value: ir.Value) -> tuple[tuple[int, ...], ir.DataType] | None:
         shape, dtype = self.shapes.static(value), self.shapes.dtype(value)

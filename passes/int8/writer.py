@@ -82,13 +82,14 @@ class Writer:
         )
         for k, value in enumerate(node.outputs):
             value.name = node.name if k == 0 else self.names.fresh(f"{name}_{k}")
-        graph = self.model.graph
+        place = after or before or self.model.graph[0]
+        graph = place.graph
+        assert isinstance(graph, ir.Graph)
         if after is not None:
             graph.insert_after(after, node)
         else:
-            graph.insert_before(before if before is not None else graph[0], node)
-        if domain not in graph.opset_imports:
-            graph.opset_imports[domain] = 1
+            graph.insert_before(place, node)
+        self.model.graph.opset_imports.setdefault(domain, 1)
         if origin:
             provenance.derive([node], origin, self.ctx.pass_name)
         return node

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from graphopt.passes.prune.cost_model import Work
 
 from graphopt.analyses.dims import Dimension
+from graphopt.analyses.dims.cost_model import Work
 from graphopt.knapsack import marginal_steps
 
-__all__ = ["Curve", "allowed_counts", "choose", "source_size"]
+__all__ = ["Curve", "allowed_counts", "choose", "fewest", "source_size"]
 
 Array = np.ndarray[Any, Any]
 
@@ -51,8 +51,9 @@ def allowed_counts(dim: Dimension, multiple: int, floor: float, source: int) -> 
     Every axis of a weight must stay a multiple of `multiple` where a unit is narrower than that;
     in a dimension that is narrower than four of them, of a half, a quarter ... of it. (On a
     ResNet-20 in int8 smaller steps, of an eighth, are 20 % slower at half the MACs, since kernels
-    fill up what is missing; halves are no faster and lose more at 0.3 of the MACs.) At least two
-    units stay, and at least the share `floor`. Long dimensions shrink in steps of a sixty-fourth.
+    fill up what is missing; halves are no faster and lose more at 0.3 of the MACs.) At least the
+    `fewest` stay, and at least the share `floor`. Long dimensions shrink in steps of a
+    sixty-fourth.
     Shares and steps are those of the `source` size, before any earlier round: two rounds cut no
     deeper than one.
     """
@@ -63,8 +64,13 @@ def allowed_counts(dim: Dimension, multiple: int, floor: float, source: int) -> 
     while needed % 2 == 0 and needed * 4 > source:
         needed //= 2
     step = needed * max(1, round(source / 64 / needed))
-    least = max(2, math.ceil(source * floor - 1e-9))
+    least = max(fewest(source), math.ceil(source * floor - 1e-9))
     return [dim.size, *(c for c in range(dim.size - 1, least - 1, -1) if c % step == 0)]
+
+
+def fewest(units: int) -> int:
+    """What stays at least of a dimension: two units, or one of two (heads, groups of keys)."""
+    return 2 if units > 2 else 1
 
 
 def source_size(dim: Dimension, cut_before: Mapping[str, Mapping[int, int]]) -> int:

@@ -189,14 +189,16 @@ def _fit_linear(
     runs: int,
     ctx: Context,
 ) -> Fitted | str:
-    w = op.matrix()
+    w, bias = op.matrix(), op.bias() if op.can_shift else None
     if w.shape[2] > FEATURES_MOST:
         return f"{w.shape[2]} features are too many to solve for"
+    # what a MatMul computes has not got its bias yet
+    lacking = np.float32(0) if op.adds is None or bias is None else bias.astype(np.float32)
 
     def rows() -> Iterator[Rows]:
         draw = Draw(op, w.shape[2], runs, ctx.seed)
         for run, ((y, *before), (x, *after)) in enumerate(pairs()):
-            y = select(_total(y, before), axes)
+            y = select(_total(y, before), axes) + lacking
             at = draw(y.shape)
             known = op.channels(_total(np.zeros_like(y), after), at) if after else 0.0
             share = fit_share(run, runs, len(x))
@@ -207,7 +209,7 @@ def _fit_linear(
         gram.add(part.features, part.wanted - part.known, part.share)
     if gram.fitted.rows < w.shape[2]:
         ctx.note("too few samples: some operators have more features than rows; a ridge held them")
-    weight, bias, ridge = gram.fit(w, op.bias() if op.can_shift else None)
+    weight, bias, ridge = gram.fit(w, bias)
     if np.isinf(ridge):
         return "samples show no better weights than those the cut left"
     if sloped is not None:

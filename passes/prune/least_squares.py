@@ -20,11 +20,11 @@ Array = np.ndarray[Any, Any]
 RIDGES = (float("inf"), 1.0, 1e-1, 1e-2, 1e-3, 1e-5)
 
 
-def error(m: Moments, w: Array) -> float:
-    """Sum of (Y - F w^T)^2 for w [groups, m, n]."""
-    cross = np.einsum("gmn,gnm->", w, m.fy)
-    square = np.einsum("gmn,gmn->", w @ m.ff, w)
-    return float(max(m.yy.sum() - 2 * cross + square, 0.0))
+def error(m: Moments, w: Array) -> Array:
+    """Sum of (Y - F w^T)^2 for w [groups, m, n], by output [groups, m]."""
+    cross = np.einsum("gmn,gnm->gm", w, m.fy)
+    square = np.einsum("gmn,gmn->gm", w @ m.ff, w)
+    return np.asarray(np.maximum(m.yy - 2 * cross + square, 0.0))
 
 
 def solve(m: Moments, prior: Array, ridge: float, free: int) -> Array:
@@ -71,9 +71,11 @@ class Gram:
         if self.shift:
             bias = np.zeros(w.shape[:2]) if b is None else b.reshape(w.shape[:2])
             prior = np.concatenate([w, bias[:, :, None]], axis=2)
+        # every output counts alike: a few of much variance would hide what the others lose
+        scale = np.maximum(self.held.yy, 1e-12 * self.held.yy.max(initial=1e-30))
         after, ridge, worse = np.inf, RIDGES[0], 0
         for candidate in RIDGES:
-            off = error(self.held, solve(self.fitted, prior, candidate, self.shift))
+            off = (error(self.held, solve(self.fitted, prior, candidate, self.shift)) / scale).sum()
             if off < after:
                 after, ridge, worse = off, candidate, 0
             elif (worse := worse + 1) == 2:

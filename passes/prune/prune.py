@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.choice import Curve, allowed_counts, choose, source_size
+from graphopt.passes.prune.choice import Curve, allowed_counts, choose, fewest, source_size
 from graphopt.passes.prune.compensation import refit
-from graphopt.passes.prune.cost_model import Of, time_like, work
 from graphopt.passes.prune.curves import Score, curves
 from graphopt.passes.prune.sampling import enough_of
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.sensitivity import scan
 
 from graphopt.analyses.dims import Dimension, dimensions
+from graphopt.analyses.dims.cost_model import Of, free_share, time_like, work
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.graph.kept import source_sizes
@@ -59,12 +59,13 @@ class Prune(Pass):
             else "l2".
         spread: "global" takes units where they cost least per work saved by the score,
             "sensitivity" by the error of the outputs, measured for each dimension (needs samples;
-            takes some runs per dimension), "uniform" the same share of every dimension.
+            takes some runs per dimension), "uniform" the same share of every dimension. "auto" is
+            "uniform" for of="units" (a head is not worth a feature), else "global".
         layers: (pattern, share) pairs: a dimension whose name, or a node or weight that writes it,
             matches the pattern loses that share of its units instead (0 excludes it); the first
             match counts.
         floor: share of its units in the original model that every dimension keeps at least (and two
-            units).
+            units; of two, one).
         compensate: refit what reads the removed units (needs samples).
     """
 
@@ -74,7 +75,7 @@ class Prune(Pass):
     of: Of = "macs"
     scope: Literal["inner", "all"] = "inner"
     score: Score = "auto"
-    spread: Literal["global", "sensitivity", "uniform"] = "global"
+    spread: Literal["auto", "global", "sensitivity", "uniform"] = "auto"
     layers: tuple[tuple[str, float], ...] = ()
     floor: float = 0.1
     compensate: bool = True
@@ -117,8 +118,7 @@ class Prune(Pass):
             dims = {name: dim for name, dim in dims.items() if shares.get(name)}
         if not dims:
             return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
-        amount = work(dims, self.of, ctx)
-        if amount.left(dict.fromkeys(dims, 0.0)) >= amount.total:
+        if not free_share(dims, self.of, ctx):
             return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
         samples = _given(ctx)
         found = curves(self.score, model, dims, samples, ctx)
@@ -139,14 +139,17 @@ class Prune(Pass):
     ) -> int:
         """What `run` does once there is a curve for every dimension."""
         amount = work(dims, self.of, ctx)
-        uniform = self.spread == "uniform"
+        uniform = self.spread == "uniform" or (self.spread == "auto" and self.of == "units")
         gain = time_like(dims, ctx) if self.of == "macs" else amount
         counts = self._counts(dims, ctx)
         chosen = choose(found, counts, amount, self.ratio, uniform=uniform, gain=gain)
         left = amount.left({n: c / dims[n].size for n, c in chosen.items()}) / amount.total
         if self.ratio and abs(left - (1 - self.ratio)) > 0.02:
             why = " in the steps the target likes" if ctx.target.channel_multiple > 1 else ""
-            ctx.note(f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why}")
+            ctx.note(
+                f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why} "
+                f"({free_share(dims, self.of, ctx):.0%} are in what may shrink)"
+            )
         kept = {
             name: found[name].kept(count)
             for name, count in chosen.items()
@@ -194,7 +197,7 @@ class Prune(Pass):
                 source = source_size(dim, cut_before)
                 counts[name] = allowed_counts(dim, ctx.target.channel_multiple, self.floor, source)
             else:
-                counts[name] = [max(min(2, dim.size), round(dim.size * (1 - share)))]
+                counts[name] = [max(fewest(dim.size), round(dim.size * (1 - share)))]
         return counts
 
 

@@ -21,7 +21,6 @@ from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphopt.analyses.linear import Linear, linear_of
@@ -122,7 +121,7 @@ class Sparsify(Pass):
             second = next(moments) if op in wanted else None
             array = op.array()
             made = self._made(op, share, score, second) if op in wanted else array
-            smaller = _sparse(made, op.weight.name or "")
+            smaller = SparseTensor.of(made, op.weight.name or "")
             held = op.weight.const_value
             if (made is array and (smaller is None or isinstance(held, SparseTensor))) or not (
                 ctx.edit(self, op.node)
@@ -243,19 +242,3 @@ def _moments(model: ir.Model, ctx: Context, wanted: Sequence[Linear]) -> Iterato
             seen.forget(read[k + 1 :])
             second = None if moments is None else moments.second[0]
             yield second if second is not None and np.isfinite(second).all() else None
-
-
-def _sparse(array: Array, name: str) -> SparseTensor | None:
-    """The array as a sparse tensor with linear indices, if that is smaller."""
-    flat = np.ascontiguousarray(array, np.float32).reshape(-1)
-    index = np.flatnonzero(flat)
-    if len(index) * (8 + 4) >= 4 * flat.size:
-        return None
-    values = onnx.numpy_helper.from_array(flat[index], name)
-    return SparseTensor(
-        onnx.SparseTensorProto(
-            values=values,
-            indices=onnx.numpy_helper.from_array(index.astype(np.int64)),
-            dims=array.shape,
-        )
-    )

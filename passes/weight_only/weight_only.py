@@ -3,6 +3,7 @@
     y = x W            ->  MatMulNBits(x, Q, s, z)
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)
     y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)     (tables)
+    y = MoE(x, p, W)   ->  QMoE(x, p, Q, s, z)                  (mixtures of experts)
 
 What bounds a language model that writes one token after another is reading its weights: at 4 bits
 there is an eighth of them. No ranges are needed; with samples each weight is rounded for what it
@@ -20,7 +21,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.weight_only.blocks import order_of
+from graphopt.passes.weight_only.allocation import REFERENCE, mixed_forms
+from graphopt.passes.weight_only.blocks import SMALLEST as SMALLEST_BLOCK
+from graphopt.passes.weight_only.blocks import Form, form_of, order_of
+from graphopt.passes.weight_only.experts import (
+    EXPERTS,
+    block_of,
+    is_mixture,
+    pack_experts,
+    why_no_experts,
+)
 from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.levels import agreement, told
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
@@ -43,6 +53,8 @@ Rows = Callable[[], Array] | None
 
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
+#: `bits` that products choose themselves.
+MIXED = "mixed"
 #: Blocks for which there are kernels of 2 bits; a thousand times slower otherwise.
 KERNELS_2 = (32, 64, 128)
 #: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
@@ -59,37 +71,55 @@ class WeightOnly(Pass):
     weights. A matrix that is read elsewhere too stays as it is.
 
     Attributes:
-        bits: of a weight, 2, 4 or 8.
+        bits: of a weight, 2, 4 or 8; "mixed": of each product as is fastest without a larger error
+            of the outputs than 4 bits in blocks of 32 leave, for which it needs samples.
         block: weights that share a scale and a zero point: a power of two, at least 16; with 2 bits
-            32, 64 or 128.
+            32, 64 or 128. None: by the shape of the matrix, 128, 64 or 32, whichever has the least
+            error for its bytes.
         layers: (pattern, bits) pairs (`graphopt.layers`): products whose name matches are stored in
             so many bits instead, or with 0 stay as they are; the first match counts.
     """
 
-    bits: Literal[2, 4, 8] = 4
-    block: int = 64
+    bits: Literal[2, 4, 8, "mixed"] = 4
+    block: int | None = None
     layers: tuple[tuple[str, Literal[0, 2, 4, 8]], ...] = ()
 
     lossy: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.bits not in (2, 4, 8):
-            raise ValueError(f"bits is 2, 4 or 8, not {self.bits}")
+        if self.bits not in (2, 4, 8, MIXED):
+            raise ValueError(f"bits is 2, 4, 8 or '{MIXED}', not {self.bits}")
         for pattern, bits in self.layers:
             if bits not in (0, 2, 4, 8):
                 raise ValueError(f"layers: '{pattern}' has 0, 2, 4 or 8 bits, not {bits}")
-        if self.block < 16 or self.block & (self.block - 1):
-            raise ValueError(f"block is a power of two from 16 on, not {self.block}")
-        if 2 in (self.bits, *(b for _, b in self.layers)) and self.block not in KERNELS_2:
-            raise ValueError(f"with 2 bits block is 32, 64 or 128, not {self.block}")
+        block = self._least
+        if block < SMALLEST_BLOCK or block & (block - 1):
+            raise ValueError(f"block is a power of two from 16 on, not {block}")
+        if self._two and block not in KERNELS_2:
+            raise ValueError(f"with 2 bits block is 32, 64 or 128, not {block}")
+
+    @property
+    def _two(self) -> bool:
+        """Whether a matrix may have 2 bits."""
+        return bool({2, MIXED} & {self.bits, *(b for _, b in self.layers)})
+
+    @property
+    def _usual(self) -> int:
+        """The bits of a matrix that nothing else is said or measured of."""
+        return 4 if isinstance(self.bits, str) else self.bits
+
+    @property
+    def _least(self) -> int:
+        """The smallest block that may be chosen."""
+        return self.block or (KERNELS_2[0] if self._two else SMALLEST_BLOCK)
 
     def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[int, ...]]:
         """The bits that each product's matrix may have."""
         if FEW_BITS not in ctx.target.operators:
             return {}
         silent = Context(model, target=ctx.target, shapes=ctx.shapes)
-        bits = (8, 4, 2) if self.block in KERNELS_2 else (8, 4)
+        bits = (8, 4, 2) if self.block in (None, *KERNELS_2) else (8, 4)
         return {pattern_of(op.node): bits for op in self._wanted(model, silent, {})}
 
     def only(
@@ -106,28 +136,58 @@ class WeightOnly(Pass):
         bits = by_node(self.layers, model.graph, "weight_only")
         wanted = self._wanted(model, ctx, bits)
         lookups = self._lookups(model, ctx, bits, wanted)
-        if not wanted and not lookups:
+        mixtures = self._mixtures(model, ctx, bits)
+        if not wanted and not lookups and not mixtures:
             return ctx.nothing("no product reads a matrix of weights that is worth storing so")
-        orders = self._orders(model, ctx, wanted)
+        forms = self._forms(model, wanted + lookups, ctx, bits)
+        orders = self._orders(model, ctx, wanted, forms)
         nbytes = sum(
             op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
         )
         finished = Finished(model, ctx, str(self), nbytes, RUNS)
-        writer = BlockWriter(model, ctx, self.block, finished)
+        writer = BlockWriter(model, ctx, finished)
         shares = []
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
             order, rows = next(orders) if op.at else (None, None)
-            made = writer.replace(op, bits.get(op.node, self.bits), order)
+            made = writer.replace(op, forms[op.node], order)
             if rows is not None and ctx.target.int8 is not None:
                 shares.append((op.node.name or "", agreement(made, rows())))
         orders.close()
+        for node, form in ctx.track(mixtures.items(), len(mixtures), "rounding experts"):
+            pack_experts(writer, node, form)
         finished.leave_with(model)
         if shares:
             ctx.note(told(shares))
-        return len(wanted) + len(lookups)
+        return len(wanted) + len(lookups) + len(mixtures)
+
+    def _forms(
+        self, model: ir.Model, ops: Sequence[Linear], ctx: Context, bits: Mapping[ir.Node, int]
+    ) -> dict[ir.Node, Form]:
+        """Bits and block of each; of equal shapes the same, unless bits are mixed."""
+        found: dict[ir.Node, Form] = {}
+        if self.bits == MIXED:
+            free = [op for op in ops if op.at and op.node not in bits]
+            found = dict.fromkeys([op.node for op in ops if not op.at], REFERENCE)
+            found |= mixed_forms(model, free, ctx, self.block)
+        known: dict[tuple[int | bool, ...], Form] = {}
+        for op in ops:
+            if op.node in found:
+                continue
+            width = bits.get(op.node, self._usual)
+            whole = op.shared or not op.at
+            about = (op.at, op.out_channels, op.in_channels, width, whole)
+            if about not in known:
+                w = op.matrix()[0] if op.at else op.array()
+                known[about] = (width, self.block) if self.block else form_of(w, width, whole)
+            found[op.node] = known[about]
+        return found
 
     def _orders(
-        self, model: ir.Model, ctx: Context, wanted: Sequence[Linear]
+        self,
+        model: ir.Model,
+        ctx: Context,
+        wanted: Sequence[Linear],
+        forms: Mapping[ir.Node, Form],
     ) -> Generator[tuple[Asked, Rows], None, None]:
         """For each of `wanted` what gives the order to round its weight in, and what it reads.
 
@@ -141,16 +201,17 @@ class WeightOnly(Pass):
             values.update({o.name: o for n in seen.model.graph for o in n.outputs})
             read = [values[op.x.name] for op in wanted]
             order: Order | None = None
-            last: ir.Value | None = None
+            last: tuple[ir.Value, int] | None = None
             for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
 
                 def asked(value: ir.Value = value, op: Linear = op) -> Order | None:
                     nonlocal order, last
-                    if value is not last:  # Q, K and V read the same
+                    block = forms[op.node][1]
+                    if last != (value, block):  # Q, K and V read the same
                         short = op.in_channels <= LONGEST
                         h = _moment(seen, op, value, ctx.seed) if short else None
-                        order = None if h is None else order_of(h, self.block)
-                        last = value
+                        order = None if h is None else order_of(h, block)
+                        last = value, block
                     return order
 
                 def rows(value: ir.Value = value, op: Linear = op) -> Array:
@@ -158,7 +219,7 @@ class WeightOnly(Pass):
                     return rows_of(op, x, SEEN, np.random.default_rng(ctx.seed))
 
                 yield asked, rows
-                if value is not last:  # later ones start from here
+                if last is None or value is not last[0]:  # later ones start from here
                     next(seen.values([value]), None)
                 seen.forget(read[k + 1 :])
 
@@ -187,19 +248,34 @@ class WeightOnly(Pass):
         found = []
         for node, op in tables.items():
             reason = "layers= says so" if node not in packed else ""
-            reason = reason or why_not(op, self.block, packed)
+            reason = reason or why_not(op, self._least, packed)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
                 found.append(op)
         return found
 
+    def _mixtures(
+        self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]
+    ) -> dict[ir.Node, Form]:
+        """The mixtures of experts to replace, and the form of all matrices of each."""
+        found: dict[ir.Node, Form] = {}
+        for node in filter(is_mixture, model.graph if EXPERTS in ctx.target.operators else ()):
+            width = bits.get(node, self._usual)
+            reason = why_no_experts(node, self.block) if width else "layers= says so"
+            block = block_of(node, self.block)
+            if reason or block is None:
+                ctx.refuse(self, node, f"{reason}: it stays as it is")
+            elif ctx.edit(self, node):
+                found[node] = width, block
+        return found
+
     def _why_not(self, op: Linear, rank: int | None, tables: Sequence[ir.Node]) -> str:
         if rank is None or rank < 2:
             return "what it multiplies is not known to have rows"
-        if op.out_channels * op.in_channels < SMALLEST or op.in_channels < self.block:
+        if op.out_channels * op.in_channels < SMALLEST or op.in_channels < self._least:
             return "its matrix is small"
-        if op.shared and not tied(op, tables, self.block):
+        if op.shared and not tied(op, tables, self._least):
             return "its matrix is read elsewhere too"
         if not np.isfinite(op.array()).all():
             return "its matrix is not finite"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.weight_only.blocks import in_blocks
+from graphopt.passes.weight_only.blocks import Form, in_blocks
 from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.levels import LEVELS
 
@@ -22,7 +22,7 @@ from graphopt.graph import provenance
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import weight_of
 
-__all__ = ["Asked", "BlockWriter", "reads_floats"]
+__all__ = ["PARTS", "Asked", "BlockWriter", "reads_floats"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,18 +35,16 @@ PARTS = ("q", "scale", "zero")
 class BlockWriter:
     """Puts packed matrices in place of those of a model, each once."""
 
-    def __init__(
-        self, model: ir.Model, ctx: Context, block: int, finished: Finished | None = None
-    ) -> None:
-        self.model, self.ctx, self.block, self.finished = model, ctx, block, finished
+    def __init__(self, model: ir.Model, ctx: Context, finished: Finished | None = None) -> None:
+        self.model, self.ctx, self.finished = model, ctx, finished
         self.names = Names(model)
-        #: Packed rows [n, bytes], scales, zeros and bits, by what holds the matrix.
-        self.packed: dict[ir.Value, tuple[list[ir.Value], int]] = {}
+        #: Packed rows [n, bytes], scales, zeros and their form, by what holds the matrix.
+        self.packed: dict[ir.Value, tuple[list[ir.Value], Form]] = {}
 
-    def replace(self, op: Linear, bits: int, order: Asked) -> ir.Node:
+    def replace(self, op: Linear, form: Form, order: Asked) -> ir.Node:
         """Let `op` read its matrix in blocks; returns the node that does."""
         builder = Builder(self.model, op.node, self.names)
-        y = self._product(builder, op, bits, order) if op.at else self._lookup(builder, op, bits)
+        y = self._product(builder, op, form, order) if op.at else self._lookup(builder, op, form)
         made = y.producer()
         assert made is not None
         if op.bias is not None:
@@ -57,10 +55,9 @@ class BlockWriter:
         remove_dead([op.node])
         return made
 
-    def _product(self, builder: Builder, op: Linear, bits: int, order: Asked) -> ir.Value:
-        (rows, scales, zeros), bits = self._stored(builder, op, bits, order)
-        blocks = -(-op.in_channels // self.block)
-        packed = [op.out_channels, blocks, self.block * bits // 8]
+    def _product(self, builder: Builder, op: Linear, form: Form, order: Asked) -> ir.Value:
+        (rows, scales, zeros), (bits, block) = self._stored(builder, op, form, order)
+        packed = [op.out_channels, -(-op.in_channels // block), block * bits // 8]
         if op.shared:
             shape = builder.constant(np.array(packed), "packed_shape")
             rows = builder.node("Reshape", [rows, shape]).outputs[0]
@@ -68,43 +65,43 @@ class BlockWriter:
             "K": op.in_channels,
             "N": op.out_channels,
             "bits": bits,
-            "block_size": self.block,
+            "block_size": block,
             "accuracy_level": LEVELS[self.ctx.target.int8 is not None],
         }
         inputs = [op.x, rows, scales, zeros]
         return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
 
-    def _lookup(self, builder: Builder, op: Linear, bits: int) -> ir.Value:
-        (rows, scales, zeros), bits = self._stored(builder, op, bits, None)
-        attributes = {
-            "bits": bits,
-            "block_size": self.block,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        }
+    def _lookup(self, builder: Builder, op: Linear, form: Form) -> ir.Value:
+        (rows, scales, zeros), (bits, block) = self._stored(builder, op, form, None)
+        attributes = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
         inputs = [rows, op.x, scales, zeros]
         made = builder.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft")
         return made.outputs[0]
 
     def _stored(
-        self, builder: Builder, op: Linear, bits: int, order: Asked
-    ) -> tuple[list[ir.Value], int]:
-        """Packed rows, scales, zeros and the bits; as they are if they were made before."""
+        self, builder: Builder, op: Linear, form: Form, order: Asked
+    ) -> tuple[list[ir.Value], Form]:
+        """Packed rows, scales, zeros and their form; as they are if they were made before."""
         held = weight_of(op.weight)
         root = op.weight if held is None else held.root
         if root not in self.packed:
             base = root.name or "weight"
-            arrays = self.finished.known(base, PARTS) if self.finished else None
-            if arrays is None:
-                arrays = self._made(op, bits, order)
-                arrays = self.finished.keep(base, arrays) if self.finished else arrays
+            arrays = self.kept(base, lambda: self._made(op, form, order))
             values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
-            self.packed[root] = values, bits
+            self.packed[root] = values, form
         return self.packed[root]
 
-    def _made(self, op: Linear, bits: int, order: Asked) -> dict[str, Array]:
+    def kept(self, base: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        """What a matrix becomes: as an earlier run that was killed left it, or made now."""
+        arrays = self.finished.known(base, PARTS) if self.finished else None
+        if arrays is None:
+            arrays = make()
+            arrays = self.finished.keep(base, arrays) if self.finished else arrays
+        return arrays
+
+    def _made(self, op: Linear, form: Form, order: Asked) -> dict[str, Array]:
         w = op.matrix()[0] if op.at else op.array()
-        made = in_blocks(w, bits, self.block, w.dtype, order() if order else None)
+        made = in_blocks(w, *form, w.dtype, order() if order else None)
         integers, zeros = made.packed()
         if op.shared or not op.at:
             integers = integers.reshape(len(w), -1)

@@ -11,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.dims.dimension import Dimension, Dimensions, Frozen, Member, Plan
-from graphopt.analyses.dims.operation import Axes, Role, Tensor
+from graphopt.analyses.dims.operation import Axes, Role
 from graphopt.analyses.dims.solve import Labelling, Solution
+from graphopt.analyses.dims.streams import Place, is_residual
 from graphopt.analyses.dims.system import Array
 from graphopt.graph.constants import constant_value
 
@@ -20,19 +21,7 @@ __all__ = ["describe"]
 
 #: Where several kinds are claimed for a dimension, the first of these.
 KINDS = ("heads", "hidden", "head size", "groups", "channels", "features")
-SUMS = frozenset({"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
 ANONYMOUS = re.compile(r"(onnx::.*|val_\d+|\d+|.*_\d{3,}|)$")
-
-
-class Place:
-    """One axis of one tensor at one node."""
-
-    __slots__ = ("axis", "constant", "key", "name", "node", "order", "tensor")
-
-    def __init__(self, order: int, node: ir.Node, tensor: Tensor, axis: int, constant: bool):
-        self.order, self.node, self.tensor, self.axis = order, node, tensor, axis
-        self.constant, self.name = constant, _node_name(node)
-        self.key = (order, tensor.output, tensor.index, axis)
 
 
 def describe(axes: Axes, solution: Solution, tied: tuple[str, ...]) -> Dimensions:
@@ -48,10 +37,11 @@ def describe(axes: Axes, solution: Solution, tied: tuple[str, ...]) -> Dimension
         for m in axes.system.merges
         for f in m.factors
     }
+    order = {node: k for k, node in enumerate(axes.tensors)}
     found: list[tuple[tuple[object, ...], Dimension, dict[int, Array]]] = []
     for labelling in solution.labellings:
         for labels in _split(labelling):
-            made = _dimension(labels, axes, solution, places, kinds)
+            made = _dimension(labels, axes, solution, places, kinds, order)
             if made is not None:
                 found.append((made[0], made[1], labels))
     found.sort(key=lambda f: f[0])
@@ -117,6 +107,7 @@ def _dimension(
     solution: Solution,
     places: dict[int, list[Place]],
     kinds: dict[int, set[str]],
+    order: dict[ir.Node, int],
 ) -> tuple[tuple[object, ...], Dimension] | None:
     """The dimension of these labels, if it has two units and weights; labels are renumbered."""
     size = 1 + max(int(a.max()) for a in labels.values())
@@ -147,7 +138,7 @@ def _dimension(
     claimed = set().union(*(kinds.get(c, set()) for c in labels))
     kind = next((k for k in KINDS if k in claimed), "features")
     residual = kind == "head size" or (
-        kind != "heads" and _residual([p for p, _ in mine], roles, [c for _, c in mine])
+        kind != "heads" and is_residual([p for p, _ in mine], roles, order)
     )
     scope: Literal["inner", "residual"] = "residual" if residual else "inner"
     where = (*mine[anchor][0].key, int(np.argmax(labels[mine[anchor][1]] >= 0)), KINDS.index(kind))
@@ -181,35 +172,6 @@ def _roles(
         if roles[k] != "carries" and axes.fixed(p.tensor.value):
             seen.setdefault(p.tensor.value, roles[k])
     return roles
-
-
-def _residual(places: list[Place], roles: list[Role], classes: list[int]) -> bool:
-    """Whether a sum adds two activations that were written by different nodes."""
-    written: dict[ir.Value, frozenset[ir.Node]] = {}
-    at = 0
-    while at < len(places):
-        end = at
-        while end < len(places) and places[end].node is places[at].node:
-            end += 1
-        node = places[at].node
-        inputs = [
-            k for k in range(at, end) if not places[k].tensor.output and not places[k].constant
-        ]
-        sources = [
-            written.get(places[k].tensor.value, frozenset()) for k in inputs if roles[k] != "reads"
-        ]
-        if node.op_type in SUMS:
-            sources = [written.get(places[k].tensor.value, frozenset()) for k in inputs]
-            known = {s for s in sources if s}
-            if len(known) > 1:
-                return True
-        union = frozenset().union(*sources)
-        for k in range(at, end):
-            if places[k].tensor.output:
-                made = frozenset({node}) if roles[k] == "writes" else union
-                written[places[k].tensor.value] = made
-        at = end
-    return False
 
 
 def _outer(
@@ -284,11 +246,7 @@ def _base_name(places: list[Place], roles: list[Role], anchor: int) -> str:
     if not ANONYMOUS.fullmatch(name):
         return name
     written = (p for p, r in zip(places, roles, strict=True) if r == "writes" and p.tensor.output)
-    return _node_name(next(written, places[anchor]).node)
-
-
-def _node_name(node: ir.Node) -> str:
-    return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
+    return next(written, places[anchor]).name
 
 
 def _unique(found: list[Dimension]) -> list[str]:

@@ -93,6 +93,22 @@ def test_compression_that_saves_neither_bytes_nor_time_is_undone(path, monkeypat
         assert again.report.steps[0].status == "kept"
 
 
+def test_compression_that_adds_more_bytes_than_it_saves_time_is_undone(path, monkeypatch):
+    @dataclass(frozen=True)
+    class Grows(_Pads):
+        def run(self, model, ctx):
+            edits = super().run(model, ctx)
+            list(model.graph)[-1].doc_string = "x" * (3 << 20)
+            return edits
+
+    found, _ = timed(path, monkeypatch, FASTER, passes=[Grows()])
+    (step,) = found.report.steps
+    assert step.status == "undone"
+    assert re.fullmatch(r"not worth it: [\d.e+]+x the bytes for 0\.5x the latency", step.reason), (
+        step.reason
+    )
+
+
 def test_compression_that_saves_bytes_needs_no_timing(path, monkeypatch):
     class Drops(_Pads):
         def run(self, model, ctx):

@@ -10,6 +10,7 @@ from graphopt.passes.distill import Distill  # noqa: E402
 from graphopt.passes.int8 import Int8  # noqa: E402
 from graphopt.passes.prune import Prune  # noqa: E402
 
+import graphopt  # noqa: E402
 from graphopt import Budget, Context, optimize  # noqa: E402
 from graphopt.execution.runtime import run, run_each  # noqa: E402
 from graphopt.graph.kept import kept_indices  # noqa: E402
@@ -458,3 +459,30 @@ def test_options_are_checked():
             Distill(**wrong)
     one = Distill(epochs=5, loss="features")
     assert parse(format_pass(one)) == [one]
+
+
+def test_an_ensemble_teaches_one_model(tmp_path):
+    """The mean of two models is learnt, not the original."""
+    first, second = dense(), dense(scale=-2.0)
+    for name, model in (("a", first), ("b", second)):
+        graphopt.save(model, tmp_path / f"{name}.onnx")
+    paths = f"{tmp_path}/a.onnx,{tmp_path}/b.onnx"
+    student, given = dense(), samples()
+    source = student.clone()
+
+    def apart(model):
+        feeds = next(iter(given))
+        mean = (run(first, feeds)["y"] + run(second, feeds)["y"]) / 2
+        return float(np.linalg.norm(run(model, feeds)["y"] - mean) / np.linalg.norm(mean))
+
+    before = apart(student)
+    distil(student, source, given, epochs=20, lr=0.02, loss="mse", teacher=paths)
+    assert apart(student) < 0.25 * before
+
+
+def test_a_teacher_of_another_interface_is_refused(tmp_path):
+    other = parse_model("z = Relu(q)", inputs={"q": ("N", 8)})
+    graphopt.save(other, tmp_path / "o.onnx")
+    ctx = Context(dense(), samples=samples())
+    assert Distill(teacher=f"{tmp_path}/o.onnx").run(ctx.model, ctx) == 0
+    assert [r.reason for r in ctx.refusals] == ["the teacher takes q, the model x"]

@@ -204,3 +204,18 @@ def test_positions_stay_in_float(text):
     x = rng.normal(size=(1, 5000, 8)).astype(np.float32)
     want, got = (run(m, {"x": x})["y"] for m in (model, copy))
     assert np.linalg.norm(want - got) < 0.01 * np.linalg.norm(want)
+
+
+def test_a_product_whose_terms_cancel_stays_float():
+    """Every column of w sums to nothing, and rows of x are nearly one number."""
+    w = W - W.mean(axis=0)
+    x = np.ones_like(X) + 1e-4 * X
+    text = "a = MatMul(x, w)  b = MatMul(z, v)"
+    model = parse_model(text, inputs={"x": x, "z": X}, constants={"w": w, "v": W})
+    ctx = Context(model, target=HALF, samples=Samples([{"x": x, "z": X}]))
+    assert Fp16().run(model, ctx) == 1
+    assert "its output moves by" in ctx.refusals[0].reason
+    assert [n.outputs[0].dtype for n in model.graph if n.op_type == "MatMul"] == [
+        ir.DataType.FLOAT,
+        ir.DataType.FLOAT16,
+    ]

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 from graphopt.passes.int8 import Int8
 
+from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run
 from graphopt.target import ONNX, Int8Scheme
@@ -210,6 +211,40 @@ def test_weights_computed_from_constants_are_folded_first():
         tolerance=TOLERANCE,
     )
     assert operators(model) == ["DynamicQuantizeLinear", "MatMulIntegerToFloat"]
+
+
+def test_what_computed_weights_is_not_stored_once_it_is_gone():
+    """Gates in another order: what reorders them would be stored in integers, were it not dead."""
+    text = """a, b = Split <axis=0, num_outputs=2> (u)  c = Concat <axis=0> (b, a)
+    w = Unsqueeze(c, zero)  y, h, s = LSTM <hidden_size=32> (x, w, r)"""
+    model = parse_model(
+        text,
+        inputs={"x": (6, 1, 64)},
+        constants={"u": normal(128, 64), "r": normal(1, 128, 32), "zero": np.array([0])},
+    )
+    before = run(model, {"x": normal(6, 1, 64)})["y"]
+    ctx = Context(model, target=find_target("cpu"))
+    assert Int8().run(model, ctx) > 0
+    assert operators(model) == ["DynamicQuantizeLSTM"]
+    assert not any("left in float" in note for note in ctx.notes), ctx.notes
+    got = run(model, {"x": normal(6, 1, 64)})["y"]
+    assert np.abs(got - before).max() < 0.1
+
+
+@pytest.mark.parametrize(("columns", "integers"), [(64, 2), (4096, 1)])
+def test_what_is_computed_from_little_stays_so_where_its_integers_outweigh_the_others(
+    columns, integers
+):
+    """A matrix of 16 rows tiled from 16 numbers, beside one of 16 x 64 that is held."""
+    model = parse_model(
+        "h = MatMul(x, w)  a = Tile(u, n)  y = MatMul(h, a)",
+        inputs={"x": (5, 64)},
+        constants={"w": normal(64, 16), "u": normal(16, 1), "n": np.array([1, columns])},
+    )
+    ctx = Context(model, target=FUSED)
+    Int8().run(model, ctx)
+    assert operators(model).count("MatMulIntegerToFloat") == integers
+    assert ("Tile" in operators(model)) == (integers == 1)
 
 
 def test_without_samples_the_report_says_what_is_missing():

@@ -16,7 +16,8 @@ def test_error_is_the_sum_of_squares():
     f, y, w = rows(100, 5, 3, noise=0.5)
     m = Moments.zero(1, 5, 3)
     m.add(f, y)
-    assert np.isclose(error(m, w), ((y - f @ w.transpose(0, 2, 1)) ** 2).sum(), rtol=1e-4)
+    expected = ((y - f @ w.transpose(0, 2, 1)) ** 2).sum(axis=1)
+    np.testing.assert_allclose(error(m, w), expected, rtol=1e-4)
 
 
 def test_without_a_ridge_it_is_least_squares():
@@ -41,6 +42,20 @@ def test_fit_recovers_weight_and_bias():
     weight, bias, _ = gram.fit(w * 0, None)
     np.testing.assert_allclose(weight, w, atol=1e-2)  # the least ridge is 1e-5
     np.testing.assert_allclose(bias, 3.0, atol=1e-2)
+
+
+def test_outputs_of_much_variance_do_not_choose_the_ridge_of_the_others():
+    f, y, w = rows(400, 60, 9)
+    y[:, :, 0] = 100 * normal_rows(400, seed=9)  # noise: for it alone the best weights are none
+    w[:, 0] = 0
+    gram = Gram(1, 60, 9, shift=False)
+    gram.add(f, y, fit=0.8)
+    _, _, ridge = gram.fit(w * 0, None)
+    assert ridge <= 1e-2
+
+
+def normal_rows(n, seed):
+    return np.random.default_rng(seed).standard_normal((1, n))
 
 
 def test_too_few_rows_stay_near_the_prior():

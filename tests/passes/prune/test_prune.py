@@ -78,6 +78,27 @@ def test_removes_what_it_is_told(ratio, of, spread):
     run(copy, {"x": normal(*IMAGES, seed=0)})
 
 
+def test_half_of_the_units_are_half_of_every_dimension():
+    """A pair of heads beside 24 features: neither is spared for the other."""
+    model = parse_model(
+        """q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+        o = com.microsoft.MultiHeadAttention <num_heads=2> (q, k, v)  a = MatMul(o, wo)
+        h = MatMul(a, w1)  r = Relu(h)  y = MatMul(r, w2)""",
+        inputs={"x": (1, 5, 8)},
+        constants={
+            name: normal(*shape, seed=k)
+            for k, (name, shape) in enumerate(
+                {"wq": (8, 12), "wk": (8, 12), "wv": (8, 12), "wo": (12, 6), "w1": (6, 24)}.items()
+            )
+        }
+        | {"w2": normal(24, 3, seed=9)},
+        opset=20,
+    )
+    copy, _, _ = pruned(Prune(ratio=0.5, of="units"), model)
+    left = {n: tuple(v.shape) for n, v in copy.graph.initializers.items() if n in ("wq", "w1")}
+    assert left == {"wq": (8, 6), "w1": (3, 12)}
+
+
 def test_samples_choose_units_and_refit_what_reads_them():
     model = residual()
     plain, _, _ = pruned(Prune(ratio=0.5, compensate=False), model)
@@ -107,6 +128,26 @@ def test_redundant_units_cost_nothing():
     assert copy.graph.initializers["w1"].shape[0] == 12
     # float32 least squares with a ridge of 1e-5 at least
     assert error(model, copy) < 1e-2
+
+
+def test_a_refitted_product_keeps_the_bias_that_is_added_to_it():
+    v = normal(8, 24, seed=1)
+    v[:, 12:] = v[:, :12]  # twelve units, each twice
+    model = parse_model(
+        "a = MatMul (x, v)  b = Add (a, c)  r = Relu (b)  d = MatMul (r, w)  y = Add (d, e)",
+        inputs={"x": (50, 8)},
+        constants={
+            "v": v,
+            "c": np.tile(normal(12, seed=2), 2),
+            "w": normal(24, 5, seed=3),
+            "e": 10 + normal(5, seed=4),
+        },
+    )
+    samples = Samples([{"x": normal(50, 8, seed=k)} for k in range(10)])
+    copy, _, _ = pruned(Prune(layers=(("*", 0.5),)), model, samples=samples)
+    feeds = {"x": normal(50, 8, seed=100)}
+    (expected,), (got,) = run(model, feeds).values(), run(copy, feeds).values()
+    np.testing.assert_allclose(got, expected, atol=1e-2)
 
 
 def test_the_channel_multiple_is_kept():

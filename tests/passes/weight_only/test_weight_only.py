@@ -52,7 +52,7 @@ def test_the_runtime_multiplies_by_what_the_blocks_stand_for(bits, block):
 @pytest.mark.parametrize("rows", [1, 9])
 def test_where_integers_are_fast_activations_are_rounded_block_by_block(bits, rows):
     model = parse_model("y = MatMul(x, w)", inputs={"x": X[:rows]}, constants={"w": W})
-    WeightOnly(bits=bits).run(model, Context(model, target=ROUNDS))
+    WeightOnly(bits=bits, block=64).run(model, Context(model, target=ROUNDS))
     assert model.graph.node(0).attributes["accuracy_level"].as_int() == 4
     stood_for = in_blocks(W.T, bits, 64, np.float32).matrix(160).T
     x = X[:rows] * np.repeat([1e-3, 1, 1e3], [64, 64, 32]).astype(np.float32)
@@ -110,6 +110,32 @@ def test_what_cannot_be_read_in_blocks_stays(text, why):
     assert WeightOnly().run(model, ctx) == 0
     assert "MatMulNBits" not in kinds(model)
     assert why in " ".join(r.reason for r in ctx.refusals)
+
+
+def block_of(model):
+    return model.graph.node(0).attributes["block_size"].as_int()
+
+
+def test_blocks_are_as_long_as_pays():
+    def block(rows, spread, bits=4):
+        w = RNG.standard_normal((rows, 128)) * np.exp(spread * RNG.standard_normal((rows, 1)))
+        w = w.astype(np.float32)
+        x = np.ones((2, rows), np.float32)
+        return block_of(made_by("y = MatMul(x, w)", {"w": w}, x=x, bits=bits))
+
+    assert block(768, 0) == 128  # a scale of 128 weights takes a third of a bit less than one of 32
+    assert block(768, 1.5) < 128  # but here a large weight is never far
+    assert block(160, 0) == 32  # two blocks of 128 would be filled up with 96 zeros
+    assert block(768, 0, bits=2) == 128
+
+
+def test_a_table_whose_rows_only_small_blocks_divide():
+    w = W.reshape(128, 160)[:, :144].copy()  # 9 x 16
+    for bits, left in ((4, "GatherBlockQuantized"), (2, "Gather")):
+        model = parse_model("y = Gather(w, i)", inputs={"i": IDS}, constants={"w": w})
+        WeightOnly(bits=bits).run(model, Context(model, target=TABLES))
+        assert kinds(model) == [left]
+    assert np.isfinite(run(model, {"i": IDS % 128})["y"]).all()
 
 
 def test_a_target_without_the_operator_says_so():
@@ -172,7 +198,7 @@ IDS = np.array([[3, 0, 159], [7, 7, 1]])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_tables_are_looked_up_in_blocks(bits):
     model = parse_model("y = Gather(w, i)", inputs={"i": IDS}, constants={"w": W})
-    WeightOnly(bits=bits).run(model, Context(model, target=TABLES))
+    WeightOnly(bits=bits, block=64).run(model, Context(model, target=TABLES))
     assert kinds(model) == ["GatherBlockQuantized"]
     assert Context(model).get(shapes).static(model.graph.outputs[0]) == (2, 3, 128)
     y = run(model, {"i": IDS})["y"]
@@ -186,7 +212,7 @@ def test_tables_are_looked_up_in_blocks(bits):
 def test_a_tied_head_and_its_table_share_their_numbers(head):
     text = f"h = Gather(w, i) \n t = Transpose<perm = [1, 0]>(w) \n {head}"
     model = parse_model(text, inputs={"i": IDS}, constants={"w": W})
-    WeightOnly(bits=8).run(model, Context(model, target=TABLES))
+    WeightOnly(bits=8, block=64).run(model, Context(model, target=TABLES))
     assert sorted(kinds(model)) == ["GatherBlockQuantized", "MatMulNBits", "Reshape"]
     assert sum(v.const_value.nbytes for v in model.graph.initializers.values()) < 0.28 * W.nbytes
     stood_for = in_blocks(W, 8, 64, np.float32).matrix(128)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from graphopt.analyses.shapes import values as shape_data
 from graphopt.analyses.shapes.by_onnx import by_onnx
 from graphopt.analyses.shapes.facts import DATA_LIMIT, Fact, Shapes, small_data
+from graphopt.analyses.shapes.operators import classical
 from graphopt.analyses.shapes.operators import contrib as shape_extensions
 from graphopt.analyses.shapes.operators import control as shape_bodies
 from graphopt.analyses.shapes.operators import layout as shape_moving
@@ -65,7 +66,8 @@ def _infer(node: ir.Node, inputs: Facts, shapes: Shapes) -> list[Fact] | None:
     if domain == "":
         function = OPERATORS.get(node.op_type)
     else:
-        function = shape_extensions.OPERATORS.get((domain, node.op_type))
+        tables = shape_extensions.OPERATORS, classical.OPERATORS
+        function = next((t[key] for t in tables if (key := (domain, node.op_type)) in t), None)
     facts = None if function is None else function(node, inputs, shapes)
     if facts is None:
         facts = by_onnx(node, domain, inputs, shapes)

@@ -182,7 +182,7 @@ def _block_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fa
 
 _LIKE_FIRST = (
     "BiasGelu FastGelu QuickGelu Gelu BiasSoftmax GroupNorm RotaryEmbedding QLinearSigmoid "
-    "QLinearLeakyRelu QLinearSoftmax BiasDropout Inverse"
+    "QLinearLeakyRelu QLinearSoftmax BiasDropout Inverse MoE QMoE"
 )
 _MS = "com.microsoft"
 

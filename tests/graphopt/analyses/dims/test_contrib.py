@@ -63,10 +63,10 @@ def test_packed_attention():
 
 def test_skip_layer_normalization():
     built = model(
-        """a = MatMul(x, w0)  b = MatMul(x, w1)
+        """a = MatMul(x, w0)  b = MatMul(a, w1)
         n, m, v, s = com.microsoft.SkipLayerNormalization <epsilon=0.001> (a, b, g, c, d)
         t = Add(n, s)  y = MatMul(t, w2)""",
-        TOKENS, w0=(12, 8), w1=(12, 8), g=(8,), c=(8,), d=(8,), w2=(8, 3),
+        TOKENS, w0=(12, 8), w1=(8, 8), g=(8,), c=(8,), d=(8,), w2=(8, 3),
     )  # fmt: skip
     assert found(built) == [(8, "features")]
     assert next(iter(Context(built).get(dimensions).prunable.values())).scope == "residual"

@@ -474,3 +474,27 @@ def test_recurrences_that_start_from_the_same_zeros_are_cut_apart():
     )  # fmt: skip
     assert [s[1:3] for s in sizes(built)] == [(6, "hidden"), (6, "hidden")]
     holds(built, x=np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ("b = MatMul(a, w1)  s = Add(a, b)", "residual"),
+        ("b = MatMul(a, w1)  s = Sum(b, a)", "residual"),
+        ("n = Relu(a)  b = MatMul(n, w1)  c = Tanh(b)  s = Add(c, a)", "residual"),
+        # parallel branches, and a sum of skips: nothing of its width is read on the way
+        ("b = MatMul(x, w2)  s = Add(a, b)", "inner"),
+        ("b = MatMul(x, w2)  c = MatMul(x, w3)  t = Add(a, b)  s = Add(t, c)", "inner"),
+        # a gate: what is added carries the value itself
+        ("b = MatMul(a, w1)  g = Sigmoid(b)  h = Mul(a, g)  s = Add(a, h)", "inner"),
+    ],
+)
+def test_a_sum_is_a_stream_where_it_adds_what_was_made_of_itself(text, scope):
+    built = model(
+        f"a = MatMul(x, w0)  {text}  y = MatMul(s, w4)",
+        TOKENS, w0=(12, 8), w1=(8, 8), w2=(12, 8), w3=(12, 8), w4=(8, 3),
+    )  # fmt: skip
+    assert [(size, kind, where) for _, size, kind, where in sizes(built)] == [
+        (8, "features", scope)
+    ]
+    holds(built)

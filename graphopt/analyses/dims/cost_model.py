@@ -17,12 +17,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.cost import Cost, cost
-from graphopt.analyses.dims import Dimension, Member
+from graphopt.analyses.dims.dimension import Dimension, Member
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
 from graphopt.graph.constants import constant_value
 
-__all__ = ["Of", "Work", "time_like", "work"]
+__all__ = ["Of", "Work", "free_share", "time_like", "work"]
 
 Array = np.ndarray[Any, Any]
 Of = Literal["macs", "params", "units"]
@@ -94,6 +94,12 @@ def work(dims: Mapping[str, Dimension], of: Of, ctx: Context) -> Work:
         if counted is not None and counted.macs and node.name in by_node:
             terms += _macs(node, float(counted.macs), by_node[node.name], ctx)
     return Work(float(total.macs), terms)
+
+
+def free_share(dims: Mapping[str, Dimension], of: Of, ctx: Context) -> float:
+    """The share of the work, in [0, 1], that shrinks with `dims`; the rest touches none of them."""
+    amount = work(dims, of, ctx)
+    return 1 - amount.left(dict.fromkeys(dims, 0.0)) / amount.total if amount.total else 0.0
 
 
 def time_like(dims: Mapping[str, Dimension], ctx: Context) -> Work:

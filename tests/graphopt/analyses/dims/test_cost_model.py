@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from graphopt.passes.prune.cost_model import work
 
 from graphopt import Context, cut
 from graphopt.analyses.cost import cost
 from graphopt.analyses.dims import dimensions
+from graphopt.analyses.dims.cost_model import work
 from graphopt.testing import parse_model
 
 MODELS = {

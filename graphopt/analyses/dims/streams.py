@@ -1,0 +1,87 @@
+"""Residual streams: widths whose values are read, worked on, and added to what was read.
+
+x + f(x)            a stream: f reads x and writes what is added to it
+f(x) + g(x)         parallel branches: nothing of the sum's width is read on the way to it
+x * g(x) + x        a gate: what is added carries x itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise, permutations
+
+import onnx_ir as ir
+
+from graphopt.analyses.dims.operation import Role, Tensor
+
+__all__ = ["Place", "is_residual"]
+
+SUMS = frozenset({"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+#: The nodes that wrote what a value carries of a dimension.
+Writers = frozenset[ir.Node]
+
+
+class Place:
+    """One axis of one tensor at one node."""
+
+    __slots__ = ("axis", "constant", "key", "name", "node", "order", "tensor")
+
+    def __init__(self, order: int, node: ir.Node, tensor: Tensor, axis: int, constant: bool):
+        self.order, self.node, self.tensor, self.axis = order, node, tensor, axis
+        self.constant, self.name = constant, _name(node)
+        self.key = (order, tensor.output, tensor.index, axis)
+
+
+def is_residual(
+    places: Sequence[Place], roles: Sequence[Role], order: Mapping[ir.Node, int]
+) -> bool:
+    """Whether a sum adds to a dimension what was made from its own values.
+
+    Args:
+        places: every axis that carries the dimension, in graph order.
+        roles: the role of each.
+        order: position in the graph of every node.
+    """
+    written: dict[ir.Value, Writers] = {}
+    starts = [k for k, p in enumerate(places) if k == 0 or p.node is not places[k - 1].node]
+    for start, end in pairwise([*starts, len(places)]):
+        node = places[start].node
+        mine = range(start, end)
+        inputs = [k for k in mine if not places[k].tensor.output and not places[k].constant]
+        sources = {k: written.get(places[k].tensor.value, frozenset()) for k in inputs}
+        if node.op_type in SUMS and any(
+            a and b and a.isdisjoint(b) and _follows(a, b, order)
+            for a, b in permutations(sources.values(), 2)
+        ):
+            return True
+        through = frozenset[ir.Node]().union(
+            *(s for k, s in sources.items() if roles[k] != "reads")
+        )
+        for k in mine:
+            if places[k].tensor.output:
+                written[places[k].tensor.value] = (
+                    frozenset({node}) if roles[k] == "writes" else through
+                )
+    return False
+
+
+def _follows(later: Writers, earlier: Writers, order: Mapping[ir.Node, int]) -> bool:
+    """Whether a node of `later` is computed from one of `earlier`."""
+    first = min(order[node] for node in earlier)
+    seen: set[ir.Node] = set()
+    ahead = list(later)
+    while ahead:
+        node = ahead.pop()
+        for value in node.inputs:
+            maker = None if value is None else value.producer()
+            if maker is None or maker in seen or order.get(maker, -1) < first:
+                continue
+            if maker in earlier:
+                return True
+            seen.add(maker)
+            ahead.append(maker)
+    return False
+
+
+def _name(node: ir.Node) -> str:
+    return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type

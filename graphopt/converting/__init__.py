@@ -1,0 +1,1 @@
+"""Models of other frameworks, each converted by its own converter in a process of its own."""

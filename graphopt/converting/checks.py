@@ -1,0 +1,97 @@
+"""Whether a converted model says what the framework says: two batches, two sizes of every axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.converting.process import Converter
+from graphopt.errors import GraphOptError, ModelError
+from graphopt.execution.runtime import run
+from graphopt.samples import bind_shapes, synthetic
+
+__all__ = ["check_against_framework"]
+
+#: Sizes of the first dynamic axis of every input, and of the others.
+SIZES = ((2, 8), (5, 13))
+#: Largest difference, relative to the largest number of an output, that rounding in another order
+#: brings; above it the converter is at fault.
+TOLERANCE = 1e-4
+#: What is drawn about a threshold is moved off it: a framework may compare in float64.
+OFF = 2.0**-8
+
+
+def check_against_framework(model: ir.Model, source: Converter, title: str) -> str:
+    """What the comparison found, as a note.
+
+    Raises:
+        ModelError: an output differs.
+    """
+    worst = 0.0
+    for seed, (rows, others) in enumerate(SIZES):
+        feeds = _drawn(model, rows, others, seed)
+        try:
+            expected = source.predict(feeds)
+        except ModelError as error:
+            if seed:  # another size is none that the model takes
+                return f"{title} does not run at {_shapes(feeds)}: {error}."
+            return f"{title} itself was not asked: {error}."
+        try:
+            got = list(run(model, feeds).values())
+        except GraphOptError as error:
+            raise ModelError(
+                f"the converted model does not run where {title} does, at {_shapes(feeds)}: {error}"
+            ) from error
+        for k, want in expected.items():
+            name = model.graph.outputs[k].name
+            difference = _difference(want, got[k])
+            if not difference <= TOLERANCE:
+                raise ModelError(
+                    f"its converter is at fault: output {name} differs from {title}'s by "
+                    f"{difference:.1g} of the largest number at {_shapes(feeds)}"
+                )
+            worst = max(worst, difference)
+    return f"It agrees with {title} within {worst:.1g} at {len(SIZES)} sizes."
+
+
+def _drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]:
+    given = {}
+    for value in model.graph.inputs:
+        dims = tuple(value.shape) if value.shape is not None else ()
+        free = [k for k, d in enumerate(dims) if not isinstance(d, int)]
+        sizes = {k: rows if k == 0 else others for k in free}
+        given[value.name or ""] = tuple(
+            d if isinstance(d, int) else sizes[k] for k, d in enumerate(dims)
+        )
+    shapes, _ = bind_shapes(model, given)
+    (feeds,) = list(synthetic(model, seed=seed, shapes=shapes, runs=1))[:1]
+    rng = np.random.default_rng(seed)
+    return {
+        k: (x * (1 + OFF * rng.standard_normal(x.shape))).astype(x.dtype)
+        if x.dtype.kind == "f"
+        else x
+        for k, x in feeds.items()
+    }
+
+
+def _difference(want: Any, got: Any) -> float:
+    """The largest, in units of the largest number; infinite where shapes or texts differ."""
+    a, b = np.asarray(want), np.asarray(got)
+    if a.dtype.kind in "OSU":
+        return 0.0 if np.array_equal(a.astype(str).ravel(), b.astype(str).ravel()) else np.inf
+    if a.ndim + 1 == b.ndim and b.shape[-1] == 2:  # one probability of two classes
+        b = b[..., -1]
+    if a.size != b.size:
+        return np.inf
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    if not np.array_equal(np.isnan(x), np.isnan(y)):
+        return np.inf
+    size = max(float(np.nanmax(np.abs(x), initial=0.0)), 1e-12)
+    return float(np.nanmax(np.abs(x - y), initial=0.0)) / size
+
+
+def _shapes(feeds: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={'x'.join(map(str, x.shape))}" for k, x in feeds.items())

@@ -1,0 +1,47 @@
+"""Keras 3: .keras files on the backend that KERAS_BACKEND names."""
+
+from typing import Any
+
+
+def convert(path: str, onnx_path: str) -> Any:
+    """Convert by `Model.export`, in float32, axes of unknown size dynamic."""
+    import keras
+    import numpy as np
+
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    sizes = [[3 if d is None else d for d in x.shape] for x in model.inputs]
+    some = [np.zeros(s, x.dtype) for s, x in zip(sizes, model.inputs, strict=True)]
+    model(some[0] if len(some) == 1 else some, training=False)  # none that has not run is exported
+    if keras.config.backend() == "jax":
+        _scan_forwards()
+    model.export(onnx_path, format="onnx", verbose=False)
+    import onnx
+
+    names = [i.name for i in onnx.load(onnx_path, load_external_data=False).graph.input]
+
+    def predict(feeds: Any) -> list[Any]:
+        arrays = [feeds[n] for n in names]
+        made = model(arrays[0] if len(arrays) == 1 else arrays, training=False)
+        return [np.asarray(keras.ops.convert_to_numpy(x)) for x in keras.tree.flatten(made)]
+
+    return predict
+
+
+def _scan_forwards() -> None:
+    """Let JAX scan forwards over what is turned about: its converter knows no other way."""
+    import jax
+
+    scan = jax.lax.scan
+
+    def turned(tree: Any) -> Any:
+        return jax.tree_util.tree_map(lambda x: jax.numpy.flip(x, 0), tree)
+
+    def forwards(
+        f: Any, init: Any, xs: Any = None, length: Any = None, reverse: bool = False, **others: Any
+    ) -> Any:
+        if not reverse:
+            return scan(f, init, xs, length, **others)
+        carry, ys = scan(f, init, turned(xs), length, **others)
+        return carry, turned(ys)
+
+    jax.lax.scan = forwards

@@ -1,0 +1,50 @@
+"""What converters write that no runtime takes, set right: pooling over more axes than three."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.graph.attributes import attribute
+from graphopt.graph.building import Builder, Names, remove_dead
+
+__all__ = ["mend_pools"]
+
+#: Axes that runtimes pool over.
+MOST = 3
+
+
+def mend_pools(model: ir.Model) -> list[str]:
+    """Pooling (1, 1, N, H, W, C) over all but the first two: over H and W; notes of what was done.
+
+    JAX's `reduce_window` is written so (jax2onnx 0.17): windows and strides of 1 along N and C.
+    """
+    names, mended = Names(model), 0
+    for node in [n for n in model.graph if n.op_type in ("MaxPool", "AveragePool")]:
+        kernel = list(attribute(node, "kernel_shape"))
+        n = len(kernel)
+        strides = list(attribute(node, "strides") or [1] * n)
+        pads = list(attribute(node, "pads") or [0] * 2 * n)
+        given = list(zip(kernel, strides, pads[:n], pads[n:], strict=True))
+        wide = [k for k in range(n) if given[k] != (1, 1, 0, 0)]
+        others = [k for k in range(n) if k not in wide]
+        if n <= MOST or len(wide) > MOST or len(others) != 2 or len(node.outputs) > 1:
+            continue
+        op = Builder(model, node, names)
+        order = [0, 1, *(k + 2 for k in others + wide)]
+        ones = op.constant(np.array([0, 1], np.int64), f"{node.name}/ones")
+        x = op.Squeeze(op.Transpose(node.inputs[0], perm=order), ones)
+        y = op.again(
+            node,
+            [x],
+            kernel_shape=[kernel[k] for k in wide],
+            strides=[strides[k] for k in wide],
+            pads=[pads[k] for k in wide] + [pads[k + n] for k in wide],
+            dilations=None,
+        )
+        back = [int(k) for k in np.argsort(order)]
+        made = op.Transpose(op.Unsqueeze(y, ones), perm=back)
+        op.take_over(node.outputs[0], made)
+        remove_dead([node])
+        mended += 1
+    return [f"{mended} pools over more than {MOST} axes pool over fewer."] if mended else []

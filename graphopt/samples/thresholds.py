@@ -1,0 +1,79 @@
+"""Boundary values of tree ensembles: the numbers about which each column of an input is split."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.graph.attributes import attribute
+from graphopt.graph.ensembles import DOMAIN, ENSEMBLES, Ensemble, Unreadable
+
+__all__ = ["Thresholds", "about", "thresholds_of"]
+
+#: By column, in ascending order; NaN last where a split says what becomes of it.
+Thresholds = tuple[tuple[float, ...], ...]
+#: Share of elements that lie between the thresholds rather than about one of them.
+BETWEEN = 0.25
+#: Values that are followed on the way to a tree.
+LONGEST = 8
+
+
+def thresholds_of(value: ir.Value) -> Thresholds:
+    """What trees compare the columns of an input with, scaled as it is; () if none reads it."""
+    found: dict[int, set[float]] = defaultdict(set)
+    one, zero = np.ones(1), np.zeros(1)
+    todo = [(value, one, zero)]
+    for current, scale, offset in todo:
+        for node, _ in current.uses():
+            if node.domain == DOMAIN and node.op_type in ENSEMBLES:
+                _collect(node, scale, offset, found)
+            elif len(todo) < LONGEST and node.op_type in ("Cast", "Identity"):
+                todo.append((node.outputs[0], scale, offset))
+            elif len(todo) < LONGEST and node.op_type == "Scaler" and scale is one:
+                factor, shift = (np.array(attribute(node, k, one)) for k in ("scale", "offset"))
+                todo.append((node.outputs[0], factor, shift))
+    columns = range(max(found, default=-1) + 1)
+    return tuple(tuple(sorted(found[c], key=lambda t: (t != t, t))) for c in columns)
+
+
+def _collect(
+    node: ir.Node,
+    scale: np.ndarray[Any, Any],
+    offset: np.ndarray[Any, Any],
+    found: dict[int, set[float]],
+) -> None:
+    try:
+        trees = Ensemble.read(node.op_type, {a.name: a.value for a in node.attributes.values()})
+    except Unreadable:
+        return
+    for split in trees.table.splits(trees.roots):
+        by, to = (float(x[split.feature % x.size]) for x in (scale, offset))
+        held = found[split.feature]
+        held.update(t / by + to for t in split.members or (split.value,) if by)
+        if split.missing:
+            held.add(np.nan)
+
+
+def about(
+    thresholds: Thresholds, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray[Any, Any]:
+    """Numbers at thresholds, just below, just above and between; N(0, 1) where there are none."""
+    made: np.ndarray[Any, Any] = rng.standard_normal(shape).astype(dtype)
+    for column, given in enumerate(thresholds[: shape[-1] if shape else 0]):
+        known = np.array(given, dtype)
+        finite = known[np.isfinite(known)]
+        if not known.size:
+            continue
+        drawn = rng.choice(known, shape[:-1])
+        with np.errstate(over="ignore", under="ignore"):
+            sides = [drawn, *(np.nextafter(drawn, dtype.type(end)) for end in (-np.inf, np.inf))]
+        drawn = np.choose(rng.integers(3, size=shape[:-1]), sides)
+        if finite.size:
+            low, high = float(finite[0]), float(finite[-1])
+            wide = rng.uniform(low - 1 - abs(low) / 8, high + 1 + abs(high) / 8, shape[:-1])
+            drawn = np.where(rng.random(shape[:-1]) < BETWEEN, wide, drawn)
+        made[..., column] = drawn
+    return made

@@ -1,0 +1,112 @@
+"""Small models of a framework, written where it is installed: models.py FRAMEWORK FOLDER."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((120, 4)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(int) + (X[:, 2] > 1)
+
+
+def sklearn(folder):
+    import joblib
+    import pandas as pd
+    import skops.io
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    names = np.array(["low", "middle", "high"])[Y]
+    forest = make_pipeline(StandardScaler(), RandomForestClassifier(9, random_state=0))
+    forest.fit(X, names)
+    joblib.dump(forest, folder / "forest.joblib")
+    skops.io.dump(forest, folder / "forest.skops")
+    table = pd.DataFrame({"size": X[:, 0], "town": np.array(["a", "b", "c"])[Y]})
+    columns = ColumnTransformer(
+        [("n", StandardScaler(), ["size"]), ("t", OneHotEncoder(), ["town"])]
+    )
+    joblib.dump(
+        make_pipeline(columns, LogisticRegression()).fit(table, Y > 0), folder / "table.joblib"
+    )
+
+
+def xgboost(folder):
+    import xgboost
+
+    model = xgboost.train(
+        {"objective": "multi:softprob", "num_class": 3, "max_depth": 3}, xgboost.DMatrix(X, Y), 8
+    )
+    model.save_model(folder / "classes.json")
+    model.save_model(folder / "classes.ubj")
+    numbers = xgboost.train({"max_depth": 3}, xgboost.DMatrix(X, X[:, 3]), 8)
+    numbers.save_model(folder / "numbers.json")
+
+
+def lightgbm(folder):
+    import lightgbm
+
+    quiet = {"verbose": -1, "min_data_in_leaf": 3}
+    data = lightgbm.Dataset(X, Y)
+    model = lightgbm.train({"objective": "multiclass", "num_class": 3, **quiet}, data, 8)
+    model.save_model(folder / "classes.txt")
+    lightgbm.train(quiet, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "numbers.txt")
+
+
+def keras(folder):
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+    from keras import layers
+
+    def save(name, *parts):
+        keras.Sequential(parts).save(folder / f"{name}.keras")
+
+    save("dense", keras.Input((8,)), layers.Dense(6, "relu"), layers.Dense(3, "softmax"))
+    pooled = layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.Flatten()
+    save("pooled", keras.Input((8, 8, 3)), *pooled, layers.Dense(3))
+    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))
+    save("both_ways", keras.Input((None, 5)), both, layers.Dense(2))
+
+
+def jax(folder):
+    (folder / "functions.py").write_text(
+        "import jax\nimport jax.numpy as jnp\n\n\ndef dense():\n"
+        "    w = jax.random.normal(jax.random.PRNGKey(0), (8, 4))\n"
+        "    return lambda x: jax.nn.softmax(jnp.tanh(x @ w)), [(('batch', 8), 'float32')]\n"
+    )
+
+
+def tensorflow(folder):
+    import tensorflow as tf
+
+    class Dense(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = tf.Variable(rng.standard_normal((8, 4)).astype(np.float32))
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 8), tf.float32, name="x")])
+        def call(self, x):
+            return {"y": tf.nn.softmax(tf.nn.relu(x) @ self.w)}
+
+    model = Dense()
+    tf.saved_model.save(model, str(folder / "dense"), signatures=model.call)
+    functions = [model.call.get_concrete_function()]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, model)
+    (folder / "dense.tflite").write_bytes(converter.convert())
+
+
+def paddle(folder):
+    import paddle
+    from paddle.static import InputSpec
+
+    model = paddle.nn.Sequential(paddle.nn.Linear(8, 6), paddle.nn.ReLU(), paddle.nn.Linear(6, 3))
+    model.eval()
+    paddle.jit.save(model, str(folder / "dense"), input_spec=[InputSpec([None, 8], "float32", "x")])
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))

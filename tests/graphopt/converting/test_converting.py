@@ -1,0 +1,222 @@
+"""Models of other frameworks: a framework of our own stands for those that are not installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt.converting.converted import (
+    KERAS,
+    LIGHTGBM,
+    PADDLE,
+    PICKLE,
+    SKOPS,
+    TENSORFLOW,
+    XGBOOST,
+)
+from graphopt.converting.mending import mend_pools
+from graphopt.errors import MissingExtra, ModelError, UsageError
+from graphopt.execution.runtime import run
+from graphopt.formats import format_of
+from graphopt.io.reading import NOTES
+from graphopt.testing import parse_model
+
+MODULES = {
+    "lightgbm": """
+        import json
+        class Booster:
+            def __init__(self, model_file):
+                print("chatter on standard output")
+                self.told = json.load(open(model_file))
+            def num_feature(self):
+                return 3
+            def predict(self, x):
+                if self.told.get("raises") and len(x) > self.told["raises"]:
+                    raise ValueError("too many rows")
+                return x.sum(1) * self.told["factor"]
+    """,
+    "onnxmltools": """
+        import os
+        from onnx import parser
+        def convert_lightgbm(model, initial_types, zipmap):
+            if model.told.get("dies"):
+                os._exit(7)
+            if model.told.get("refuses"):
+                raise NotImplementedError("objective " + model.told["refuses"])
+            return parser.parse_model('''
+            <ir_version: 8, opset_import: ["" : 17]>
+            g (float[n, 3] x) => (float[n, 1] y)
+            <float[3, 1] w = {2.0, 2.0, 2.0}> { y = MatMul(x, w) }''')
+    """,
+    "onnxmltools/convert/common/data_types": "FloatTensorType = list",
+}
+
+
+@pytest.fixture
+def framework(tmp_path, monkeypatch):
+    """A Python that has modules of the names that the script for LightGBM asks for."""
+    site = tmp_path / "site"
+    for name, text in MODULES.items():
+        folder = site / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").write_text(textwrap.dedent(text))
+    for name in ("onnxmltools/convert", "onnxmltools/convert/common"):
+        (site / name / "__init__.py").touch()
+    code = f"import sys, runpy; sys.path.insert(0, {str(site)!r}); "
+    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} -c "{code}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("GRAPHOPT_PYTHON_LIGHTGBM", str(python))
+
+    def write(**told):
+        path = tmp_path / "m.txt"
+        path.write_text(json.dumps({"factor": 2.0, **told}))
+        return path
+
+    return write
+
+
+def test_a_model_is_converted_and_compared(framework):
+    model = graphopt.load(framework())
+    x = np.ones((4, 3), np.float32)
+    assert run(model, {"x": x})["y"].tolist() == [[6.0]] * 4
+    assert model.graph.meta[NOTES][0] == "Converted from LightGBM."
+    assert model.graph.meta[NOTES][1].startswith("It agrees with LightGBM within")
+    result = graphopt.optimize(framework(), "clean", measure=False)
+    assert any("Converted from LightGBM" in n for n in result.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (
+            {"factor": 2.001},
+            "its converter is at fault: output y differs from .* by 0.0005",
+        ),
+        ({"refuses": "rank"}, "LightGBM's converter does not take it: .*objective rank"),
+        ({"dies": 1}, "its converter ended with code 7"),
+    ],
+)
+def test_what_does_not_convert_is_refused(framework, told, message):
+    with pytest.raises(ModelError, match=message):
+        graphopt.load(framework(**told))
+
+
+def test_a_size_that_the_framework_does_not_take_is_told(framework):
+    model = graphopt.load(framework(raises=4))
+    assert "LightGBM does not run at x=5x3" in model.graph.meta[NOTES][1]
+
+
+def test_files_that_are_not_there(framework):
+    with pytest.raises(ModelError, match="no such file"):
+        graphopt.load(framework().with_name("other.txt"))
+
+
+def test_a_missing_framework_is_told_with_both_ways(tmp_path, monkeypatch):
+    if importlib.util.find_spec("paddle"):
+        pytest.skip("PaddlePaddle is installed")
+    monkeypatch.delenv("GRAPHOPT_PYTHON_PADDLE", raising=False)
+    (tmp_path / "m.pdmodel").touch()
+    with pytest.raises(MissingExtra, match=r"GRAPHOPT_PYTHON_PADDLE .*graphopt\[paddle\]"):
+        graphopt.load(tmp_path / "m.pdmodel")
+
+
+def test_a_pickle_is_read_only_where_that_is_said(tmp_path):
+    for ending in ("joblib", "pkl", "pickle"):
+        (tmp_path / f"m.{ending}").touch()
+        with pytest.raises(UsageError, match="--trust pickle"):
+            graphopt.load(tmp_path / f"m.{ending}")
+    command = [sys.executable, "-m", "graphopt", "optimize", str(tmp_path / "m.pkl"), "-p", "clean"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "is a pickle" in done.stderr) == (2, True)
+    wrong = subprocess.run([*command, "--trust", "pickles"], capture_output=True, text=True)
+    assert "'pickles' is not one of checked, assumed, pickle" in wrong.stderr
+
+
+def test_formats_by_what_a_path_ends_in(tmp_path):
+    known = {"a.keras": KERAS, "a.tflite": TENSORFLOW, "a.joblib": PICKLE, "a.skops": SKOPS}
+    known |= {"a.json": XGBOOST, "a.ubj": XGBOOST, "a.txt": LIGHTGBM, "a.pdmodel": PADDLE}
+    for name, found in known.items():
+        assert format_of(name) is found
+    (tmp_path / "b.pdiparams").touch()
+    assert format_of(tmp_path / "b.json") is PADDLE
+    (tmp_path / "saved_model.pb").touch()
+    assert format_of(tmp_path) is TENSORFLOW
+    with pytest.raises(UsageError, match="not written for Keras"):
+        graphopt.save(parse_model("y = Relu(x)"), tmp_path / "a.keras")
+
+
+@pytest.mark.parametrize(
+    ("text", "framework"),
+    [
+        ("import jax.numpy as jnp", "jax"),
+        ("from jax import lax", "jax"),
+        ("import torch", None),
+        ("import jax, torch", None),
+        ("not python", None),
+    ],
+)
+def test_functions_of_jax_and_of_pytorch(tmp_path, text, framework):
+    (tmp_path / "f.py").write_text(text)
+    found = format_of(f"{tmp_path}/f.py:build")
+    assert getattr(found, "framework", None) == framework
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools_over_more_axes_than_three(op):
+    """JAX's windows (1, 2, 2, 1) over (N, H, W, C)."""
+    text = f"""a = Unsqueeze(x, first)  b = Unsqueeze(a, first)
+    c = {op} <kernel_shape=[1, 2, 3, 1], strides=[1, 2, 1, 1], pads=[0, 0, 1, 0, 0, 1, 0, 0]> (b)
+    y = Squeeze(c, both)"""
+    constants = {"first": np.array([0]), "both": np.array([0, 1])}
+    model = parse_model(text, inputs={"x": (2, 6, 5, 4)}, constants=constants)
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 4)).astype(np.float32)
+    plain = parse_model(
+        f"y = {op} <kernel_shape=[2, 3], strides=[2, 1], pads=[0, 1, 1, 0]> (x)",
+        inputs={"x": (2, 4, 6, 5)},
+    )
+    expected = run(plain, {"x": x.transpose(0, 3, 1, 2)})["y"]
+    assert mend_pools(model) == ["1 pools over more than 3 axes pool over fewer."]
+    got = run(model, {"x": x})["y"]
+    assert np.allclose(got, expected.transpose(0, 2, 3, 1), atol=1e-6)
+    assert mend_pools(model) == []
+
+
+REAL = Path(__file__).with_name("models.py")
+
+
+def python_of(framework, module):
+    found = os.environ.get(f"GRAPHOPT_PYTHON_{framework.upper()}")
+    if found is None and not importlib.util.find_spec(module):
+        pytest.skip(f"{module} is not installed, and no GRAPHOPT_PYTHON_{framework.upper()} is set")
+    return found or sys.executable
+
+
+@pytest.mark.parametrize(
+    ("framework", "module", "files"),
+    [
+        ("sklearn", "skl2onnx", ["forest.joblib", "forest.skops", "table.joblib"]),
+        ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json"]),
+        ("lightgbm", "lightgbm", ["classes.txt", "numbers.txt"]),
+        ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
+        ("jax", "jax2onnx", ["functions.py:dense"]),
+        ("tensorflow", "tensorflow", ["dense", "dense.tflite"]),
+        ("paddle", "paddle", ["dense.json"]),
+    ],
+)
+def test_real_models(framework, module, files, tmp_path):
+    python = python_of(framework, module)
+    subprocess.run([python, str(REAL), framework, str(tmp_path)], check=True, capture_output=True)
+    for name in files:
+        model = graphopt.load(tmp_path / name, trust="pickle")
+        assert any("It agrees with" in n for n in model.graph.meta[NOTES])
+        result = graphopt.optimize(model, "trees,clean,fold,fuse", measure=False)
+        assert all(s.status in ("kept", "unchanged") for s in result.report.steps)
