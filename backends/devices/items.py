@@ -35,9 +35,9 @@ def one_item(model: ir.Model, batch: int) -> ir.Model | None:
     there once; then it is run, item by item, beside the model.
     """
     clone = model.clone()
-    for value in (*_inputs(clone), *clone.graph.outputs):
-        assert value.shape is not None
-        value.shape = ir.Shape([1, *value.shape[1:]])
+    for end in (*_inputs(clone), *clone.graph.outputs):
+        assert end.shape is not None
+        end.shape = ir.Shape([1, *end.shape[1:]])
     for node in clone.graph:
         for made_here in node.outputs:
             if not made_here.is_graph_output():
