@@ -79,9 +79,7 @@ class Ncnn(Device):
         raw.opt.use_bf16_storage = False
         names = read_names(path, self.name)
         if raw.load_param(str(path)) or raw.load_model(str(path.with_suffix(".bin"))):
-            raise ModelError(
-                f"{path.name} does not open for '{self.name}': ncnn has not all of its layers"
-            )
+            raise ModelError(f"{path.name} does not open for '{self.name}': {_unknown(path)}")
         return NcnnSession(raw, names)
 
 
@@ -121,6 +119,19 @@ class NcnnSession:
                     raise ModelError(f"ncnn cannot compute '{name}' (code {code})")
                 made.append(np.array(result))
             return made
+
+
+def _unknown(path: Path) -> str:
+    """Why a file does not open: the layers that it names and ncnn has not."""
+    import ncnn
+
+    try:
+        lines = path.read_text().splitlines()[2:]
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    kinds = dict.fromkeys(line.split()[0] for line in lines if line.split())
+    absent = [kind for kind in kinds if ncnn.layer_to_index(kind) < 0]
+    return f"ncnn has no layer {', '.join(absent)}" if absent else "it is no network of ncnn"
 
 
 BACKEND = Ncnn()
