@@ -68,6 +68,18 @@ def test_the_name_ends_as_the_target_writes(source, capsys):
     assert Path("model.opt.ort").exists()
 
 
+def test_signed_integers_stay_signed(tmp_path):
+    """onnxruntime's conversion makes them unsigned for x86, and fails where their type is named."""
+    text = "q = QuantizeLinear<output_dtype=3>(x, s, z)  y = DequantizeLinear(q, s, z)"
+    constants = {"s": np.float32(0.1), "z": np.int8(3)}
+    model = parse_model(text, inputs={"x": (2, 8)}, constants=constants, opset=21)
+    path = BACKEND.lower(model, find_target("ort"), tmp_path / "m.ort")
+    config = (tmp_path / "m.required_operators.config").read_text()
+    assert '"int8_t"' in config
+    assert "uint8_t" not in config
+    assert BACKEND.session(path, find_target("ort"))({"x": X})["y"].dtype == np.float32
+
+
 class Miscompiled:
     """A runtime that computes something else than the model."""
 
