@@ -12,7 +12,7 @@ from graphopt.backend import find_target
 from graphopt.cli import main
 from graphopt.deploy.manifest import read_manifest
 from graphopt.deploy.sessions import session
-from graphopt.errors import InputError, ModelError
+from graphopt.errors import InputError, ModelError, UsageError
 from graphopt.testing import parse_model
 
 X = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
@@ -59,6 +59,14 @@ def test_its_own_file_is_replaced_and_another_is_not(source, capsys):
     assert optimize("-o", "m.ort") == 2
     assert "m.ort exists and is not graphopt's" in capsys.readouterr().err
     assert Path("m.ort").read_bytes() == b"somebody's"
+
+
+def test_a_file_of_somebody_else_s_beside_it_is_not_replaced(model, tmp_path):
+    mine = tmp_path / "m.required_operators.config"
+    mine.write_text("somebody's")
+    with pytest.raises(UsageError, match=r"m\.required_operators\.config is not graphopt's"):
+        BACKEND.lower(model, find_target("ort"), tmp_path / "m.ort")
+    assert [(p, p.read_text()) for p in tmp_path.iterdir()] == [(mine, "somebody's")]
 
 
 def test_the_name_ends_as_the_target_writes(source, capsys):
