@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.device import Device
-from graphopt.backends.devices.forms import in_plain_forms
+from graphopt.backends.devices.forms import FOR_NCNN, in_plain_forms
 from graphopt.backends.devices.items import batch_of, one_item
 from graphopt.backends.devices.names import Names, read_names, write_names
 from graphopt.backends.devices.process import run_program
@@ -46,7 +46,7 @@ class Ncnn(Device):
         source = path.with_suffix(".onnx")
         batch = batch_of(model)
         item = one_item(model, batch) if batch > 1 else None
-        save(in_plain_forms(model if item is None else item), source)
+        save(in_plain_forms(model if item is None else item, *FOR_NCNN), source)
         before = set(path.parent.iterdir())
         given = {"ncnnparam": path, "ncnnbin": path.with_suffix(".bin")}
         command = [Path(spec.origin).with_name("pnnx"), source, "fp16=0"]

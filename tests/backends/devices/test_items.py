@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from graphopt.backends.devices.forms import in_plain_forms
+from graphopt.backends.devices.forms import FOR_NCNN, in_plain_forms
 from graphopt.backends.devices.items import batch_of, one_item
 
 from graphopt.execution.runtime import run
@@ -85,11 +85,41 @@ def test_a_guard_of_masked_scores_stays_and_gives_its_value():
     assert (got[1] == 0).all()
 
 
-def test_a_signal_is_normalized_as_an_image_of_one_row():
-    constants = {"s": drawn(3), "b": drawn(3)}
-    text = "y = InstanceNormalization<epsilon=0.01>(x, s, b)"
-    model = parse_model(text, inputs={"x": (2, 3, 7)}, constants=constants)
-    made = in_plain_forms(model)
-    assert kinds(made) == {"Reshape": 2, "InstanceNormalization": 1}
-    x = drawn(2, 3, 7)
+GRU = {"w": drawn(1, 12, 3), "r": drawn(1, 12, 4), "b": drawn(1, 24)}
+STATE = 'y = GRU<hidden_size=4>(x, w, r, b, "", z)'
+COLUMNS = "t = Transpose<perm=[1,0]>(x)  g = GatherND(t, i)  y = Transpose<perm=[1,0]>(g)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "constants", "left"),
+    [
+        (
+            "y = InstanceNormalization<epsilon=0.01>(x, s, b)",
+            (2, 3, 7),
+            {"s": drawn(3), "b": drawn(3)},
+            {"Reshape": 2, "InstanceNormalization": 1},
+        ),
+        (STATE, (5, 2, 3), {**GRU, "z": np.zeros((1, 2, 4), np.float32)}, {"GRU": 1}),
+        (
+            "y = ReduceMean<keepdims=0>(x, a)",
+            (2, 5, 3),
+            {"a": np.array([1])},
+            {"Transpose": 1, "GlobalAveragePool": 1, "Reshape": 1},
+        ),
+        ("y = Gather<axis=1>(x, i)", (2, 5, 3), {"i": np.array(-1)}, {"Slice": 1, "Reshape": 1}),
+        (COLUMNS, (2, 5), {"i": np.array([[3], [0]])}, {"MatMul": 1}),
+    ],
+)
+def test_forms_for_ncnn(text, shape, constants, left):
+    model = parse_model(text, inputs={"x": shape}, constants=constants)
+    made = in_plain_forms(model, *FOR_NCNN)
+    assert kinds(made) == left
+    x = drawn(*shape)
     np.testing.assert_allclose(run(made, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-5)
+
+
+def test_only_a_first_state_of_zeros_goes():
+    for z, kept in ((np.zeros((1, 2, 4), np.float32), 4), (drawn(1, 2, 4), 6)):
+        model = parse_model(STATE, inputs={"x": (5, 2, 3)}, constants={**GRU, "z": z})
+        (node,) = in_plain_forms(model, *FOR_NCNN).graph
+        assert len(node.inputs) == kept
