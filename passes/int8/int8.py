@@ -14,6 +14,7 @@ from graphopt.passes.int8.constant_weights import settle_weights
 from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
 from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
+from graphopt.passes.int8.halves import close_halves, open_halves
 from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
@@ -147,9 +148,10 @@ class Int8(Pass):
                 "int8 found its ranges on random inputs: give real --samples, "
                 "or accuracy may suffer."
             )
+        halves = open_halves(model, ctx)
         given = self._opened(model, ctx, scheme)
         weights = settle_weights(model, ctx)
-        settled += bool(given) + open_fused(model, ctx) + weights.edits
+        settled += (halves is not None) + bool(given) + open_fused(model, ctx) + weights.edits
         static = samples is not None or bool(given)
         forms = {n.name or "": f for n, f in by_node(self.layers, model.graph, "int8").items()}
         for node in model.graph if given else ():  # trained ranges are better than those of a run
@@ -233,6 +235,7 @@ class Int8(Pass):
         apply(model, ctx, plan, *rounded(choice), scheme)
         if trained:
             trained.put(model, float_, ctx)
+        close_halves(model, halves or set())
         return settled + len(plan) + len(plan.stored)
 
     def _raised(self, model: ir.Model, ctx: Context) -> bool:

@@ -33,8 +33,8 @@ INSIDE = 0.3
 #: A class of nodes is taken back for a gain above this; lookups, which save bytes, for more.
 GAIN, LOOKUPS_GAIN = 0.99, 0.95
 LOOKUPS = "lookups"
-#: Elements of a row from which on an unfolded convolution gains where that is not timed.
-LONG = 256
+#: Elements of a row, and of all, from which on an unfolded convolution gains where it is not timed.
+LONG, LARGE = 256, 1 << 14
 #: Everything that may be, in integers.
 DRAFT = Choice()
 SLOWER = "integers are slower there than float"
@@ -61,15 +61,16 @@ def gains_in_blocks(model: ir.Model, ctx: Context, node: ir.Node, quantize: Quan
     """Whether `node`, of which the target has a product in blocks, is no slower as that.
 
     Products are always faster. A convolution is unfolded for it: not timed, it gains from rows of
-    `LONG` elements on, but for one over all places of an image, which are many.
+    `LONG` elements on where the matrix is `LARGE`, but for one over all places of an image, which
+    are many.
     """
     if node.op_type != "Conv":
         return True
     weight = weight_of(node.inputs[1])
     if not ctx.timed:
-        taps = weight.shape[1:] if weight is not None else (0,)
-        image = len(taps) > 2 and max(taps[1:]) == 1
-        return math.prod(taps) >= LONG and not image
+        shape = weight.shape if weight is not None else (0, 0)
+        image = len(shape) > 3 and max(shape[2:]) == 1
+        return math.prod(shape[1:]) >= LONG and math.prod(shape) >= LARGE and not image
     trials, blocks = _Trials(model, ctx, Plan(), quantize), {node.name or "": "blocks"}
     ratio = ctx.faster(
         f"int8 blocks {trials.signature(node)}",

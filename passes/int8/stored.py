@@ -90,13 +90,23 @@ def store(
             integers = np.clip(np.rint(array / scales), -top, top)
             if rounded is not None and np.array_equal(rounded[1], scales.reshape(-1)):
                 integers = rounded[0]
-            scale = writer.initializer(scales, f"{value.name}_scale")
-            whole = integers.astype(np.int32)
-            restored = _read(writer, whole, bits, scale, dtype, value.name or "W")
+            if bits == 16 and np.array_equal(array, array.astype(np.float16)):
+                restored = _widened(writer, array, value.name or "W")
+            else:
+                scale = writer.initializer(scales, f"{value.name}_scale")
+                whole = integers.astype(np.int32)
+                restored = _read(writer, whole, bits, scale, dtype, value.name or "W")
             restored.type = ir.TensorType(dtype)
             restored.shape = ir.Shape(array.shape)
             writer.restored[key] = restored
         node.replace_input_with(k, writer.restored[key])
+
+
+def _widened(writer: Writer, array: Array, name: str) -> ir.Value:
+    """What halves hold exactly, as halves."""
+    held = writer.initializer(array.astype(np.float16), f"{name}_half")
+    float_ = {"to": int(ir.DataType.FLOAT)}
+    return writer.node("Cast", [held], name, origin=[], attributes=float_).outputs[0]
 
 
 def _read(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -8,6 +10,7 @@ from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples
+from graphopt.target import ONNX
 from graphopt.testing import check, parse_model
 
 # One 8-bit step is 1/255 of the range; rounding both operands of a dot product of normal values
@@ -196,7 +199,7 @@ def test_a_computed_weight_is_left():
     )
 
 
-def test_half_precision_is_left():
+def test_half_precision_is_left_where_the_target_has_it():
     x = normal(3, 4).astype(np.float16)
     check(
         Int8(),
@@ -205,6 +208,7 @@ def test_half_precision_is_left():
         inputs={"x": x},
         constants={"w": normal(4, 4).astype(np.float16)},
         samples=Given({"x": x}),
+        target=dataclasses.replace(ONNX, precisions=("float32", "float16")),
     )
 
 

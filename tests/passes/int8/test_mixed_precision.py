@@ -10,6 +10,7 @@ from graphopt.budget import Budget
 from graphopt.context import Context
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples
+from graphopt.target import ONNX
 from graphopt.testing import parse_model
 
 # Three convolutions; the input of the second has one channel a thousand times the others, which the
@@ -152,7 +153,7 @@ def test_a_pass_that_makes_nothing_integer_leaves_the_model_as_it_was():
     assert error(ctx.model, [run(poisoned()[0], f)["y"] for f in feeds], feeds) == 0
 
 
-def test_half_precision_is_left_to_itself():
+def test_half_precision_is_left_to_itself_where_the_target_has_it():
     """Types that no shape inference has told: the weights say them."""
     half = normal(8, 8).astype(np.float16)
     model = parse_model(
@@ -164,6 +165,7 @@ def test_half_precision_is_left_to_itself():
         for value in node.outputs:
             if not value.is_graph_output():
                 value.type = None
-    ctx = Context(model, samples=Samples([{"x": normal(4, 8)}]))
+    has = dataclasses.replace(ONNX, precisions=("float32", "float16"))
+    ctx = Context(model, samples=Samples([{"x": normal(4, 8)}]), target=has)
     assert Int8().run(model, ctx) == 0
     assert [r.reason for r in ctx.refusals] == ["it computes in float16, not in float32"]

@@ -102,7 +102,8 @@ def test_weights_of_half_precision_have_8_or_12_bits(bits):
     )
     feeds = {"x": normal(4, 64)}
     before = run(model, feeds)["y"]
-    facts = {precision.FACT: {"left": {}, "bits": _bits(model, bits)}}
+    stored = _bits(model, bits)
+    facts = {precision.FACT: {"left": dict.fromkeys(stored, "said so"), "bits": stored}}
     Int8().run(model, Context(model, target=CPU, facts=facts))
     held = [v.const_value for v in model.graph.initializers.values() if v.const_value.size > 1000]
     assert sum(t.nbytes for t in held) == 64 * 64 * bits / 8

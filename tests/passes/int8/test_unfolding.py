@@ -158,6 +158,7 @@ def test_what_needs_no_ranges_is_integer_in_branches_too(monkeypatch):
     Int8().run(short, Context(short, target=CPU))  # not timed: rows of 96 elements gain nothing
     assert "MatMulNBits" not in [n.op_type for n in all_nodes(short.graph)]
     monkeypatch.setattr(speed, "LONG", 64)
+    monkeypatch.setattr(speed, "LARGE", 256)
     assert Int8().run(model, Context(model, target=CPU)) > 0
     found = [n.op_type for n in all_nodes(model.graph)]
     assert found.count("MatMulNBits") == 2
