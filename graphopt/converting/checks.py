@@ -13,7 +13,7 @@ from graphopt.errors import GraphOptError, ModelError
 from graphopt.execution.runtime import run
 from graphopt.samples import bind_shapes, synthetic
 
-__all__ = ["check_against_framework"]
+__all__ = ["check_against_framework", "difference", "drawn"]
 
 #: Sizes of the first dynamic axis of every input, and of the others.
 SIZES = ((2, 8), (5, 13))
@@ -32,7 +32,7 @@ def check_against_framework(model: ir.Model, source: Converter, title: str) -> s
     """
     worst = 0.0
     for seed, (rows, others) in enumerate(SIZES):
-        feeds = _drawn(model, rows, others, seed)
+        feeds = drawn(model, rows, others, seed)
         try:
             expected = source.predict(feeds)
         except ModelError as error:
@@ -47,17 +47,18 @@ def check_against_framework(model: ir.Model, source: Converter, title: str) -> s
             ) from error
         for k, want in expected.items():
             name = model.graph.outputs[k].name
-            difference = _difference(want, got[k])
-            if not difference <= TOLERANCE:
+            apart = difference(want, got[k])
+            if not apart <= TOLERANCE:
                 raise ModelError(
                     f"its converter is at fault: output {name} differs from {title}'s by "
-                    f"{difference:.1g} of the largest number at {_shapes(feeds)}"
+                    f"{apart:.1g} of the largest number at {_shapes(feeds)}"
                 )
-            worst = max(worst, difference)
+            worst = max(worst, apart)
     return f"It agrees with {title} within {worst:.1g} at {len(SIZES)} sizes."
 
 
-def _drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]:
+def drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]:
+    """Inputs of so many rows, other dynamic axes of size `others`; off what trees split at."""
     given = {}
     for value in model.graph.inputs:
         dims = tuple(value.shape) if value.shape is not None else ()
@@ -67,7 +68,7 @@ def _drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]
             d if isinstance(d, int) else sizes[k] for k, d in enumerate(dims)
         )
     shapes, _ = bind_shapes(model, given)
-    (feeds,) = list(synthetic(model, seed=seed, shapes=shapes, runs=1))[:1]
+    feeds = next(iter(synthetic(model, seed=seed, shapes=shapes, runs=1)))
     rng = np.random.default_rng(seed)
     return {
         k: (x * (1 + OFF * rng.standard_normal(x.shape))).astype(x.dtype)
@@ -77,7 +78,7 @@ def _drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]
     }
 
 
-def _difference(want: Any, got: Any) -> float:
+def difference(want: Any, got: Any) -> float:
     """The largest, in units of the largest number; infinite where shapes or texts differ."""
     a, b = np.asarray(want), np.asarray(got)
     if a.dtype.kind in "OSU":

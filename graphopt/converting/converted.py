@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import onnx
@@ -16,7 +18,7 @@ import onnx_ir as ir
 
 from graphopt.converting.checks import check_against_framework
 from graphopt.converting.mending import mend_pools
-from graphopt.converting.process import converter
+from graphopt.converting.process import Converter, converter
 from graphopt.errors import GraphOptError, MissingExtra, ModelError, UsageError
 from graphopt.io.reading import NOTES, SOURCE, Source, from_proto
 
@@ -45,38 +47,45 @@ class Converted:
 
     def load(self, path: str) -> ir.Model:
         """Convert, and compare with the framework's own outputs."""
+        with self.opened(path) as (model, _):
+            return model
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[ir.Model, Converter]]:
+        """The converted model, and the framework's, to be asked meanwhile."""
         file = Path(path.rpartition(":")[0] if path.rpartition(":")[0].endswith(".py") else path)
         if not file.exists():
             raise ModelError("no such file")
         chosen = os.environ.get(self.variable, "")
         faults: list[GraphOptError] = []
         for backend in (chosen,) if chosen else self.backends:
-            try:
-                model = self._converted(path, backend)
-                break
-            except (MissingExtra, ModelError) as error:
-                faults.append(error)
-        else:
-            told = [e for e in faults if not isinstance(e, MissingExtra)]
-            if len(told) < 2:
-                raise (told or faults)[0]
-            raise ModelError("; ".join(map(str, told)))
-        status = file.stat()
-        model.graph.meta[SOURCE] = Source(file, frozenset({(status.st_dev, status.st_ino)}))
-        return model
+            with ExitStack() as stack:
+                try:
+                    model, source = self._converted(path, backend, stack)
+                except (MissingExtra, ModelError) as error:
+                    faults.append(error)
+                    continue
+                status = file.stat()
+                same = frozenset({(status.st_dev, status.st_ino)})
+                model.graph.meta[SOURCE] = Source(file, same)
+                yield model, source
+                return
+        told = [e for e in faults if not isinstance(e, MissingExtra)]
+        if len(told) < 2:
+            raise (told or faults)[0]
+        raise ModelError("; ".join(map(str, told)))
 
-    def _converted(self, path: str, backend: str) -> ir.Model:
+    def _converted(self, path: str, backend: str, stack: ExitStack) -> tuple[ir.Model, Converter]:
         title = f"{self.title} on {backend}" if backend else self.title
         environment = {self.variable: backend} if backend else {}
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
-            folder = Path(name)
-            with converter(self.framework, title, path, folder, environment) as source:
-                model = from_proto(onnx.load(folder / "model.onnx"))
-                notes = mend_pools(model)
-                notes.append(check_against_framework(model, source, title))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
+        source = stack.enter_context(converter(self.framework, title, path, folder, environment))
+        model = from_proto(onnx.load(folder / "model.onnx"))
+        notes = mend_pools(model)
+        notes.append(check_against_framework(model, source, title))
         told = model.graph.meta.get(NOTES, ())
         model.graph.meta[NOTES] = (f"Converted from {title}.", *notes, *told)
-        return model
+        return model, source
 
     def save(self, model: ir.Model, path: Path, *, external: bool | None = None) -> None:
         """Refuse: models are written as ONNX or PyTorch programs."""

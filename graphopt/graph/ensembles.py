@@ -55,6 +55,12 @@ class Split:
     no: int
     members: tuple[float, ...] = ()
 
+    def between(self, yes: int, no: int) -> Split:
+        """The same question, with other branches."""
+        if (yes, no) == (self.yes, self.no):
+            return self
+        return Split(self.mode, self.feature, self.value, self.missing, yes, no, self.members)
+
 
 class Table:
     """Splits and leaves by number, each once."""
@@ -208,7 +214,7 @@ def _tree(start: int, row: Callable[[int], _Row], table: Table, shared: int) -> 
             made[k] = table.add(found)
         else:
             split, yes, no = found
-            made[k] = table.add(dataclasses.replace(split, yes=made[yes], no=made[no]))
+            made[k] = table.add(split.between(made[yes], made[no]))
     return made[start]
 
 

@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import Message
 
 from graphopt.errors import ModelError
+from graphopt.io.mxnet import mend_mxnet
 
 __all__ = ["mend", "take_maps"]
 
@@ -31,7 +32,7 @@ def mend(proto: onnx.ModelProto) -> list[str]:
             if _forget_negative(value.type):
                 unknown.append(value.name)
         renamed += _tell_apart(nodes)
-    notes = []
+    notes = mend_mxnet(proto)
     listed = _list_initializers(proto)
     if listed:
         notes.append(

@@ -29,6 +29,7 @@ __all__ = [
     "THRESHOLD",
     "Source",
     "data_path",
+    "declare_tensor",
     "examples_of",
     "from_proto",
     "graphs_of",
@@ -86,6 +87,11 @@ def set_aside(model: ir.Model) -> dict[str, onnx.TypeProto]:
     """Types of inputs and outputs that `onnx_ir` cannot represent, by name."""
     found: dict[str, onnx.TypeProto] = model.graph.meta.get(_TYPES, {})
     return found
+
+
+def declare_tensor(model: ir.Model, name: str) -> None:
+    """Let an output that was set aside be the tensor that it has become: another interface."""
+    model.graph.meta[_TYPES] = {n: t for n, t in set_aside(model).items() if n != name}
 
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:

@@ -148,7 +148,7 @@ def skeleton_of(model: ir.Model | Skeleton) -> Skeleton:
         proto = ir.to_proto(model)
     types = set_aside(model)
     for value in (*proto.graph.input, *proto.graph.output):
-        if value.name in types and not value.HasField("type"):
+        if value.name in types:
             value.type.CopyFrom(types[value.name])
     _finish(proto.graph, sparse)
     for function in proto.functions:

@@ -64,10 +64,10 @@ class _Equivalence:
         self.a, self.b, self.table, self.dtype = a, b, table, dtype
         self.zeros = self._ignores_zeros()
         self.work = 0
-        self.numbers = self._representatives([*a.roots, *b.roots])
         rng = np.random.default_rng(0)
+        numbers = self._representatives([*a.roots, *b.roots])
         self.probes: list[Row] = [
-            {f: float(rng.choice(n)) for f, n in self.numbers.items()} for _ in range(PROBES)
+            {f: float(rng.choice(n)) for f, n in numbers.items()} for _ in range(PROBES)
         ]
 
     def __call__(self) -> bool:
@@ -162,9 +162,7 @@ class _Equivalence:
         if isinstance(row, Leaf):
             return self.table.add(Leaf(tuple((o, w * n) for o, w in row.weights)))
         yes, no = self._scaled(row.yes, n), self._scaled(row.no, n)
-        return self.table.add(
-            Split(row.mode, row.feature, row.value, row.missing, yes, no, row.members)
-        )
+        return self.table.add(row.between(yes, no))
 
     def _results(self, root: int, n: int) -> tuple[Payload, ...]:
         """What a tree, its weights times `n`, says of the probes."""
@@ -194,10 +192,10 @@ class _Equivalence:
 
     def equal(self, one: int, two: int) -> bool:
         """Whether two trees are one function."""
-        return one == two or self._follow(one, two, {})
+        return one == two or self._follow(one, two, self._representatives([one, two]))
 
     def _follow(self, one: int, two: int, left: Mapping[int, np.ndarray]) -> bool:
-        """`left`: by feature the numbers that come this way, all where there is none."""
+        """`left`: by feature the numbers that come this way."""
         self.work += 1
         if self.work > LARGEST:
             raise Unprovable("its trees are too large to be followed together")
@@ -208,18 +206,30 @@ class _Equivalence:
             return self._payload(first) == self._payload(second)
         split = first if isinstance(first, Split) else second
         assert isinstance(split, Split)
-        numbers = left.get(split.feature, self.numbers[split.feature])
+        numbers = left[split.feature]
+        alike = (
+            isinstance(first, Split) and isinstance(second, Split) and _test(first) == _test(second)
+        )
         taken = _taken(split, numbers)
         other = ~taken
         if split.mode == "MEMBER":  # of NaN in it nothing is said
             taken, other = taken | np.isnan(numbers), other | np.isnan(numbers)
-        for side, some in ((split.yes, numbers[taken]), (split.no, numbers[other])):
+        for side, some in (("yes", numbers[taken]), ("no", numbers[other])):
             if not some.size:
                 continue
-            pair = (side, two) if split is first else (one, side)
+            # both go the same way where both ask the same, else the one that asks
+            pair = (
+                getattr(first, side) if alike or split is first else one,
+                getattr(second, side) if alike or split is not first else two,
+            )
             if not self._follow(*pair, {**left, split.feature: some}):
                 return False
         return True
+
+
+def _test(split: Split) -> tuple[object, ...]:
+    """What a split asks."""
+    return split.mode, split.feature, split.value, split.missing, split.members
 
 
 def _taken(split: Split, x: np.ndarray) -> np.ndarray:

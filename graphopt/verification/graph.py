@@ -12,6 +12,7 @@ from graphopt.errors import ModelError
 from graphopt.execution.caches import quantized_caches
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
+from graphopt.io.reading import set_aside
 from graphopt.io.signatures import STANDARD
 from graphopt.io.skeleton import Skeleton, skeleton_of
 
@@ -121,6 +122,7 @@ def changed_signature(source: ir.Model, model: ir.Model) -> str:
     may be declared. A cache may come to be held in integers.
     """
     caches = quantized_caches(model)
+    maps = set_aside(model)
     for kind in ("input", "output"):
         old = [v for v in getattr(source.graph, f"{kind}s") if not v.is_initializer()]
         new = [v for v in getattr(model.graph, f"{kind}s") if not v.is_initializer()]
@@ -128,6 +130,8 @@ def changed_signature(source: ir.Model, model: ir.Model) -> str:
             names = (", ".join(v.name or "?" for v in vs) for vs in (old, new))
             return "{}s {} became {}".format(kind, *names)
         for a, b in zip(old, new, strict=True):
+            if b.name in maps and b.type is not None:
+                return f"{kind} {a.name}: dictionaries became {b.type}"
             if a.dtype is not None and a.dtype != b.dtype and b.name not in caches:
                 return f"{kind} {a.name}: type {a.dtype} became {b.dtype}"
             if a.shape is not None and not _refines(a.shape, b.shape):

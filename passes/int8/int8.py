@@ -5,40 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
 import onnx_ir as ir
+from graphopt.passes.int8.applying import apply, drop_unused
 from graphopt.passes.int8.calibrator_choice import best_ranges
 from graphopt.passes.int8.constant_weights import settle_weights
-from graphopt.passes.int8.dynamic import multiply, quantize_at_run_time
-from graphopt.passes.int8.embeddings import quantize_table, tie
 from graphopt.passes.int8.equalization import balance
 from graphopt.passes.int8.halves import close_halves, open_halves
-from graphopt.passes.int8.insert import insert, integers_of
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.int8.plan import BLOCK, FOLDS, Choice, Mode, Plan, make_plan
+from graphopt.passes.int8.plan import FOLDS, Choice, Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
-from graphopt.passes.int8.recurrent import quantize_lstm
 from graphopt.passes.int8.requantize import form_of, open_quantized
 from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import SLOWER, gains_in_blocks, slower_nodes, worth_their_borders
-from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.told import tell, why_nothing
-from graphopt.passes.int8.unfolding import unfold, unfolds
 from graphopt.passes.int8.unfuse import open_fused
 from graphopt.passes.int8.writer import Writer
-from graphopt.passes.weight_only.writer import BlockWriter
 
-from graphopt.analyses.linear import linear_of
 from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import METHODS, Method, Observed, Range, calibrate
 from graphopt.context import Context
 from graphopt.errors import ModelError
-from graphopt.graph.building import remove_dead
-from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
@@ -56,9 +46,6 @@ Asked = Callable[[ir.Node], bool]
 OUTLIER = 128.0
 #: Values that exceed what other samples show by this factor are said.
 HELD = 1.5
-#: What exporters note on nodes (stack traces and the like). A node made integer loses it: it would
-#: be 2 % of a small integer file, and the source's node, which `graphopt.from` names, has it.
-EXPORTER = ("pkg.torch.onnx.", "pkg.onnxscript.", "namespace")
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
 
@@ -228,7 +215,7 @@ class Int8(Pass):
                 ctx.model = untouched  # what was opened and balanced was for integers
                 ctx.edits.clear()
             else:
-                _drop_unused(model)
+                drop_unused(model)
             ctx.invalidate()
             return ctx.nothing(why_nothing(untouched, plan))
         float_ = model.clone() if trained else model
@@ -261,7 +248,7 @@ class Int8(Pass):
         if not ctx.edit("Requantize", str(form)):
             return {}
         given = open_quantized(Writer(model, ctx))
-        _drop_unused(model)
+        drop_unused(model)
         ctx.invalidate()
         ctx.note(
             f"The model was quantized already ({form}) in a form that is slow on "
@@ -343,71 +330,3 @@ def _unseen(plan: Plan, given: Mapping[str, Range]) -> list[str]:
             for v in (*(node.inputs[i] for i in kind.data), *node.outputs, plan.output(node))
         )
     ]
-
-
-def apply(
-    model: ir.Model,
-    ctx: Context,
-    plan: Plan,
-    ranges: Mapping[str, Range],
-    refined: Mapping[str, Refined],
-    scheme: Int8Scheme,
-) -> None:
-    """Make the nodes of `plan` integer and drop what they leave behind."""
-    bits = 7 if scheme.reduce_range else 8
-    grids = make_grids(plan, ranges, scheme)
-    weights = make_weights(plan, grids, scheme)
-    shifts: dict[ir.Node, np.ndarray[Any, Any]] = {}
-    for node, (_, scales) in list(weights.items()):
-        better = refined.get(node.name or "")
-        if better is not None and np.array_equal(better.scales, scales):
-            weights[node], shifts[node] = (better.integers, scales), better.shift
-    writer = Writer(model, ctx)
-    tie(writer, plan.tables, plan.dynamic, weights)
-    whole = scheme.bias == "int32"
-    insert(writer, plan, grids, weights, shifts=shifts, integer_bias=whole, pack=scheme.conv_pack)
-    quantized: dict[ir.Value, list[ir.Value]] = {}
-    dead = [*plan.tables, *plan.recurrent]
-    for node, kind in plan.dynamic.items():
-        x = node.inputs[0]
-        assert x is not None
-        if x not in quantized:
-            quantized[x] = quantize_at_run_time(writer, x, node)
-        dead.append(multiply(writer, node, kind, weights[node], quantized[x]))
-    for node in plan.joined:
-        dead.append(multiply(writer, node, plan.nodes[node], weights[node], integers_of(node)))
-    blocks = BlockWriter(model, ctx)
-    for node in plan.blocks:
-        folded = unfolds(node)
-        product = node if folded is None else unfold(model, folded, blocks.names)
-        op = linear_of(product)
-        assert not isinstance(op, str)
-        blocks.replace(op, (8, BLOCK), None)
-        dead.append(node)
-    for node in plan.tables:
-        quantize_table(writer, node)
-    for node in plan.recurrent:
-        quantize_lstm(writer, node, bits=bits)
-    for node, (positions, width) in plan.stored.items():
-        known = refined.get(node.name or "") if width == 8 else None
-        rounded = None if known is None else (known.integers, known.scales)
-        store(writer, node, positions, width, rounded)
-    remove_dead(dead)
-    _drop_unused(model)
-    for node in (*plan.nodes, *plan.clamps.values()):
-        for key in [k for k in node.metadata_props if k.startswith(EXPORTER)]:
-            del node.metadata_props[key]
-    ctx.invalidate()
-
-
-def _drop_unused(model: ir.Model) -> None:
-    """Remove constants nothing reads any more: no dead float copies."""
-    held = ("Constant", "Identity", "Transpose")
-    remove_dead(n for n in list(all_nodes(model.graph)) if n.op_type in held)
-    for graph in all_graphs(model.graph):
-        for name in [n for n, v in graph.initializers.items() if not _read(v)]:
-            del graph.initializers[name]
-
-
-def _read(value: ir.Value) -> bool:
-    return bool(value.uses()) or value.is_graph_input() or value.is_graph_output()

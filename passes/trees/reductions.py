@@ -56,7 +56,7 @@ def _reached(
     if yes is None or no is None:
         left = no if yes is None else yes
         return number if left is None else left
-    return table.add(dataclasses.replace(row, yes=yes, no=no))
+    return table.add(row.between(yes, no))
 
 
 def _sides(split: Split, x: _Range, dtype: type[np.floating]) -> tuple[_Range, _Range]:
@@ -204,8 +204,7 @@ def _rebuilt(
         elif isinstance(row, Leaf):
             known[stack.pop()] = k
         elif row.yes in known and row.no in known:
-            new = dataclasses.replace(row, yes=known[row.yes], no=known[row.no])
-            known[stack.pop()] = made_of(new, table)
+            known[stack.pop()] = made_of(row.between(known[row.yes], known[row.no]), table)
         else:
             stack += [row.yes, row.no]
     return known[number]

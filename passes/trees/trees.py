@@ -21,6 +21,7 @@ from graphopt.graph.building import Builder, remove_dead
 from graphopt.graph.ensemble_attributes import attributes_of
 from graphopt.graph.ensembles import DOMAIN, ENSEMBLES, Ensemble, Split, Unreadable
 from graphopt.graph.traverse import all_nodes
+from graphopt.io.reading import declare_tensor
 
 __all__ = ["Trees"]
 
@@ -94,8 +95,11 @@ def _reduce(node: ir.Node, model: ir.Model, ctx: Context) -> int:
     node.attributes.update({a.name: a for a in made})
     provenance.derive([node], [node], ctx.pass_name)
     if edits:
-        sizes = [f"{len(e.roots)} trees with {_splits(e)} splits" for e in (had, trees)]
-        ctx.note(f"{node.name or node.op_type}: {sizes[0]} became {sizes[1]}.")
+        was, now = (
+            "{} trees, {} splits and {} votes".format(len(e.roots), *_counts(e))
+            for e in (had, trees)
+        )
+        ctx.note(f"{node.name or node.op_type}: {was} became {now}.")
     return edits or 1
 
 
@@ -106,6 +110,8 @@ def _without_map(node: ir.Node, model: ir.Model, ctx: Context) -> int:
         return 0
     labels = next((a.value for a in node.attributes.values()), ())
     p.type, p.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([None, len(labels)])
+    if made.is_graph_output():
+        declare_tensor(model, made.name or "")
     Builder(model, node).take_over(made, p)
     remove_dead([node])
     return 1
@@ -119,15 +125,17 @@ def _same_votes(new: Ensemble, old: Ensemble) -> bool:
     return old.votes == (frozenset(o for o, _ in voted), any(w < 0 for _, w in voted))
 
 
-def _splits(trees: Ensemble) -> int:
-    """Splits of all trees; equal subtrees of two are two."""
-    rows, found, stack = trees.table.rows, 0, list(trees.roots)
+def _counts(trees: Ensemble) -> tuple[int, int]:
+    """Splits, and weights of leaves, of all trees; equal subtrees of two are two."""
+    rows, splits, votes, stack = trees.table.rows, 0, 0, list(trees.roots)
     while stack:
         row = rows[stack.pop()]
         if isinstance(row, Split):
-            found += 1
+            splits += 1
             stack += [row.yes, row.no]
-    return found
+        else:
+            votes += len(row.weights)
+    return splits, votes
 
 
 def _bytes(attributes: Iterable[ir.Attr]) -> int:

@@ -19,6 +19,8 @@ def convert(path: str, onnx_path: str) -> Any:
 
     def predict(feeds: Any) -> list[Any]:
         found = model.predict(xgboost.DMatrix(feeds["x"]))
-        return [None, found] if labelled else [found]
+        if not labelled:
+            return [found]
+        return [found.argmax(1) if found.ndim == 2 else (found > 0.5).astype(int), found]
 
     return predict

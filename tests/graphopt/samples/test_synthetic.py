@@ -374,3 +374,58 @@ def test_an_input_that_is_too_large_is_not_drawn():
     huge = model("y = Relu(x)", {"x": (FLOAT, [1 << 31])})
     with pytest.raises(SamplesError, match=r"8\.6 GB: too large to draw; give --samples"):
         synthetic(huge, shapes={"x": (1 << 31,)})
+
+
+def trees(mode: str = "BRANCH_LEQ", missing: int = 0) -> onnx.NodeProto:
+    """x[1] at 3, x[0] at -2; columns are scaled by 2 after 1 was taken away."""
+    return helper.make_node(
+        "TreeEnsembleRegressor", ["s"], ["y"], domain="ai.onnx.ml", n_targets=1,
+        nodes_treeids=[0] * 5, nodes_nodeids=[0, 1, 2, 3, 4], nodes_featureids=[1, 0, 0, 0, 0],
+        nodes_modes=[mode, mode, "LEAF", "LEAF", "LEAF"], nodes_values=[3.0, -2.0, 0.0, 0.0, 0.0],
+        nodes_truenodeids=[1, 3, 0, 0, 0], nodes_falsenodeids=[2, 4, 0, 0, 0],
+        nodes_missing_value_tracks_true=[missing, 0, 0, 0, 0],
+        target_treeids=[0] * 3, target_nodeids=[2, 3, 4], target_ids=[0] * 3,
+        target_weights=[1.0, 2.0, 3.0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_trees_read_lies_about_their_thresholds(scaled: bool) -> None:
+    before = (
+        helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])
+        if scaled
+        else helper.make_node("Cast", ["x"], ["s"], to=1)
+    )
+    graph = helper.make_graph(
+        [before, trees(missing=1)], "g",
+        [helper.make_tensor_value_info("x", 1, [None, 3])],
+        [helper.make_tensor_value_info("y", 1, [None, 1])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    samples = list(synthetic(made, seed=0, shapes={"x": (1, 3)}))
+    assert len(samples) == 64  # a row takes one way down a tree
+    x = np.concatenate([s["x"] for s in samples])
+    for column, at in enumerate((0.0, 2.5) if scaled else (-2.0, 3.0)):
+        threshold = np.float32(at)
+        seen = set(x[:, column].tolist())
+        wanted = {threshold, *(np.nextafter(threshold, np.float32(e)) for e in (-np.inf, np.inf))}
+        assert wanted <= seen
+    assert np.isnan(x[:, 1]).any()
+    assert not np.isnan(x[:, 0]).any()
+    assert 0.5 < x[:, 2].std() < 1.5
+
+
+def test_texts_that_an_encoder_knows() -> None:
+    node = helper.make_node(
+        "OneHotEncoder", ["x"], ["y"], domain="ai.onnx.ml", cats_strings=["red", "green"]
+    )
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.STRING, [None, 1])],
+        [helper.make_tensor_value_info("y", 1, [None, 1, 2])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    (first, *_) = synthetic(made, seed=0, shapes={"x": (20, 1)})
+    assert set(first["x"].ravel().tolist()) == {"red", "green"}

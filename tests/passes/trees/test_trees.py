@@ -1,5 +1,6 @@
 """Trees: what goes, what stays, and that every edit is proved. Ensembles are built by hand."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.context import Context
 from graphopt.execution.runtime import run
+from graphopt.graph.building import Builder, remove_dead
+from graphopt.pass_ import Pass
 from graphopt.proving.evidence import examine
 from graphopt.samples import synthetic
 from graphopt.testing import parse_model
@@ -374,6 +377,27 @@ def test_dictionaries_become_a_tensor_where_that_is_asked_for(tmp_path):
     rows = run(graphopt.load(tmp_path / "out.onnx"), {"x": np.zeros((2, 3), np.float32)})
     assert rows["chances"].tolist() == [[0.0, 1.0, 0.0]] * 2
     assert list(result.model.graph.outputs[1].shape)[1] == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Unzip(Pass):
+    """Puts a tensor where dictionaries were, and says nothing of it."""
+
+    def run(self, model, ctx):
+        (node,) = [n for n in model.graph if n.op_type == "ZipMap"]
+        if not ctx.edit("Unzip", node):
+            return 0
+        Builder(model, node).take_over(node.outputs[0], node.inputs[0])
+        remove_dead([node])
+        model.graph.outputs[1].type = ir.TensorType(ir.DataType.FLOAT)
+        return 1
+
+
+def test_nobody_else_changes_dictionaries(tmp_path):
+    onnx.save(zipped(), tmp_path / "m.onnx")
+    (step,) = graphopt.optimize(tmp_path / "m.onnx", [Unzip()], measure=False).report.steps
+    assert step.status == "undone"
+    assert "dictionaries became" in step.reason or "invalid graph" in step.reason
 
 
 def test_models_without_trees_say_so():
