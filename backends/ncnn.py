@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.device import Device
-from graphopt.backends.devices.forms import in_plain_forms
+from graphopt.backends.devices.forms import FOR_NCNN, in_plain_forms
+from graphopt.backends.devices.items import batch_of, one_item
 from graphopt.backends.devices.names import Names, read_names, write_names
 from graphopt.backends.devices.process import run_program
 
@@ -43,7 +44,9 @@ class Ncnn(Device):
         assert spec is not None
         assert spec.origin is not None
         source = path.with_suffix(".onnx")
-        save(in_plain_forms(model), source)
+        batch = batch_of(model)
+        item = one_item(model, batch) if batch > 1 else None
+        save(in_plain_forms(model if item is None else item, *FOR_NCNN), source)
         before = set(path.parent.iterdir())
         given = {"ncnnparam": path, "ncnnbin": path.with_suffix(".bin")}
         command = [Path(spec.origin).with_name("pnnx"), source, "fp16=0"]
@@ -53,14 +56,14 @@ class Ncnn(Device):
         made = set(path.parent.iterdir()) - before
         for file in (source, *(made - {path, path.with_suffix(".bin")})):
             file.unlink()
-        write_names(model, path, items=_batch(model))
+        write_names(model, path, items=batch)
 
     def check(self, model: ir.Model, target: Target, made: Path) -> None:
         """As every device; pnnx tells not whether it took a leading axis for a batch."""
         try:
             super().check(model, target, made)
         except ModelError:
-            if _batch(model) == 1:
+            if batch_of(model) == 1:
                 raise
             write_names(model, made, items=1)
             super().check(model, target, made)
@@ -76,9 +79,7 @@ class Ncnn(Device):
         raw.opt.use_bf16_storage = False
         names = read_names(path, self.name)
         if raw.load_param(str(path)) or raw.load_model(str(path.with_suffix(".bin"))):
-            raise ModelError(
-                f"{path.name} does not open for '{self.name}': ncnn has not all of its layers"
-            )
+            raise ModelError(f"{path.name} does not open for '{self.name}': {_unknown(path)}")
         return NcnnSession(raw, names)
 
 
@@ -120,12 +121,17 @@ class NcnnSession:
             return made
 
 
-def _batch(model: ir.Model) -> int:
-    """The size of the leading axis that all inputs and outputs share, or 1."""
-    values = [*(v for v in model.graph.inputs if not v.is_initializer()), *model.graph.outputs]
-    first = {str(v.shape[0]) if v.shape else "" for v in values}
-    (only,) = first if len(first) == 1 else ("",)
-    return int(only) if only.isdigit() else 1
+def _unknown(path: Path) -> str:
+    """Why a file does not open: the layers that it names and ncnn has not."""
+    import ncnn
+
+    try:
+        lines = path.read_text().splitlines()[2:]
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    kinds = dict.fromkeys(line.split()[0] for line in lines if line.split())
+    absent = [kind for kind in kinds if ncnn.layer_to_index(kind) < 0]
+    return f"ncnn has no layer {', '.join(absent)}" if absent else "it is no network of ncnn"
 
 
 BACKEND = Ncnn()

@@ -46,7 +46,14 @@ class OrtFormat(Device):
         """Write `NAME.ort` and `NAME.required_operators.config`."""
         source = path.with_suffix(".onnx")
         save(model, source)
-        arguments = (source, "--output_dir", path.parent, "--optimization_style", "Fixed")
+        arguments: tuple[object, ...] = (
+            source,
+            "--output_dir",
+            path.parent,
+            "--optimization_style",
+            "Fixed",
+        )
+        arguments += ("--target_platform", "arm")  # signed activations stay signed
         run_module(CONVERTER, [*arguments, "--enable_type_reduction"], path.parent)
         for file in path.parent.glob(f"{source.name}*"):
             file.unlink()

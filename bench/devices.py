@@ -168,8 +168,9 @@ def page(rows: dict[str, Any]) -> str:
     for name in names:
         found = [cells.get(("small", name, t)) for t in targets]
         lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
-    ran = [sum("error" in (cells.get(("small", n, t)) or {}) for n in names) for t in targets]
-    lines.append(f"| executed | {' | '.join(f'{k} of {len(names)}' for k in ran)} |")
+    tried = [[row for n in names if (row := cells.get(("small", n, t)))] for t in targets]
+    ran = [f"{sum('error' in row for row in rows)} of {len(rows)}" for rows in tried]
+    lines.append(f"| executed | {' | '.join(ran)} |")
     trained = sorted(key for key in cells if key[0] == "glyphs")
     if trained:
         lines += [

@@ -21,9 +21,9 @@ from graphopt.backends.devices.fixed import at_fixed_shapes, free_dimensions
 from graphopt.backends.devices.trial import run_apart
 
 from graphopt.backend import Arrays, Session, Timing
-from graphopt.deploy.manifest import Manifest, write_manifest
+from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import processors
-from graphopt.errors import MissingExtra, ModelError
+from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.execution.runtime import run_each
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.measuring.statistics import time_pair
@@ -97,7 +97,9 @@ class Device(abc.ABC):
     def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
         """Write the file, unless what it computes differs from what the model computes.
 
-        Raises ModelError: what cannot be converted, or by how much the outputs differ.
+        Raises:
+            ModelError: what cannot be converted, or by how much the outputs differ.
+            UsageError: a file of somebody else's lies where one beside it goes.
         """
         path = path.with_suffix(self.suffix) if path.suffix == ".onnx" else path
         given = at_fixed_shapes(model, target) if self.fixed else model
@@ -106,9 +108,10 @@ class Device(abc.ABC):
             self.convert(given, target, made)
             self.check(given, target, made)
             files = sorted(p for p in Path(folder).iterdir())
+            others = tuple(p.name for p in files if p.name != path.name)
+            _check_others(path, others)
             replace_files([(path.with_name(p.name), [p.read_bytes()]) for p in files])
             digest = hashlib.sha256(made.read_bytes()).hexdigest()
-        others = tuple(p.name for p in files if p.name != path.name)
         manifest = dataclasses.replace(self.how(model, target), sha256=digest, files=others)
         write_manifest(path, manifest)
         return path
@@ -151,6 +154,15 @@ class Device(abc.ABC):
         opened = self.open(path, target)
         timing = time_pair(lambda: opened(feeds), lambda: opened(feeds), 0.1)
         return {path.stem: timing.a_ms}
+
+
+def _check_others(path: Path, names: Sequence[str]) -> None:
+    """Raise UsageError if a file beside `path`, which is no part of it, would be replaced."""
+    known = read_manifest(path)
+    for name in names:
+        file = path.with_name(name)
+        if file.exists() and (known is None or name not in known.files):
+            raise UsageError(f"{file} is not graphopt's: move it, or name another output")
 
 
 def difference(expected: Arrays, got: Arrays) -> float:

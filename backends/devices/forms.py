@@ -10,31 +10,116 @@ from graphopt.backends.openvino_forms import PoolAll
 
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
+from graphopt.graph.constants import constant_value
 from graphopt.rewriting.driver import apply_rules
-from graphopt.rewriting.rules import Bind, Replacement, Rule, Verdict, Walker
+from graphopt.rewriting.rules import Replacement, Rule, Walker
 
-__all__ = ["in_plain_forms"]
+__all__ = ["FOR_NCNN", "in_plain_forms"]
 
 #: What scores are made with that no mask has put an infinity into.
 _FINITE = frozenset({"MatMul", "Mul", "Div", "Transpose", "Reshape", "Gemm"})
 
 
-class SoftmaxGuard(Rule):
+class SoftmaxGuard(Walker):
     """Where(IsNaN(s), c, s), s = Softmax(x) -> s, x a product that nothing was added to
 
     Exporters guard attention against rows that are masked as a whole; here there is no mask.
     """
 
-    def pattern(self, op: Any, x: Any, c: Any, axis: Any) -> Any:
-        s = op.Softmax(x, axis=axis)
-        return op.Where(op.IsNaN(s), c, s)
+    roots = ("Where",)
 
-    def check(self, x: ir.Value) -> Verdict:
-        node = x.producer()
-        return Bind() if node is not None and node.op_type in _FINITE else None
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        test, _, s = node.inputs
+        guard, softmax = (None if v is None else v.producer() for v in (test, s))
+        if s is None or guard is None or guard.op_type != "IsNaN" or guard.inputs[0] is not s:
+            return None
+        if softmax is None or softmax.op_type != "Softmax" or softmax.inputs[0] is None:
+            return None
+        source = softmax.inputs[0].producer()
+        if source is None or source.op_type not in _FINITE:
+            return None
+        return Replacement(lambda op: s, (guard,))
 
-    def rewrite(self, op: Any, x: Any, axis: Any) -> Any:
-        return op.Softmax(x, axis=axis)
+
+class ZeroState(Walker):
+    """LSTM(x, w, r, b, , 0, 0) -> LSTM(x, w, r, b), GRU likewise"""
+
+    roots = ("GRU", "LSTM")
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        tensors = [constant_value(v) for v in node.inputs[5:7] if v is not None]
+        if not tensors or any(t is None or t.numpy().any() for t in tensors):
+            return None
+        if len(node.outputs) != 1 or any(v is not None for v in (node.inputs[4], *node.inputs[7:])):
+            return None
+        return Replacement(lambda op: op.again(node, node.inputs[:4]))
+
+
+class SequenceMean(Walker):
+    """ReduceMean(x[n, t, c], 1) -> GlobalAveragePool(x[n, c, t]), without its last axis"""
+
+    roots = ("ReduceMean",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        axes = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
+        x = node.inputs[0]
+        dims = None if x is None else ctx.get(shapes).static(x)
+        keeps = node.attributes.get_int("keepdims", 1)
+        if dims is None or len(dims) != 3 or axes is None or axes.numpy().tolist() != [1] or keeps:
+            return None
+
+        def build(op: Any) -> Any:
+            pooled = op.GlobalAveragePool(op.Transpose(x, perm=[0, 2, 1]))
+            return op.Reshape(pooled, op.constant(np.array([dims[0], dims[2]]), "shape"))
+
+        return Replacement(build)
+
+
+class OneTaken(Walker):
+    """Gather(x, i), one i that is known -> Reshape(Slice(x, i, i + 1)), where axis 0 is kept"""
+
+    roots = ("Gather",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        x, at, axis = (
+            node.inputs[0],
+            constant_value(node.inputs[1]),
+            node.attributes.get_int("axis", 0),
+        )
+        known = ctx.get(shapes)
+        dims, made = (None if v is None else known.static(v) for v in (x, node.outputs[0]))
+        if at is None or at.shape.rank() or not axis or dims is None or made is None:
+            return None
+        first = int(at.numpy()) % dims[axis]
+
+        def build(op: Any) -> Any:
+            limits = [op.constant(np.array([k]), "limit") for k in (first, first + 1, axis)]
+            return op.Reshape(op.Slice(x, *limits), op.constant(np.array(made), "shape"))
+
+        return Replacement(build)
+
+
+class ColumnsTaken(Walker):
+    """Transpose(GatherND(Transpose(x), i)) -> MatMul(x, the columns of the identity that i names)
+
+    For matrices of finite numbers: no network of ncnn gathers from what it computes.
+    """
+
+    roots = ("Transpose",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        taken = None if node.inputs[0] is None else node.inputs[0].producer()
+        if taken is None or taken.op_type != "GatherND" or taken.inputs[0] is None:
+            return None
+        turn, indices = taken.inputs[0].producer(), constant_value(taken.inputs[1])
+        if turn is None or turn.op_type != "Transpose" or turn.inputs[0] is None:
+            return None
+        x = turn.inputs[0]
+        dims = ctx.get(shapes).static(x)
+        if indices is None or indices.numpy().shape[1:] != (1,) or dims is None or len(dims) != 2:
+            return None
+        columns = np.eye(dims[1], dtype=np.float32)[:, indices.numpy()[:, 0]]
+        return Replacement(lambda op: op.MatMul(x, op.constant(columns, "columns")), (taken,))
 
 
 class IsNan(Rule):
@@ -67,9 +152,16 @@ class SignalNorm(Walker):
         return Replacement(build)
 
 
-def in_plain_forms(model: ir.Model) -> ir.Model:
-    """A clone of `model` (it shares the weights) in forms that converters take."""
+#: What pnnx and ncnn take in no other form.
+FOR_NCNN = (SignalNorm, ZeroState, SequenceMean, OneTaken, ColumnsTaken)
+
+
+def in_plain_forms(model: ir.Model, *more: type[Walker]) -> ir.Model:
+    """A clone of `model` (it shares the weights) in forms that converters take, `more` included."""
     clone = model.clone()
-    for rules in ((SoftmaxGuard, PoolAll, SignalNorm), (IsNan,)):
-        apply_rules(clone, Context(clone), rules)
+    for node in clone.graph.all_nodes():
+        if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0:
+            node.attributes.pop("axis", None)  # pnnx knows an embedding by its absence
+    apply_rules(clone, Context(clone), (SoftmaxGuard, PoolAll, *more))
+    apply_rules(clone, Context(clone), (IsNan,))
     return clone

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.device import Device
+from graphopt.backends.openvino_forms import in_its_forms
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
@@ -47,7 +48,7 @@ class LiteRt(Device):
         from graphopt.backends.litert.tables import TABLE
         from graphopt.backends.litert.writer import Writer
 
-        path.write_bytes(Writer(model, TABLE).run())
+        path.write_bytes(Writer(in_its_forms(model), TABLE).run())
 
     def open(self, path: Path, target: Target) -> LiteRtSession:
         """Open the file in the interpreter, with XNNPACK."""

@@ -37,10 +37,7 @@ def unary(code: str, options: str = "") -> Lower:
     """An operator of one operand."""
 
     def lower(w: Writer, node: ir.Node) -> None:
-        value = node.inputs[0]
-        assert value is not None
-        axes = w.axes(value)
-        x = w.read(value, axes)
+        x, axes = w.operand(node)
         kind = x.dtype if x.grid is None else "float32"
         w.give(node.outputs[0], w.emit(code, [x], x.shape, options, kind), axes)
 
@@ -87,20 +84,14 @@ def where(w: Writer, node: ir.Node) -> None:
 
 def is_nan(w: Writer, node: ir.Node) -> None:
     """IsNaN(x) -> x != x"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     w.give(node.outputs[0], w.emit("NOT_EQUAL", [x, x], x.shape, "NotEqual", "bool"), axes)
 
 
 def power(w: Writer, node: ir.Node) -> None:
     """x^2 -> x * x; x^0.5 -> Sqrt(x); others -> POW"""
     exponent = w.array(node.inputs[1])
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) in (2.0, 0.5):
         two = float(exponent.reshape(-1)[0]) == 2.0
         made = w.emit("MUL", [x, x], x.shape, "Mul") if two else w.emit("SQRT", [x], x.shape)
@@ -111,19 +102,13 @@ def power(w: Writer, node: ir.Node) -> None:
 
 def reciprocal(w: Writer, node: ir.Node) -> None:
     """1 / x"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     w.give(node.outputs[0], w.emit("DIV", [w.floats(1.0), x], x.shape, "Div"), axes)
 
 
 def clip(w: Writer, node: ir.Node) -> None:
     """Minimum(Maximum(x, low), high)"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     if x.grid is not None:
         raise Refused("a Clip in integers")
     for code, k in (("MAXIMUM", 1), ("MINIMUM", 2)):
@@ -134,30 +119,21 @@ def clip(w: Writer, node: ir.Node) -> None:
 
 def gelu(w: Writer, node: ir.Node) -> None:
     """Gelu(x) -> GELU"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     tanh = w.attribute(node, "approximate", "none") == "tanh"
     w.give(node.outputs[0], w.emit("GELU", [x], x.shape, "Gelu", approximate=tanh), axes)
 
 
 def leaky(w: Writer, node: ir.Node) -> None:
     """LeakyRelu(x) -> LEAKY_RELU"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     alpha = float(w.attribute(node, "alpha"))
     w.give(node.outputs[0], w.emit("LEAKY_RELU", [x], x.shape, "LeakyRelu", alpha=alpha), axes)
 
 
 def hard_sigmoid(w: Writer, node: ir.Node) -> None:
     """max(0, min(1, alpha x + beta))"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     alpha, beta = (w.floats(w.attribute(node, k)) for k in ("alpha", "beta"))
     x = w.emit("ADD", [w.emit("MUL", [x, alpha], x.shape, "Mul"), beta], x.shape, "Add")
     x = w.emit("MAXIMUM", [x, w.floats(0.0)], x.shape, "MaximumMinimum")
@@ -167,10 +143,7 @@ def hard_sigmoid(w: Writer, node: ir.Node) -> None:
 
 def swish(w: Writer, node: ir.Node) -> None:
     """x * Sigmoid(alpha x)"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     alpha = float(w.attribute(node, "alpha", 1.0))
     scaled = x if alpha == 1.0 else w.emit("MUL", [x, w.floats(alpha)], x.shape, "Mul")
     gate = w.emit("LOGISTIC", [scaled], x.shape)
@@ -179,10 +152,7 @@ def swish(w: Writer, node: ir.Node) -> None:
 
 def cast(w: Writer, node: ir.Node) -> None:
     """Cast(x) -> CAST"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     kind = str(ir.DataType(w.attribute(node, "to")).numpy())
     made = x if kind == x.dtype else w.emit("CAST", [x], x.shape, "Cast", kind)
     w.give(node.outputs[0], made, axes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.backends.litert.convolution import last, pad
 from graphopt.backends.litert.flatbuffer import codes
+from graphopt.backends.litert.windows import last, pad
 from graphopt.backends.litert.writer import Lower, Refused, Writer, plain_axes
 
 __all__ = ["MOVING"]
@@ -63,20 +63,15 @@ def split(w: Writer, node: ir.Node) -> None:
 
 def slices(w: Writer, node: ir.Node) -> None:
     """Slice(x) -> STRIDED_SLICE"""
-    value = node.inputs[0]
-    assert value is not None
-    axes = w.axes(value)
-    x = w.read(value, axes)
+    x, axes = w.operand(node)
     starts, ends = w.integers(node, 1) or [], w.integers(node, 2) or []
     chosen = w.integers(node, 3) or list(range(len(starts)))
     steps = w.integers(node, 4) or [1] * len(starts)
-    dims = w.shape(value)
     begin, end, stride = [0] * x.rank, list(x.shape), [1] * x.rank
     mask = 0
     for start, stop, axis, step in zip(starts, ends, chosen, steps, strict=True):
-        axis %= len(dims)
-        low, high, by = slice(start, stop, step).indices(dims[axis])
-        at = axes.index(axis)
+        at = axes.index(axis % x.rank)
+        low, high, by = slice(start, stop, step).indices(x.shape[at])
         begin[at], end[at], stride[at] = low, high, by
         mask |= (1 << at) if high < 0 else 0  # backwards to the first
     shape = [len(range(*t)) for t in zip(begin, end, stride, strict=True)]

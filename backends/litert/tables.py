@@ -7,6 +7,7 @@ from graphopt.backends.litert.convolution import CONVOLUTION
 from graphopt.backends.litert.elementwise import BINARY, COMPARED, UNARY
 from graphopt.backends.litert.moving import MOVING
 from graphopt.backends.litert.norms import NORMS
+from graphopt.backends.litert.pooling import POOLING
 from graphopt.backends.litert.products import PRODUCTS
 from graphopt.backends.litert.quantized import QUANTIZATION, in_integers
 from graphopt.backends.litert.recurrent import RECURRENT
@@ -21,6 +22,7 @@ _FLOAT: dict[str, Lower] = {
     **CONVOLUTION,
     **MOVING,
     **NORMS,
+    **POOLING,
     **PRODUCTS,
     **RECURRENT,
     **UNARY,

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.backends.litert.flatbuffer import Array, Grid, Tensor, TfLite
+from graphopt.backends.litert.emitting import Emitter
+from graphopt.backends.litert.flatbuffer import Array, Grid, Tensor
 
 from graphopt.analyses.shapes.analysis import infer
 from graphopt.errors import ModelError
@@ -42,21 +43,18 @@ def plain_axes(rank: int) -> Axes:
     return tuple(range(rank))
 
 
-class Writer:
+class Writer(Emitter):
     """One model being written.
 
     Attributes:
         model: fixed shapes, folded.
-        file: what is written to.
-        grid: of the result, while a node is written in integers.
     """
 
     def __init__(self, model: ir.Model, table: Mapping[str, Lower]) -> None:
-        self.model, self.file, self.shapes = model, TfLite(), infer(model)
-        self.grid: Grid | None = None
+        super().__init__()
+        self.model, self.shapes = model, infer(model)
         self._table = table
         self._held: dict[ir.Value, list[Held]] = {}
-        self._requantized: dict[tuple[Tensor, Grid], Tensor] = {}
         self._done: set[ir.Node] = set()
 
     # --- what a node asks for ---------------------------------------------------------------
@@ -106,6 +104,13 @@ class Writer:
             assert node.inputs[0] is not None
             return self.axes(node.inputs[0])
         return held[0].axes if held else plain_axes(len(self.shape(value)))
+
+    def operand(self, node: ir.Node) -> tuple[Tensor, Axes]:
+        """The first input of a node with its axes as they are at hand, and their order."""
+        value = node.inputs[0]
+        assert value is not None
+        axes = self.axes(value)
+        return self.read(value, axes), axes
 
     def read(self, value: ir.Value | None, axes: Axes | None = None) -> Tensor:
         """A value with its axes in this order, or its own."""
@@ -190,16 +195,6 @@ class Writer:
         source = self.read(node.inputs[0], axes)
         return self.emit("DEQUANTIZE", [source], source.shape)
 
-    def requantize(self, x: Tensor, grid: Grid) -> Tensor:
-        """The same numbers on another grid."""
-        if x.grid == grid and x.dtype == "int8":
-            return x
-        if (x, grid) not in self._requantized:
-            made = self.file.tensor(x.shape, "int8", grid=grid)
-            self.file.operator("QUANTIZE", [x], [made])
-            self._requantized[x, grid] = made
-        return self._requantized[x, grid]
-
     def real(self, value: ir.Value | None) -> Array | None:
         """The numbers of a constant, also of one that a DequantizeLinear reads; else None."""
         node = None if value is None else value.producer()
@@ -218,63 +213,6 @@ class Writer:
             along = [-1 if k == axis else 1 for k in range(source.ndim)]
             scale, zero = scale.reshape(along), zero.reshape(along) if zero.size > 1 else zero
         return (source.astype(np.float64) - zero) * scale
-
-    # --- what a node writes -----------------------------------------------------------------
-
-    def emit(
-        self,
-        code: str,
-        inputs: Sequence[Tensor | None],
-        shape: Sequence[int],
-        options: str = "",
-        dtype: str = "float32",
-        **given: Any,
-    ) -> Tensor:
-        """An operator with one result: of floats, on the grid of the node while there is one."""
-        grid = self.grid if dtype == "float32" else None
-        made = self.file.tensor(shape, "int8" if grid is not None else dtype, grid=grid)
-        self.file.operator(code, inputs, [made], options, given)
-        return made
-
-    def moved(
-        self,
-        code: str,
-        inputs: Sequence[Tensor | None],
-        shape: Sequence[int],
-        options: str = "",
-        **given: Any,
-    ) -> Tensor:
-        """An operator that moves elements of its first input about."""
-        x = inputs[0]
-        assert x is not None
-        made = self.file.tensor(shape, x.dtype, grid=x.grid)
-        self.file.operator(code, inputs, [made], options, given)
-        return made
-
-    def numbers(self, values: Sequence[int]) -> Tensor:
-        """A constant of int32."""
-        return self.file.constant(np.array(values, np.int32))
-
-    def floats(self, array: Any) -> Tensor:
-        """A constant of float32."""
-        return self.file.constant(np.asarray(array, np.float32))
-
-    def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
-        """Axis `k` of the result is axis `order[k]` of `x`."""
-        if list(order) == list(range(x.rank)):
-            return x
-        shape = [x.shape[k] for k in order]
-        kept = [k for k in order if x.shape[k] != 1]
-        if kept == sorted(kept):  # nothing moves but axes of one element
-            return self.reshape(x, shape)
-        return self.moved("TRANSPOSE", [x, self.numbers(order)], shape, "Transpose")
-
-    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """The same elements in another shape."""
-        if tuple(shape) == x.shape:
-            return x
-        given = np.array(shape, np.int32)
-        return self.moved("RESHAPE", [x, self.numbers(shape)], shape, "Reshape", newShape=given)
 
     # --- the walk ---------------------------------------------------------------------------
 

@@ -191,7 +191,9 @@ def _open_by_backend(path: Path, manifest: Manifest) -> OrtSession:
     if entry is None:
         raise InputError(f"{path.name} is for a backend '{manifest.backend}', which is not here")
     backend = entry.load()
-    target = dataclasses.replace(backend.target(manifest.target), threads=manifest.threads)
+    target = backend.target(manifest.target)
+    if manifest.threads:
+        target = dataclasses.replace(target, threads=manifest.threads)
     opened: OrtSession = backend.session(path, target)  # with the same attributes
     return opened
 

@@ -12,7 +12,7 @@ from graphopt.backend import find_target
 from graphopt.cli import main
 from graphopt.deploy.manifest import read_manifest
 from graphopt.deploy.sessions import session
-from graphopt.errors import InputError, ModelError
+from graphopt.errors import InputError, ModelError, UsageError
 from graphopt.testing import parse_model
 
 X = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
@@ -61,11 +61,31 @@ def test_its_own_file_is_replaced_and_another_is_not(source, capsys):
     assert Path("m.ort").read_bytes() == b"somebody's"
 
 
+def test_a_file_of_somebody_else_s_beside_it_is_not_replaced(model, tmp_path):
+    mine = tmp_path / "m.required_operators.config"
+    mine.write_text("somebody's")
+    with pytest.raises(UsageError, match=r"m\.required_operators\.config is not graphopt's"):
+        BACKEND.lower(model, find_target("ort"), tmp_path / "m.ort")
+    assert [(p, p.read_text()) for p in tmp_path.iterdir()] == [(mine, "somebody's")]
+
+
 def test_the_name_ends_as_the_target_writes(source, capsys):
     assert optimize("-o", "m.onnx") == 2
     assert "target 'ort' writes *.ort: name it so after -o" in capsys.readouterr().err
     assert optimize() == 0
     assert Path("model.opt.ort").exists()
+
+
+def test_signed_integers_stay_signed(tmp_path):
+    """onnxruntime's conversion makes them unsigned for x86, and fails where their type is named."""
+    text = "q = QuantizeLinear<output_dtype=3>(x, s, z)  y = DequantizeLinear(q, s, z)"
+    constants = {"s": np.float32(0.1), "z": np.int8(3)}
+    model = parse_model(text, inputs={"x": (2, 8)}, constants=constants, opset=21)
+    path = BACKEND.lower(model, find_target("ort"), tmp_path / "m.ort")
+    config = (tmp_path / "m.required_operators.config").read_text()
+    assert '"int8_t"' in config
+    assert "uint8_t" not in config
+    assert BACKEND.session(path, find_target("ort"))({"x": X})["y"].dtype == np.float32
 
 
 class Miscompiled:

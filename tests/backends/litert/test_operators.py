@@ -57,6 +57,12 @@ FORMS = {
         {},
         "AVERAGE_POOL_2D",
     ),
+    "a window over all and more": (
+        "y = AveragePool<kernel_shape=[40,40], strides=[40,40], ceil_mode=1>(x)",
+        IMAGE,
+        {},
+        "MEAN",
+    ),
     "global": ("y = GlobalAveragePool(x)", IMAGE, {}, "MEAN"),
     "global maxima": ("y = GlobalMaxPool(x)", IMAGE, {}, "REDUCE_MAX"),
     # products

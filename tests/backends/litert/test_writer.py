@@ -98,16 +98,29 @@ def test_a_file_that_is_none_does_not_open(tmp_path):
         BACKEND.session(tmp_path / "m.tflite", find_target("litert"))
 
 
-def test_the_command_writes_int8_that_litert_computes_in_integers(tmp_path, monkeypatch, capsys):
+BRANCHES = """
+a = Conv<pads=[1,1,1,1]>(x, k)  c = Relu(a)  p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(c)
+d = Conv(p, l)  e = Conv(p, n)  f = Concat<axis=1>(d, e)  g = Conv(f, m)
+y = GlobalAveragePool(g)
+"""
+
+
+def test_the_command_writes_int8_that_litert_computes_on_equal_grids(tmp_path, monkeypatch, capsys):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.chdir(tmp_path)
-    text = "a = Conv<pads=[1,1,1,1]>(x, k)  c = Relu(a)  d = Conv(c, l)  y = GlobalAveragePool(d)"
-    save(parse_model(text, inputs=IMAGE, constants=K), "m.onnx")
+    shapes = {"k": (32, 3), "l": (32, 32), "n": (32, 32), "m": (32, 64)}
+    constants = {name: drawn(*shape, 1, 1) for name, shape in shapes.items()}
+    constants["k"] = drawn(32, 3, 3, 3)
+    save(parse_model(BRANCHES, inputs=IMAGE, constants=constants), "m.onnx")
     np.savez("s.npz", x=drawn(16, 3, 8, 8))
     with pytest.raises(SystemExit) as ended:
         main(COMMAND.split())
     assert ended.value.code == 0, capsys.readouterr()
     assert "wrote m.tflite, m.tflite.session.json" in capsys.readouterr().out
     found = operators(Path("m.tflite"))
-    assert found.count("CONV_2D") == 2
-    assert found.count("QUANTIZE") <= 1
+    assert {o: found.count(o) for o in ("CONV_2D", "MAX_POOL_2D", "CONCATENATION")} == {
+        "CONV_2D": 4,
+        "MAX_POOL_2D": 1,
+        "CONCATENATION": 1,
+    }
+    assert found.count("QUANTIZE") == 1  # of the input: none between
