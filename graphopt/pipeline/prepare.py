@@ -36,8 +36,8 @@ from graphopt.samples import (
 )
 from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.target import Target
-from graphopt.verification.agreement import Guard
 from graphopt.verification.graph import check_graph
+from graphopt.verification.guard import Guard
 from graphopt.verification.outputs import Judge
 from graphopt.verification.perplexity import bound
 

@@ -23,9 +23,9 @@ from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
 from graphopt.proving.evidence import Examined, examine
 from graphopt.reporting.records import Agreement, OutputError
-from graphopt.verification.agreement import Guard
 from graphopt.verification.flips import flips
 from graphopt.verification.graph import changed_signature, check_graph, fingerprint
+from graphopt.verification.guard import Guard
 from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
 from graphopt.verification.strain import strain
 

@@ -27,7 +27,7 @@ from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
 from graphopt.pipeline.state import State
 from graphopt.samples import open_samples
-from graphopt.verification.agreement import Guard
+from graphopt.verification.guard import Guard
 from graphopt.verification.outputs import Judge, compare_outputs
 from graphopt.verification.perplexity import bound
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.verification.agreement import THRESHOLDS, Guard, Outputs, is_text, weighty
+from graphopt.verification.agreement import THRESHOLDS, Outputs, is_text, weighty
+from graphopt.verification.guard import Guard
 from graphopt.verification.strain import ahead_of, logarithms
 
 __all__ = ["flips"]

@@ -19,7 +19,6 @@ from graphopt.verification.agreement import (
     STATE,
     THRESHOLDS,
     TURNED,
-    Guard,
     Kind,
     Outputs,
     as_rows,
@@ -30,6 +29,7 @@ from graphopt.verification.agreement import (
     turn_of,
     weighty,
 )
+from graphopt.verification.guard import Guard
 from graphopt.verification.saturation import LEAST
 
 __all__ = ["ahead_of", "logarithms", "strain"]

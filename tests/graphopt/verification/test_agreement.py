@@ -9,7 +9,8 @@ from graphopt import Budget, Pass, Samples, optimize
 from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.confidence import upper_bound
 from graphopt.testing import parse_model
-from graphopt.verification.agreement import Guard, kind_of, spread_error
+from graphopt.verification.agreement import spread_error
+from graphopt.verification.guard import Guard, kind_of
 from graphopt.verification.strain import strain
 
 RNG = np.random.default_rng(0)

@@ -5,8 +5,9 @@ import pytest
 
 from graphopt.execution.runtime import run_each
 from graphopt.testing import parse_model
-from graphopt.verification.agreement import Guard, is_text
+from graphopt.verification.agreement import is_text
 from graphopt.verification.flips import flips
+from graphopt.verification.guard import Guard
 from graphopt.verification.strain import strain
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.testing import parse_model
-from graphopt.verification.agreement import Guard
+from graphopt.verification.guard import Guard
 from graphopt.verification.strain import strain
 
 RNG = np.random.default_rng(0)
