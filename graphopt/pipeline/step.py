@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import onnx_ir as ir
@@ -13,52 +12,26 @@ import onnx_ir as ir
 from graphopt.blame import described
 from graphopt.blas import one_thread
 from graphopt.context import Context, Edit, Progress
-from graphopt.errors import GraphOptError, InputError, ModelError, PassError
+from graphopt.errors import GraphOptError, ModelError, PassError
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
 from graphopt.pass_ import Pass, format_pass
 from graphopt.pipeline.bisect import guilty_edits
 from graphopt.pipeline.prepare import Setting
+from graphopt.pipeline.referee import Judging
 from graphopt.pipeline.state import State
+from graphopt.pipeline.verify import Verdict, sound, verify
 from graphopt.proving.evidence import Examined, examine
-from graphopt.reporting.records import Agreement, OutputError
-from graphopt.verification.flips import flips
-from graphopt.verification.graph import changed_signature, check_graph, fingerprint
-from graphopt.verification.guard import Guard
-from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
-from graphopt.verification.strain import strain
+from graphopt.verification.graph import changed_signature, fingerprint
+from graphopt.verification.outputs import Outputs
 
-__all__ = ["Trial", "Verdict", "refusals", "short_name", "try_pass"]
-
-#: Share of the guard's limits that a pass should use up where nothing is decided: other inputs are
-#: not the samples. One decision that differs is excused at the end alone.
-SAFE = 0.7
-#: What is likely to change this many times what it may on the first runs is not looked at further.
-HOPELESS, GLANCE = 20.0, 4
+__all__ = ["Trial", "refusals", "short_name", "try_pass"]
 
 
 NOTHING: Mapping[Edit, str] = {}
 #: Of an edit that nobody could judge.
 UNKNOWN = "neither proved nor checked (--trust assumed keeps them)"
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What verification found; `broken`: the pass broke its promise, look for the edit at fault."""
-
-    reason: str = ""
-    broken: bool = False
-    outputs: Sequence[Outputs] = ()
-    vs_source: dict[str, OutputError] | None = None
-    vs_previous: dict[str, OutputError] | None = None
-    metric: float | None = None
-    agreement: dict[str, Agreement] | None = None
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether the guard has refused it."""
-        return any(one.over > 1 for one in (self.agreement or {}).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +88,7 @@ def try_pass(
         decided: Mapping[str, Any] | None,
         known: Context | None = None,
     ) -> Trial:
-        referee = _Referee(setting.guard, share) if setting.guard else None
+        referee = Judging(setting.guard, share) if setting.guard else None
         ctx, edits = run_pass(one, work, setting, allow, decided, known, referee, progress)
         if edits == 0:
             return Trial(ctx, 0, before, Verdict(outputs=outputs))
@@ -129,7 +102,7 @@ def try_pass(
         proved = evidence is not None and evidence.proved
         if proved and setting.judge is not None and setting.judge.costly:
             ctx.note("outputs were not compared: each edit is proved, and a run reads all weights")
-            return Trial(ctx, edits, state, _sound(state, setting, outputs), evidence=evidence)
+            return Trial(ctx, edits, state, sound(state, setting, outputs), evidence=evidence)
         verdict = verify(one, state, setting, outputs, metric, share, proved)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
@@ -197,7 +170,7 @@ def run_pass(
     allow: Callable[[Edit], bool],
     facts: Mapping[str, Any] | None,
     previous: Context | None,
-    referee: _Referee | None,
+    referee: Judging | None,
     progress: Progress,
 ) -> tuple[Context, int]:
     """Run one pass on `model`; its context, and the number of edits.
@@ -263,123 +236,6 @@ def run_pass(
     return ctx, edits
 
 
-def verify(
-    one: Any,
-    state: State,
-    setting: Setting,
-    before: Sequence[Outputs],
-    metric: Callable[[State], float | None],
-    share: float = 1.0,
-    proved: bool = False,
-) -> Verdict:
-    """Check graph and outputs of what a pass made; `reason` is "" if it may stay.
-
-    With every edit `proved`, what rounding does to the source is no difference.
-    """
-    sound = _sound(state, setting)
-    judge = setting.judge
-    if judge is None or sound.reason:
-        return sound
-    try:
-        outputs = judge.outputs(state.skeleton)
-    except InputError as error:
-        return Verdict(f"the result cannot be run: {error}", broken=True)
-    probed = len(judge.probe)
-    lossy = getattr(one, "lossy", False)
-    try:
-        seen = judge.as_deployed(state.skeleton) if lossy else outputs[:probed]
-    except InputError as error:
-        return Verdict(f"the result cannot be run as it is deployed: {error}", broken=True)
-    previous = compare_outputs(before[:probed], seen)
-    source = compare_outputs(judge.source, seen)
-    verdict = Verdict(
-        outputs=outputs, vs_previous=previous.errors or None, vs_source=source.errors or None
-    )
-    if source.broken:
-        return dataclasses.replace(verdict, reason=_moved(source), broken=True)
-    if not lossy:
-
-        def equal(compared: Comparison, runs: slice) -> bool:
-            return judge.equal(compared) or (proved and judge.rounds_alike(compared, runs))
-
-        if not equal(previous, slice(probed)):
-            return dataclasses.replace(verdict, reason=_moved(previous), broken=True)
-        beyond = compare_outputs(before[probed:], outputs[probed:])
-        if not equal(beyond, slice(probed, None)):
-            reason = f"{_moved(beyond)}, at other sizes or values than the samples"
-            return dataclasses.replace(verdict, reason=reason, broken=True)
-        return verdict
-    forms = same_forms(judge.beyond, outputs[probed:])
-    if forms:
-        reason = f"changed the outputs: {forms}, at other sizes than the samples"
-        return dataclasses.replace(verdict, reason=reason, broken=True)
-    agreement = setting.guard.judge(seen, share) if setting.guard else None
-    verdict = dataclasses.replace(verdict, metric=metric(state), agreement=agreement)
-    reason = setting.budget.over_error(source.worst)
-    if not reason and verdict.disagrees:
-        name, worst = max((agreement or {}).items(), key=lambda item: item[1].over)
-        reason = f"{name} says something else: {worst}"
-    if not reason and setting.guard and (likely := _likely(setting.guard, state, seen)) > share:
-        share, limit = likely * setting.guard.limit, share * setting.guard.limit
-        reason = f"other inputs are likely to say something else: {share:.1%} (at most {limit:.1%})"
-    return dataclasses.replace(verdict, reason=reason)
-
-
-def _likely(guard: Guard, state: State, seen: Sequence[Outputs]) -> float:
-    """What other inputs are likely to change, over the guard's limit."""
-    if not guard.logits:
-        return flips(guard, seen)
-    with guard.opened(state.model) as predict:
-        return flips(guard, list(map(predict, guard.probe)))
-
-
-def _sound(state: State, setting: Setting, outputs: Sequence[Outputs] = ()) -> Verdict:
-    """Whether the graph is valid and has the source's interface."""
-    try:
-        check_graph(state.skeleton, full=setting.full_check)
-    except InputError as error:
-        return Verdict(f"left an invalid graph: {error}", broken=True)
-    signed = changed_signature(setting.source.model, state.model)
-    if signed:
-        return Verdict(f"changed the model's interface: {signed}", broken=True)
-    return Verdict(outputs=outputs)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Referee:
-    """The guard as a pass asks it."""
-
-    guard: Guard
-    share: float
-
-    @property
-    def runs(self) -> int:
-        return len(self.guard.probe)
-
-    def over(self, models: Sequence[ir.Model]) -> float:
-        made: list[Outputs] = []
-        with ExitStack() as stack:  # optimized: as users run it, and sooner
-            predict = [stack.enter_context(self.guard.opened(m)) for m in models]
-            for k, feeds in enumerate(self.guard.probe):
-                made.append(predict[k % len(predict)](feeds))
-                if len(made) == GLANCE and (glance := flips(self.guard, made)) > HOPELESS:
-                    return glance / self.share
-        found = self.guard.judge(made, self.share)
-        worst = [
-            one.over / SAFE if one.disagreements is None else one.figure / max(one.limit, 1e-9)
-            for one in found.values()
-        ]
-        return max([*worst, flips(self.guard, made) / self.share / SAFE])
-
-    def strain(self, models: Sequence[ir.Model], runs: int) -> float:
-        made: dict[int, Outputs] = {}
-        for first, model in enumerate(models):
-            feeds = self.guard.probe[first : runs : len(models)]
-            with self.guard.opened(model) as predict:
-                made.update(zip(range(first, runs, len(models)), map(predict, feeds), strict=False))
-        return strain(self.guard, [made[k] for k in sorted(made)])
-
-
 def short_name(one: Any) -> str:
     """A pass' name without options or folders."""
     return format_pass(one).partition("(")[0].rpartition("/")[2]
@@ -422,16 +278,3 @@ def _check_preserved(preserved: dict[Any, Any], ctx: Context, name: str) -> None
     for analysis, result in preserved.items():
         if fresh.get(analysis) != result:
             raise PassError(f"pass {name} claims to preserve {analysis.__name__} and does not")
-
-
-def _moved(compared: Comparison) -> str:
-    if compared.broken:
-        return f"changed the outputs: {compared.broken}"
-    if any(compared.changed.values()):
-        name, share = max(compared.changed.items(), key=lambda item: item[1])
-        return f"changed the outputs: {share:.2%} of the integers of {name} differ"
-    name, error = max(compared.errors.items(), key=lambda item: item[1].rel_l2)
-    part = compared.parts.get(name, 0.0)
-    if part > PART > error.rel_l2:
-        return f"changed the outputs: one channel of {name} by {part:.3g} (relative L2)"
-    return f"changed the outputs: {name} by {error.rel_l2:.3g} (relative L2)"
