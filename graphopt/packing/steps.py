@@ -10,7 +10,7 @@ from collections.abc import Callable
 __all__ = ["FINE", "largest", "nearest"]
 
 #: Steps of an octave, and the octaves that are tried.
-FINE, LOWEST, HIGHEST = 8, -7, 4
+FINE, LOWEST, HIGHEST = 16, -7, 4
 
 
 def largest(fits: Callable[[int], bool]) -> int | None:
@@ -37,10 +37,18 @@ def largest(fits: Callable[[int], bool]) -> int | None:
 
 
 def nearest(start: int | None, fits: Callable[[int], bool]) -> int | None:
-    """The largest step within the budget near `start`, where each trial takes long: one by one."""
-    at = LOWEST * FINE if start is None else start
+    """The largest step within the budget near `start`, where each trial takes long.
+
+    By every other step up or down from there, then the one between.
+    """
+    low, high = LOWEST * FINE, HIGHEST * FINE
+    at = low if start is None else start
     if fits(at):
-        while at < HIGHEST * FINE and fits(at + 1):
-            at += 1
-        return at
-    return next((k for k in range(at - 1, LOWEST * FINE - 1, -1) if fits(k)), None)
+        while at + 2 <= high and fits(at + 2):
+            at += 2
+    else:
+        below = next((k for k in (*range(at - 2, low, -2), low) if fits(k)), None)
+        if below is None:
+            return None
+        at = below
+    return at + 1 if at < high and fits(at + 1) else at
