@@ -38,7 +38,7 @@ dimensions, *pruning* chooses and cuts.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--names", nargs="*", default=["resnet50", "vgg16"])
+    parser.add_argument("--names", nargs="*", default=["resnet50", "vgg16", "bert_base"])
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
