@@ -10,24 +10,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import onnx_ir as ir
-from graphopt.backends.devices.fixed import at_fixed_shapes
 from graphopt.backends.devices.limits import (
     Broken,
-    Fall,
     Limit,
     constant_inputs,
     dynamic,
-    falls_off,
     rank_above,
     unequal,
 )
-from graphopt.backends.ort import OrtBackend
+from graphopt.backends.devices.provider import ProviderDevice
 
 from graphopt.analyses.shapes.facts import Shapes
-from graphopt.deploy.manifest import Manifest, write_manifest
-from graphopt.formats import save
+from graphopt.deploy.manifest import Manifest
 from graphopt.target import Target
 
 __all__ = ["BACKEND", "LIMITS", "OPERATORS", "CoreMl"]
@@ -99,10 +96,13 @@ LIMITS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class CoreMl(OrtBackend):
+class CoreMl(ProviderDevice):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "coreml"
+    title: ClassVar[str] = "Core ML"
+    operators: ClassVar[frozenset[str]] = OPERATORS
+    limits: ClassVar[tuple[Limit, ...]] = LIMITS
 
     def targets(self) -> Sequence[str]:
         """One: ML Programs on whatever the device has."""
@@ -119,12 +119,6 @@ class CoreMl(OrtBackend):
             deploys=False,
         )
 
-    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
-        """Write the model at fixed shapes, and the manifest that opens it on the device."""
-        save(at_fixed_shapes(model, target), path)
-        write_manifest(path, self.how(path, target))
-        return path
-
     def how(self, path: Path, target: Target) -> Manifest:
         """As every model for Core ML."""
         options = {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}
@@ -135,10 +129,6 @@ class CoreMl(OrtBackend):
             provider_options=options,
             extra="coreml",
         )
-
-    def falls_off(self, model: ir.Model) -> list[Fall]:
-        """The nodes that the provider would leave to the CPU, and why."""
-        return falls_off(model, OPERATORS, LIMITS, "Core ML")
 
 
 BACKEND = CoreMl()

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx_ir as ir
-from graphopt.backends.devices.device import Device
-from graphopt.backends.devices.names import Names, read_names, write_names
-from graphopt.backends.devices.process import run_function
+from graphopt.backends.devices.names import Names, read_names
+from graphopt.backends.devices.torch_form import TorchDevice, exported
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
-from graphopt.formats import load, save
+from graphopt.formats import load
 from graphopt.target import Target
 
 __all__ = ["BACKEND", "ExecuTorch", "ExecuTorchSession"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ExecuTorch(Device):
+class ExecuTorch(TorchDevice):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "executorch"
@@ -33,14 +31,7 @@ class ExecuTorch(Device):
     packages: ClassVar[tuple[str, ...]] = ("executorch", "torch")
     extra: ClassVar[str] = "executorch"
     opset: ClassVar[int] = 22
-
-    def convert(self, model: ir.Model, target: Target, path: Path) -> None:
-        """Write the program by ExecuTorch's own lowering."""
-        source = path.with_suffix(".onnx")
-        save(model, source)
-        run_function(__name__, "convert", [source, path], path.parent, "ExecuTorch")
-        source.unlink()
-        write_names(model, path)
+    converter: ClassVar[str] = "ExecuTorch"
 
     def open(self, path: Path, target: Target) -> ExecuTorchSession:
         """Open the program in the portable runtime with XNNPACK."""
@@ -76,7 +67,6 @@ def convert() -> None:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
-    from graphopt.backends.devices.torch_form import exported
 
     source, path = map(Path, sys.argv[1:])
     with torch.no_grad():

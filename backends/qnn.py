@@ -9,23 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.backends.devices.fixed import at_fixed_shapes
 from graphopt.backends.devices.limits import (
-    Fall,
     Limit,
     dynamic,
-    falls_off,
     rank_above,
     unequal,
 )
-from graphopt.backends.ort import OrtBackend
+from graphopt.backends.devices.provider import ProviderDevice
 
 from graphopt.analyses.shapes.facts import Shapes
-from graphopt.deploy.manifest import Manifest, write_manifest
-from graphopt.formats import save
+from graphopt.deploy.manifest import Manifest
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 from graphopt.target import Int8Scheme, Target
@@ -123,10 +120,13 @@ LIMITS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Qnn(OrtBackend):
+class Qnn(ProviderDevice):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "qnn"
+    title: ClassVar[str] = "QNN"
+    operators: ClassVar[frozenset[str]] = OPERATORS
+    limits: ClassVar[tuple[Limit, ...]] = LIMITS
 
     def targets(self) -> Sequence[str]:
         """One: the HTP."""
@@ -144,12 +144,6 @@ class Qnn(OrtBackend):
             deploys=False,
         )
 
-    def lower(self, model: ir.Model, target: Target, path: Path) -> Path:
-        """Write the model at fixed shapes, and the manifest that opens it on the device."""
-        save(at_fixed_shapes(model, target), path)
-        write_manifest(path, self.how(path, target))
-        return path
-
     def how(self, path: Path, target: Target) -> Manifest:
         """As every model for the HTP."""
         options = {"htp_performance_mode": "burst", "htp_graph_finalization_optimization_mode": "3"}
@@ -159,10 +153,6 @@ class Qnn(OrtBackend):
             provider_options=options,
             extra="qnn",
         )
-
-    def falls_off(self, model: ir.Model) -> list[Fall]:
-        """The nodes that the provider would leave to the CPU, and why."""
-        return falls_off(model, OPERATORS, LIMITS, "QNN")
 
 
 BACKEND = Qnn()

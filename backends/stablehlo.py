@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx_ir as ir
-from graphopt.backends.devices.device import Device
-from graphopt.backends.devices.names import Names, read_names, write_names
-from graphopt.backends.devices.process import run_function
+from graphopt.backends.devices.names import Names, read_names
+from graphopt.backends.devices.torch_form import TorchDevice, exported
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
-from graphopt.formats import load, save
+from graphopt.formats import load
 from graphopt.target import Target
 
 __all__ = ["BACKEND", "StableHlo", "StableHloSession"]
 
 
 @dataclasses.dataclass(frozen=True)
-class StableHlo(Device):
+class StableHlo(TorchDevice):
     """The backend object; see `graphopt.backend.Backend` for its methods."""
 
     name: str = "stablehlo"
@@ -36,14 +34,7 @@ class StableHlo(Device):
     packages: ClassVar[tuple[str, ...]] = ("jax", "torchax", "torch")
     extra: ClassVar[str] = "stablehlo"
     opset: ClassVar[int] = 22
-
-    def convert(self, model: ir.Model, target: Target, path: Path) -> None:
-        """Write the artifact by `jax.export`."""
-        source = path.with_suffix(".onnx")
-        save(model, source)
-        run_function(__name__, "convert", [source, path], path.parent, "torchax")
-        source.unlink()
-        write_names(model, path)
+    converter: ClassVar[str] = "torchax"
 
     def open(self, path: Path, target: Target) -> StableHloSession:
         """Compile the artifact for the CPU by PJRT."""
@@ -89,7 +80,6 @@ def convert() -> None:
     with _dropped_overloads(torch._ops.OpOverloadPacket):
         from torchax.export import exported_program_to_jax
     import jax
-    from graphopt.backends.devices.torch_form import exported
 
     source, path = map(Path, sys.argv[1:])
     with torch.no_grad():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
+import math
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from graphopt.backends.devices.fixed import at_fixed_shapes, free_dimensions
 from graphopt.backends.devices.trial import run_apart
 
 from graphopt.backend import Arrays, Session, Timing
-from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
+from graphopt.deploy.manifest import Manifest, read_manifest, sign, write_manifest
 from graphopt.deploy.processors import processors
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.execution.runtime import run_each
@@ -30,6 +30,7 @@ from graphopt.measuring.statistics import time_pair
 from graphopt.replacing import replace_files
 from graphopt.samples import bind_shapes, stand_ins
 from graphopt.target import Int8Scheme, Target
+from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["FLOAT", "QUANTIZED", "Device", "difference"]
 
@@ -111,9 +112,8 @@ class Device(abc.ABC):
             others = tuple(p.name for p in files if p.name != path.name)
             _check_others(path, others)
             replace_files([(path.with_name(p.name), [p.read_bytes()]) for p in files])
-            digest = hashlib.sha256(made.read_bytes()).hexdigest()
-        manifest = dataclasses.replace(self.how(model, target), sha256=digest, files=others)
-        write_manifest(path, manifest)
+        write_manifest(path, dataclasses.replace(self.how(model, target), files=others))
+        sign(path)
         return path
 
     def how(self, model: ir.Model, target: Target) -> Manifest:
@@ -166,20 +166,15 @@ def _check_others(path: Path, names: Sequence[str]) -> None:
 
 
 def difference(expected: Arrays, got: Arrays) -> float:
-    """The largest relative L2 error of the outputs; infinite where shapes or integers differ."""
-    return max((_relative(a, got.get(name)) for name, a in expected.items()), default=0.0)
+    """The largest relative L2 error of the outputs; infinite where shapes or integers differ.
 
-
-def _relative(a: Array, b: Array | None) -> float:
-    if b is None or a.shape != b.shape:
-        return float("inf")
-    if a.dtype.kind != "f":
-        return 0.0 if (a == b).all() else float("inf")
-    finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)):
-        return float("inf")
-    x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    return float(np.linalg.norm(y - x) / max(float(np.linalg.norm(x)), 1e-30))
+    Devices may hold integers in other widths.
+    """
+    if not got.keys() >= expected.keys():
+        return math.inf
+    alike = {n: np.asarray(got[n]).astype(a.dtype, copy=False) for n, a in expected.items()}
+    compared = compare_outputs([expected], [alike])
+    return math.inf if any(compared.changed.values()) else compared.worst
 
 
 def _quantized(model: ir.Model) -> bool:

@@ -1,14 +1,38 @@
-"""The torch form of a model at fixed shapes, exported for runtimes that PyTorch writes for."""
+"""Devices that PyTorch writes for: the torch form of a model at fixed shapes, exported."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import onnx_ir as ir
+from graphopt.backends.devices.device import Device
+from graphopt.backends.devices.names import write_names
+from graphopt.backends.devices.process import run_function
 
+from graphopt.formats import save
 from graphopt.samples import bind_shapes, stand_ins
+from graphopt.target import Target
 
-__all__ = ["exported"]
+__all__ = ["TorchDevice", "exported"]
+
+
+class TorchDevice(Device):
+    """A device whose module has `convert`, which lowers in a process of its own.
+
+    Attributes:
+        converter: what does it, as errors call it.
+    """
+
+    converter: ClassVar[str]
+
+    def convert(self, model: ir.Model, target: Target, path: Path) -> None:
+        """Write the artifact, and the names of inputs and outputs beside it."""
+        source = path.with_suffix(".onnx")
+        save(model, source)
+        run_function(type(self).__module__, "convert", [source, path], path.parent, self.converter)
+        source.unlink()
+        write_names(model, path)
 
 
 def exported(model: ir.Model) -> tuple[Any, tuple[Any, ...]]:

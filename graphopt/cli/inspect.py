@@ -115,19 +115,14 @@ def _dims(ctx: Any) -> dict[str, Any]:
     from graphopt.analyses.dims.cost_model import Of, work
 
     found = ctx.get(dimensions)
-    outer = {name: 1.0 for name, dim in found.prunable.items() if dim.scope != "inner"}
+    inner = [name for name, dim in found.prunable.items() if dim.scope == "inner"]
     data: dict[str, Any] = found.to_json()
     of: Of
     for of in ("macs", "params"):
         amount = work(found.prunable, of, ctx)
-        total = amount.total or 1.0
-        none = dict.fromkeys(found.prunable, 0.0)
-        data[of] = {
-            "inner": 1 - amount.left(none | outer) / total,
-            "all": 1 - amount.left(none) / total,
-        }
+        data[of] = {"inner": amount.free(inner), "all": amount.free(found.prunable)}
         for row in data["dims"]:
-            row[of] = amount.saved({}, row["name"], 0.0) / total
+            row[of] = amount.saved({}, row["name"], 0.0) / (amount.total or 1.0)
     return data
 
 

@@ -87,6 +87,7 @@ class Int8(Pass):
         if ctx.target.int8 is None:
             return {}
         model = model.clone()
+        open_halves(model, Context(model, target=ctx.target))
         open_fused(model, Context(model))
         settle_weights(model, Context(model))
         found: dict[str, list[Form]] = {}

@@ -21,7 +21,7 @@ from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.sensitivity import scan
 
 from graphopt.analyses.dims import Dimension, dimensions
-from graphopt.analyses.dims.cost_model import Of, free_share, time_like, work
+from graphopt.analyses.dims.cost_model import Of, time_like, work
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.graph.kept import source_sizes
@@ -118,7 +118,7 @@ class Prune(Pass):
             dims = {name: dim for name, dim in dims.items() if shares.get(name)}
         if not dims:
             return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
-        if not free_share(dims, self.of, ctx):
+        if not work(dims, self.of, ctx).free(dims):
             return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
         samples = _given(ctx)
         found = curves(self.score, model, dims, samples, ctx)
@@ -148,7 +148,7 @@ class Prune(Pass):
             why = " in the steps the target likes" if ctx.target.channel_multiple > 1 else ""
             ctx.note(
                 f"{1 - left:.0%} of the {self.of} go: {self.ratio:.0%} cannot be had{why} "
-                f"({free_share(dims, self.of, ctx):.0%} are in what may shrink)"
+                f"({amount.free(dims):.0%} are in what may shrink)"
             )
         kept = {
             name: found[name].kept(count)

@@ -22,7 +22,7 @@ from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
 from graphopt.graph.constants import constant_value
 
-__all__ = ["Of", "Work", "free_share", "time_like", "work"]
+__all__ = ["Of", "Work", "time_like", "work"]
 
 Array = np.ndarray[Any, Any]
 Of = Literal["macs", "params", "units"]
@@ -60,6 +60,10 @@ class Work:
         """The work left when each named dimension keeps this share of its units (default 1)."""
         return self._fixed + sum(_value(t, share) for t in self.terms)
 
+    def free(self, names: Iterable[str]) -> float:
+        """The share of it, in [0, 1], that shrinks with these dimensions."""
+        return 1 - self.left(dict.fromkeys(names, 0.0)) / self.total if self.total else 0.0
+
     def __add__(self, other: Work) -> Work:
         return Work(self.total + other.total, [*self.terms, *other.terms])
 
@@ -94,12 +98,6 @@ def work(dims: Mapping[str, Dimension], of: Of, ctx: Context) -> Work:
         if counted is not None and counted.macs and node.name in by_node:
             terms += _macs(node, float(counted.macs), by_node[node.name], ctx)
     return Work(float(total.macs), terms)
-
-
-def free_share(dims: Mapping[str, Dimension], of: Of, ctx: Context) -> float:
-    """The share of the work, in [0, 1], that shrinks with `dims`; the rest touches none of them."""
-    amount = work(dims, of, ctx)
-    return 1 - amount.left(dict.fromkeys(dims, 0.0)) / amount.total if amount.total else 0.0
 
 
 def time_like(dims: Mapping[str, Dimension], ctx: Context) -> Work:
