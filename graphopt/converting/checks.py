@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.converting.process import Converter
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.execution.runtime import run
-from graphopt.samples import bind_shapes, synthetic
+from graphopt.samples import bind_shapes, sized, synthetic
 
 __all__ = ["check_against_framework", "difference", "drawn"]
 
@@ -59,15 +59,7 @@ def check_against_framework(model: ir.Model, source: Converter, title: str) -> s
 
 def drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]:
     """Inputs of so many rows, other dynamic axes of size `others`; off what trees split at."""
-    given = {}
-    for value in model.graph.inputs:
-        dims = tuple(value.shape) if value.shape is not None else ()
-        free = [k for k, d in enumerate(dims) if not isinstance(d, int)]
-        sizes = {k: rows if k == 0 else others for k in free}
-        given[value.name or ""] = tuple(
-            d if isinstance(d, int) else sizes[k] for k, d in enumerate(dims)
-        )
-    shapes, _ = bind_shapes(model, given)
+    shapes, _ = bind_shapes(model, sized(model, rows, others))
     feeds = next(iter(synthetic(model, seed=seed, shapes=shapes, runs=1)))
     rng = np.random.default_rng(seed)
     return {

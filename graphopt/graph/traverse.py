@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["all_graphs", "all_nodes", "subgraphs"]
+__all__ = ["all_graphs", "all_nodes", "inner_nodes", "subgraphs"]
 
 #: Standard operators that hold graphs; operators of other domains are looked at one by one.
 HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
@@ -31,6 +31,13 @@ def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
         if node.op_type in HOLDERS or node.domain not in STANDARD:
             for inner in subgraphs(node):
                 yield from all_nodes(inner)
+
+
+def inner_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of branches and bodies, without those of the graph itself."""
+    for node in graph:
+        for inner in subgraphs(node):
+            yield from all_nodes(inner)
 
 
 def all_graphs(graph: ir.Graph) -> list[ir.Graph]:

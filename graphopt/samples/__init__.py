@@ -2,7 +2,7 @@
 
 from graphopt.samples.opening import SampleSource, open_samples
 from graphopt.samples.plausible import plausible
-from graphopt.samples.shapes import bind_shapes
+from graphopt.samples.shapes import bind_shapes, sized
 from graphopt.samples.stand_ins import stand_ins
 from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.synthetic import synthetic
@@ -14,6 +14,7 @@ __all__ = [
     "bind_shapes",
     "open_samples",
     "plausible",
+    "sized",
     "stand_ins",
     "synthetic",
 ]

@@ -13,7 +13,7 @@ from graphopt.samples.meaning import meaning_of
 from graphopt.samples.stream import Feeds, Input, inputs_of
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["bind_shapes"]
+__all__ = ["bind_shapes", "sized"]
 
 #: Inputs whose sizes are told.
 MOST_TOLD = 6
@@ -24,6 +24,16 @@ _IMAGE = (224, 256, 64, 32, 299, 512)
 _AUDIO = (16000, 4000, 32000, 3000, 400)
 _OTHER = (16, 8, 32, 64, 1, 128)
 _PAST = (16, 8, 4, 1, 2, 3)
+
+
+def sized(model: ir.Model, rows: int, others: int) -> dict[str, tuple[int, ...]]:
+    """A shape for every input: `rows` for a first axis that is free, `others` for any other."""
+    return {
+        v.name or "": tuple(
+            d if isinstance(d, int) else others if k else rows for k, d in enumerate(v.shape or ())
+        )
+        for v in model.graph.inputs
+    }
 
 
 def bind_shapes(

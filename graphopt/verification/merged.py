@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.execution.runtime import run
-from graphopt.samples import bind_shapes, synthetic
+from graphopt.samples import bind_shapes, sized, synthetic
 from graphopt.samples.stream import inputs_of
 from graphopt.verification.outputs import compare_outputs
 
@@ -25,14 +25,7 @@ def merged_error(models: Sequence[ir.Model], merged: ir.Model, combine: str) -> 
     integers differ."""
     expected, got = [], []
     for seed, (rows, others) in enumerate(SIZES):
-        given = {
-            v.name or "": tuple(
-                d if isinstance(d, int) else others if k else rows
-                for k, d in enumerate(v.shape or ())
-            )
-            for v in merged.graph.inputs
-        }
-        shapes, _ = bind_shapes(merged, given)
+        shapes, _ = bind_shapes(merged, sized(merged, rows, others))
         feeds = next(iter(synthetic(merged, seed=seed, shapes=shapes, runs=1)))
         parts = [run(m, {i.name: feeds[i.name] for i in inputs_of(m)}) for m in models]
         found = run(merged, feeds)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 import onnx_ir as ir
@@ -26,7 +26,7 @@ from graphopt.passes.weight_only.writer import reads_floats
 
 from graphopt.analyses.linear import linear_of
 from graphopt.graph.constants import weight_of
-from graphopt.graph.traverse import all_nodes
+from graphopt.graph.traverse import all_nodes, inner_nodes
 from graphopt.target import Target
 
 __all__ = ["BLOCK", "FOLDS", "Choice", "Mode", "Plan", "Quantize", "make_plan", "reads_blocks"]
@@ -220,7 +220,7 @@ def make_plan(
         if kind.output != "either":
             integer.update(node.outputs)
             integer.add(plan.output(node))
-    for node in _inside(graph):
+    for node in inner_nodes(graph):  # no ranges are observed there: what needs none may join
         if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
             _recurrent(plan, node, target, allowed)
         elif node.op_type in ("Conv", "Gemm") and reads_blocks(node, target):
@@ -235,12 +235,6 @@ def make_plan(
             if positions and (stored := bits(node)):
                 plan.stored[node] = positions, stored
     return plan
-
-
-def _inside(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The nodes of branches and bodies, where no ranges are observed: what needs none may join."""
-    main = set(graph)
-    return (node for node in all_nodes(graph) if node not in main)
 
 
 def reads_blocks(node: ir.Node, target: Target) -> bool:

@@ -26,7 +26,7 @@ from graphopt.graph import provenance
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import Weight, weight_of
-from graphopt.graph.traverse import all_nodes
+from graphopt.graph.traverse import inner_nodes
 
 __all__ = ["open_fused"]
 
@@ -38,8 +38,8 @@ _PLAIN = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
 def open_fused(model: ir.Model, ctx: Context) -> int:
     """Take apart every such node of the main graph, and convolutions of branches; how many."""
     facts = ctx.get(shapes)
-    main = set(model.graph)
-    fused = [n for n in all_nodes(model.graph) if _opens(n) and (n in main or _convolves(n))]
+    convolutions = (n for n in inner_nodes(model.graph) if n.op_type == "FusedConv")
+    fused = [n for n in (*model.graph, *convolutions) if _opens(n)]
     names = Names(model) if fused else None
     opened = 0
     for node in fused:
@@ -68,10 +68,6 @@ def open_fused(model: ir.Model, ctx: Context) -> int:
     if opened:
         ctx.invalidate()
     return opened
-
-
-def _convolves(node: ir.Node) -> bool:
-    return node.op_type == "FusedConv"
 
 
 def _opens(node: ir.Node) -> bool:
