@@ -288,6 +288,9 @@ def _strip(model: ir.Model) -> None:
     for graph in all_graphs(model.graph):
         kept = {*graph.inputs, *graph.outputs}
         graph.doc_string = None
+        graph.metadata_props.clear()
+        for held in graph.initializers.values():
+            held.metadata_props.clear()
         for node in graph:
             node.metadata_props.clear()
             node.doc_string = None

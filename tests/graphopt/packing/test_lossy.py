@@ -115,6 +115,19 @@ def test_float_weights_are_near_their_steps(packed):
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.7
 
 
+def test_what_no_runtime_reads_is_not_packed(folder):
+    model = graphopt.load(DATA / "digits.onnx")
+    noted = (model.graph, *model.graph.initializers.values(), *model.graph)
+    for one in noted:
+        one.metadata_props["exporter"] = "what it said of this"
+    graphopt.save(model, folder / "noted.onnx")
+    argv = ["pack", str(folder / "noted.onnx"), "--samples", f"{folder}/f.py:calibration"]
+    assert run([*argv, "--max-error", "0.5", "-o", str(folder / "noted.gopt")]) == 0
+    made = graphopt.load(folder / "noted.gopt")
+    noted = (made.graph, *made.graph.initializers.values(), *made.graph)
+    assert not any(one.metadata_props for one in noted)
+
+
 def test_recovery_makes_it_smaller_than_rounding_alone(folder, packed, capsys):
     """Pruned as far as the budget allows, and trained in every trial, without a label."""
     limits = ["--eval", f"{folder}/f.py:accuracy", "--max-drop", "0.5", "--recover"]
