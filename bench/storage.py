@@ -2,7 +2,6 @@
 
 python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
-python bench/storage.py field --work DIR --model NAME=FILE ... --out FILE.json
 python bench/storage.py damage --model FILE.onnx|FILE.gopt [--trials 100000] [--seconds 300]
 python bench/storage.py curve --trials NAME=FILE.json ... --out FILE.png
 python bench/storage.py table --rounded FILE.json --lossless FILE.json
@@ -23,7 +22,6 @@ import zstandard
 
 from graphopt import load, session
 from graphopt.budget import Budget
-from graphopt.calibration.sensitivity import movement
 from graphopt.entropy.container import MAGIC, read_pack, unpack
 from graphopt.errors import GraphOptError
 from graphopt.packing.lossless import pack_lossless
@@ -105,48 +103,6 @@ def rounded(given):
         rows[name] = {**dataclasses.asdict(made), "pack_s": time.perf_counter() - began}
         rows[name] |= opened(pack, path)
         rows[name]["accuracy"] = [accuracy(session(path)), accuracy(session(pack))]
-        out.write_text(json.dumps(rows, indent=1))
-
-
-def field(given):
-    """Models of bench/field.py packed exactly and rounded on what their clients fed them.
-
-    Judged as `graphopt pack MODEL --samples DIR` judges, and beside that on held-out inputs.
-    """
-    out = Path(given.out)
-    rows = json.loads(out.read_text()) if out.exists() else {}
-    for item in given.model:
-        name, path = item.split("=")
-        if name in rows:
-            continue
-        work = Path(given.work, name)
-        pack = out.with_name(f"{name}.gopt")
-        exact = pack_lossless(Path(path), pack)
-        made = pack_rounded(
-            load(path),
-            pack,
-            samples=work / "calibration",
-            budget=Budget(),
-            before=exact.before,
-        )
-        held = [dict(np.load(p)) for p in sorted((work / "held").glob("*.npz"))]
-        before, after = (list(map(session(p), held)) for p in (path, pack))
-        rows[name] = {
-            "bytes": exact.before,
-            "lossless": exact.after,
-            "rounded": made.after,
-            "error": movement(before, after) ** 0.5,
-            "same": np.mean(
-                [
-                    (a[k].argmax(-1) == b[k].argmax(-1)).mean()
-                    for a, b in zip(before, after, strict=True)
-                    for k in a
-                    if a[k].ndim and a[k].shape[-1] > 1
-                ]
-                or [np.nan]
-            ),
-        }
-        print(name, rows[name], flush=True)
         out.write_text(json.dumps(rows, indent=1))
 
 
@@ -310,11 +266,6 @@ def main():
     one.add_argument("--passes", default="")
     one.add_argument("--recover", action="store_true")
     one.set_defaults(run=rounded)
-    one = commands.add_parser("field")
-    one.add_argument("--work", required=True, help="folder of bench/field.py's runs")
-    one.add_argument("--model", action="append", required=True, metavar="NAME=FILE")
-    one.add_argument("--out", required=True)
-    one.set_defaults(run=field)
     one = commands.add_parser("damage")
     one.add_argument("--model", required=True)
     one.add_argument("--trials", type=int, default=100_000)
