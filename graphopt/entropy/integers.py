@@ -104,7 +104,7 @@ def symbols_of(tensor: Rounded) -> Iterator[tuple[int, Array, Array]]:
     extra = sizes[sizes >= LARGEST] - (LARGEST - 1)
     lengths = np.frexp(extra)[1].astype(np.int32) - 1
     yield _SIDE, np.full(len(extra), 2, np.uint8), lengths
-    for bit in range(_BITS):
+    for bit in range(int(lengths.max(initial=0))):
         held = extra[lengths > bit]
         yield _BIT, np.zeros(len(held), np.uint8), (held >> bit) & 1
 
@@ -206,7 +206,7 @@ def _decoded(symbols: _Symbols, rows: int, columns: int, taps: int) -> tuple[Arr
     large = np.abs(q) == LARGEST
     lengths = symbols.take(_SIDE, np.full(int(large.sum()), 2, np.uint8))
     extra = 1 << lengths
-    for bit in range(_BITS):
+    for bit in range(int(lengths.max(initial=0))):
         held = lengths > bit
         extra[held] |= symbols.take(_BIT, np.zeros(int(held.sum()), np.uint8)) << bit
     q[large] += np.sign(q[large]) * (extra - 1)
