@@ -29,7 +29,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 #: Bits that magnitudes without a symbol of their own take at most, and the largest of them.
-_BITS = 16
+_BITS = 23
 MOST = LARGEST + (1 << _BITS) - 2
 #: Kinds of symbols after `contexts`' flags (0) and values (1): levels of rows and columns and
 #: numbers of bits, and single bits, each as likely as not.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import onnx_ir as ir
 
 from graphopt.budget import Budget
 from graphopt.context import Progress, silent
+from graphopt.entropy.integers import MOST
 from graphopt.errors import BudgetMissed, ModelError, UsageError
 from graphopt.execution.runtime import run_each
 from graphopt.packing.coding import Coded, coded, integers_at, size_of, write
@@ -26,10 +28,10 @@ from graphopt.packing.layers import first, layers_of
 from graphopt.packing.recovery import Recovery
 from graphopt.packing.rounding import Layer
 from graphopt.packing.shrinking import bare, shrunk
-from graphopt.packing.steps import FINE, largest, nearest
+from graphopt.packing.steps import FINE, LOWEST, largest, nearest
 from graphopt.pipeline.optimize import optimize
 from graphopt.pipeline.prepare import prepare
-from graphopt.samples import SampleSource
+from graphopt.samples import SampleSource, open_samples
 from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["RoundedPack", "Tensor", "pack_rounded"]
@@ -109,7 +111,8 @@ def pack_rounded(
     Args:
         model: the source; it is cleaned first, exactly.
         target: the .gopt file.
-        samples: what rounding is judged on, and what errors do is learned from.
+        samples: what errors do is learned from, and what rounding is judged on; without `evaluate`
+            every other run is for the one, the rest for the other.
         budget: `max_drop` with `evaluate`, `max_disagreement` or `max_error`; the default allows
             1 % of the decisions on the samples to change.
         before: bytes of the source's files.
@@ -126,9 +129,15 @@ def pack_rounded(
     progress("cleaning the graph", 0, 0)
     clean = optimize(model, "clean, fold", measure=False, seed=seed, verify="graph").model.clone()
     bare(clean)
+    given = open_samples(samples, clean)
+    learned = given
+    if budget.evaluate is None and len(list(islice(given, 4))) == 4:
+        # what weights were rounded for says little of how they are rounded
+        learned, given = given.without(1, 2), given.without(0, 2)
     setting = prepare(
-        clean, samples=samples, budget=budget, measure=False, seed=seed, progress=progress
+        clean, samples=given, budget=budget, measure=False, seed=seed, progress=progress
     )
+    setting = dataclasses.replace(setting, samples=learned)
     if setting.judge is None and budget.evaluate is None:
         raise UsageError(setting.unable or "the model cannot be run: nothing judges what is lost")
     source = metric_of(setting, clean)
@@ -148,6 +157,8 @@ def pack_rounded(
         if recovery.unable:
             raise UsageError(f"--recover trains on samples: {recovery.unable}")
     size = size_of(layers)
+    most = MOST * size * 2.0**LOWEST  # weights of which few decide all need their floats
+    layers = [one for one in layers if np.abs(one.scaled).max() <= most]
     tried: dict[int, tuple[int, float | None, str]] = {}
     within: dict[int, Trial] = {}
 

@@ -33,7 +33,7 @@ def back(data, one, tables):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 5), (64, 72), (33, 100)])
 @pytest.mark.parametrize("taps", [1, 8, 9])
-@pytest.mark.parametrize("scale", [0.0, 0.4, 3.0, 9000.0])
+@pytest.mark.parametrize("scale", [0.0, 0.4, 3.0, 9000.0, 1e6])
 @pytest.mark.parametrize("turned", [False, True])
 def test_any_integers_come_back(shape, taps, scale, turned):
     if taps > 8 * shape[1]:

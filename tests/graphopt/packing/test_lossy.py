@@ -8,6 +8,7 @@ import pytest
 import graphopt
 from graphopt.cli import main
 from graphopt.cli.demo import DATA, digits
+from graphopt.packing import judging, layers, lossy
 
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
@@ -88,6 +89,33 @@ def test_without_limits_few_decisions_change(folder):
         for p in (folder / "guarded.gopt", DATA / "digits.onnx")
     )
     assert (one != two).mean() <= 0.02
+
+
+@pytest.mark.parametrize(("runs", "shared"), [(8, 0), (3, 3)])
+def test_without_a_metric_what_was_rounded_for_does_not_judge(runs, shared, tmp_path, monkeypatch):
+    seen = {}
+
+    def layers_of(model, samples, *given):
+        seen["learned"] = [f["image"].tobytes() for f in samples]
+        return layers.layers_of(model, samples, *given)
+
+    def judged(setting, *given, **options):
+        seen["judged"] = [f["image"].tobytes() for f in setting.judge.probe]
+        return judging.judged(setting, *given, **options)
+
+    monkeypatch.setattr(lossy, "layers_of", layers_of)
+    monkeypatch.setattr(lossy, "judged", judged)
+    samples = np.split(digits()["calibration"][: 20 * runs], runs)
+    lossy.pack_rounded(
+        graphopt.load(DATA / "digits.onnx"),
+        tmp_path / "d.gopt",
+        samples=graphopt.Samples([{"image": x} for x in samples]),
+        budget=graphopt.Budget(max_error=0.3),
+        before=1,
+    )
+    learned, probe = set(seen["learned"]), set(seen["judged"])
+    assert len(learned & probe) == shared
+    assert len(learned | probe) == runs
 
 
 def test_a_budget_that_nothing_meets_writes_nothing(folder, capsys):

@@ -84,3 +84,13 @@ def test_a_vector_is_coded_by_its_neighbours():
     assert np.abs(made.values().ravel() - w.ravel()).max() <= 0.051
     bits = 8 * len(pack_integers(made, tables_of([made]))) / w.size
     assert bits < 6.2  # 5.4 are what the nearest integers of a normal carry
+
+
+def test_weights_of_a_million_steps_are_as_near_as_others():
+    """A normalization's scales that decide all: they came out clipped to 16 bits."""
+    w = np.random.default_rng(2).standard_normal((61, 1))
+    layer = Layer("scale", w, 1, False, (61,), None, np.ones(61))
+    q = nearest(layer, 1e-6)
+    assert np.abs(q).max() > 1e6
+    made = as_rounded(layer, q, 1e-6)
+    assert np.abs(made.values().ravel() - w.ravel()).max() < 1.1e-6
