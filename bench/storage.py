@@ -2,17 +2,19 @@
 
 python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
-python bench/storage.py field --work DIR --model NAME=FILE ... --out FILE.json
-python bench/storage.py damage --model FILE [--trials 100000]
+python bench/storage.py damage --model FILE.onnx|FILE.gopt [--trials 100000] [--seconds 300]
 python bench/storage.py curve --trials NAME=FILE.json ... --out FILE.png
 python bench/storage.py table --rounded FILE.json --lossless FILE.json
 """
 
 import argparse
 import dataclasses
+import io
 import json
+import struct
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,7 @@ import zstandard
 
 from graphopt import load, session
 from graphopt.budget import Budget
-from graphopt.calibration.sensitivity import movement
-from graphopt.entropy.container import read_pack, unpack
+from graphopt.entropy.container import MAGIC, read_pack, unpack
 from graphopt.errors import GraphOptError
 from graphopt.packing.lossless import pack_lossless
 from graphopt.packing.lossy import pack_rounded
@@ -105,48 +106,6 @@ def rounded(given):
         out.write_text(json.dumps(rows, indent=1))
 
 
-def field(given):
-    """Models of bench/field.py packed exactly and rounded on what their clients fed them.
-
-    Judged as `graphopt pack MODEL --samples DIR` judges, and beside that on held-out inputs.
-    """
-    out = Path(given.out)
-    rows = json.loads(out.read_text()) if out.exists() else {}
-    for item in given.model:
-        name, path = item.split("=")
-        if name in rows:
-            continue
-        work = Path(given.work, name)
-        pack = out.with_name(f"{name}.gopt")
-        exact = pack_lossless(Path(path), pack)
-        made = pack_rounded(
-            load(path),
-            pack,
-            samples=work / "calibration",
-            budget=Budget(),
-            before=exact.before,
-        )
-        held = [dict(np.load(p)) for p in sorted((work / "held").glob("*.npz"))]
-        before, after = (list(map(session(p), held)) for p in (path, pack))
-        rows[name] = {
-            "bytes": exact.before,
-            "lossless": exact.after,
-            "rounded": made.after,
-            "error": movement(before, after) ** 0.5,
-            "same": np.mean(
-                [
-                    (a[k].argmax(-1) == b[k].argmax(-1)).mean()
-                    for a, b in zip(before, after, strict=True)
-                    for k in a
-                    if a[k].ndim and a[k].shape[-1] > 1
-                ]
-                or [np.nan]
-            ),
-        }
-        print(name, rows[name], flush=True)
-        out.write_text(json.dumps(rows, indent=1))
-
-
 def opened(pack, path):
     """Seconds to open pack and source, and to decode; zstd -19 of the source."""
     times = []
@@ -167,36 +126,61 @@ def prepared(images):
 
 
 def damage(given):
-    """Flipped, cut, spliced: each must be refused, or read as the very same model."""
-    import io
+    """Flipped, cut, spliced, and flipped under right checksums: each must be refused.
+
+    Or be read as the very same model.
+    """
     import resource
 
-    with tempfile.TemporaryDirectory() as folder:
-        pack = Path(folder, "m.gopt")
-        pack_lossless(Path(given.model), pack)
-        data = pack.read_bytes()
+    data = Path(given.model).read_bytes()
+    if not data.startswith(MAGIC):
+        with tempfile.TemporaryDirectory() as folder:
+            pack = Path(folder, "m.gopt")
+            pack_lossless(Path(given.model), pack)
+            data = pack.read_bytes()
+    whole = contents(data)
     rng = np.random.default_rng(0)
-    refused = same = 0
-    for trial in range(given.trials):
+    refused = same = trial = 0
+    began, longest = time.monotonic(), 0.0
+    while trial < given.trials and time.monotonic() - began < given.seconds:
         bad = bytearray(data)
         at, other = (int(v) for v in rng.integers(len(bad), size=2))
         size = int(rng.integers(1, 2000))
-        if trial % 3 == 0:
-            bad[at] ^= 1 << int(rng.integers(8))
-        elif trial % 3 == 1:
+        if trial % 4 == 1:
             del bad[at:]
-        else:
+        elif trial % 4 == 2:
             bad[at : at + size] = data[other : other + size]
+        else:
+            bad[at] ^= 1 << int(rng.integers(8))
+        if trial % 4 == 3:
+            bad = resealed(data, bad)
+        start = time.monotonic()
         try:
-            for stored in read_pack(io.BytesIO(bytes(bad))):
-                for _ in stored.content:
-                    pass
-            assert bytes(bad) == data, f"trial {trial}: a wrong model"
+            assert contents(bytes(bad)) == whole, f"trial {trial}: a wrong model"
             same += 1
         except GraphOptError:
             refused += 1
+        longest = max(longest, time.monotonic() - start)
+        trial += 1
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{given.trials} trials: {refused} refused, {same} unchanged; {memory} MiB at most")
+    print(f"{trial} trials: {refused} refused, {same} unchanged; {memory} MiB at most", end="")
+    print(f", {longest:.2f} s of one at most")
+
+
+def contents(data):
+    return [(f.name, b"".join(bytes(c) for c in f.content)) for f in read_pack(io.BytesIO(data))]
+
+
+def resealed(data, bad):
+    """`bad` with the records' checksums made right, where `data` has them."""
+    at, crc = len(MAGIC) + 2, zlib.crc32(MAGIC)
+    while at < len(data):
+        (length,) = struct.unpack_from("<I", data, at + 1)
+        end = at + 5 + length
+        crc = zlib.crc32(bad[at:end], crc)
+        bad[end : end + 4] = struct.pack("<I", crc)
+        at = end + 4
+    return bad
 
 
 def table(given):
@@ -282,14 +266,10 @@ def main():
     one.add_argument("--passes", default="")
     one.add_argument("--recover", action="store_true")
     one.set_defaults(run=rounded)
-    one = commands.add_parser("field")
-    one.add_argument("--work", required=True, help="folder of bench/field.py's runs")
-    one.add_argument("--model", action="append", required=True, metavar="NAME=FILE")
-    one.add_argument("--out", required=True)
-    one.set_defaults(run=field)
     one = commands.add_parser("damage")
     one.add_argument("--model", required=True)
     one.add_argument("--trials", type=int, default=100_000)
+    one.add_argument("--seconds", type=float, default=float("inf"))
     one.set_defaults(run=damage)
     one = commands.add_parser("curve")
     one.add_argument("--trials", action="append", required=True, metavar="NAME=FILE.json")

@@ -164,13 +164,16 @@ def mix(work, rounds):
         rise = judge.perplexity(made.model) / judge.source - 1
         forms.append(
             {
-                n.name: tuple(n.attributes[a].as_int() for a in ("bits", "block_size"))
+                n.name: (*(n.attributes[a].as_int() for a in ("bits", "block_size")), len(n.inputs))
                 for n in made.model.graph
                 if n.op_type == "MatMulNBits" and "logits" not in n.name
             }
         )
         counts = Counter(forms[-1].values())
-        told = ", ".join(f"{c} of {b} bits by {s}" for (b, s), c in sorted(counts.items()))
+        told = ", ".join(
+            f"{c} of {b} bits by {s}{' symmetric' * (i == 3)}"
+            for (b, s, i), c in sorted(counts.items())
+        )
         rows.append((spec, samples, made.report.after.bytes, error, rise, told))
     times = products(forms, rounds)
     print("| weights | rounded | bytes | error | perplexity | products | times as fast |")
@@ -194,7 +197,7 @@ def products(forms, rounds):
     sessions = []
     for chosen in forms:
         nodes, held, outputs = [], [], []
-        for name, (bits, block) in chosen.items():
+        for name, (bits, block, count) in chosen.items():
             kind = name.partition("/")[0].rpartition(".")[2]
             n, k = LLAMA.get(kind, (4096, 4096))
             blocks = k // block
@@ -202,9 +205,9 @@ def products(forms, rounds):
                 rng.integers(256, size=(n, blocks, block * bits // 8), dtype=np.uint8),
                 np.full((n, blocks), 1 / k, np.float32),
                 rng.integers(256, size=(n, blocks * bits // 8), dtype=np.uint8),
-            )
+            )[: count - 1]
             held += [numpy_helper.from_array(a, f"{name}{i}") for i, a in enumerate(arrays)]
-            inputs = [f"x{k}", *(f"{name}{i}" for i in range(3))]
+            inputs = [f"x{k}", *(f"{name}{i}" for i in range(len(arrays)))]
             about = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4}
             nodes.append(
                 helper.make_node("MatMulNBits", inputs, [name], domain="com.microsoft", **about)

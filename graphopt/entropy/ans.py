@@ -11,7 +11,7 @@ so that decoding does the same IEEE arithmetic on the same integers everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,9 @@ def _library() -> Any:
     return stream
 
 
-def _model(codes: Array) -> Any:
-    values = frequencies(codes).astype(np.float64)
+@lru_cache(maxsize=1024)
+def _model(codes: bytes) -> Any:
+    values = frequencies(np.frombuffer(codes, np.uint8)).astype(np.float64)
     if not values.any():
         raise ModelError("a table of frequencies is empty")
     return _library().model.Categorical(values, perfect=False)
@@ -77,12 +78,8 @@ def encode(parts: Sequence[tuple[Array, Array]]) -> bytes:
             two symbols each.
     """
     coder = _library().stack.AnsCoder()
-    known: dict[bytes, Any] = {}
     for symbols, codes in reversed(parts):
-        key = codes.tobytes()
-        if key not in known:
-            known[key] = _model(codes)
-        coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), known[key])
+        coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), _model(codes.tobytes()))
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -101,12 +98,8 @@ class Decoder:
             self._coder = _library().stack.AnsCoder(words)
         except ValueError as error:
             raise ModelError("a stream of symbols is damaged") from error
-        self._known: dict[bytes, Any] = {}
 
     def take(self, codes: Array, count: int) -> Array:
         """The next symbols, int32 [count], of these frequencies."""
-        key = codes.tobytes()
-        if key not in self._known:
-            self._known[key] = _model(codes)
-        found: Array = self._coder.decode(self._known[key], count)
+        found: Array = self._coder.decode(_model(codes.tobytes()), count)
         return found

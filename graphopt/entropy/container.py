@@ -110,15 +110,16 @@ class _Chunks:
         self._ready = dict.fromkeys(KINDS, 0)  # bytes that are coded, and not used yet
 
     def needed(self, run: Run) -> Iterator[tuple[str, bytes]]:
-        if run.kind == "rounded":
-            yield run.kind, struct.pack("<I", len(run.data)) + run.coded
-            return
         left = len(run.data)
         while left > self._ready[run.kind]:
             left -= self._ready[run.kind]
-            data = self._take(run.kind)
-            self._ready[run.kind] = len(data)
-            yield run.kind, struct.pack("<I", len(data)) + _encoded(run.kind, data)
+            if run.kind == "rounded":
+                size, body = self._take_coded()
+            else:
+                data = self._take(run.kind)
+                size, body = len(data), _encoded(run.kind, data)
+            self._ready[run.kind] = size
+            yield run.kind, struct.pack("<I", size) + body
         self._ready[run.kind] -= left
 
     def _take(self, kind: str) -> bytes:
@@ -132,6 +133,17 @@ class _Chunks:
             if self._offset[kind] == len(data):
                 self._next[kind], self._offset[kind] = self._next[kind] + 1, 0
         return bytes(taken)
+
+    def _take_coded(self) -> tuple[int, bytes]:
+        """As many rounded runs as fit into a chunk: their bytes, and what they are coded as."""
+        size, parts = 0, []
+        for run in self._runs["rounded"][self._next["rounded"] :]:
+            if size and size + len(run.data) > CHUNK:
+                break
+            size += len(run.data)
+            parts.append(run.coded)
+        self._next["rounded"] += len(parts)
+        return size, b"".join(parts)
 
 
 def _encoded(kind: str, data: bytes) -> bytes:

@@ -1,27 +1,25 @@
 """Integers of rounded weights, coded by contexts, and the tensors they stand for.
 
 What is coded, and in which classes, is in `graphopt.entropy.contexts`; the classes' frequencies are
-the whole model's.
+the whole model's, as are those of steps and of how many bits integers without a symbol take.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from graphopt.entropy.ans import Decoder, encode, rounded
 from graphopt.entropy.contexts import ALPHABET, FLAGS, LARGEST, VALUES, flag_blocks, waves
-from graphopt.entropy.planes import pack_numbers, unpack_numbers
 from graphopt.errors import ModelError
 
 __all__ = [
     "MOST",
     "Rounded",
-    "counts_of",
     "pack_integers",
     "steps_of",
     "tables_of",
@@ -30,20 +28,28 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-#: Magnitudes that 16 bits beside a symbol tell.
-MOST = LARGEST + 65535
+#: Bits that magnitudes without a symbol of their own take at most, and the largest of them.
+_BITS = 23
+MOST = LARGEST + (1 << _BITS) - 2
+#: Kinds of symbols after `contexts`' flags (0) and values (1): levels of rows and columns and
+#: numbers of bits, and single bits, each as likely as not.
+_SIDE, _BIT = 2, 3
+#: Levels that steps of rows and columns have.
+STEPS = 33
+#: Classes and symbols of each kind whose frequencies a pack holds.
+_SIZES = ((FLAGS, 2), (VALUES, ALPHABET), (3, STEPS))
 #: Quarter octaves that steps differ by.
 _QUARTERS = np.array([1.0, 1.1892071150027210, 1.4142135623730951, 1.6817928305074292])
 
 
 @dataclasses.dataclass(frozen=True)
 class Rounded:
-    """A tensor w[r, c] = step 2^((row[r] + column[c]) / 4) q[r, c], float32.
+    """A tensor w[r, c] = step 2^((row[r] + column[c div taps]) / 4) q[r, c], float32.
 
     Attributes:
         q: integers [rows, columns], of magnitudes up to MOST.
         step: float32.
-        row, column: quarter octaves, uint8.
+        row, column: quarter octaves of rows and of groups of columns, uint8 below STEPS.
         taps: columns of a group; the last one is filled up.
         turned: whether the tensor is stored with columns first.
     """
@@ -58,7 +64,8 @@ class Rounded:
     def values(self) -> Array:
         """The float32 tensor as it is stored, [rows, columns] or turned."""
         with np.errstate(over="ignore", invalid="ignore"):  # of what is no weight of ours
-            steps = steps_of(self.step, self.row)[:, None] * steps_of(np.float32(1), self.column)
+            column = np.repeat(steps_of(np.float32(1), self.column), self.taps)
+            steps = steps_of(self.step, self.row)[:, None] * column[: self.q.shape[1]]
             w = self.q.astype(np.float32) * steps
         return np.ascontiguousarray(w.T) if self.turned else w
 
@@ -79,6 +86,8 @@ def _grouped(tensor: Rounded) -> Array:
 
 def symbols_of(tensor: Rounded) -> Iterator[tuple[int, Array, Array]]:
     """What is coded: (kind, classes, symbols) wave by wave."""
+    for k, levels in enumerate((tensor.row, tensor.column)):
+        yield _SIDE, np.full(len(levels), k, np.uint8), levels.astype(np.int32)
     q = np.clip(_grouped(tensor), -LARGEST, LARGEST).astype(np.int8)
     rows, columns, taps = q.shape
     flags = np.asarray(q.any(axis=2), np.uint8)
@@ -91,32 +100,40 @@ def symbols_of(tensor: Rounded) -> Iterator[tuple[int, Array, Array]]:
         if k + 1 < len(symbols):
             classes, kind = asked.send(sent)
 
-
-def counts_of(tensor: Rounded) -> tuple[Array, Array]:
-    """How often each symbol occurs in each class: flags [_, 2], values [_, ALPHABET]."""
-    counts = np.zeros((FLAGS, 2), np.int64), np.zeros((VALUES, ALPHABET), np.int64)
-    for kind, classes, symbols in symbols_of(tensor):
-        width = counts[kind].shape[1]
-        joint = classes.astype(np.int64) * width + symbols
-        counts[kind].ravel()[:] += np.bincount(joint, minlength=counts[kind].size)
-    return counts
+    sizes = np.abs(tensor.q.ravel())
+    extra = sizes[sizes >= LARGEST] - (LARGEST - 1)
+    lengths = np.frexp(extra)[1].astype(np.int32) - 1
+    yield _SIDE, np.full(len(extra), 2, np.uint8), lengths
+    for bit in range(int(lengths.max(initial=0))):
+        held = extra[lengths > bit]
+        yield _BIT, np.zeros(len(held), np.uint8), (held >> bit) & 1
 
 
-def tables_of(counts: tuple[Array, Array]) -> bytes:
-    """The frequencies of all classes, as the pack holds them."""
+def tables_of(tensors: Iterable[Rounded]) -> bytes:
+    """The frequencies of all classes in these tensors, as the pack holds them."""
+    counts = [np.zeros(size, np.int64) for size in _SIZES]
+    for tensor in tensors:
+        for kind, classes, symbols in symbols_of(tensor):
+            if kind != _BIT:
+                width = counts[kind].shape[1]
+                joint = classes.astype(np.int64) * width + symbols
+                counts[kind].ravel()[:] += np.bincount(joint, minlength=counts[kind].size)
     return b"".join(rounded(c).tobytes() for c in counts)
 
 
-def _tables(data: bytes) -> tuple[Array, Array]:
-    if len(data) != FLAGS * 2 + VALUES * ALPHABET:
+def _tables(data: bytes) -> list[Array]:
+    if len(data) != sum(classes * symbols for classes, symbols in _SIZES):
         raise ModelError("the tables of frequencies are not there")
-    codes = np.frombuffer(data, np.uint8)
-    flags, values = codes[: FLAGS * 2], codes[FLAGS * 2 :]
-    return flags.reshape(FLAGS, 2), values.reshape(VALUES, ALPHABET)
+    codes, at = [], 0
+    for classes, symbols in _SIZES:
+        found = np.frombuffer(data, np.uint8, classes * symbols, at)
+        codes.append(found.reshape(classes, symbols))
+        at += found.size
+    return [*codes, np.ones((1, 2), np.uint8)]
 
 
 def pack_integers(tensor: Rounded, tables: bytes) -> bytes:
-    """The tensor coded by `tables_of` the whole model."""
+    """The tensor coded by `tables_of` all of its model; it says itself where it ends."""
     codes = _tables(tables)
     parts = []
     for kind, classes, symbols in symbols_of(tensor):
@@ -125,59 +142,75 @@ def pack_integers(tensor: Rounded, tables: bytes) -> bytes:
         sorted_ = symbols[order]
         for k in np.flatnonzero(np.diff(ends, prepend=0)):
             parts.append((sorted_[ends[k - 1] if k else 0 : ends[k]], codes[kind][k]))
-    whole = _grouped(tensor)
-    extra = np.abs(whole[np.abs(whole) >= LARGEST]) - LARGEST
-    sides = [_planes(tensor.row, 1), _planes(tensor.column, 1), _planes(extra, 2)]
-    numbers = (int(tensor.turned), *tensor.q.shape, tensor.taps, *map(len, sides))
-    head = b"".join(map(_as_varint, numbers)) + struct.pack("<f", tensor.step)
-    return head + b"".join(sides) + encode(parts)
-
-
-def _planes(numbers: Array, width: int) -> bytes:
-    """Integers below 256^width, low bytes first, then high ones; nothing where all are 0."""
-    if not numbers.any():
-        return b""
-    octets = numbers.astype(f"<u{width}").view(np.uint8).reshape(-1, width)
-    return b"".join(pack_numbers(octets[:, k].tobytes(), 1) for k in range(width))
-
-
-def _numbers(data: memoryview, width: int, count: int) -> Array:
-    """What `_planes` coded, int32 [count]."""
-    found = np.zeros(count, np.int32)
-    for k in range(width if len(data) else 0):
-        if len(data) < 4:
-            raise ModelError("a rounded tensor is cut off")
-        end = 4 + struct.unpack_from("<I", data)[0]
-        plane = np.frombuffer(unpack_numbers(data[:end], 1, count), np.uint8)
-        found += plane.astype(np.int32) << (8 * k)
-        data = data[end:]
-    return found
+    stream = encode(parts)
+    numbers = (2 * tensor.taps + tensor.turned, *tensor.q.shape, len(stream))
+    return b"".join(map(_as_varint, numbers)) + struct.pack("<f", tensor.step) + stream
 
 
 def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
-    """The float32 bytes of a tensor. Raises ModelError: not what `pack_integers` made."""
+    """The float32 bytes of tensors one after another. Raises ModelError: not `pack_integers`'."""
     codes = _tables(tables)
-    numbers: list[int] = []
-    at = 0
-    while len(numbers) < 7:
-        value, at = _varint(data, at)
-        numbers.append(value)
-    turned, rows, columns, taps, *sizes = numbers
-    if not 0 < taps <= 8 * columns or rows * columns * 4 != size or len(data) < at + 4:
-        raise ModelError("a rounded tensor has another size than it should")
-    (step,) = struct.unpack_from("<f", data, at)
-    sides, at = [], at + 4
-    for length in sizes:
-        sides.append(data[at : at + length])
-        at += length
-    row = _numbers(sides[0], 1, rows)
-    column = _numbers(sides[1], 1, columns)
-    q = _decoded(Decoder(data[at:]), codes, rows, -(-columns // taps), taps).astype(np.int32)
+    made: list[bytes] = []
+    while data or size:
+        numbers: list[int] = []
+        at = 0
+        while len(numbers) < 4:
+            value, at = _varint(data, at)
+            numbers.append(value)
+        form, rows, columns, length = numbers
+        taps, turned = divmod(form, 2)
+        size -= 4 * rows * columns
+        end = at + 4 + length
+        if not 0 < taps <= 8 * columns or not rows or size < 0 or len(data) < end:
+            raise ModelError("a rounded tensor has another size than it should")
+        (step,) = struct.unpack_from("<f", data, at)
+        q, row, column = _decoded(_Symbols(data[at + 4 : end], codes), rows, columns, taps)
+        tensor = Rounded(q, np.float32(step), row, column, taps, bool(turned))
+        made.append(tensor.values().astype("<f4").tobytes())
+        data = data[end:]
+    return b"".join(made)
+
+
+class _Symbols:
+    """A tensor's stream, read wave by wave."""
+
+    def __init__(self, data: memoryview, codes: Sequence[Array]) -> None:
+        self._coder, self._codes = Decoder(data), codes
+
+    def take(self, kind: int, classes: Array) -> Array:
+        """The symbols of a wave, int32."""
+        codes = self._codes[kind]
+        order = np.argsort(classes, kind="stable")
+        counts = np.bincount(classes, minlength=len(codes))
+        taken = [self._coder.take(codes[k], int(counts[k])) for k in np.flatnonzero(counts)]
+        sent = np.empty(len(classes), np.int32)
+        if taken:
+            sent[order] = np.concatenate(taken)
+        return sent
+
+
+def _decoded(symbols: _Symbols, rows: int, columns: int, taps: int) -> tuple[Array, Array, Array]:
+    """The integers [rows, columns], and the levels of rows and groups."""
+    groups = -(-columns // taps)
+    row, column = (
+        symbols.take(_SIDE, np.full(n, k, np.uint8)) for k, n in enumerate((rows, groups))
+    )
+    asked = waves(rows, groups, taps)
+    classes, kind = next(asked)
+    while True:
+        try:
+            classes, kind = asked.send(symbols.take(kind, classes))
+        except StopIteration as end:
+            q = end.value.reshape(rows, -1)[:, :columns].astype(np.int32)
+            break
     large = np.abs(q) == LARGEST
-    q[large] += np.sign(q[large]) * _numbers(sides[2], 2, int(large.sum()))
-    q = q.reshape(rows, -1)[:, :columns]
-    tensor = Rounded(q, np.float32(step), row, column, taps, bool(turned))
-    return tensor.values().astype("<f4").tobytes()
+    lengths = symbols.take(_SIDE, np.full(int(large.sum()), 2, np.uint8))
+    extra = 1 << lengths
+    for bit in range(int(lengths.max(initial=0))):
+        held = lengths > bit
+        extra[held] |= symbols.take(_BIT, np.zeros(int(held.sum()), np.uint8)) << bit
+    q[large] += np.sign(q[large]) * (extra - 1)
+    return q, row, column
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -196,22 +229,3 @@ def _as_varint(value: int) -> bytes:
     """`value` in base 128, low digits first, high bit set on all but the last."""
     low, rest = value & 0x7F, value >> 7
     return bytes([low | 0x80]) + _as_varint(rest) if rest else bytes([low])
-
-
-def _decoded(
-    coder: Decoder, codes: tuple[Array, Array], rows: int, columns: int, taps: int
-) -> Array:
-    asked = waves(rows, columns, taps)
-    classes, kind = next(asked)
-    while True:
-        order = np.argsort(classes, kind="stable")
-        counts = np.bincount(classes, minlength=len(codes[kind]))
-        taken = [coder.take(codes[kind][k], int(counts[k])) for k in np.flatnonzero(counts)]
-        sent = np.empty(len(classes), np.int32)
-        if taken:
-            sent[order] = np.concatenate(taken)
-        try:
-            classes, kind = asked.send(sent)
-        except StopIteration as end:
-            found: Array = end.value
-            return found

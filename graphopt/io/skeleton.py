@@ -21,7 +21,7 @@ from graphopt.graph.traverse import subgraphs
 from graphopt.io.reading import THRESHOLD, graphs_of, set_aside
 from graphopt.io.tensors import SparseTensor, chunks
 
-__all__ = ["TOKEN", "Held", "Placed", "Skeleton", "locate", "skeleton_of"]
+__all__ = ["TOKEN", "Held", "Placed", "Skeleton", "locate", "skeleton_of", "tensors_of"]
 
 #: Marks places for tensors in a serialized graph; NUL keeps it apart from any name.
 TOKEN = "\0graphopt-tensor:"
@@ -99,7 +99,7 @@ class Skeleton:
         """Where in a copy of `proto` each of `held` belongs, in their order."""
         main = all(one.owner == "main" for one in self.held)
         found: list[onnx.TensorProto | None] = [None] * len(self.held)
-        for tensor in proto.graph.initializer if main else _tensors(proto):
+        for tensor in proto.graph.initializer if main else tensors_of(proto):
             if tensor.external_data and tensor.external_data[0].value.startswith(TOKEN):
                 found[int(tensor.external_data[0].value.removeprefix(TOKEN))] = tensor
         return [(t, one) for t, one in zip(found, self.held, strict=True) if t is not None]
@@ -211,26 +211,22 @@ def _large(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= THRESHOLD
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model that may be a large one."""
-
-    def inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.TENSOR:
-                    yield attribute.t
-                elif attribute.type == onnx.AttributeProto.GRAPH:
-                    yield from of(attribute.g)
-                for graph in attribute.graphs:
-                    yield from of(graph)
-
-    def of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-        yield from graph.initializer
-        yield from inside(graph.node)
-
-    yield from of(proto.graph)
-    for function in proto.functions:
-        yield from inside(function.node)
+def tensors_of(message: Any) -> Iterator[Any]:
+    """Every tensor within a model's graphs and functions."""
+    if isinstance(message, onnx.ModelProto):
+        parts: list[Any] = [message.graph, *message.functions]
+    elif isinstance(message, onnx.GraphProto):
+        yield from message.initializer
+        for sparse in message.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        parts = list(message.node)
+    elif isinstance(message, (onnx.FunctionProto, onnx.NodeProto)):
+        parts = [*(message.node if isinstance(message, onnx.FunctionProto) else message.attribute)]
+    else:
+        yield from (message.t, *message.tensors)
+        parts = [*([message.g] if message.HasField("g") else ()), *message.graphs]
+    for part in parts:
+        yield from tensors_of(part)
 
 
 def _finish(graph: onnx.GraphProto, sparse: dict[str, onnx.SparseTensorProto]) -> None:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.context import Progress, silent
 from graphopt.entropy.container import CHUNK, write_pack
-from graphopt.entropy.integers import Rounded, counts_of, pack_integers, tables_of
+from graphopt.entropy.integers import Rounded, pack_integers, tables_of
 from graphopt.io.writing import write_model
 from graphopt.packing.files import files_of
 from graphopt.packing.lossless import check
@@ -68,9 +68,7 @@ def coded(model: ir.Model, layers: Sequence[Layer], found: Sequence[Array], step
     """The model with integers `found` at one step in place of its layers, and these coded."""
     rounded = [as_rounded(one, q, step) for one, q in zip(layers, found, strict=True)]
     parts = [_parts(one) for one in rounded]
-    counts = [counts_of(p) for ps in parts for p in ps]
-    flags, values = (sum(c[k] for c in counts[1:]) + counts[0][k] for k in (0, 1))
-    tables = tables_of((flags, values))
+    tables = tables_of(p for ps in parts for p in ps)
     made = {
         one.name: [(4 * p.q.size, pack_integers(p, tables)) for p in ps]
         for one, ps in zip(layers, parts, strict=True)
@@ -90,7 +88,9 @@ def _parts(tensor: Rounded) -> list[Rounded]:
         most = max(tensor.taps, most // tensor.taps * tensor.taps)
         return [
             dataclasses.replace(
-                tensor, q=tensor.q[:, k : k + most], column=tensor.column[k : k + most]
+                tensor,
+                q=tensor.q[:, k : k + most],
+                column=tensor.column[k // tensor.taps : -(-(k + most) // tensor.taps)],
             )
             for k in range(0, columns, most)
         ]

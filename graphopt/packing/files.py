@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -14,6 +13,7 @@ from graphopt.entropy.container import Run
 from graphopt.errors import ModelError
 from graphopt.io import wire
 from graphopt.io.reading import data_path, looks_like
+from graphopt.io.skeleton import tensors_of
 from graphopt.io.tensors import MappedFile
 
 __all__ = ["files_of"]
@@ -63,7 +63,7 @@ def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run
     coded = coded or {}
     inside: list[_Part] = []
     beside: dict[str, list[_Part]] = {}
-    for tensor in _tensors(proto):
+    for tensor in tensors_of(proto):
         if tensor.data_location != _Types.EXTERNAL:
             continue
         said = {e.key: e.value for e in tensor.external_data}
@@ -107,21 +107,3 @@ def _runs(view: memoryview, parts: list[_Part], coded: Coded) -> list[Run]:
         runs.append(Run(kind, view[at:end]))
         at = end
     return [r for r in (*runs, Run("text", view[at:])) if len(r.data)]
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor within a model's graphs and functions."""
-    if isinstance(message, onnx.ModelProto):
-        parts: list[Any] = [message.graph, *message.functions]
-    elif isinstance(message, onnx.GraphProto):
-        yield from message.initializer
-        for sparse in message.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        parts = list(message.node)
-    elif isinstance(message, (onnx.FunctionProto, onnx.NodeProto)):
-        parts = [*(message.node if isinstance(message, onnx.FunctionProto) else message.attribute)]
-    else:
-        yield from (message.t, *message.tensors)
-        parts = [*([message.g] if message.HasField("g") else ()), *message.graphs]
-    for part in parts:
-        yield from _tensors(part)

@@ -20,7 +20,7 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.context import Progress
 from graphopt.execution.gradients import backward
 from graphopt.execution.staged import Staged
-from graphopt.packing.rounding import Layer
+from graphopt.packing.rounding import GROUP, Layer
 from graphopt.samples import Feeds
 
 __all__ = ["layers_of"]
@@ -33,8 +33,6 @@ SMALLEST = 16
 ROWS, GRADIENTS = 16384, 384
 #: Wider matrices are rounded as if their columns were independent.
 WIDEST = 6144
-#: Neighbours in a matrix.
-GROUP = 8
 
 
 def layers_of(

@@ -9,45 +9,39 @@ trial what rounding lost (`graphopt.packing.recovery`).
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.blame import described
 from graphopt.budget import Budget
-from graphopt.context import Context, Progress, silent
-from graphopt.errors import BudgetMissed, ModelError, PassError, UsageError
-from graphopt.execution.runtime import opened, run_each
-from graphopt.graph.provenance import strip
-from graphopt.graph.traverse import all_graphs
+from graphopt.context import Progress, silent
+from graphopt.entropy.integers import MOST
+from graphopt.errors import BudgetMissed, ModelError, UsageError
+from graphopt.execution.runtime import run_each
 from graphopt.packing.coding import Coded, coded, integers_at, size_of, write
+from graphopt.packing.judging import Trial, judged, metric_of
 from graphopt.packing.layers import first, layers_of
 from graphopt.packing.recovery import Recovery
 from graphopt.packing.rounding import Layer
-from graphopt.packing.steps import FINE, largest, nearest
+from graphopt.packing.shrinking import bare, shrunk
+from graphopt.packing.steps import FINE, LOWEST, largest, nearest
 from graphopt.pipeline.optimize import optimize
-from graphopt.pipeline.prepare import Setting, prepare
-from graphopt.samples import SampleSource
-from graphopt.spec import parse
+from graphopt.pipeline.prepare import prepare
+from graphopt.samples import SampleSource, open_samples
 from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["RoundedPack", "Tensor", "pack_rounded"]
 
 Array = np.ndarray[Any, Any]
 
-#: Rows of samples that layers are looked at on, and that pruning looks at.
-ROWS, FEW = 1024, 512
-#: Shares of the MACs that are pruned before training: the first that takes no more than its part
-#: of the budget, since rounding needs the rest.
-SHARES, PART = (0.85, 0.75, 0.6, 0.5, 0.3), 0.5
+#: Rows of samples that layers are looked at on.
+ROWS = 1024
 #: How much of the budget rounding may take before it is trained, where trials start.
 BEFORE = 2.0
-#: What is run on the pruned model before anything is rounded.
-TRAINING = "distill(batch=64)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +94,6 @@ class RoundedPack:
         return self.before / self.after
 
 
-@dataclasses.dataclass(frozen=True)
-class _Trial:
-    """What a coded model misses of the budget ("" if nothing), and its figures."""
-
-    coded: Coded
-    reason: str
-    metric: float | None
-    error: float | None
-    disagreement: float | None
-
-
 def pack_rounded(
     model: ir.Model,
     target: Path,
@@ -128,7 +111,8 @@ def pack_rounded(
     Args:
         model: the source; it is cleaned first, exactly.
         target: the .gopt file.
-        samples: what rounding is judged on, and what errors do is learned from.
+        samples: what errors do is learned from, and what rounding is judged on; without `evaluate`
+            every other run is for the one, the rest for the other.
         budget: `max_drop` with `evaluate`, `max_disagreement` or `max_error`; the default allows
             1 % of the decisions on the samples to change.
         before: bytes of the source's files.
@@ -144,19 +128,25 @@ def pack_rounded(
     """
     progress("cleaning the graph", 0, 0)
     clean = optimize(model, "clean, fold", measure=False, seed=seed, verify="graph").model.clone()
-    _strip(clean)
+    bare(clean)
+    given = open_samples(samples, clean)
+    learned = given
+    if budget.evaluate is None and len(list(islice(given, 4))) == 4:
+        # what weights were rounded for says little of how they are rounded
+        learned, given = given.without(1, 2), given.without(0, 2)
     setting = prepare(
-        clean, samples=samples, budget=budget, measure=False, seed=seed, progress=progress
+        clean, samples=given, budget=budget, measure=False, seed=seed, progress=progress
     )
+    setting = dataclasses.replace(setting, samples=learned)
     if setting.judge is None and budget.evaluate is None:
         raise UsageError(setting.unable or "the model cannot be run: nothing judges what is lost")
-    source = _metric(setting, clean)
+    source = metric_of(setting, clean)
     strict = budget.max_error is not None or setting.guard is not None
 
-    def judged(one: Coded, share: float = 1.0) -> _Trial:
-        return _judged(setting, one, source, look=strict, share=share)
+    def trial(one: Coded, share: float = 1.0) -> Trial:
+        return judged(setting, one, source, look=strict, share=share)
 
-    clean, passes = _smaller(setting, clean, passes, judged if recover else None, progress)
+    clean, passes = shrunk(setting, clean, passes, trial if recover else None, progress)
     layers = layers_of(clean, first(setting.samples, ROWS), seed, progress)
     if not layers:
         raise ModelError("no float32 weight has an influence on the outputs: use --lossless")
@@ -167,13 +157,15 @@ def pack_rounded(
         if recovery.unable:
             raise UsageError(f"--recover trains on samples: {recovery.unable}")
     size = size_of(layers)
+    most = MOST * size * 2.0**LOWEST  # weights of which few decide all need their floats
+    layers = [one for one in layers if np.abs(one.scaled).max() <= most]
     tried: dict[int, tuple[int, float | None, str]] = {}
-    within: dict[int, _Trial] = {}
+    within: dict[int, Trial] = {}
 
     def fits_untrained(k: int) -> bool:
         progress("rounding, to be trained from there", 0, 0)
         step = size * 2.0 ** (k / FINE)
-        return not judged(coded(clean, layers, integers_at(layers, step), step), BEFORE).reason
+        return not trial(coded(clean, layers, integers_at(layers, step), step), BEFORE).reason
 
     def fits(k: int) -> bool:
         progress("rounding and judging", len(tried), 0)
@@ -181,7 +173,7 @@ def pack_rounded(
         found = integers_at(layers, step)
         if recovery is not None:
             found = recovery.trained(found, step)
-        made = judged(coded(clean, layers, found, step))
+        made = trial(coded(clean, layers, found, step))
         tried[k] = made.coded.bytes, made.metric, made.reason
         if not made.reason and k >= max(within, default=k):
             within.clear()  # one model is kept, not one a trial
@@ -209,92 +201,6 @@ def pack_rounded(
         tensors=_told(layers, chosen.coded),
         trials=tuple((2.0 ** (k / FINE), *told) for k, told in sorted(tried.items())),
     )
-
-
-def _smaller(
-    setting: Setting,
-    model: ir.Model,
-    passes: str,
-    judged: Callable[[Coded, float], _Trial] | None,
-    progress: Progress,
-) -> tuple[ir.Model, str]:
-    """The model after `passes`; with `judged` after the strongest pruning in budget, trained."""
-    if not passes and judged is None:
-        return model, ""
-    for one in (passes,) if passes else (f"prune(ratio={s})" for s in SHARES):
-        progress(f"{one} before rounding", 0, 0)
-        given = setting.samples if passes else list(first(setting.samples, FEW))
-        free = Budget(max_disagreement=math.inf)
-        result = optimize(
-            model, one, samples=given, budget=free, measure=False, seed=setting.seed, cache="off"
-        )
-        made = result.model.clone()
-        _strip(made)
-        if passes or judged is None:
-            return made, one
-        if not judged(Coded(made, {}, b"", []), PART).reason:
-            (train,) = parse(TRAINING)
-            ctx = Context(
-                made,
-                samples=setting.samples,
-                source=setting.source.model,
-                seed=setting.seed,
-                pass_name="distill",
-                progress=progress,
-            )
-            train.run(made, ctx)
-            _strip(made)
-            return made, f"{one}, {TRAINING}"
-    return model, ""
-
-
-def _judged(
-    setting: Setting, coded: Coded, source: float | None, *, look: bool, share: float
-) -> _Trial:
-    """What a model misses of a share of the budget, if anything; outputs are looked at if asked."""
-    budget, judge = setting.budget, setting.judge
-    reason, error, over, metric = "", None, None, None
-    if judge is not None and look:
-        outputs = list(run_each(coded.model, judge.probe, optimize=True))
-        compared = compare_outputs(judge.source, outputs)
-        error = compared.worst
-        reason = compared.broken or budget.over_error(error / share)
-        if setting.guard is not None and not reason:
-            name, worst = max(setting.guard.judge(outputs).items(), key=lambda item: item[1].over)
-            over = worst.over
-            reason = f"{name} says something else: {worst}" if over > share else ""
-    if not reason:
-        metric = _metric(setting, coded.model)
-        if source is not None and metric is not None:
-            reason = budget.over_drop(source, source - (source - metric) / share)
-    return _Trial(coded, reason, metric, error, over)
-
-
-def _metric(setting: Setting, model: ir.Model) -> float | None:
-    evaluate = setting.budget.evaluation
-    if evaluate is None:
-        return None
-    with opened(model) as predict:
-        try:
-            return float(evaluate(predict))
-        except Exception as error:
-            raise PassError(f"the evaluation function raised {described(error)}") from error
-
-
-def _strip(model: ir.Model) -> None:
-    """Leave out what no runtime reads: provenance, comments, types that follow from the inputs."""
-    strip(model)
-    model.doc_string = None
-    for graph in all_graphs(model.graph):
-        kept = {*graph.inputs, *graph.outputs}
-        graph.doc_string = None
-        for node in graph:
-            node.metadata_props.clear()
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
-                if value not in kept:
-                    value.type = value.shape = None
 
 
 def _told(layers: Sequence[Layer], coded: Coded) -> tuple[Tensor, ...]:

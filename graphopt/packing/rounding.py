@@ -20,12 +20,14 @@ import numpy as np
 from graphopt.entropy.contexts import LARGEST
 from graphopt.entropy.integers import MOST, Rounded, steps_of
 
-__all__ = ["Costs", "Layer", "rounded_for"]
+__all__ = ["GROUP", "Costs", "Layer", "rounded_for"]
 
 Array = np.ndarray[Any, Any]
 
 #: Added to the diagonal of H, relative to its mean.
 DAMP = 0.01
+#: Neighbours in a matrix.
+GROUP = 8
 #: Columns rounded before the ones behind them are told.
 BLOCK = 64
 #: Levels of rows and columns in octaves, and kinds of known neighbours, of the bits' model.
@@ -242,5 +244,9 @@ def as_rounded(layer: Layer, q: Array, step: float) -> Rounded:
     base = np.float32(step * layer.unit)
     low_row, low_column = int(layer.row.min()), int(layer.column.min())
     base = steps_of(base, np.array([low_row + low_column]))[0]
-    row, column = layer.row - np.uint8(low_row), layer.column - np.uint8(low_column)
-    return Rounded(np.clip(q, -MOST, MOST), base, row, column, layer.taps, layer.turned)
+    row = layer.row - np.uint8(low_row)
+    column = layer.column[:: layer.taps] - np.uint8(low_column)
+    q, taps, turned = np.clip(q, -MOST, MOST), layer.taps, layer.turned
+    if taps == 1:  # a vector, of one step: as one row, so that neighbours tell
+        q, taps, turned, row, column = q.T, GROUP, True, row[:1], row[::GROUP]
+    return Rounded(q, base, row, column, taps, turned)

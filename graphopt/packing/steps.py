@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["FINE", "largest", "nearest"]
+__all__ = ["FINE", "LOWEST", "largest", "nearest"]
 
 #: Steps of an octave, and the octaves that are tried.
 FINE, LOWEST, HIGHEST = 16, -7, 4

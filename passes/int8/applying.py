@@ -17,6 +17,7 @@ from graphopt.passes.int8.rounding import Refined
 from graphopt.passes.int8.stored import store
 from graphopt.passes.int8.unfolding import unfold, unfolds
 from graphopt.passes.int8.writer import Writer
+from graphopt.passes.weight_only.blocks import Form
 from graphopt.passes.weight_only.writer import BlockWriter
 
 from graphopt.analyses.linear import linear_of
@@ -88,7 +89,7 @@ def _in_blocks(model: ir.Model, ctx: Context, nodes: Sequence[ir.Node]) -> Seque
         conv = unfolds(node)
         op = linear_of(node if conv is None else unfold(model, conv, blocks.names))
         assert not isinstance(op, str)
-        blocks.replace(op, (8, BLOCK), None)
+        blocks.replace(op, Form(8, BLOCK), None)
     return nodes
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.weight_only.blocks import Form, relative_error, stored_bits
+from graphopt.passes.weight_only.blocks import Form, form_of, relative_error, stored_bits
 from graphopt.passes.weight_only.levels import LEVELS
 from graphopt.passes.weight_only.writer import BlockWriter
 
@@ -32,10 +32,10 @@ from graphopt.knapsack import lower_hull, marginal_steps, slope
 __all__ = ["REFERENCE", "mixed_forms"]
 
 #: What products choose from, and whose error and time all are measured by.
-FORMS: tuple[Form, ...] = ((2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 128))
-REFERENCE: Form = (4, 32)
+FORMS = ((2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 128))
+REFERENCE = Form(4, 32)
 #: What is measured of each: forms of as many bits are taken from it, and 8 bits from the last.
-MEASURED: tuple[Form, ...] = ((2, 128), (4, 128))
+MEASURED = (Form(2, 128), Form(4, 128))
 #: Runs of samples that outputs are compared on.
 RUNS = 2
 
@@ -63,9 +63,10 @@ def mixed_forms(
         w = op.matrix()[0]
         known = [(moved({op.node: f}), relative_error(w, f)) for f in MEASURED]
         points = []
-        for form in FORMS:
-            if block in (None, form[1]) and _fits(op, form[1]):
-                error, own = known[form[0] > MEASURED[0][0]]
+        for bits, size in FORMS:
+            if block in (None, size) and _fits(op, size):
+                form = form_of(w, bits, (size,))
+                error, own = known[bits > MEASURED[0].bits]
                 error *= (relative_error(w, form) / max(own, 1e-30)) ** 2
                 points.append((w.size * _time(op, form, ctx), error, form))
         hulls[op.node] = lower_hull(points or [(0.0, 0.0, REFERENCE)])
@@ -92,7 +93,7 @@ def mixed_forms(
         low, high = (middle, high) if moved(after(middle)) <= limit else (low, middle)
     found = after(low)
     counts = Counter(found.values())
-    told = ", ".join(f"{n} of {b} bits in blocks of {s}" for (b, s), n in sorted(counts.items()))
+    told = ", ".join(f"{n} of {form}" for form, n in sorted(counts.items()))
     ctx.note(f"products chose: {told}")
     return found
 
@@ -126,7 +127,7 @@ def _time(op: Linear, form: Form, ctx: Context) -> float:
         x = np.random.default_rng(0).standard_normal((1, k)).astype(dtype)
         return _product(n, k, REFERENCE, dtype, level), _product(n, k, form, dtype, level), {"x": x}
 
-    what = f"MatMulNBits 1x{k} by {n}x{k} {op.dtype.name} {form[0]} bits by {form[1]}"
+    what = f"MatMulNBits 1x{k} by {n}x{k} {op.dtype.name} {form}"
     ratio = ctx.faster(what, pair)
     bits, own = (stored_bits(f, k, dtype) for f in (REFERENCE, form))
     return own / bits if ratio is None else ratio
@@ -134,14 +135,15 @@ def _time(op: Linear, form: Form, ctx: Context) -> float:
 
 def _product(n: int, k: int, form: Form, dtype: Any, level: int) -> ir.Model:
     """One product with random weights."""
-    bits, block = form
+    bits, block, symmetric = form
     blocks = -(-k // block)
     rng = np.random.default_rng(0)
     arrays = {
         "q": rng.integers(256, size=(n, blocks, block * bits // 8), dtype=np.uint8),
         "scale": np.full((n, blocks), 1 / k, dtype),
-        "zero": rng.integers(256, size=(n, -(-blocks * bits // 8)), dtype=np.uint8),
     }
+    if not symmetric:
+        arrays["zero"] = rng.integers(256, size=(n, -(-blocks * bits // 8)), dtype=np.uint8)
     kind = ir.DataType.from_numpy(np.dtype(dtype))
     x = ir.val("x", kind, [1, k])
     held = [ir.val(name, const_value=ir.Tensor(a, name=name)) for name, a in arrays.items()]

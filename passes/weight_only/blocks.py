@@ -2,23 +2,32 @@
 
     w[n, k]  ~  s[n, k / size] (q[n, k] - z[n, k / size]),    0 <= q, z < 2^bits
 
-The range of a block is its extremes, or less where clipping leaves a smaller squared error.
+The range of a block is its extremes, or less where clipping leaves a smaller squared error. If it
+is symmetric, z = 2^(bits - 1) is not stored, and s is signed: the largest weight is -2^(bits - 1).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphopt.calibration.rounding import Order, compensated, errors
 
-__all__ = ["Blocks", "Form", "form_of", "in_blocks", "order_of", "relative_error", "stored_bits"]
+__all__ = [
+    "Blocks",
+    "Form",
+    "form_of",
+    "in_blocks",
+    "order_of",
+    "relative_error",
+    "sizes_of",
+    "stored_bits",
+]
 
 Array = np.ndarray[Any, Any]
-#: Bits of a weight and weights of a block.
-Form = tuple[int, int]
 
 #: Block sizes to choose from, and the smallest one.
 SIZES, SMALLEST = (128, 64, 32), 16
@@ -31,6 +40,18 @@ SHARES = {2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0, 0
 PART = 1 << 22
 
 
+class Form(NamedTuple):
+    """Bits of a weight, weights of a block, and whether blocks have no zero points of their own."""
+
+    bits: int
+    size: int
+    symmetric: bool = False
+
+    def __str__(self) -> str:
+        kind = "symmetric " if self.symmetric else ""
+        return f"{self.bits} bits in {kind}blocks of {self.size}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """Rows of a matrix in blocks.
@@ -39,13 +60,13 @@ class Blocks:
         integers: uint8 [n, blocks, size], one number each.
         scales: [n, blocks], in the dtype of the activations.
         zeros: uint8 [n, blocks].
-        bits: 2, 4 or 8.
+        form: of all.
     """
 
     integers: Array
     scales: Array
     zeros: Array
-    bits: int
+    form: Form
 
     def matrix(self, columns: int) -> Array:
         """The matrix [n, columns] these stand for, float32."""
@@ -53,61 +74,63 @@ class Blocks:
         whole: Array = off * self.scales[..., None].astype(np.float32)
         return whole.reshape(len(whole), -1)[:, :columns]
 
-    def packed(self) -> tuple[Array, Array]:
-        """Integers [n, blocks, bytes] and zeros [n, bytes], the first of a byte lowest."""
-        more = -self.zeros.shape[1] % (8 // self.bits)
-        zeros = np.pad(self.zeros, ((0, 0), (0, more)))
-        return _packed(self.integers, self.bits), _packed(zeros, self.bits)
+    def packed(self) -> tuple[Array, ...]:
+        """What is stored, the first number of a byte lowest.
+
+        Returns:
+            Integers [n, blocks, bytes], scales, and zeros [n, bytes] unless symmetric.
+        """
+        bits, _, symmetric = self.form
+        stored = _packed(self.integers, bits), self.scales
+        zeros = np.pad(self.zeros, ((0, 0), (0, -self.zeros.shape[1] % (8 // bits))))
+        return stored if symmetric else (*stored, _packed(zeros, bits))
 
 
-def in_blocks(w: Array, bits: int, size: int, dtype: Any, order: Order | None = None) -> Blocks:
+def in_blocks(w: Array, form: Form, dtype: Any, order: Order | None = None) -> Blocks:
     """The matrix w [n, k] in blocks along k.
 
     Args:
         w: float matrix.
-        bits: 2, 4 or 8.
-        size: elements of a block; the last of a row is filled up with zeros.
+        form: the last block of a row is filled up with zeros.
         dtype: of the scales.
         order: of what the rows multiply (`order_of`); roundings then make up for each other.
     """
     parts = np.array_split(w, max(1, w.size // PART))
-    made = [_part(part, bits, size, dtype, order) for part in parts]
+    made = [_part(part, form, dtype, order) for part in parts]
     integers, scales, zeros = (np.concatenate(arrays) for arrays in zip(*made, strict=True))
-    return Blocks(integers, scales, zeros, bits)
+    return Blocks(integers, scales, zeros, form)
 
 
 def stored_bits(form: Form, row: int, dtype: Any) -> float:
     """Bits of a weight in rows of so many, scales, zero points and filled places included."""
-    bits, size = form
-    block: int = size * bits + 8 * np.dtype(dtype).itemsize + bits
+    bits, size, symmetric = form
+    block: int = size * bits + 8 * np.dtype(dtype).itemsize + bits * (not symmetric)
     return -(-row // size) * block / row
 
 
 def relative_error(w: Array, form: Form) -> float:
     """Relative L2 of what rounding to the nearest does to w [n, k], by some of its rows."""
     some = w[:: max(1, len(w) // ROWS)]
-    off = in_blocks(some, *form, some.dtype).matrix(some.shape[1]) - some.astype(np.float32)
+    off = in_blocks(some, form, some.dtype).matrix(some.shape[1]) - some.astype(np.float32)
     return float(np.linalg.norm(off)) / max(float(np.linalg.norm(some.astype(np.float32))), 1e-30)
 
 
-def form_of(w: Array, bits: int, whole: bool) -> Form:
-    """The form of w [n, k] in so many bits: the block with the least error for its bytes.
+def form_of(w: Array, bits: int, sizes: Sequence[int]) -> Form:
+    """The form of w [n, k] in so many bits that has the least error for its bytes.
 
-    A bit more of each weight halves errors; by that what a block saves is weighed against what it
-    loses. Longer blocks are no slower.
-
-    Args:
-        w: float matrix.
-        bits: 2, 4 or 8.
-        whole: blocks must divide rows.
+    A bit more of each weight halves errors; by that what long and symmetric blocks save is weighed
+    against what they lose. They are no slower.
     """
-    row = w.shape[1]
-    sizes = [s for s in SIZES if row % s == 0 or not (whole or row < s)]
 
     def price(form: Form) -> float:
-        return relative_error(w, form) * float(2.0 ** stored_bits(form, row, w.dtype))
+        return relative_error(w, form) * float(2.0 ** stored_bits(form, w.shape[1], w.dtype))
 
-    return min(((bits, s) for s in sizes), key=price, default=(bits, SMALLEST))
+    return min((Form(bits, size, only) for size in sizes for only in (False, True)), key=price)
+
+
+def sizes_of(row: int, whole: bool) -> Sequence[int]:
+    """The block sizes of rows of so many; with `whole` blocks must divide rows."""
+    return [s for s in SIZES if row % s == 0 or not (whole or row < s)] or [SMALLEST]
 
 
 def order_of(h: Array, size: int) -> Order:
@@ -116,20 +139,24 @@ def order_of(h: Array, size: int) -> Order:
     return Order.of(np.pad(h, ((0, more), (0, more))))
 
 
-def _part(
-    w: Array, bits: int, size: int, dtype: Any, order: Order | None
-) -> tuple[Array, Array, Array]:
+def _part(w: Array, form: Form, dtype: Any, order: Order | None) -> tuple[Array, Array, Array]:
     """Integers, scales and zeros of some rows."""
-    top = 2**bits - 1
+    bits, size, symmetric = form
+    top, middle = 2**bits - 1, np.float32(2 ** (bits - 1))
     filled = np.pad(w.astype(np.float32), ((0, 0), (0, -w.shape[1] % size)))
     blocks = filled.reshape(len(w), -1, size)
     low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
+    if symmetric:
+        reach = np.where(-low > high, -low, -high) / middle
+    else:
+        reach = (high - low) / np.float32(top)
     scales, zeros = np.ones_like(low), np.zeros_like(low)
     least = np.full(low.shape, np.inf, np.float32)
     for share in SHARES[bits]:
-        scale = ((high - low) * np.float32(share / top)).astype(dtype).astype(np.float32)
-        scale = np.where(scale > 0, scale, np.float32(1))
-        zero = np.clip(np.rint(-low * share / scale), 0, top)
+        scale = (reach * np.float32(share)).astype(dtype).astype(np.float32)
+        scale = np.where(scale != 0, scale, np.float32(1))
+        zero = middle if symmetric else np.clip(np.rint(-low * share / scale), 0, top)
+        zero = np.broadcast_to(zero, scale.shape)
         off = _near(blocks, scale, zero, top) * scale[..., None] - blocks
         error = np.square(off).sum(axis=2)
         better = error < least

@@ -68,14 +68,14 @@ def pack_experts(writer: BlockWriter, node: ir.Node, form: Form) -> None:
         parts: list[ir.Value | None] = [None] * len(PARTS)
         if k in held:
             base = held[k].name or "experts"
-            arrays = writer.kept(base, partial(_packed, held[k], form))
+            arrays = writer.kept(base, form, partial(_packed, held[k], form))
             parts = [builder.constant(arrays[name], f"{base}_{name}") for name in PARTS]
         inputs += [*parts[:2], given[k + 1]]
         zeros.append(parts[2])
     inputs += [*zeros, _shares(builder, node)]
     while inputs[-1] is None:
         inputs.pop()
-    bits, block = form
+    bits, block, _ = form
     attributes = {
         **{name: one.value for name, one in node.attributes.items()},
         "expert_weight_bits": bits,
@@ -115,11 +115,10 @@ def _matrices(node: ir.Node) -> dict[int, ir.TensorProtocol]:
     return found
 
 
-def _packed(tensor: ir.TensorProtocol, form: Form) -> dict[str, Array]:
+def _packed(tensor: ir.TensorProtocol, form: Form) -> list[Array]:
     """Integers [experts, rows, bytes], scales and zero points [experts, rows, blocks or bytes]."""
     experts = []
     for w in tensor.numpy():
-        made = in_blocks(w, *form, w.dtype)
-        integers, zeros = made.packed()
-        experts.append((integers.reshape(len(w), -1), made.scales, zeros))
-    return dict(zip(PARTS, map(np.stack, zip(*experts, strict=True)), strict=True))
+        integers, *others = in_blocks(w, form, w.dtype).packed()
+        experts.append((integers.reshape(len(w), -1), *others))
+    return [np.stack(arrays) for arrays in zip(*experts, strict=True)]

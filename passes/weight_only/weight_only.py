@@ -23,7 +23,7 @@ import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.allocation import REFERENCE, mixed_forms
 from graphopt.passes.weight_only.blocks import SMALLEST as SMALLEST_BLOCK
-from graphopt.passes.weight_only.blocks import Form, form_of, order_of
+from graphopt.passes.weight_only.blocks import Form, form_of, order_of, sizes_of
 from graphopt.passes.weight_only.experts import (
     EXPERTS,
     block_of,
@@ -32,7 +32,7 @@ from graphopt.passes.weight_only.experts import (
     why_no_experts,
 )
 from graphopt.passes.weight_only.finished import Finished
-from graphopt.passes.weight_only.levels import agreement, told
+from graphopt.passes.weight_only.levels import agreement, said, told
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
 from graphopt.passes.weight_only.writer import Asked, BlockWriter, reads_floats
 
@@ -42,6 +42,7 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
+from graphopt.graph import provenance
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 
@@ -73,9 +74,9 @@ class WeightOnly(Pass):
     Attributes:
         bits: of a weight, 2, 4 or 8; "mixed": of each product as is fastest without a larger error
             of the outputs than 4 bits in blocks of 32 leave, for which it needs samples.
-        block: weights that share a scale and a zero point: a power of two, at least 16; with 2 bits
-            32, 64 or 128. None: by the shape of the matrix, 128, 64 or 32, whichever has the least
-            error for its bytes.
+        block: weights that share a scale: a power of two, at least 16; with 2 bits 32, 64 or 128.
+            None: by the shape of the matrix, 128, 64 or 32, whichever has the least error for its
+            bytes. So it is chosen whether blocks have zero points or are symmetric.
         layers: (pattern, bits) pairs (`graphopt.layers`): products whose name matches are stored in
             so many bits instead, or with 0 stay as they are; the first match counts.
     """
@@ -152,6 +153,7 @@ class WeightOnly(Pass):
             made = writer.replace(op, forms[op.node], order)
             if rows is not None and ctx.target.int8 is not None:
                 shares.append((op.node.name or "", agreement(made, rows())))
+                provenance.explain([made], f"{self}: {said(shares[-1][1])}")
         orders.close()
         for node, form in ctx.track(mixtures.items(), len(mixtures), "rounding experts"):
             pack_experts(writer, node, form)
@@ -163,7 +165,7 @@ class WeightOnly(Pass):
     def _forms(
         self, model: ir.Model, ops: Sequence[Linear], ctx: Context, bits: Mapping[ir.Node, int]
     ) -> dict[ir.Node, Form]:
-        """Bits and block of each; of equal shapes the same, unless bits are mixed."""
+        """The form of each; of equal shapes the same, unless bits are mixed."""
         found: dict[ir.Node, Form] = {}
         if self.bits == MIXED:
             free = [op for op in ops if op.at and op.node not in bits]
@@ -178,7 +180,8 @@ class WeightOnly(Pass):
             about = (op.at, op.out_channels, op.in_channels, width, whole)
             if about not in known:
                 w = op.matrix()[0] if op.at else op.array()
-                known[about] = (width, self.block) if self.block else form_of(w, width, whole)
+                sizes = (self.block,) if self.block else sizes_of(w.shape[1], whole)
+                known[about] = form_of(w, width, sizes)
             found[op.node] = known[about]
         return found
 
@@ -206,7 +209,7 @@ class WeightOnly(Pass):
 
                 def asked(value: ir.Value = value, op: Linear = op) -> Order | None:
                     nonlocal order, last
-                    block = forms[op.node][1]
+                    block = forms[op.node].size
                     if last != (value, block):  # Q, K and V read the same
                         short = op.in_channels <= LONGEST
                         h = _moment(seen, op, value, ctx.seed) if short else None
@@ -267,7 +270,7 @@ class WeightOnly(Pass):
             if reason or block is None:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
-                found[node] = width, block
+                found[node] = Form(width, block)
         return found
 
     def _why_not(self, op: Linear, rank: int | None, tables: Sequence[ir.Node]) -> str:

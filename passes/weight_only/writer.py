@@ -2,11 +2,13 @@
 
 y = x W            ->  MatMulNBits(x, Q, s, z)
 y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)
+
+without z where blocks are symmetric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ class BlockWriter:
         return made
 
     def _product(self, builder: Builder, op: Linear, form: Form, order: Asked) -> ir.Value:
-        (rows, scales, zeros), (bits, block) = self._stored(builder, op, form, order)
+        (rows, *others), (bits, block, _) = self._stored(builder, op, form, order)
         packed = [op.out_channels, -(-op.in_channels // block), block * bits // 8]
         if op.shared:
             shape = builder.constant(np.array(packed), "packed_shape")
@@ -68,44 +70,45 @@ class BlockWriter:
             "block_size": block,
             "accuracy_level": LEVELS[self.ctx.target.int8 is not None],
         }
-        inputs = [op.x, rows, scales, zeros]
+        inputs = [op.x, rows, *others]
         return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
 
     def _lookup(self, builder: Builder, op: Linear, form: Form) -> ir.Value:
-        (rows, scales, zeros), (bits, block) = self._stored(builder, op, form, None)
+        (rows, *others), (bits, block, _) = self._stored(builder, op, form, None)
         attributes = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-        inputs = [rows, op.x, scales, zeros]
+        inputs = [rows, op.x, *others]
         made = builder.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft")
         return made.outputs[0]
 
     def _stored(
         self, builder: Builder, op: Linear, form: Form, order: Asked
     ) -> tuple[list[ir.Value], Form]:
-        """Packed rows, scales, zeros and their form; as they are if they were made before."""
+        """Packed rows, scales, any zeros, their form; as they are if they were made before."""
         held = weight_of(op.weight)
         root = op.weight if held is None else held.root
         if root not in self.packed:
             base = root.name or "weight"
-            arrays = self.kept(base, lambda: self._made(op, form, order))
+            arrays = self.kept(base, form, lambda: self._made(op, form, order))
             values = [builder.constant(a, f"{base}_{name}") for name, a in arrays.items()]
             self.packed[root] = values, form
         return self.packed[root]
 
-    def kept(self, base: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    def kept(self, base: str, form: Form, make: Callable[[], Sequence[Array]]) -> dict[str, Array]:
         """What a matrix becomes: as an earlier run that was killed left it, or made now."""
-        arrays = self.finished.known(base, PARTS) if self.finished else None
+        parts = PARTS[: 2 if form.symmetric else 3]
+        arrays = self.finished.known(base, parts) if self.finished else None
         if arrays is None:
-            arrays = make()
+            arrays = dict(zip(parts, make(), strict=True))
             arrays = self.finished.keep(base, arrays) if self.finished else arrays
         return arrays
 
-    def _made(self, op: Linear, form: Form, order: Asked) -> dict[str, Array]:
+    def _made(self, op: Linear, form: Form, order: Asked) -> Sequence[Array]:
         w = op.matrix()[0] if op.at else op.array()
-        made = in_blocks(w, *form, w.dtype, order() if order else None)
-        integers, zeros = made.packed()
+        made = in_blocks(w, form, w.dtype, order() if order else None)
+        integers, *others = made.packed()
         if op.shared or not op.at:
             integers = integers.reshape(len(w), -1)
-        return dict(zip(PARTS, (integers, made.scales, zeros), strict=True))
+        return integers, *others
 
 
 def reads_floats(op: Linear) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from graphopt.entropy.container import Run, read_pack, write_pack
+from graphopt.entropy.integers import Rounded, pack_integers, tables_of
 from graphopt.errors import ModelError
 
 pytest.importorskip("constriction")
@@ -45,6 +46,28 @@ def test_streams_longer_than_a_chunk(monkeypatch):
     monkeypatch.setattr("graphopt.entropy.container.CHUNK", 4096)
     files = packed(n=5000)
     assert read(b"".join(write_pack(files))) == whole(files)
+
+
+def rounded(tensors):
+    tables = tables_of(tensors)
+    return [Run("rounded", t.values().tobytes(), pack_integers(t, tables)) for t in tensors], tables
+
+
+def test_small_rounded_tensors_share_records(monkeypatch):
+    rng = np.random.default_rng(5)
+    tensors = [
+        Rounded(rng.integers(-3, 4, (4, 9)), np.float32(0.1), levels[:4], levels[:1], 9, False)
+        for levels in rng.integers(0, 9, (12, 4), dtype=np.uint8)
+    ]
+    runs, tables = rounded(tensors)
+    parts = [r for run in runs for r in (run, Run("text", b"."))]
+    sizes = []
+    for chunk in (1 << 20, 500, 144):
+        monkeypatch.setattr("graphopt.entropy.container.CHUNK", chunk)
+        data = b"".join(write_pack([("m.onnx", parts)], tables))
+        assert read(data) == whole([("m.onnx", parts)])
+        sizes.append(len(data))
+    assert np.diff(sizes).tolist() == [3 * 13, 8 * 13]
 
 
 def refused(data):

@@ -8,6 +8,7 @@ import pytest
 import graphopt
 from graphopt.cli import main
 from graphopt.cli.demo import DATA, digits
+from graphopt.packing import judging, layers, lossy
 
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
@@ -90,6 +91,33 @@ def test_without_limits_few_decisions_change(folder):
     assert (one != two).mean() <= 0.02
 
 
+@pytest.mark.parametrize(("runs", "shared"), [(8, 0), (3, 3)])
+def test_without_a_metric_what_was_rounded_for_does_not_judge(runs, shared, tmp_path, monkeypatch):
+    seen = {}
+
+    def layers_of(model, samples, *given):
+        seen["learned"] = [f["image"].tobytes() for f in samples]
+        return layers.layers_of(model, samples, *given)
+
+    def judged(setting, *given, **options):
+        seen["judged"] = [f["image"].tobytes() for f in setting.judge.probe]
+        return judging.judged(setting, *given, **options)
+
+    monkeypatch.setattr(lossy, "layers_of", layers_of)
+    monkeypatch.setattr(lossy, "judged", judged)
+    samples = np.split(digits()["calibration"][: 20 * runs], runs)
+    lossy.pack_rounded(
+        graphopt.load(DATA / "digits.onnx"),
+        tmp_path / "d.gopt",
+        samples=graphopt.Samples([{"image": x} for x in samples]),
+        budget=graphopt.Budget(max_error=0.3),
+        before=1,
+    )
+    learned, probe = set(seen["learned"]), set(seen["judged"])
+    assert len(learned & probe) == shared
+    assert len(learned | probe) == runs
+
+
 def test_a_budget_that_nothing_meets_writes_nothing(folder, capsys):
     assert pack(folder, "none.gopt", "--max-error", "1e-9") == 4
     assert "no rounding is within the budget" in capsys.readouterr().err
@@ -113,6 +141,19 @@ def test_float_weights_are_near_their_steps(packed):
     name = "4.body.3.weight"
     a, b = (m.graph.initializers[name].const_value.numpy() for m in (model, source))
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.7
+
+
+def test_what_no_runtime_reads_is_not_packed(folder):
+    model = graphopt.load(DATA / "digits.onnx")
+    noted = (model.graph, *model.graph.initializers.values(), *model.graph)
+    for one in noted:
+        one.metadata_props["exporter"] = "what it said of this"
+    graphopt.save(model, folder / "noted.onnx")
+    argv = ["pack", str(folder / "noted.onnx"), "--samples", f"{folder}/f.py:calibration"]
+    assert run([*argv, "--max-error", "0.5", "-o", str(folder / "noted.gopt")]) == 0
+    made = graphopt.load(folder / "noted.gopt")
+    noted = (made.graph, *made.graph.initializers.values(), *made.graph)
+    assert not any(one.metadata_props for one in noted)
 
 
 def test_recovery_makes_it_smaller_than_rounding_alone(folder, packed, capsys):

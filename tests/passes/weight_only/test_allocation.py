@@ -39,10 +39,10 @@ def test_products_that_matter_little_have_few_bits(block):
     ops = [op for n in model.graph if not isinstance(op := linear_of(n), str)]
     forms = mixed_forms(model, ops, ctx, block)
     assert len(forms) == 8
-    few = {n.name for n, (bits, _) in forms.items() if bits == 2}
+    few = {n.name for n, form in forms.items() if form.bits == 2}
     assert few == {f"MatMul_{k}" for k in (1, 3, 5, 7)}
     if block:
-        assert {size for _, size in forms.values()} == {block}
+        assert {form.size for form in forms.values()} == {block}
     expected = [run(model, {"x": X})]
 
     def moved(forms):

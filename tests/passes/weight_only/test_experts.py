@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from graphopt.passes.weight_only import WeightOnly
-from graphopt.passes.weight_only.blocks import in_blocks
+from graphopt.passes.weight_only.blocks import Form, in_blocks
 
 from graphopt.analyses.cost import cost
 from graphopt.backend import find_target
@@ -62,7 +62,7 @@ def test_the_runtime_computes_what_the_blocks_stand_for(attributes, gates, bias,
     near = dict(given)
     for name in ("w1", "w2"):
         rows = given[name].reshape(-1, given[name].shape[2])
-        near[name] = in_blocks(rows, bits, 64, np.float32).matrix(rows.shape[1])
+        near[name] = in_blocks(rows, Form(bits, 64), np.float32).matrix(rows.shape[1])
         near[name] = near[name].reshape(given[name].shape)
     want = run(mixture(attributes, near, inputs), {"x": X, "p": P})["y"]
     got = run(model, {"x": X, "p": P})["y"]

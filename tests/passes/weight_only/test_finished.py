@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on(source, given):
     assert killed.returncode == -signal.SIGKILL
     assert not (source / "o.onnx").exists()
     (kept,) = (source / "cache" / "weights").iterdir()
-    assert len(list(kept.glob("*.npy"))) == 12
+    assert len(list(kept.glob("*.npy"))) == 8  # no zero points: blocks are symmetric
     part = next(kept.glob("*.q.npy"))  # a file cut off, as a power cut may leave it, is made again
     part.write_bytes(part.read_bytes()[:200])
     again = started(source, samples, "o.onnx", "cache", 99)

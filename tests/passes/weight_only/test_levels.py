@@ -6,6 +6,7 @@ from graphopt.passes.weight_only import WeightOnly
 from graphopt.passes.weight_only.levels import agreement, told
 
 from graphopt.context import Context
+from graphopt.graph.provenance import why
 from graphopt.samples import Samples
 from graphopt.target import Target
 from graphopt.testing import parse_model
@@ -28,6 +29,7 @@ def test_the_share_is_that_of_the_runtime():
     share = agreement(model.graph[0], X)
     assert 0.9 < share <= 1
     assert f"MatMul_0 {share:.3g}" in ctx.notes[0]
+    assert why(model.graph[0]).endswith(f"one largest output in {share:.3g} of the rows")
 
 
 def test_a_block_with_one_large_number_loses_the_others():

@@ -4,7 +4,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.weight_only import WeightOnly
-from graphopt.passes.weight_only.blocks import in_blocks, order_of
+from graphopt.passes.weight_only.blocks import (
+    Form,
+    form_of,
+    in_blocks,
+    order_of,
+    relative_error,
+    stored_bits,
+)
 
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.backend import find_target
@@ -38,14 +45,39 @@ def kinds(model):
     ("bits", "block"),  # 160 fills no number of blocks of 64 or 128
     [*((b, n) for b in (4, 8) for n in (16, 32, 64)), *((2, n) for n in (32, 64, 128))],
 )
-def test_the_runtime_multiplies_by_what_the_blocks_stand_for(bits, block):
-    model = made_by("y = MatMul(x, w)", {"w": W}, bits=bits, block=block)
+@pytest.mark.parametrize("mean", [0.0, 0.2])
+def test_the_runtime_multiplies_by_what_the_blocks_stand_for(bits, block, mean):
+    w = W + np.float32(mean)
+    model = made_by("y = MatMul(x, w)", {"w": w}, bits=bits, block=block)
     assert kinds(model) == ["MatMulNBits"]
-    stood_for = in_blocks(W.T, bits, block, np.float32).matrix(160).T
+    form = form_of(w.T, bits, (block,))
+    assert form.symmetric == (len(model.graph.node(0).inputs) == 3)
+    stood_for = in_blocks(w.T, form, np.float32).matrix(160).T
     y = run(model, {"x": X})["y"]
     np.testing.assert_allclose(y, X @ stood_for, rtol=1e-4, atol=1e-4)
     most = {2: 0.62, 4: 0.12, 8: 0.008}[bits]
-    assert np.linalg.norm(stood_for - W) < most * np.linalg.norm(W)
+    assert np.linalg.norm(stood_for - w) < most * np.linalg.norm(w)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_blocks_have_zero_points_where_these_are_worth_their_bytes(bits):
+    even, skew = W.T, W.T + np.float32(0.2)
+    for w in (even, skew):
+        prices = [
+            relative_error(w, form) * 2 ** stored_bits(form, 160, w.dtype)
+            for form in (Form(bits, 32), Form(bits, 32, symmetric=True))
+        ]
+        assert form_of(w, bits, (32,)).symmetric == (prices[1] < prices[0])
+    assert form_of(even, bits, (32,)).symmetric
+    assert not form_of(skew, bits, (32,)).symmetric
+
+
+def test_the_largest_of_a_symmetric_block_stays_as_it_is():
+    w = np.zeros((2, 32), np.float32)
+    w[0, 3], w[1, 4] = 0.7, -0.7
+    made = in_blocks(w, Form(4, 32, symmetric=True), np.float32)
+    assert len(made.packed()) == 2
+    assert np.array_equal(made.matrix(32), w)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -54,7 +86,7 @@ def test_where_integers_are_fast_activations_are_rounded_block_by_block(bits, ro
     model = parse_model("y = MatMul(x, w)", inputs={"x": X[:rows]}, constants={"w": W})
     WeightOnly(bits=bits, block=64).run(model, Context(model, target=ROUNDS))
     assert model.graph.node(0).attributes["accuracy_level"].as_int() == 4
-    stood_for = in_blocks(W.T, bits, 64, np.float32).matrix(160).T
+    stood_for = in_blocks(W.T, form_of(W.T, bits, (64,)), np.float32).matrix(160).T
     x = X[:rows] * np.repeat([1e-3, 1, 1e3], [64, 64, 32]).astype(np.float32)
     y = run(model, {"x": x}, optimize=True)["y"]
     assert not np.allclose(y, x @ stood_for, rtol=1e-4)
@@ -149,8 +181,8 @@ def test_rounding_for_what_a_matrix_multiplies_leaves_less_error():
     mixed = X @ RNG.standard_normal((160, 160)).astype(np.float32) * np.geomspace(4, 0.1, 160)
     h = (mixed.T @ mixed / len(mixed)).astype(np.float64)
     target = mixed @ W
-    plain = mixed @ in_blocks(W.T, 4, 32, np.float32).matrix(160).T
-    refined = mixed @ in_blocks(W.T, 4, 32, np.float32, order_of(h, 32)).matrix(160).T
+    plain = mixed @ in_blocks(W.T, Form(4, 32), np.float32).matrix(160).T
+    refined = mixed @ in_blocks(W.T, Form(4, 32), np.float32, order_of(h, 32)).matrix(160).T
     assert np.linalg.norm(refined - target) < 0.5 * np.linalg.norm(plain - target)
 
 
@@ -172,7 +204,7 @@ def test_samples_are_used_layer_by_layer():
 def test_constant_and_empty_blocks_keep_their_values():
     w = np.zeros((2, 32), np.float32)
     w[1] = 3.0
-    stood_for = in_blocks(w, 4, 32, np.float32).matrix(32)
+    stood_for = in_blocks(w, Form(4, 32), np.float32).matrix(32)
     np.testing.assert_allclose(stood_for, w, rtol=1e-6)
 
 
@@ -202,7 +234,9 @@ def test_tables_are_looked_up_in_blocks(bits):
     assert kinds(model) == ["GatherBlockQuantized"]
     assert Context(model).get(shapes).static(model.graph.outputs[0]) == (2, 3, 128)
     y = run(model, {"i": IDS})["y"]
-    np.testing.assert_array_equal(y, in_blocks(W, bits, 64, np.float32).matrix(128)[IDS])
+    np.testing.assert_array_equal(
+        y, in_blocks(W, form_of(W, bits, (64,)), np.float32).matrix(128)[IDS]
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +249,7 @@ def test_a_tied_head_and_its_table_share_their_numbers(head):
     WeightOnly(bits=8, block=64).run(model, Context(model, target=TABLES))
     assert sorted(kinds(model)) == ["GatherBlockQuantized", "MatMulNBits", "Reshape"]
     assert sum(v.const_value.nbytes for v in model.graph.initializers.values()) < 0.28 * W.nbytes
-    stood_for = in_blocks(W, 8, 64, np.float32).matrix(128)
+    stood_for = in_blocks(W, Form(8, 64), np.float32).matrix(128)
     for optimize_too in (False, True):  # the runtime folds the Reshape, or does not
         y = run(model, {"i": IDS}, optimize=optimize_too)["y"]
         np.testing.assert_allclose(y, stood_for[IDS] @ stood_for.T, rtol=1e-4, atol=1e-4)
