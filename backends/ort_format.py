@@ -40,7 +40,7 @@ class OrtFormat(Device):
 
     def target(self, name: str) -> Target:
         """Its data; the opset is the newest that the installed onnxruntime opens."""
-        return dataclasses.replace(super().target(name), opset=accepted_opset())
+        return dataclasses.replace(super().target(name), opset=accepted_opset(), blocks=True)
 
     def convert(self, model: ir.Model, target: Target, path: Path) -> None:
         """Write `NAME.ort` and `NAME.required_operators.config`."""

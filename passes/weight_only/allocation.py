@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.weight_only.blocks import Form, form_of, relative_error, stored_bits
 from graphopt.passes.weight_only.levels import LEVELS
+from graphopt.passes.weight_only.standard import is_standard, why_not
 from graphopt.passes.weight_only.writer import BlockWriter
 
 from graphopt.analyses.linear import Linear, linear_of
@@ -28,6 +29,7 @@ from graphopt.context import Context, Pair
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import run_each
 from graphopt.knapsack import lower_hull, marginal_steps, slope
+from graphopt.target import Target
 
 __all__ = ["REFERENCE", "mixed_forms"]
 
@@ -47,6 +49,9 @@ def mixed_forms(
 ) -> dict[ir.Node, Form]:
     """Bits and block of each product; with `block` only the bits are chosen.
 
+    The errors of the standard form are those of the MatMulNBits that it becomes; bytes stand for
+    its time, since a target without MatMulNBits cannot be given one to time.
+
     Raises:
         UsageError: the context has no samples.
     """
@@ -64,7 +69,7 @@ def mixed_forms(
         known = [(moved({op.node: f}), relative_error(w, f)) for f in MEASURED]
         points = []
         for bits, size in FORMS:
-            if block in (None, size) and _fits(op, size):
+            if block in (None, size) and _fits(op, bits, size, ctx.target):
                 form = form_of(w, bits, (size,))
                 error, own = known[bits > MEASURED[0].bits]
                 error *= (relative_error(w, form) / max(own, 1e-30)) ** 2
@@ -109,8 +114,10 @@ def _packed(model: ir.Model, forms: Forms, ctx: Context) -> ir.Model:
     return clone
 
 
-def _fits(op: Linear, block: int) -> bool:
+def _fits(op: Linear, bits: int, block: int, target: Target) -> bool:
     """Whether rows are no shorter than a block; those of a table are whole blocks."""
+    if is_standard(target):
+        return not why_not(op, bits, block, target)
     return op.in_channels % block == 0 if op.shared else op.in_channels >= block
 
 
@@ -128,7 +135,7 @@ def _time(op: Linear, form: Form, ctx: Context) -> float:
         return _product(n, k, REFERENCE, dtype, level), _product(n, k, form, dtype, level), {"x": x}
 
     what = f"MatMulNBits 1x{k} by {n}x{k} {op.dtype.name} {form}"
-    ratio = ctx.faster(what, pair)
+    ratio = None if is_standard(ctx.target) else ctx.faster(what, pair)
     bits, own = (stored_bits(f, k, dtype) for f in (REFERENCE, form))
     return own / bits if ratio is None else ratio
 

@@ -85,6 +85,19 @@ class Blocks:
         zeros = np.pad(self.zeros, ((0, 0), (0, -self.zeros.shape[1] % (8 // bits))))
         return stored if symmetric else (*stored, _packed(zeros, bits))
 
+    def columns(self) -> tuple[Array, ...]:
+        """What is stored of whole blocks down columns, as the ONNX standard has them.
+
+        Returns:
+            Bytes of the integers [k, n], signed if blocks are symmetric, the scales [blocks, n],
+            and, unless symmetric, bytes of the zeros [blocks, n].
+        """
+        bits, _, symmetric = self.form
+        integers = self.integers.reshape(len(self.integers), -1).T
+        signed = integers ^ (symmetric << (bits - 1))  # less half of the numbers, in so many bits
+        stored = _flat(signed, bits), np.ascontiguousarray(self.scales.T)
+        return stored if symmetric else (*stored, _flat(self.zeros.T, bits))
+
 
 def in_blocks(w: Array, form: Form, dtype: Any, order: Order | None = None) -> Blocks:
     """The matrix w [n, k] in blocks along k.
@@ -187,6 +200,11 @@ def _made_up_for(
     found = compensated(w, steps, order, -shift, top - shift)
     better = errors(found * steps - w, order.h) < errors(plain * steps - w, order.h)
     return np.where(better[:, None], found, plain).reshape(blocks.shape)
+
+
+def _flat(numbers: Array, bits: int) -> Array:
+    """Numbers below 2^bits in a row, the last byte filled up with zeros."""
+    return _packed(np.pad(numbers.reshape(-1), (0, -numbers.size % (8 // bits))), bits)
 
 
 def _packed(numbers: Array, bits: int) -> Array:

@@ -1,6 +1,7 @@
 """Weight-only quantization, the pass: products read their matrix in 2, 4 or 8 bits.
 
-    y = x W            ->  MatMulNBits(x, Q, s, z)
+    y = x W            ->  MatMulNBits(x, Q, s, z)              or, where a target has none,
+                           MatMul(x, DequantizeLinear(Q, s, z))
     y = x W + b        ->  MatMulNBits(x, Q, s, z) + b          (Gemm)
     y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)     (tables)
     y = MoE(x, p, W)   ->  QMoE(x, p, Q, s, z)                  (mixtures of experts)
@@ -33,6 +34,8 @@ from graphopt.passes.weight_only.experts import (
 )
 from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.levels import agreement, said, told
+from graphopt.passes.weight_only.standard import OPSETS, is_standard, raised, why_clipped
+from graphopt.passes.weight_only.standard import why_not as why_not_standard
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
 from graphopt.passes.weight_only.writer import Asked, BlockWriter, reads_floats
 
@@ -54,6 +57,7 @@ Rows = Callable[[], Array] | None
 
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
+NOTHING = "no product reads a matrix of weights that is worth storing so"
 #: `bits` that products choose themselves.
 MIXED = "mixed"
 #: Blocks for which there are kernels of 2 bits; a thousand times slower otherwise.
@@ -68,8 +72,9 @@ SEEN = 64
 class WeightOnly(Pass):
     """Store the matrices of products in 2, 4 or 8 bits a weight, scaled block by block.
 
-    For targets that have the operator (see `graphopt targets`), and models bound by reading
-    weights. A matrix that is read elsewhere too stays as it is.
+    For models bound by reading weights, and targets that have an operator for it (MatMulNBits) or
+    read the standard form of opset 21 (25 for 2 bits), to which the model is raised: onnx, ort. A
+    matrix that is read elsewhere too stays as it is.
 
     Attributes:
         bits: of a weight, 2, 4 or 8; "mixed": of each product as is fastest without a larger error
@@ -116,7 +121,10 @@ class WeightOnly(Pass):
         return self.block or (KERNELS_2[0] if self._two else SMALLEST_BLOCK)
 
     def choices(self, model: ir.Model, ctx: Context) -> dict[str, tuple[int, ...]]:
-        """The bits that each product's matrix may have."""
+        """The bits that each product's matrix may have, where one operator reads it.
+
+        The standard form is two, which a runtime makes one of: timed apart they say nothing.
+        """
         if FEW_BITS not in ctx.target.operators:
             return {}
         silent = Context(model, target=ctx.target, shapes=ctx.shapes)
@@ -131,27 +139,32 @@ class WeightOnly(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Replace products in place; returns how many."""
-        if FEW_BITS not in ctx.target.operators:
+        standard = is_standard(ctx.target)
+        if not standard and FEW_BITS not in ctx.target.operators:
             ctx.note(f"{ctx.target.name} has no product that reads weights of a few bits.")
             return 0
         bits = by_node(self.layers, model.graph, "weight_only")
+        settled = raised(model, ctx, self._widths(model, ctx, bits)) if standard else 0
+        if settled is None:
+            return 0
         wanted = self._wanted(model, ctx, bits)
         lookups = self._lookups(model, ctx, bits, wanted)
         mixtures = self._mixtures(model, ctx, bits)
         if not wanted and not lookups and not mixtures:
-            return ctx.nothing("no product reads a matrix of weights that is worth storing so")
+            return settled or ctx.nothing(NOTHING)
         forms = self._forms(model, wanted + lookups, ctx, bits)
         orders = self._orders(model, ctx, wanted, forms)
         nbytes = sum(
             op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
         )
-        finished = Finished(model, ctx, str(self), nbytes, RUNS)
-        writer = BlockWriter(model, ctx, finished)
+        options = f"{self}, standard form" if standard else str(self)
+        finished = Finished(model, ctx, options, nbytes, RUNS)
+        writer = BlockWriter(model, ctx, finished, standard=standard)
         shares = []
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
             order, rows = next(orders) if op.at else (None, None)
             made = writer.replace(op, forms[op.node], order)
-            if rows is not None and ctx.target.int8 is not None:
+            if rows is not None and ctx.target.int8 is not None and not standard:
                 shares.append((op.node.name or "", agreement(made, rows())))
                 provenance.explain([made], f"{self}: {said(shares[-1][1])}")
         orders.close()
@@ -160,7 +173,7 @@ class WeightOnly(Pass):
         finished.leave_with(model)
         if shares:
             ctx.note(told(shares))
-        return len(wanted) + len(lookups) + len(mixtures)
+        return settled + len(wanted) + len(lookups) + len(mixtures)
 
     def _forms(
         self, model: ir.Model, ops: Sequence[Linear], ctx: Context, bits: Mapping[ir.Node, int]
@@ -176,7 +189,7 @@ class WeightOnly(Pass):
             if op.node in found:
                 continue
             width = bits.get(op.node, self._usual)
-            whole = op.shared or not op.at
+            whole = op.shared or not op.at or is_standard(ctx.target)
             about = (op.at, op.out_channels, op.in_channels, width, whole)
             if about not in known:
                 w = op.matrix()[0] if op.at else op.array()
@@ -226,6 +239,13 @@ class WeightOnly(Pass):
                     next(seen.values([value]), None)
                 seen.forget(read[k + 1 :])
 
+    def _widths(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> set[int]:
+        """The bits that products may come to have in the standard form."""
+        silent = Context(model, target=ctx.target, shapes=ctx.shapes)
+        found = {bits.get(op.node, self._usual) for op in self._wanted(model, silent, bits)}
+        both = self.bits == MIXED and found and ctx.target.opset >= OPSETS[2]
+        return found | {2} if both else found
+
     def _wanted(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> list[Linear]:
         """The products to replace."""
         found = []
@@ -235,7 +255,12 @@ class WeightOnly(Pass):
             if isinstance(op, str) or not reads_floats(op):
                 continue
             reason = "layers= says so" if bits.get(node) == 0 else ""
-            reason = reason or self._why_not(op, ctx.get(shapes).rank(op.x), tables)
+            rank = ctx.get(shapes).rank(op.x)
+            reason = reason or self._why_not(op, rank, tables)
+            if rank and not reason and is_standard(ctx.target):
+                width = bits.get(node, self._usual)
+                reason = why_not_standard(op, width, self._least, ctx.target)
+                reason = reason or why_clipped(op, rank)
             if reason:
                 ctx.refuse(self, node, f"{reason}: it stays as it is")
             elif ctx.edit(self, node):
@@ -246,6 +271,9 @@ class WeightOnly(Pass):
         self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int], wanted: Sequence[Linear]
     ) -> list[Linear]:
         """The lookups to replace, where tables are read by them and by `wanted` alone."""
+        for node in candidates(model.graph) if is_standard(ctx.target) else ():
+            reason = "the standard looks up no rows of a few bits: its table stays as it is"
+            ctx.refuse(self, node, reason)
         tables = _tables(model, ctx)
         packed = {n for n in tables if bits.get(n) != 0} | {op.node for op in wanted}
         found = []
@@ -286,8 +314,9 @@ class WeightOnly(Pass):
 
 
 def _tables(model: ir.Model, ctx: Context) -> dict[ir.Node, Linear]:
-    """The lookups that the target can make of packed rows."""
-    return candidates(model.graph) if LOOKUP in ctx.target.operators else {}
+    """The lookups that the target can make of packed rows; the standard form has none."""
+    can = LOOKUP in ctx.target.operators and not is_standard(ctx.target)
+    return candidates(model.graph) if can else {}
 
 
 def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:

@@ -3,7 +3,9 @@
 y = x W            ->  MatMulNBits(x, Q, s, z)
 y = Gather(T, i)   ->  GatherBlockQuantized(Q, i, s, z)
 
-without z where blocks are symmetric.
+without z where blocks are symmetric. A product for a target that reads the standard form alone
+(`standard`) stays one, its matrix dequantized. Where there is MatMulNBits it is written: the bytes
+are the same, and so is the kernel, which the standard form is only rewritten to.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import onnx_ir as ir
 from graphopt.passes.weight_only.blocks import Form, in_blocks
 from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.levels import LEVELS
+from graphopt.passes.weight_only.standard import dequantized
 
 from graphopt.analyses.linear import Linear
 from graphopt.calibration.rounding import Order
@@ -35,10 +38,25 @@ PARTS = ("q", "scale", "zero")
 
 
 class BlockWriter:
-    """Puts packed matrices in place of those of a model, each once."""
+    """Puts packed matrices in place of those of a model, each once.
 
-    def __init__(self, model: ir.Model, ctx: Context, finished: Finished | None = None) -> None:
+    Args:
+        model: to write in.
+        ctx: of the pass.
+        finished: what an earlier run left.
+        standard: products read their matrix in the standard form.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        ctx: Context,
+        finished: Finished | None = None,
+        *,
+        standard: bool = False,
+    ) -> None:
         self.model, self.ctx, self.finished = model, ctx, finished
+        self.standard = standard
         self.names = Names(model)
         #: Packed rows [n, bytes], scales, zeros and their form, by what holds the matrix.
         self.packed: dict[ir.Value, tuple[list[ir.Value], Form]] = {}
@@ -46,7 +64,12 @@ class BlockWriter:
     def replace(self, op: Linear, form: Form, order: Asked) -> ir.Node:
         """Let `op` read its matrix in blocks; returns the node that does."""
         builder = Builder(self.model, op.node, self.names)
-        y = self._product(builder, op, form, order) if op.at else self._lookup(builder, op, form)
+        if not op.at:
+            y = self._lookup(builder, op, form)
+        elif self.standard:
+            y = self._dequantized(builder, op, form, order)
+        else:
+            y = self._product(builder, op, form, order)
         made = y.producer()
         assert made is not None
         if op.bias is not None:
@@ -72,6 +95,16 @@ class BlockWriter:
         }
         inputs = [op.x, rows, *others]
         return builder.node("MatMulNBits", inputs, attributes, domain="com.microsoft").outputs[0]
+
+    def _dequantized(self, builder: Builder, op: Linear, form: Form, order: Asked) -> ir.Value:
+        base = op.weight.name or "weight"
+
+        def columns() -> Sequence[Array]:
+            w = op.matrix()[0]
+            return in_blocks(w, form, w.dtype, order() if order else None).columns()
+
+        w = dequantized(builder, op, form, base, self.kept(base, form, columns))
+        return builder.node("MatMul", [op.x, w]).outputs[0]
 
     def _lookup(self, builder: Builder, op: Linear, form: Form) -> ir.Value:
         (rows, *others), (bits, block, _) = self._stored(builder, op, form, None)
