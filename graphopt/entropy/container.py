@@ -30,7 +30,7 @@ from graphopt.replacing import check_replaceable, replace_files
 
 __all__ = ["Run", "Stored", "is_pack", "read_pack", "unpack", "write_pack"]
 
-MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 1
+MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 2
 #: Bytes of a chunk, before it is coded; those of the first record, decoded.
 CHUNK, _HEAD = 16 << 20, 64 << 20
 #: Kinds of runs: the bytes of one number where they are floats or small integers; 0: other.
@@ -179,14 +179,21 @@ def read_pack(file: BinaryIO) -> list[Stored]:
     """The files of a pack; their contents must be read in order, each to its end.
 
     Raises:
-        ModelError: it is none, is damaged or cut off, or of a later version; also while contents
+        ModelError: it is none, is damaged or cut off, or of another version; also while contents
             are read. What was read until then is not to be used.
     """
     start = file.read(len(MAGIC) + 2)
     if start[: len(MAGIC)] != MAGIC:
         raise ModelError("this is not a pack (.gopt)")
-    if start[len(MAGIC) :] != struct.pack("<H", VERSION):
-        raise ModelError("a later graphopt wrote this pack: read it with that version")
+    if len(start) < len(MAGIC) + 2:
+        raise _damaged("it ends early")
+    (version,) = struct.unpack("<H", start[len(MAGIC) :])
+    if version != VERSION:
+        writer = "later" if version > VERSION else "earlier"
+        raise ModelError(
+            f"this pack is of format {version}, and this graphopt reads format {VERSION}: unpack "
+            f"it with the {writer} graphopt that wrote it"
+        )
     records = _Records(file)
     body = records.next(_FIRST)
     layout, tables = _layout(body)

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from graphopt.entropy.container import Run, read_pack, write_pack
+from graphopt.entropy.container import VERSION, Run, read_pack, write_pack
 from graphopt.entropy.integers import Rounded, pack_integers, tables_of
 from graphopt.errors import ModelError
 
@@ -122,8 +122,9 @@ def test_names_stay_in_the_folder(name):
         read(b"".join(write_pack([(name, [Run("text", b"x")])])))
 
 
-def test_a_later_version_says_so():
-    data = bytearray(b"".join(write_pack(packed())))
-    data[10] = 9
-    with pytest.raises(ModelError, match="later graphopt"):
-        read(bytes(data))
+@pytest.mark.parametrize(("version", "which"), [(VERSION + 1, "later"), (VERSION - 1, "earlier")])
+def test_another_version_says_so(version, which):
+    data = b"".join(write_pack(packed()))
+    assert data[9:11] == bytes([VERSION, 0])
+    with pytest.raises(ModelError, match=f"of format {version}.* with the {which} graphopt"):
+        read(data[:9] + bytes([version, 0]) + data[11:])
