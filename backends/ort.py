@@ -15,16 +15,13 @@ import onnx
 
 from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest
-from graphopt.deploy.runtime import open_cpu
+from graphopt.deploy.runtime import BESIDE, open_cpu
 from graphopt.deploy.sessions import OpenVinoSession, OrtSession, open_manifest
 from graphopt.measuring.statistics import time_pair
 from graphopt.target import Target
 
 __all__ = ["OrtBackend", "accepted_opset"]
 
-#: Sessions that share a machine stop their threads' spinning when a run ends: without this, two
-#: sessions in one process slow each other down up to twofold and at random.
-BESIDE = {"session.force_spinning_stop": "1"}
 PROFILE_RUNS = 5
 
 

@@ -80,6 +80,10 @@ class CostModel:
         self._sizes = {name: d.size for name, d in dims.items()}
         self._forms_of = {n: places[pattern_of(v), False] for n, v in self.cutter.nodes.items()}
         self._keys: dict[tuple[str, tuple[int, ...]], str | None] = {}
+        #: By node, the groups that its price depends on; by their options, what was found of it.
+        self._groups_of = {n: self._groups(n) for n in self.cutter.nodes}
+        self._entries: dict[tuple[str, Choice], Entry] = {}
+        self._statics: dict[tuple[str, Choice], bool] = {}
         self._before, self._after = _neighbours(model, self.cutter.nodes)
         self._others = _others(plain, setting, target, self.cutter, dims)
         figures = setting.source.figures()
@@ -149,6 +153,14 @@ class CostModel:
 
     # --- parts ------------------------------------------------------------------------------
 
+    def _groups(self, node: str) -> list[int]:
+        carried = (self._dim_of[d] for d in self.cutter.touches.get(node, ()))
+        return sorted({*self._forms_of[node], *(g for g in carried if g is not None)})
+
+    def _place(self, node: str, choice: Choice) -> tuple[str, Choice]:
+        """A node with the options of `choice` that its price depends on."""
+        return node, tuple(choice[g] for g in self._groups_of[node])
+
     def _keep(self, node: str, choice: Choice) -> dict[str, int]:
         """Units left of the dimensions that a node carries."""
         return {d: self._left(d, choice) for d in self.cutter.touches.get(node, ())}
@@ -167,11 +179,17 @@ class CostModel:
 
     def _static(self, node: str, choice: Choice) -> bool:
         """Whether a node's form is one that neighbours share without converting between them."""
-        return any(value == STATIC for _, value in self._form(node, choice).steps)
+        place = self._place(node, choice)
+        if place not in self._statics:
+            form = self._form(node, choice)
+            self._statics[place] = any(value == STATIC for _, value in form.steps)
+        return self._statics[place]
 
     def _wanted(self, choice: Choice, nodes: Iterable[str]) -> list[Wanted]:
         found = []
         for node in nodes:
+            if self._place(node, choice) in self._entries:
+                continue
             keep = self._keep(node, choice)
             key = self._key(node, keep)
             if key is not None:
@@ -195,7 +213,14 @@ class CostModel:
         self.table.ask(wanted, told)
 
     def _entry(self, node: str, choice: Choice) -> Entry:
-        """The price of a node; one that cannot be cut out shrinks as its dimensions do."""
+        """The price of a node, which is in the table."""
+        place = self._place(node, choice)
+        if place not in self._entries:
+            self._entries[place] = self._price(node, choice)
+        return self._entries[place]
+
+    def _price(self, node: str, choice: Choice) -> Entry:
+        """What the table says; a node that cannot be cut out shrinks as its dimensions do."""
         keep = self._keep(node, choice)
         key = self._key(node, keep)
         if key is not None:
