@@ -41,6 +41,8 @@ Array = np.ndarray[Any, Any]
 OBJECTIVES = ("latency", "size", "macs", "memory")
 #: A form that neighbours share without converting between them.
 STATIC = "static"
+#: Choices around which sums are kept: a solver comes back to most of them.
+KEPT = 64
 _Other = tuple[float, float, tuple[str, ...], frozenset[str]]
 
 
@@ -84,6 +86,7 @@ class CostModel:
         self._groups_of = {n: self._groups(n) for n in self.cutter.nodes}
         self._entries: dict[tuple[str, Choice], Entry] = {}
         self._statics: dict[tuple[str, Choice], bool] = {}
+        self._around: dict[Choice, list[list[Array]]] = {}
         self._before, self._after = _neighbours(model, self.cutter.nodes)
         self._others = _others(plain, setting, target, self.cutter, dims)
         figures = setting.source.figures()
@@ -110,6 +113,13 @@ class CostModel:
         self, choice: Choice, told: Callable[[int, int], None] = lambda *_: None
     ) -> list[list[Prediction]]:
         """For each group and option, the prediction of `choice` with that option instead."""
+        if choice not in self._around:
+            if len(self._around) == KEPT:
+                self._around.clear()
+            self._around[choice] = self._sums_around(choice, told)
+        return [[self._prediction(sums) for sums in row] for row in self._around[choice]]
+
+    def _sums_around(self, choice: Choice, told: Callable[[int, int], None]) -> list[list[Array]]:
         wanted: list[Wanted] = []
         variants: list[list[Choice]] = []
         for g, group in enumerate(self.space.groups):
@@ -120,12 +130,9 @@ class CostModel:
         self._ready(wanted, told)
         whole = self._sums(choice, self.cutter.nodes, every=True)
         found = []
-        for g, made in enumerate(variants):
-            nodes, others = self._affected[g]
-            now = self._sums(choice, nodes, others)
-            found.append(
-                [self._prediction(whole - now + self._sums(one, nodes, others)) for one in made]
-            )
+        for (nodes, others), made in zip(self._affected, variants, strict=True):
+            rest = whole - self._sums(choice, nodes, others)
+            found.append([rest + self._sums(one, nodes, others) for one in made])
         return found
 
     def correct(self, choices: Sequence[Choice], latencies: Sequence[float]) -> float:
