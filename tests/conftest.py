@@ -2,7 +2,7 @@ import itertools
 import os
 import shutil
 import sys
-from functools import partial
+from functools import cache, partial
 
 import pytest
 
@@ -31,6 +31,17 @@ def measuring(monkeypatch):
     """What is timed takes turns of 2 ms, and of session options a result tries threads alone."""
     monkeypatch.setattr("graphopt.measuring.worker.BURST", 0.002)
     monkeypatch.setattr("graphopt.pipeline.result.tune", partial(tune, every=False))
+
+
+@pytest.fixture(autouse=True)
+def translations():
+    """PyTorch's exporter reads the source of all its translations once, not for every model."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if registration is None:
+        return
+    exporter = registration.onnxscript_apis
+    if not hasattr(exporter.get_torchlib_ops, "cache_info"):
+        exporter.get_torchlib_ops = cache(exporter.get_torchlib_ops)
 
 
 @pytest.fixture(scope="module")
