@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -15,8 +16,8 @@ from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import InputError, PassError, UsageError
-from graphopt.garbage import kept
 from graphopt.graph import provenance
+from graphopt.graph.collector import resting_collector
 from graphopt.io.digest import digest
 from graphopt.measuring.gauge import Gauge, objection, remark
 from graphopt.measuring.statistics import verdict
@@ -160,7 +161,8 @@ class _Run:
                 self.safe = (k, self.state, self.outputs)
             place = f"step {k + 1} of {len(passes)}"
             self.progress(f"{place}, {spec}", k, len(passes))
-            with kept(small=not getattr(one, "lossy", False)):
+            lossy = getattr(one, "lossy", False)  # which makes arrays, some of them in cycles
+            with nullcontext() if lossy else resting_collector():
                 steps.append(self._step(one, spec, k, place, judged=not later))
             self.watch(Stage(self.setting, steps[-1], self.state.model, self.edits))
             if not later:
@@ -317,7 +319,7 @@ class _Run:
 
     # --- the result -------------------------------------------------------------------------
 
-    @kept()
+    @resting_collector()
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
         setting, notes = self.setting, list(self.setting.notes)
         if digest(setting.source.model) != setting.digest:
