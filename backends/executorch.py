@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from graphopt.backends.devices.names import Names, read_names
+from graphopt.backends.devices.quantized import in_pairs, is_quantized
 from graphopt.backends.devices.torch_form import TorchDevice, exported
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
 from graphopt.formats import load
-from graphopt.target import Target
+from graphopt.target import Int8Scheme, Target
 
 __all__ = ["BACKEND", "ExecuTorch", "ExecuTorchSession"]
 
@@ -32,6 +33,18 @@ class ExecuTorch(TorchDevice):
     extra: ClassVar[str] = "executorch"
     opset: ClassVar[int] = 22
     converter: ClassVar[str] = "ExecuTorch"
+    #: XNNPACK's: activations int8 with any zero point, weights int8 without, biases floats.
+    int8: ClassVar[Int8Scheme | None] = Int8Scheme(
+        activation="int8",
+        weight="int8",
+        bias="float32",
+        operators=frozenset(
+            {
+                *("Add", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MatMul"),
+                *("MaxPool", "Mul", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"),
+            }
+        ),
+    )
 
     def open(self, path: Path, target: Target) -> ExecuTorchSession:
         """Open the program in the portable runtime with XNNPACK."""
@@ -69,8 +82,10 @@ def convert() -> None:
     from executorch.exir import to_edge_transform_and_lower
 
     source, path = map(Path, sys.argv[1:])
+    model = load(source)
+    integers = is_quantized(model)
     with torch.no_grad():
-        program, _ = exported(load(source))
+        program, _ = exported(in_pairs(model) if integers else model, integers=integers)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         path.write_bytes(lowered.to_executorch().buffer)
 

@@ -55,6 +55,36 @@ class ZeroState(Walker):
         return Replacement(lambda op: op.again(node, node.inputs[:4]))
 
 
+class BatchFirst(Walker):
+    """Reshape(Transpose(y, [2, 0, 1, 3])) -> Transpose(Reshape(Transpose(y, [0, 2, 1, 3])))
+
+    Both directions of y[t, 2, b, h] side by side as [b, t, 2 h], the way exporters write it.
+    """
+
+    roots = ("Reshape",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        turn = None if node.inputs[0] is None else node.inputs[0].producer()
+        if turn is None or turn.op_type != "Transpose" or turn.inputs[0] is None:
+            return None
+        y, states = turn.inputs[0], turn.inputs[0].producer()
+        if states is None or states.op_type not in ("GRU", "LSTM"):
+            return None
+        made = ctx.get(shapes).static(node.outputs[0])
+        perm = tuple(turn.attributes.get_ints("perm", ()))
+        if perm != (2, 0, 1, 3) or made is None or len(made) != 3:
+            return None
+        b, t, both = made
+
+        def build(op: Any) -> Any:
+            whole = op.Reshape(
+                op.Transpose(y, perm=[0, 2, 1, 3]), op.constant(np.array([t, b, both]), "shape")
+            )
+            return op.Transpose(whole, perm=[1, 0, 2])
+
+        return Replacement(build, (turn,))
+
+
 class SequenceMean(Walker):
     """ReduceMean(x[n, t, c], 1) -> GlobalAveragePool(x[n, c, t]), without its last axis"""
 
@@ -153,7 +183,7 @@ class SignalNorm(Walker):
 
 
 #: What pnnx and ncnn take in no other form.
-FOR_NCNN = (SignalNorm, ZeroState, SequenceMean, OneTaken, ColumnsTaken)
+FOR_NCNN = (SignalNorm, ZeroState, BatchFirst, SequenceMean, OneTaken, ColumnsTaken)
 
 
 def in_plain_forms(model: ir.Model, *more: type[Walker]) -> ir.Model:
