@@ -37,6 +37,21 @@ def test_qnn_takes_what_is_quantized_throughout_with_its_activation():
     assert reasons(qnn, text, X, {"k": np.ones((4, 3, 3, 3), np.uint8)}) == []
 
 
+@pytest.mark.parametrize(("domain", "opset"), [("", 21), ("com.microsoft.", 17)])
+def test_qnn_takes_activations_of_16_bits_beside_weights_of_8(domain, opset):
+    text = (
+        f"xq = {domain}QuantizeLinear(x, s, h)  xd = {domain}DequantizeLinear(xq, s, h)  "
+        "kd = DequantizeLinear(k, s, z)  c = Conv(xd, kd)  o = Relu(c)  "
+        f"oq = {domain}QuantizeLinear(o, s, h)  y = {domain}DequantizeLinear(oq, s, h)"
+    )
+    constants = {"k": np.ones((4, 3, 3, 3), np.uint8), "h": np.uint16(32768)}
+    assert reasons(qnn, text, X, constants, opset=opset) == []
+    signed = reasons(qnn, text, X, {**constants, "h": np.int16(0)}, opset=opset)
+    name = f"{domain.replace('microsoft.', 'microsoft:')}QuantizeLinear"
+    reason = "it rounds to int16: activations of the HTP are uint8 or uint16"
+    assert signed == [(name, reason), (name, reason)]
+
+
 @pytest.mark.parametrize(
     ("text", "inputs", "constants", "operator", "reason"),
     [
