@@ -204,6 +204,7 @@ def python_of(framework, module):
     ("framework", "module", "files"),
     [
         ("sklearn", "skl2onnx", ["forest.joblib", "forest.skops", "table.joblib"]),
+        ("sklearn", "skl2onnx", ["histogram.joblib", "histogram_classes.joblib"]),
         ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json"]),
         ("lightgbm", "lightgbm", ["classes.txt", "numbers.txt"]),
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
