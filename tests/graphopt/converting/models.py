@@ -52,6 +52,8 @@ def xgboost(folder):
     )
     model.save_model(folder / "classes.json")
     model.save_model(folder / "classes.ubj")
+    groups = xgboost.DMatrix(X, Y, group=[10] * 12)
+    xgboost.train({"objective": "rank:ndcg"}, groups, 5).save_model(folder / "rank.json")
     numbers = xgboost.train({"max_depth": 3}, xgboost.DMatrix(X, X[:, 3]), 8)
     numbers.save_model(folder / "numbers.json")
 
