@@ -107,12 +107,22 @@ def _data(op: Any, a: Any) -> Any:
     there = None if source is None else source.producer()
     if there is None or there.op_type != "QuantizeLinear":
         return a
-    x = op.body.value(there.inputs[0])
+    assert there.inputs[0] is not None
+    before = there.inputs[0].producer()
+    if before is not None and before.op_type in ("Clip", "Relu"):
+        source = before.inputs[0]
+        before = None if source is None else source.producer()
+    # a layer behind it is computed in integers only while its result is rounded
+    x = a if before is not None and _layer(before) else op.body.value(there.inputs[0])
     low, high = bounds(ir.DataType.INT8)
     grid = op.call(_OPS.choose_qparams.tensor, x, low, high, _LEAST, torch.int8)
     rest = (grid[0], grid[1], low, high, torch.int8)
     q = op.call(_OPS.quantize_per_tensor.tensor, x, *rest)
     return op.call(_OPS.dequantize_per_tensor.tensor, q, *rest)
+
+
+def _layer(node: ir.Node) -> bool:
+    return node.op_type in ("Conv", "Gemm", "MatMul")
 
 
 def _rounded(node: ir.Node) -> bool:

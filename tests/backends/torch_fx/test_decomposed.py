@@ -25,8 +25,8 @@ def lower(model):
     return lower(model, integers=True)
 
 
-def lowered(text):
-    model = parse_model(READ + text, inputs={"x": X.shape}, constants=CONSTANTS)
+def lowered(text, **more):
+    model = parse_model(READ + text, inputs={"x": X.shape}, constants=CONSTANTS | more)
     module = lower(model)
     (y,) = module(torch.from_numpy(X))
     names = Counter(str(n.target) for n in module.graph.nodes if n.op == "call_function")
@@ -56,6 +56,19 @@ def test_a_product_with_a_float_result_finds_its_range_at_run_time():
     # both round the data: half a step of 2 / 255, or of 1 / 64, over 16 weights of at most 2.5
     np.testing.assert_allclose(got, exact, atol=0.15)
     np.testing.assert_allclose(expected, exact, atol=0.3)
+
+
+def test_what_a_layer_gives_stays_rounded_before_it_is_rounded_anew():
+    """Compilers take a layer in integers only if its result is rounded to constants."""
+    text = """
+    k = DequantizeLinear<axis=0>(p, ps)  m = Gemm<transB=1>(d, k)  a = Relu(m)
+    r = QuantizeLinear(a, s, z)  e = DequantizeLinear(r, s, z)
+    i = DequantizeLinear(o, s)  y = Gemm<transB=1>(e, i)
+    """
+    got, expected, names, _ = lowered(text, o=np.eye(8, dtype=np.int8))
+    np.testing.assert_allclose(got, expected, atol=S * S)
+    assert names["quantized_decomposed.quantize_per_tensor.default"] == 2
+    assert names["quantized_decomposed.choose_qparams.tensor"] == 1
 
 
 def test_a_grid_that_is_computed_has_no_such_operator():
