@@ -52,6 +52,7 @@ class Device(abc.ABC):
         extra: the extra of graphopt that installs these.
         opset: the newest that its converter reads.
         int8: its quantization rules, or None where it computes no integers.
+        no_int8: why it does not.
         fixed: whether it is given fixed shapes.
         apart: whether a file is tried in a process of its own, since its runtime may crash.
         exact: largest relative L2 error of its float outputs beside ONNX Runtime's.
@@ -63,6 +64,7 @@ class Device(abc.ABC):
     extra: ClassVar[str] = ""
     opset: ClassVar[int] = 20
     int8: ClassVar[Int8Scheme | None] = None
+    no_int8: ClassVar[str] = ""
     fixed: ClassVar[bool] = True
     apart: ClassVar[bool] = False
     exact: ClassVar[float] = FLOAT
@@ -90,6 +92,7 @@ class Device(abc.ABC):
             opset=self.opset,
             precisions=("float32", "int8") if self.int8 else ("float32",),
             int8=self.int8,
+            no_int8=self.no_int8,
             measured=True,
             deploys=False,
             suffix=self.suffix,

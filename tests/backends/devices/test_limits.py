@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from graphopt.backends import coreml, qnn
 
-from graphopt import load, save
+from graphopt import load, optimize, save
 from graphopt.backend import find_target
 from graphopt.cli import main
 from graphopt.deploy.manifest import read_manifest
@@ -208,3 +208,15 @@ def test_the_command_says_it_node_by_node(tmp_path, capsys):
         else:
             assert "coreml: 1 of 2 nodes fall off" in said
             assert "qnn: 2 of 2 nodes fall off" in said
+
+
+def test_why_a_target_has_no_integers_is_said(capsys):
+    with pytest.raises(SystemExit):
+        main(["targets"])
+    assert "coreml: no int8, the provider takes no Q/DQ" in capsys.readouterr().out
+    model = parse_model(
+        "y = MatMul(x, w)", inputs={"x": (1, 4)}, constants={"w": np.eye(4, dtype="f4")}
+    )
+    result = optimize(model, "int8", target="coreml", measure=False)
+    (step,) = result.report.steps
+    assert "coreml gains nothing from integers: the provider takes no Q/DQ." in step.notes
