@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.device import Device
-from graphopt.backends.devices.forms import in_plain_forms
+from graphopt.backends.devices.forms import FOR_MNN, in_plain_forms
 from graphopt.backends.devices.process import run_function
 from graphopt.backends.devices.quantized import Grid, QuantizedLayer, in_floats
 
@@ -37,7 +37,6 @@ class Mnn(Device):
     packages: ClassVar[tuple[str, ...]] = ("MNN",)
     extra: ClassVar[str] = "mnn"
     apart: ClassVar[bool] = True
-    exact: ClassVar[float] = 1e-3  # its Gelu is an approximation
     #: Data int8 without zero point (with one, x86 computes something else), weights int8 a scale
     #: per channel, biases floats.
     int8: ClassVar[Int8Scheme | None] = Int8Scheme(
@@ -52,9 +51,10 @@ class Mnn(Device):
         """Write the file by MNN's converter."""
         source = path.with_suffix(".onnx")
         floats, layers = in_floats(model)
-        save(in_plain_forms(floats), source)
+        save(in_plain_forms(floats, *FOR_MNN), source)
         given = ["-f", "ONNX", "--modelFile", source, "--MNNModel", path, "--bizCode", "graphopt"]
         given.append("--useOriginRNNImpl")  # its loops crash on bidirectional networks
+        given += ["--useGeluApproximation", "0"]
         grids = path.with_suffix(".json")
         grids.write_text(json.dumps(_compression(layers)))
         if layers:

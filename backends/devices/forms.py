@@ -14,7 +14,7 @@ from graphopt.graph.constants import constant_value
 from graphopt.rewriting.driver import apply_rules
 from graphopt.rewriting.rules import Replacement, Rule, Walker
 
-__all__ = ["FOR_NCNN", "in_plain_forms"]
+__all__ = ["FOR_MNN", "FOR_NCNN", "in_plain_forms"]
 
 #: What scores are made with that no mask has put an infinity into.
 _FINITE = frozenset({"MatMul", "Mul", "Div", "Transpose", "Reshape", "Gemm"})
@@ -182,6 +182,28 @@ class SignalNorm(Walker):
         return Replacement(build)
 
 
+class GeluByErf(Walker):
+    """Gelu(x) -> x / 2 (1 + Erf(x / sqrt(2)))"""
+
+    roots = ("Gelu",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        x = node.inputs[0]
+        if node.attributes.get_string("approximate", "none") != "none":
+            return None
+
+        def build(op: Any) -> Any:
+            one, half, root = (
+                op.constant(np.array(c, np.float32), name)
+                for c, name in ((1, "one"), (0.5, "half"), (2**-0.5, "root"))
+            )
+            return op.Mul(op.Mul(x, half), op.Add(op.Erf(op.Mul(x, root)), one))
+
+        return Replacement(build)
+
+
+#: What MNN computes by an approximation in no other form.
+FOR_MNN = (GeluByErf,)
 #: What pnnx and ncnn take in no other form.
 FOR_NCNN = (SignalNorm, ZeroState, BatchFirst, SequenceMean, OneTaken, ColumnsTaken)
 
