@@ -182,7 +182,7 @@ def page(rows: dict[str, Any]) -> str:
             "# Trained models, float and int8 by each target's rules",
             "",
             f"Points of accuracy on {ITEMS} validation glyphs, item by item; `-p {SPEC}`, "
-            f"{CALIBRATION} samples.",
+            f"{CALIBRATION} samples. Milliseconds as above: the machine was shared.",
             "",
             "| model | target | float | int8 | difference | float ms | int8 ms | size |",
             "|---|---|---|---|---|---|---|---|",
