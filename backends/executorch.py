@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,9 @@ from graphopt.formats import load
 from graphopt.target import Int8Scheme, Target
 
 __all__ = ["BACKEND", "ExecuTorch", "ExecuTorchSession"]
+
+#: Registers the kernels of Q/DQ that XNNPACK leaves, once imported.
+KERNELS = "executorch.kernels.quantized"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class ExecuTorch(TorchDevice):
         """Open the program in the portable runtime with XNNPACK."""
         from executorch.runtime import Runtime
 
+        import_module(KERNELS)
         names = read_names(path, self.name)
         try:
             program = Runtime.get().load_program(path)
@@ -81,6 +86,7 @@ def convert() -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    import_module(KERNELS)
     source, path = map(Path, sys.argv[1:])
     model = load(source)
     integers = is_quantized(model)

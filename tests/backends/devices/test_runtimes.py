@@ -93,6 +93,21 @@ def test_integers_stay_integers_in_the_file(name, tmp_path):
         assert np.abs(got - exact).max() > 1e-6
 
 
+def test_executorch_runs_what_its_fast_kernels_leave(tmp_path):
+    target = made("executorch")
+    text = """
+    q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  e = Exp(d)
+    k = DequantizeLinear<axis=0>(w, ws)  y = Gemm<transB=1>(e, k)
+    """
+    constants = {"s": np.float32(0.02), "z": np.uint8(128), "w": quantized_nets.integers(16, 8)}
+    constants["ws"] = np.linspace(0.01, 0.02, 16).astype(np.float32)
+    x = RNG.standard_normal((2, 8)).astype(np.float32)
+    model = parse_model(text, inputs={"x": x.shape}, constants=constants)
+    path = backend_of(target).lower(model, target, tmp_path / "m.onnx")
+    got = backend_of(target).session(path, target)({"x": x})["y"]
+    np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(set(TARGETS) - {"ort"}))
 def test_without_its_packages_the_target_is_one_plain_sentence(name, monkeypatch):
     from graphopt.backends.devices import device
