@@ -3,7 +3,8 @@
 clients, beside ONNX Runtime's quantizers, NNCF, onnxsim and onnxslim.
 
     python bench/field.py [--env .field] [--models NAME,...] [--specs SPEC ...] [--peers NAME,...]
-                          [--seconds 20] [--no-measure] [--out bench/results/field]
+                          [--search TIME] [--seconds 20] [--no-measure]
+                          [--out bench/results/field]
 
 The clients and the peers run in an environment of their own under --env, made on the first run.
 Per model: its client runs on two parts of inputs and what it feeds the model is recorded; graphopt
@@ -12,7 +13,7 @@ client's answers on the held-out part are compared with those it gave with its o
 written as soon as it is known, and rows that are there are not made again (--again makes them).
 Times are CPU times of one thread over the recorded held-out runs, source and results interleaved,
 each in a process of its own; --seconds 0 times nothing. To make what --out lacks and the table:
-the same command again.
+the same command again. --search 5m adds what `graphopt search` finds in that time.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--models", help="names, separated by commas")
     parser.add_argument("--specs", nargs="*", default=SPECS)
     parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--search", metavar="TIME", help="search too, for so long")
     parser.add_argument("--seconds", type=float, default=20.0, help="of timing a model")
     parser.add_argument("--no-measure", action="store_true", help="graphopt times no step")
     parser.add_argument("--again", action="store_true", help="make rows anew")
@@ -165,8 +167,10 @@ class Field:
         """What makes a model, by name: graphopt's pipelines, then the peers."""
         peers = [p for p in self.args.peers.split(",") if p]
         return [
-            (f"graphopt {s}", lambda out, s=s: self.graphopt(s, out)) for s in self.args.specs
-        ] + [(p, lambda out, p=p: self.peer(p, out)) for p in peers]
+            *((f"graphopt {s}", lambda out, s=s: self.graphopt(s, out)) for s in self.args.specs),
+            *([("graphopt search", self.search)] if self.args.search else []),
+            *((p, lambda out, p=p: self.peer(p, out)) for p in peers),
+        ]
 
     def record(self) -> None:
         """Samples of both parts, and the answers of the client with its own model, once."""
@@ -223,6 +227,14 @@ class Field:
         kept = ("spec", "status", "reason", "notes", "seconds", "latency_ratio")
         steps = [{k: s[k] for k in kept} | {"error": worst_error(s)} for s in report["steps"]]
         return {"steps": steps, "notes": report["notes"], "measured": not self.args.no_measure}
+
+    def search(self, out: Path) -> Row:
+        """What a search keeps that changes one decision of a hundred at most."""
+        command = [*shlex.split(self.args.graphopt), "search", str(self.model)]
+        command += ["--samples", str(self.work / "calibration"), "-o", str(out), "--json"]
+        command += ["--max-disagreement", "0.01", "--time", self.args.search]
+        report = json.loads(call(command, out.parent / "log"))["search"]
+        return {"spec": report["spec"], "trials": len(report["trials"])}
 
     def peer(self, name: str, out: Path) -> Row:
         python = self.args.env / "nncf" / "bin" / "python" if name == "nncf" else self.python
