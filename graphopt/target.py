@@ -75,6 +75,7 @@ class Target:
         channel_multiple: channel counts that are a multiple of this run at full speed.
         precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").
         int8: its integer scheme, or None if integers gain nothing.
+        no_int8: why there is none.
         measured: the backend can time models for it on this machine.
         deploys: models are served on it; `--target auto` leaves others out.
         suffix: what the name of a model's file ends in there.
@@ -92,6 +93,7 @@ class Target:
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("float32",)
     int8: Int8Scheme | None = Int8Scheme()
+    no_int8: str = ""
     measured: bool = False
     deploys: bool = True
     suffix: str = ".onnx"

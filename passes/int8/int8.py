@@ -111,7 +111,8 @@ class Int8(Pass):
         """Quantize `model` in place; returns how many nodes became integer."""
         scheme = ctx.target.int8
         if scheme is None:
-            ctx.note(f"{ctx.target.name} gains nothing from integers.")
+            because = f": {ctx.target.no_int8}" if ctx.target.no_int8 else ""
+            ctx.note(f"{ctx.target.name} gains nothing from integers{because}.")
             if FEW_BITS in ctx.target.operators:
                 ctx.note("weight_only stores weights in a few bits there.")
             return 0
