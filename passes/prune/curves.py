@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.gradients import gradient_scores
 from graphopt.passes.prune.readers import readers
-from graphopt.passes.prune.reconstruct import eliminate
+from graphopt.passes.prune.reconstruct import Reader, eliminate
 from graphopt.passes.prune.scores import MAGNITUDES, magnitude
 
 from graphopt.analyses.dims import Dimension
@@ -61,21 +62,31 @@ def _observed(
     samples: Iterable[Arrays],
     ctx: Context,
 ) -> dict[str, Curve]:
-    """Costs as relative errors of the readers' outputs, with or without refitting them."""
-    found = {}
+    """Costs as relative errors of the readers' outputs, with or without refitting them.
+
+    The units of one dimension are put in order while the next one's readers are observed.
+    """
+    found: dict[str, Future[Curve]] = {}
     seen = ctx.track(readers(model, dims, samples, ctx), len(dims), "scoring dimensions")
-    for name, known in seen:
-        size = dims[name].size
-        if not known:
-            squares = magnitude("l2", model, dims[name], ctx) ** 2
-            found[name] = Curve.of_scores(squares / squares.sum())
-        elif refitted:
-            found[name] = eliminate(known, size, 2)
-        else:
-            costs = np.zeros(size)
-            for r in known:
-                power = (r.weight**2).sum(axis=0) * np.diag(r.covariance) / r.energy
-                here = r.units >= 0
-                costs += np.bincount(r.units[here], power[here], minlength=size)
-            found[name] = Curve.of_scores(costs)
-    return found
+    with ThreadPoolExecutor(1) as beside:
+        for name, known in seen:
+            wait(found.values())  # moments of many features are large: two dimensions' at most
+            found[name] = beside.submit(_curve, known, refitted, model, dims[name], ctx)
+    return {name: curve.result() for name, curve in found.items()}
+
+
+def _curve(
+    known: list[Reader], refitted: bool, model: ir.Model, dim: Dimension, ctx: Context
+) -> Curve:
+    """The curve of a dimension with these readers."""
+    if not known:
+        squares = magnitude("l2", model, dim, ctx) ** 2
+        return Curve.of_scores(squares / squares.sum())
+    if refitted:
+        return eliminate(known, dim.size, 2)
+    costs = np.zeros(dim.size)
+    for r in known:
+        power = (r.weight**2).sum(axis=0) * np.diag(r.covariance) / r.energy
+        here = r.units >= 0
+        costs += np.bincount(r.units[here], power[here], minlength=dim.size)
+    return Curve.of_scores(costs)

@@ -1,5 +1,5 @@
 import numpy as np
-from graphopt.passes.prune.least_squares import Gram, error, solve
+from graphopt.passes.prune.least_squares import LEAF, Gram, error, inverse, solve
 
 from graphopt.calibration.moments import Moments
 
@@ -65,3 +65,12 @@ def test_too_few_rows_stay_near_the_prior():
     weight, _, ridge = gram.fit(w, None)
     assert ridge >= 0.1
     assert np.linalg.norm(weight - w) < np.linalg.norm(w)
+
+
+def test_inverse_by_halves_is_the_inverse():
+    """Also where fewer rows than features leave all but the ridge singular."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 2 * LEAF + 77))
+    a = x.T @ x / len(x) + 1e-4 * np.eye(x.shape[1])
+    found = inverse(a)
+    np.testing.assert_allclose(found @ a, np.eye(len(a)), atol=1e-8)
