@@ -19,11 +19,15 @@ from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import Arrays
 
-__all__ = ["Score", "curves"]
+__all__ = ["NO_SAMPLES", "Score", "curves"]
 
 Score = Literal[
     "auto", "reconstruction", "activation", "taylor", "fisher", "l1", "l2", "fpgm", "random"
 ]
+
+
+#: Scores that look at weights alone.
+NO_SAMPLES = (*MAGNITUDES, "random")
 
 
 def curves(
@@ -41,7 +45,7 @@ def curves(
     """
     if score == "auto":
         score = "l2" if samples is None else "reconstruction"
-    if score not in MAGNITUDES and score != "random" and samples is None:
+    if score not in NO_SAMPLES and samples is None:
         raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
     if score == "reconstruction" or score == "activation":  # `in` would not narrow the type
         return _observed(score == "reconstruction", model, dims, samples or (), ctx)

@@ -9,15 +9,16 @@ original states that are left (as in teacher forcing), then from the states that
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.least_squares import Gram
+from graphopt.passes.prune.gates import influences
+from graphopt.passes.prune.least_squares import Gram, fit_weighted
 from graphopt.passes.prune.linear import put
 from graphopt.passes.prune.reconstruct import Reader
-from graphopt.passes.prune.sampling import fit_share
+from graphopt.passes.prune.sampling import ROWS_LEAST, fit_share
 
 from graphopt.calibration.moments import Moments
 from graphopt.graph.attributes import attribute
@@ -111,31 +112,28 @@ class Cell:
             forced: fit to the original's states instead of the actual ones.
         """
         mine = [self.weights(d) for d in range(len(self.reverse))]
-        theirs = [source.weights(d) for d in range(len(self.reverse))]
-        hidden, width = len(kept), theirs[0][1].shape[1]
-        rows = np.concatenate([g * width + kept for g in range(self.gates)])
-        blocks = self.blocks(hidden)
+        blocks = self.blocks(len(kept))
         grams: dict[tuple[int, int], Gram] = {}
-        for run, ((x0, y0, *f0), (x1, y1, *f1)) in enumerate(pairs):
-            for d, (w, r, b) in enumerate(theirs):
-                before, state = self.rows(x0, y0, f0[0] if f0 else None, d)
-                from_x = (before @ w[rows].T + b[0][rows]).astype(np.float32)
-                from_h = (state @ r[rows].T + b[1][rows]).astype(np.float32)
-                inputs, states = self.rows(x1, y1, f1[0] if f1 else None, d)
-                states = state[:, kept] if forced else states
-                for k, (at, x, h) in enumerate(blocks):
-                    f = np.concatenate([*([inputs] if x else []), *([states] if h else [])], axis=1)
-                    y = _sum([*([from_x[:, at]] if x else []), *([from_h[:, at]] if h else [])])
-                    if (d, k) not in grams:
-                        grams[d, k] = Gram(1, f.shape[1], len(at), shift=True)
-                    grams[d, k].add(f[None], y[None], fit_share(run, runs, x1.shape[1]))
+        drawn: dict[tuple[int, int], list[tuple[Array, ...]]] = {}
+        rng = np.random.default_rng(0)
+        for run, (before, now) in enumerate(pairs):
+            for key, f, y, influence in self._fitted(source, before, now, kept, forced=forced):
+                if key not in grams:
+                    grams[key] = Gram(1, f.shape[1], y.shape[1], shift=True)
+                grams[key].add(f[None], y[None], fit_share(run, runs, now[0].shape[1]))
+                if influence is not None:
+                    some = rng.permutation(len(f))[: -(-ROWS_LEAST // runs)]
+                    drawn.setdefault(key, []).append((f[some], y[some], influence[some]))
         for (d, k), gram in grams.items():
             w, r, b = mine[d]
             at, x, h = blocks[k]
             prior = np.concatenate([*([w[at]] if x else []), *([r[at]] if h else [])], axis=1)
             bias = _sum([*([b[0][at]] if x else []), *([b[1][at]] if h else [])])
-            weight, shift, _ = gram.fit(prior[None], bias)
+            weight, shift, ridge = gram.fit(prior[None], bias)
             assert shift is not None
+            if (d, k) in drawn and np.isfinite(ridge):
+                rows = (np.concatenate(part) for part in zip(*drawn[d, k], strict=True))
+                weight[0], shift = fit_weighted(*rows, (weight[0], shift), (prior, bias), ridge)
             inner = w.shape[1] if x else 0
             if x:
                 w[at] = weight[0][:, :inner]
@@ -145,6 +143,31 @@ class Cell:
             if x and h:
                 b[1][at] = 0
         return mine
+
+    def _fitted(
+        self, source: Cell, before: list[Array], now: list[Array], kept: Array, *, forced: bool
+    ) -> Iterator[tuple[tuple[int, int], Array, Array, Array | None]]:
+        """By direction and block: features, sums to reach, and how much the states mind an error.
+
+        All are [batch * steps, ...].
+        """
+        (x0, y0, *f0), (x1, y1, *f1) = before, now
+        blocks = self.blocks(len(kept))
+        for d, reverse in enumerate(self.reverse):
+            w, r, b = source.weights(d)
+            rows = np.concatenate([g * r.shape[1] + kept for g in range(self.gates)])
+            given, state = self.rows(x0, y0, f0[0] if f0 else None, d)
+            state = state.astype(np.float32)
+            from_x = (given @ w[rows].T + b[0][rows]).astype(np.float32)
+            from_h = (state @ r[rows].T + b[1][rows]).astype(np.float32)
+            steps = (_in_time(a, len(x0), reverse) for a in (from_x, from_h, state[:, kept]))
+            found = influences(self.node, *steps)
+            inputs, states = self.rows(x1, y1, f1[0] if f1 else None, d)
+            states = state[:, kept] if forced else states
+            for k, (at, x, h) in enumerate(blocks):
+                f = np.concatenate([*([inputs] if x else []), *([states] if h else [])], axis=1)
+                y = _sum([*([from_x[:, at]] if x else []), *([from_h[:, at]] if h else [])])
+                yield (d, k), f, y, None if found is None else _by_row(found[k], reverse)
 
     def store(self, model: ir.Model, fitted: list[tuple[Array, Array, Array]]) -> None:
         """Put refitted weights into the node."""
@@ -193,6 +216,17 @@ def cell(node: ir.Node) -> Cell | str:
     direction = attribute(node, "direction")
     reverse = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
     return Cell(node, GATES[node.op_type], reverse)
+
+
+def _in_time(rows: Array, steps: int, reverse: bool) -> Array:
+    """Rows [batch * steps, ...] as [steps, batch, ...], in the order the layer takes them."""
+    found = rows.reshape(-1, steps, rows.shape[-1]).swapaxes(0, 1)
+    return found[::-1] if reverse else found
+
+
+def _by_row(found: Array, reverse: bool) -> Array:
+    """The reverse of `_in_time`."""
+    return (found[::-1] if reverse else found).swapaxes(0, 1).reshape(-1, found.shape[-1])
 
 
 def _sum(terms: list[Array]) -> Array:
