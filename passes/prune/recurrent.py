@@ -132,8 +132,9 @@ class Cell:
             weight, shift, ridge = gram.fit(prior[None], bias)
             assert shift is not None
             if (d, k) in drawn and np.isfinite(ridge):
-                rows = (np.concatenate(part) for part in zip(*drawn[d, k], strict=True))
-                weight[0], shift = fit_weighted(*rows, (weight[0], shift), (prior, bias), ridge)
+                f, y, influence = map(np.concatenate, zip(*drawn[d, k], strict=True))
+                start = weight[0], shift
+                weight[0], shift = fit_weighted(f, y, influence, start, (prior, bias), ridge)
             inner = w.shape[1] if x else 0
             if x:
                 w[at] = weight[0][:, :inner]
