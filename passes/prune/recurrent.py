@@ -179,26 +179,51 @@ class Cell:
     def readers(
         self, units_x: Array | None, units_h: Array | None, observed: Iterable[list[Array]]
     ) -> list[Reader]:
-        """The gates as readers of the units of the input and of the hidden state, per direction."""
+        """The gates as readers of the units of the input and of the hidden state, per direction.
+
+        Their sums count by what they do to the states.
+        """
         weights = [self.weights(d) for d in range(len(self.reverse))]
+        hidden = weights[0][1].shape[1]
         moments: list[Moments] = []
-        square = np.zeros(len(weights))
+        minded = [[np.zeros(len(at)) for at, _, _ in self.blocks(hidden)] for _ in weights]
         for x, y, *first in observed:
             for d in range(len(weights)):
-                f = np.concatenate(self.rows(x, y, first[0] if first else None, d), axis=1)
+                given, state = self.rows(x, y, first[0] if first else None, d)
+                f = np.concatenate([given, state], axis=1)
                 if len(moments) <= d:
                     moments.append(Moments.zero(1, f.shape[1]))
                 moments[d].add(f[None])
-        found = []
+                found = self._influences(weights[d], given, state, len(x), d)
+                for k, total in enumerate(minded[d]):
+                    total += len(f) if found is None else found[k].sum(axis=(0, 1))
+        made = []
         for d, (w, r, _) in enumerate(weights):
             covariance = moments[d].covariance()[0]
+            for (at, x, h), total in zip(self.blocks(hidden), minded[d], strict=True):
+                scale = np.sqrt(total / moments[d].rows)[:, None]
+                w[at] *= scale if x else 1
+                r[at] *= scale if h else 1
             both = np.concatenate([w, r], axis=1)
-            square[d] = np.einsum("mn,nk,mk->", both, covariance, both, optimize=True)
+            square = float(np.einsum("mn,nk,mk->", both, covariance, both, optimize=True))
             none_x, none_h = np.full(w.shape[1], -1), np.full(r.shape[1], -1)
             units = [none_x if units_x is None else units_x, none_h if units_h is None else units_h]
-            energy = max(float(square[d]), 1e-30)
-            found.append(Reader(both, covariance, np.concatenate(units), energy))
-        return found
+            made.append(Reader(both, covariance, np.concatenate(units), max(square, 1e-30)))
+        return made
+
+    def _influences(
+        self,
+        weights: tuple[Array, Array, Array],
+        given: Array,
+        state: Array,
+        steps: int,
+        direction: int,
+    ) -> list[Array] | None:
+        """`gates.influences` of sums of these weights, from what `rows` gave."""
+        w, r, b = weights
+        sums = (given @ w.T + b[0], state @ r.T + b[1], state)
+        reverse = self.reverse[direction]
+        return influences(self.node, *(_in_time(a, steps, reverse) for a in sums))
 
 
 def cell(node: ir.Node) -> Cell | str:
