@@ -3,7 +3,8 @@
 A gate of an LSTM, GRU or RNN computes W x_t + R h_(t-1) + b before its nonlinearity. Both x and all
 h are values of the graph (Y holds every state), so what the gates of the original model computed is
 known without looking inside the node. W, R and b of the cut layer are fitted to it, first from the
-original states that are left (as in teacher forcing), then from the states that gives.
+original states that are left (as in teacher forcing), then from the states that gives. An error
+counts by what it does to the states (`gates`), in the choice of units too.
 """
 
 from __future__ import annotations
