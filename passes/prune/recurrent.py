@@ -133,9 +133,11 @@ class Cell:
             weight, shift, ridge = gram.fit(prior[None], bias)
             assert shift is not None
             if (d, k) in drawn and np.isfinite(ridge):
-                f, y, influence = map(np.concatenate, zip(*drawn[d, k], strict=True))
+                rows = [np.concatenate(part) for part in zip(*drawn[d, k], strict=True)]
                 start = weight[0], shift
-                weight[0], shift = fit_weighted(f, y, influence, start, (prior, bias), ridge)
+                weight[0], shift = fit_weighted(
+                    rows[0], rows[1], rows[2], start, (prior, bias), ridge
+                )
             inner = w.shape[1] if x else 0
             if x:
                 w[at] = weight[0][:, :inner]
@@ -197,14 +199,16 @@ class Cell:
                 moments[d].add(f[None])
                 found = self._influences(weights[d], given, state, len(x), d)
                 for k, total in enumerate(minded[d]):
-                    total += len(f) if found is None else found[k].sum(axis=(0, 1))
+                    total += np.float64(len(f)) if found is None else found[k].sum(axis=(0, 1))
         made = []
         for d, (w, r, _) in enumerate(weights):
             covariance = moments[d].covariance()[0]
             for (at, x, h), total in zip(self.blocks(hidden), minded[d], strict=True):
                 scale = np.sqrt(total / moments[d].rows)[:, None]
-                w[at] *= scale if x else 1
-                r[at] *= scale if h else 1
+                if x:
+                    w[at] *= scale
+                if h:
+                    r[at] *= scale
             both = np.concatenate([w, r], axis=1)
             square = float(np.einsum("mn,nk,mk->", both, covariance, both, optimize=True))
             none_x, none_h = np.full(w.shape[1], -1), np.full(r.shape[1], -1)
