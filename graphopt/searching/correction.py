@@ -35,6 +35,8 @@ __all__ = ["correct", "quickest", "spread_out"]
 
 #: How far the graded options of the models go.
 DEPTHS = (0.0, 0.35, 0.7)
+#: And choices of mixed forms at each depth.
+MIXED = ("mixed", "mixed again")
 
 
 def correct(
@@ -100,10 +102,14 @@ def quickest(
 
 
 def spread_out(space: Space) -> Iterator[Choice]:
-    """Choices far from each other: each depth of what is graded with each form of the rest."""
+    """Choices far from each other: each depth of what is graded with each form of the rest.
+
+    Then with forms drawn layer by layer, for what lies between layers of different forms.
+    """
     forms = {o.kind for g in space.groups for o in g.options if not isinstance(o.value, float)}
+    rng = np.random.default_rng(0)
     for depth in DEPTHS:
-        for form in ("", *sorted(forms - {""})):
+        for form in ("", *sorted(forms - {""}), *MIXED):
             choice = []
             for group in space.groups:
                 kinds = [o.kind for o in group.options]
@@ -111,6 +117,8 @@ def spread_out(space: Space) -> Iterator[Choice]:
                     choice.append(kinds.index(form))
                 elif depth and group.sized:
                     choice.append(1 + int(depth * (len(kinds) - 1)))
+                elif form in MIXED and not group.graded and not any(o.gone for o in group.options):
+                    choice.append(int(rng.integers(len(kinds))))
                 else:
                     choice.append(0)
             yield tuple(choice)

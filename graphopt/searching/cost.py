@@ -1,11 +1,13 @@
 """Cost model: latency, size, MACs and memory of a choice, predicted from the cost table.
 
-    latency = w0 kernels + w1 conversions + w2 others in float + w3 others in integers + w4
+    latency = sum over forms f of (u_f kernels_f + v_f share_f others) + w conversions + c
 
 *kernels* is the sum of the table's entries at the sizes and in the forms that a choice leaves,
 *conversions* what lies between operators of different forms, *others* every other node's time in
-the model as it is, shrunk as its activations shrink. The weights begin at (1, 1, 1, 1, 0) and are
-fitted on whole models (`CostModel.correct`), since sums of parts miss what lies between them.
+the model as it is, shrunk as its activations shrink; *share* is the form's part of the MACs, since
+a runtime merges other nodes into operators of one form and not of another. The weights begin at 1
+and c at 0, and are fitted on whole models (`CostModel.correct`): sums of parts miss what lies
+between them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ Array = np.ndarray[Any, Any]
 #: What may be made small, in the order of `Prediction`.
 OBJECTIVES = ("latency", "size", "macs", "memory")
 #: A form that neighbours share without converting between them.
-STATIC = "static"
+STATIC = " static"
+#: How far whole models are believed to lie from their prediction, and weights from a common one,
+#: relative; and milliseconds of what no sum tells.
+NOISE, SPREAD, OVERHEAD_MS = 0.03, 0.3, 0.02
 _Other = tuple[float, float, tuple[str, ...], frozenset[str]]
 
 
@@ -72,7 +77,11 @@ class CostModel:
         model = setting.source.model
         dims = Context(model, shapes=setting.shapes).get(dimensions).prunable
         self.cutter = Cutter(model, dims, setting.shapes)
-        self.weights = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+        layers = [g for g in space.groups if not (g.sized or g.graded)]
+        forms = {o.kind for group in layers for o in group.options if not o.gone}
+        self.forms = sorted({"", *forms})
+        self._statics = [k for k, form in enumerate(self.forms) if form.endswith(STATIC)]
+        self.weights = np.append(np.ones(2 * len(self.forms) + 1), 0.0)
         places: dict[tuple[str, bool], list[int]] = defaultdict(list)
         for k, group in enumerate(space.groups):
             places[group.name, group.sized].append(k)
@@ -88,7 +97,7 @@ class CostModel:
         self._fixed = np.zeros(2)
         self._ready(self._wanted(space.nothing, self.cutter.nodes), lambda *_: None)
         nothing = self._sums(space.nothing, self.cutter.nodes)
-        self._fixed = np.array([float(figures.bytes or 0), float(figures.macs or 0)]) - nothing[4:6]
+        self._fixed = np.array([float(figures.bytes or 0), float(figures.macs or 0)]) - nothing[3:5]
 
     # --- prediction -------------------------------------------------------------------------
 
@@ -98,7 +107,7 @@ class CostModel:
         return self._prediction(self._sums(choice, self.cutter.nodes, every=True))
 
     def features(self, choice: Choice) -> Array:
-        """The parts that the weights multiply, milliseconds [5]."""
+        """The parts that the weights multiply, milliseconds [2 * forms + 2]."""
         self._ready(self._wanted(choice, self.cutter.nodes), lambda *_: None)
         return self._features(self._sums(choice, self.cutter.nodes, every=True))
 
@@ -127,22 +136,21 @@ class CostModel:
     def correct(self, choices: Sequence[Choice], latencies: Sequence[float]) -> float:
         """Fit the weights on whole models' milliseconds; returns the median relative error.
 
-        Few models determine few weights: they stay near what the table alone says.
+        Least squares of the relative errors, no weight negative, with what is believed beforehand:
+        that weights are near a common one, the closer the fewer models speak of them.
         """
         rows = np.array([self.features(c) for c in choices])
         y = np.array(latencies)
-        scale = float(np.median(y / np.maximum(rows[:, :4].sum(1), 1e-9)))
-        prior = np.array([scale, scale, scale, scale, 0.0])
+        scale = float(np.median(y / np.maximum(rows[:, :-1].sum(1), 1e-9)))
+        prior = np.append(np.full(rows.shape[1] - 1, scale), 0.0)
+        trust = NOISE / np.append(np.full(rows.shape[1] - 1, scale * SPREAD), OVERHEAD_MS)
         x = rows / y[:, None]
-        mean = np.abs(x).mean(0)
-        some = mean > 1e-6 * mean.max()  # what no model has keeps what the table says
-        ridge = (0.05 * mean) ** 2 * len(y)
+        gram, sums = x.T @ x + np.diag(trust**2), x.sum(0) + trust**2 * prior
         weights = prior.copy()
         for _ in range(500):  # coordinate descent: none may be negative
-            for k in np.flatnonzero(some):
-                rest = 1 - x @ weights + x[:, k] * weights[k]
-                best = (x[:, k] @ rest + ridge[k] * prior[k]) / (x[:, k] @ x[:, k] + ridge[k])
-                weights[k] = max(best, 0.0)
+            for k in range(len(weights)):
+                rest = sums[k] - gram[k] @ weights + gram[k, k] * weights[k]
+                weights[k] = max(rest / gram[k, k], 0.0)
         self.weights = weights
         error: float = float(np.median(np.abs(x @ self.weights - 1)))
         return error
@@ -165,9 +173,18 @@ class CostModel:
         taken.sort(key=lambda option: option.step)
         return Form(tuple((self.space.steps[o.step], o.value) for o in taken))
 
+    def _which(self, node: str, choice: Choice) -> int:
+        """The place of a node's form in `forms`."""
+        kinds = [
+            self.space.option(g, choice).kind
+            for g in self._forms_of[node]
+            if choice[g] and not self.space.groups[g].graded
+        ]
+        return self.forms.index(kinds[0]) if kinds and kinds[0] in self.forms else 0
+
     def _static(self, node: str, choice: Choice) -> bool:
         """Whether a node's form is one that neighbours share without converting between them."""
-        return any(value == STATIC for _, value in self._form(node, choice).steps)
+        return self._which(node, choice) in self._statics
 
     def _wanted(self, choice: Choice, nodes: Iterable[str]) -> list[Wanted]:
         found = []
@@ -211,22 +228,22 @@ class CostModel:
         *,
         every: bool = False,
     ) -> Array:
-        """Kernels, conversions, others, activations, bytes, MACs, priced and static MACs [8]."""
-        found = np.zeros(8)
+        """Conversions, others, activations, bytes, MACs; then kernels and MACs by form."""
+        count = len(self.forms)
+        found = np.zeros(5 + 2 * count)
         gone = self.space.gone(choice)
         for node in nodes:
             if node in gone:
                 continue
-            entry = self._entry(node, choice)
-            found[0] += entry.ms
-            found[4] += entry.bytes
-            found[5] += entry.macs
-            found[6] += self.cutter.macs[node]
+            entry, form = self._entry(node, choice), self._which(node, choice)
+            found[3] += entry.bytes
+            found[4] += entry.macs
+            found[5 + form] += entry.ms
+            found[5 + count + form] += self.cutter.macs[node]
             if self._static(node, choice):
-                found[7] += self.cutter.macs[node]
                 for ends in (self._before[node], self._after[node]):
                     if not ends or not all(self._static(n, choice) for n in ends):
-                        found[1] += entry.border_ms / 2
+                        found[0] += entry.border_ms / 2
         for k in range(len(self._others)) if every else others:
             ms, size, carried, made_of = self._others[k]
             if made_of and made_of <= gone:
@@ -234,19 +251,21 @@ class CostModel:
             share = float(
                 np.prod([self._left(d, choice) / self._sizes[d] for d in carried], initial=1.0)
             )
-            found[2] += ms * share
-            found[3] += size * share
+            found[1] += ms * share
+            found[2] += size * share
         return found
 
     def _features(self, sums: Array) -> Array:
-        static = sums[7] / max(sums[6], 1.0)
-        return np.array([sums[0], sums[1], sums[2] * (1 - static), sums[2] * static, 1.0])
+        kernels, macs = sums[5:].reshape(2, -1)
+        share = macs / max(macs.sum(), 1.0) if macs.any() else np.eye(len(macs))[0]
+        return np.concatenate([kernels, sums[1] * share, [sums[0], 1.0]])
 
     def _prediction(self, sums: Array) -> Prediction:
-        size, macs = sums[4:6] + self._fixed
-        static = sums[7] / max(sums[6], 1.0)
+        size, macs = sums[3:5] + self._fixed
+        by_form = sums[5 + len(self.forms) :]
+        static = by_form[self._statics].sum() / max(by_form.sum(), 1.0)
         whole = sum(o[1] for o in self._others) or 1.0
-        peak = self._peak * sums[3] / whole * (1 - 0.75 * static)
+        peak = self._peak * sums[2] / whole * (1 - 0.75 * static)
         latency = float(self._features(sums) @ self.weights)
         return Prediction(latency, float(size), float(macs), float(size + peak))
 
@@ -319,16 +338,17 @@ def _others(
         for i, value in enumerate(node.outputs):
             if not value.is_graph_output():
                 value.name = f"p{j}v{i}"
-    loose = 0.0
     backend = backend_of(target) if target.measured else None
     if backend is not None:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = backend.lower(copy, target, Path(folder, "model.onnx"))
             times = backend.profile(path, setting.feeds, target)
+        named = {name: int(m[1]) for name in times if (m := re.match(r"p(\d+)[nv]", name))}
+        timed, last = set(named.values()), 0
         for name, ms in times.items():
-            whose = re.match(r"p(\d+)[nv]", name)
-            if whose is None:
-                loose += ms
-            elif (j := int(whose[1])) not in skipped:
+            j = last = named.get(name, last)
+            if name not in named:  # one that the runtime fused, of nodes right behind the last
+                j = next((k for k in range(last + 1, len(rows)) if k not in timed), last)
+            if name not in named or j not in skipped:
                 rows[j] = (rows[j][0] + ms, *rows[j][1:])
-    return [*rows, (loose, 0.0, (), frozenset())]
+    return rows

@@ -12,11 +12,13 @@ from graphopt.cache import Cache
 from graphopt.context import Context
 from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.run import run
+from graphopt.searching.branches import Cutter
 from graphopt.searching.choosing import cheapest
-from graphopt.searching.cost import CostModel
+from graphopt.searching.cost import CostModel, _others
 from graphopt.searching.loss import Losses, measure_losses
 from graphopt.searching.space import passes_for, space_of
 from graphopt.searching.table import Form, Table, Wanted
+from graphopt.testing import parse_model
 
 #: Nothing is timed: sizes and MACs are what these tests compare.
 TARGET = dataclasses.replace(find_target("cpu-avx512-vnni"), measured=False)
@@ -98,9 +100,6 @@ def test_a_table_measures_an_operator_once_and_reads_what_was_measured(made, tmp
 def test_a_timed_table_has_milliseconds_and_an_operator_that_cannot_run_is_never_taken():
     here = find_target("cpu")
     assert here.measured
-    from graphopt.searching.branches import Cutter
-    from graphopt.testing import parse_model
-
     weight = np.ones((64, 64), np.float32)
     source = parse_model("y = MatMul(x, w)", inputs={"x": (8, 64)}, constants={"w": weight})
     cutter = Cutter(source, {}, {"x": (8, 64)})
@@ -124,8 +123,49 @@ def test_weights_are_fitted_on_whole_models(made):
     latencies = [2 * r[0] + 1.5 * r[2] + 0.3 for r in rows]
     error = model.correct([(k,) for k in range(5)], latencies)
     assert error < 0.05
-    assert model.weights[3] == pytest.approx(model.weights[3])
     assert model.weights[0] == pytest.approx(2, rel=0.15)
+
+
+def test_what_hardly_shows_in_any_model_keeps_the_common_weight(made):
+    _, _space, model = made
+    rng = np.random.default_rng(0)
+    rows = [np.array([a, 1e-4 * b, 1.0]) for a, b in rng.uniform(1, 3, (9, 2))]
+    model.features = lambda choice: rows[choice[0]]
+    noise = 1 + 0.02 * rng.standard_normal(9)
+    model.correct(
+        [(k,) for k in range(9)], [2 * r[0] * n for r, n in zip(rows, noise, strict=True)]
+    )
+    assert model.weights[:2] == pytest.approx([2, 2], rel=0.1)
+
+
+class Recorded:
+    """A backend whose profile is written beforehand."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def lower(self, model, target, path):
+        return path
+
+    def profile(self, path, feeds, target):
+        return self.times
+
+
+def test_what_the_runtime_fuses_shrinks_with_the_nodes_behind_the_last_that_has_a_name(monkeypatch):
+    """A MatMul of its own, then an Add and a Gelu that become one operator without a name."""
+    weight = np.ones((64, 64), np.float32)
+    source = parse_model(
+        "h = MatMul(x, w)\nb = Add(h, c)\ny = Gelu(b)",
+        inputs={"x": (8, 64)},
+        constants={"w": weight, "c": weight[0]},
+    )
+    setting = prepare(source, measure=False)
+    cutter = Cutter(setting.source.model, {}, {"x": (8, 64)})
+    times = {"p0n": 5.0, "BiasGelu": 2.0}
+    monkeypatch.setattr("graphopt.searching.cost.backend_of", lambda target: Recorded(times))
+    here = dataclasses.replace(find_target("cpu"), measured=True)
+    others = _others(setting.source.model, setting, here, cutter, {})
+    assert [row[0] for row in others] == [0.0, 2.0, 0.0]
 
 
 def test_the_cheapest_choice_within_a_budget_and_a_limit(made):
