@@ -203,11 +203,11 @@ class Cell:
         made = []
         for d, (w, r, _) in enumerate(weights):
             covariance = moments[d].covariance()[0]
-            for (at, x, h), total in zip(self.blocks(hidden), minded[d], strict=True):
+            for (at, in_w, in_r), total in zip(self.blocks(hidden), minded[d], strict=True):
                 scale = np.sqrt(total / moments[d].rows)[:, None]
-                if x:
+                if in_w:
                     w[at] *= scale
-                if h:
+                if in_r:
                     r[at] *= scale
             both = np.concatenate([w, r], axis=1)
             square = float(np.einsum("mn,nk,mk->", both, covariance, both, optimize=True))
