@@ -116,6 +116,7 @@ class CoreMl(ProviderDevice):
             opset=20,
             precisions=("float32", "float16"),
             int8=None,
+            no_int8="the provider takes no Q/DQ",
             deploys=False,
         )
 

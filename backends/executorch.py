@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from graphopt.backends.devices.names import Names, read_names
+from graphopt.backends.devices.quantized import in_pairs, is_quantized
 from graphopt.backends.devices.torch_form import TorchDevice, exported
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
 from graphopt.formats import load
-from graphopt.target import Target
+from graphopt.target import Int8Scheme, Target
 
 __all__ = ["BACKEND", "ExecuTorch", "ExecuTorchSession"]
+
+#: Registers the kernels of Q/DQ that XNNPACK leaves, once imported.
+KERNELS = "executorch.kernels.quantized"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +37,24 @@ class ExecuTorch(TorchDevice):
     extra: ClassVar[str] = "executorch"
     opset: ClassVar[int] = 22
     converter: ClassVar[str] = "ExecuTorch"
+    #: XNNPACK's: activations int8 with any zero point, weights int8 without, biases floats.
+    int8: ClassVar[Int8Scheme | None] = Int8Scheme(
+        activation="int8",
+        weight="int8",
+        bias="float32",
+        operators=frozenset(
+            {
+                *("Add", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MatMul"),
+                *("MaxPool", "Mul", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"),
+            }
+        ),
+    )
 
     def open(self, path: Path, target: Target) -> ExecuTorchSession:
         """Open the program in the portable runtime with XNNPACK."""
         from executorch.runtime import Runtime
 
+        import_module(KERNELS)
         names = read_names(path, self.name)
         try:
             program = Runtime.get().load_program(path)
@@ -68,9 +86,12 @@ def convert() -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    import_module(KERNELS)
     source, path = map(Path, sys.argv[1:])
+    model = load(source)
+    integers = is_quantized(model)
     with torch.no_grad():
-        program, _ = exported(load(source))
+        program, _ = exported(in_pairs(model) if integers else model, integers=integers)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         path.write_bytes(lowered.to_executorch().buffer)
 

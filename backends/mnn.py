@@ -7,20 +7,23 @@ would install a logging client with pip and report the run to a server.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.device import Device
-from graphopt.backends.devices.forms import in_plain_forms
+from graphopt.backends.devices.forms import FOR_MNN, in_plain_forms
 from graphopt.backends.devices.process import run_function
+from graphopt.backends.devices.quantized import Grid, QuantizedLayer, in_floats
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
 from graphopt.formats import save
-from graphopt.target import Target
+from graphopt.target import Int8Scheme, Target
 
 __all__ = ["BACKEND", "Mnn", "MnnSession"]
 
@@ -34,16 +37,31 @@ class Mnn(Device):
     packages: ClassVar[tuple[str, ...]] = ("MNN",)
     extra: ClassVar[str] = "mnn"
     apart: ClassVar[bool] = True
-    exact: ClassVar[float] = 1e-3  # its Gelu is an approximation
+    #: Data int8 without zero point (with one, x86 computes something else), weights int8 a scale
+    #: per channel, biases floats.
+    int8: ClassVar[Int8Scheme | None] = Int8Scheme(
+        activation="int8",
+        weight="int8",
+        symmetric_activation=True,
+        bias="float32",
+        operators=frozenset({"Conv", "Gemm", "MatMul"}),
+    )
 
     def convert(self, model: ir.Model, target: Target, path: Path) -> None:
         """Write the file by MNN's converter."""
         source = path.with_suffix(".onnx")
-        save(in_plain_forms(model), source)
+        floats, layers = in_floats(model)
+        save(in_plain_forms(floats, *FOR_MNN), source)
         given = ["-f", "ONNX", "--modelFile", source, "--MNNModel", path, "--bizCode", "graphopt"]
         given.append("--useOriginRNNImpl")  # its loops crash on bidirectional networks
+        given += ["--useGeluApproximation", "0"]
+        grids = path.with_suffix(".json")
+        grids.write_text(json.dumps(_compression(layers)))
+        if layers:
+            given += ["--compressionParamsFile", grids]
         said = run_function(__name__, "convert", given, path.parent, "MNN")
         source.unlink()
+        grids.unlink()
         if not path.exists():
             lines = [line for line in said.splitlines() if "Not Support" in line]
             said = " ".join(lines) or said.strip().splitlines()[-1]
@@ -89,6 +107,29 @@ def _variable(array: np.ndarray[Any, Any]) -> Any:
     kinds = {"f": (np.float32, expr.float), "i": (np.int32, expr.int), "b": (np.int32, expr.int)}
     kind, code = kinds[array.dtype.kind]
     return expr.const(np.ascontiguousarray(array, kind), list(array.shape), expr.NCHW, code)
+
+
+def _compression(layers: Sequence[QuantizedLayer]) -> dict[str, Any]:
+    """The grids as MNN's converter reads them (MNN_compression.proto), by the layers' names.
+
+    A layer whose result stays float holds its weights as integers and computes in floats.
+    """
+    known: list[dict[str, Any]] = []
+    for layer in layers:
+        for name in layer.names:
+            if layer.result is None:
+                for made in (name, f"{name}__matmul_converted"):
+                    known.append({"opName": made, "weight": [{"name": name, "bits": 8}]})
+            else:
+                weight = {"name": name, "scales": layer.scales.tolist(), "clampMin": -127}
+                ends = {"input": [_grid(name, layer.data)], "output": [_grid(name, layer.result)]}
+                known.append({"weight": [weight], **ends})
+    return {"version": "3", "algo": [{"type": "QUANTIZE", "quantParams": {"layer": known}}]}
+
+
+def _grid(name: str, grid: Grid) -> dict[str, Any]:
+    least = {"clampMin": -127} if not grid.zero else {}
+    return {"name": name, "scales": [grid.scale], "zeroPoint": grid.zero, **least}
 
 
 def convert() -> None:

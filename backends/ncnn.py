@@ -17,12 +17,14 @@ from graphopt.backends.devices.device import Device
 from graphopt.backends.devices.forms import FOR_NCNN, in_plain_forms
 from graphopt.backends.devices.items import batch_of, one_item
 from graphopt.backends.devices.names import Names, read_names, write_names
+from graphopt.backends.devices.ncnn_int8 import write_integers
 from graphopt.backends.devices.process import run_program
+from graphopt.backends.devices.quantized import in_floats, rounding_data_alone
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
 from graphopt.formats import save
-from graphopt.target import Target
+from graphopt.target import Int8Scheme, Target
 
 __all__ = ["BACKEND", "Ncnn", "NcnnSession"]
 
@@ -37,6 +39,18 @@ class Ncnn(Device):
     extra: ClassVar[str] = "ncnn"
     apart: ClassVar[bool] = True
     exact: ClassVar[float] = 1e-3  # its exp and tanh are approximations
+    #: Data int8 without zero point, weights int8 a scale per channel; results are floats.
+    int8: ClassVar[Int8Scheme | None] = Int8Scheme(
+        activation="int8",
+        weight="int8",
+        symmetric_activation=True,
+        bias="float32",
+        operators=frozenset({"Conv", "Gemm", "MatMul"}),
+    )
+
+    def prepared(self, model: ir.Model) -> ir.Model:
+        """Without the roundings of results, which ncnn's layers give as floats."""
+        return rounding_data_alone(model)
 
     def convert(self, model: ir.Model, target: Target, path: Path) -> None:
         """Write both files by pnnx, and the names and shapes beside them."""
@@ -44,9 +58,11 @@ class Ncnn(Device):
         assert spec is not None
         assert spec.origin is not None
         source = path.with_suffix(".onnx")
-        batch = batch_of(model)
-        item = one_item(model, batch) if batch > 1 else None
-        save(in_plain_forms(model if item is None else item, *FOR_NCNN), source)
+        floats, layers = in_floats(model)
+        batch = batch_of(floats)
+        item = one_item(floats, batch) if batch > 1 else None
+        plain = in_plain_forms(floats if item is None else item, *FOR_NCNN)
+        save(plain, source)
         before = set(path.parent.iterdir())
         given = {"ncnnparam": path, "ncnnbin": path.with_suffix(".bin")}
         command = [Path(spec.origin).with_name("pnnx"), source, "fp16=0"]
@@ -56,6 +72,8 @@ class Ncnn(Device):
         made = set(path.parent.iterdir()) - before
         for file in (source, *(made - {path, path.with_suffix(".bin")})):
             file.unlink()
+        if layers:
+            write_integers(path, plain, layers)
         write_names(model, path, items=batch)
 
     def check(self, model: ir.Model, target: Target, made: Path) -> None:

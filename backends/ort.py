@@ -19,16 +19,13 @@ import onnx
 
 from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest
-from graphopt.deploy.runtime import open_cpu, session_options
+from graphopt.deploy.runtime import BESIDE, open_cpu, session_options
 from graphopt.deploy.sessions import OpenVinoSession, OrtSession, open_manifest
 from graphopt.measuring.statistics import time_pair
 from graphopt.target import Target
 
 __all__ = ["OrtBackend", "accepted_opset"]
 
-#: Sessions that share a machine stop their threads' spinning when a run ends: without this, two
-#: sessions in one process slow each other down up to twofold and at random.
-BESIDE = {"session.force_spinning_stop": "1"}
 #: Seconds that a profile takes at most beyond its first runs; the fewest and the most runs.
 PROFILE_SECONDS, PROFILE_RUNS = 0.2, (6, 200)
 #: Nodes of the chain that what recording takes is measured on.

@@ -44,6 +44,8 @@ OPERATORS = frozenset(
         *("Reshape", "Resize", "Round", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin"),
         *("Slice", "Softmax", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
         *("ThresholdedRelu", "Tile", "TopK", "Transpose", "Unsqueeze", "Where"),
+        # integers of 16 bits, before opset 21
+        *("com.microsoft:DequantizeLinear", "com.microsoft:QuantizeLinear"),
     }
 )
 
@@ -99,6 +101,11 @@ def signed(node: ir.Node, shapes: Shapes) -> bool:
     return False
 
 
+def signed_16(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether data becomes int16."""
+    return shapes.dtype(node.outputs[0]) is ir.DataType.INT16
+
+
 def blocked(node: ir.Node, shapes: Shapes) -> bool:
     """Whether scales are given for blocks."""
     return bool(attribute(node, "block_size", 0))
@@ -114,6 +121,11 @@ LIMITS = (
         "its operands are signed: the HTP multiplies uint8 and uint16",
         signed,
         frozenset({"MatMul"}),
+    ),
+    Limit(
+        "it rounds to int16: activations of the HTP are uint8 or uint16",
+        signed_16,
+        frozenset({"QuantizeLinear", "com.microsoft:QuantizeLinear"}),
     ),
     Limit("its scales are given for blocks", blocked, frozenset({"DequantizeLinear"})),
 )

@@ -35,6 +35,7 @@ class StableHlo(TorchDevice):
     extra: ClassVar[str] = "stablehlo"
     opset: ClassVar[int] = 22
     converter: ClassVar[str] = "torchax"
+    no_int8: ClassVar[str] = "XLA computes Q/DQ in floats on CPUs, beside what rounding costs"
 
     def open(self, path: Path, target: Target) -> StableHloSession:
         """Compile the artifact for the CPU by PJRT."""

@@ -191,7 +191,9 @@ def write(rows: list[dict[str, Any]], out: Path, images: int) -> None:
         f" other number, {images} validation images (standard error about 0.005); MACs left as"
         " asked for, those reached within 0.02 unless stated. *cut* is without, *refitted* with"
         " compensation; *scan* spreads the"
-        f" ratio by measured error (`spread='sensitivity'`) in the order of {SCORES[0]}.",
+        f" ratio by measured error (`spread='sensitivity'`) in the order of {SCORES[0]}."
+        " Beside methods from papers: prune_baselines.md; without samples, time, what was tried:"
+        " prune_notes.md.",
         "",
     ]
     for model in dict.fromkeys(r["model"] for r in rows):

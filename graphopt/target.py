@@ -75,6 +75,7 @@ class Target:
         channel_multiple: channel counts that are a multiple of this run at full speed.
         precisions: element types with a fast path, fastest last, e.g. ("float32", "int8").
         int8: its integer scheme, or None if integers gain nothing.
+        no_int8: why there is none.
         blocks: it reads matrices of a few bits as the standard has them: DequantizeLinear with
             `block_size`, of 4 and 8 bits from opset 21 on, of 2 bits from 25 on.
         measured: the backend can time models for it on this machine.
@@ -94,6 +95,7 @@ class Target:
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("float32",)
     int8: Int8Scheme | None = Int8Scheme()
+    no_int8: str = ""
     blocks: bool = False
     measured: bool = False
     deploys: bool = True

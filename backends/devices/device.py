@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 from graphopt.backends.devices.fixed import at_fixed_shapes, free_dimensions
+from graphopt.backends.devices.quantized import in_floats, is_quantized
 from graphopt.backends.devices.trial import run_apart
 
 from graphopt.backend import Arrays, Session, Timing
@@ -25,7 +26,6 @@ from graphopt.deploy.manifest import Manifest, read_manifest, sign, write_manife
 from graphopt.deploy.processors import processors
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.execution.runtime import run_each
-from graphopt.graph.constants import QUANTIZATION
 from graphopt.measuring.statistics import time_pair
 from graphopt.replacing import replace_files
 from graphopt.samples import bind_shapes, stand_ins
@@ -38,7 +38,7 @@ Array = np.ndarray[Any, Any]
 
 #: Largest relative L2 error beside ONNX Runtime: other sums, other approximations of exp.
 FLOAT = 1e-4
-#: The same with integers: a value half-way between two steps is rounded to either.
+#: The same with integers, at least: a value half-way between two steps is rounded to either.
 QUANTIZED = 0.05
 
 
@@ -52,6 +52,7 @@ class Device(abc.ABC):
         extra: the extra of graphopt that installs these.
         opset: the newest that its converter reads.
         int8: its quantization rules, or None where it computes no integers.
+        no_int8: why it does not.
         fixed: whether it is given fixed shapes.
         apart: whether a file is tried in a process of its own, since its runtime may crash.
         exact: largest relative L2 error of its float outputs beside ONNX Runtime's.
@@ -63,6 +64,7 @@ class Device(abc.ABC):
     extra: ClassVar[str] = ""
     opset: ClassVar[int] = 20
     int8: ClassVar[Int8Scheme | None] = None
+    no_int8: ClassVar[str] = ""
     fixed: ClassVar[bool] = True
     apart: ClassVar[bool] = False
     exact: ClassVar[float] = FLOAT
@@ -90,6 +92,7 @@ class Device(abc.ABC):
             opset=self.opset,
             precisions=("float32", "int8") if self.int8 else ("float32",),
             int8=self.int8,
+            no_int8=self.no_int8,
             measured=True,
             deploys=False,
             suffix=self.suffix,
@@ -103,7 +106,7 @@ class Device(abc.ABC):
             UsageError: a file of somebody else's lies where one beside it goes.
         """
         path = path.with_suffix(self.suffix) if path.suffix == ".onnx" else path
-        given = at_fixed_shapes(model, target) if self.fixed else model
+        given = self.prepared(at_fixed_shapes(model, target) if self.fixed else model)
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             made = Path(folder, path.name)
             self.convert(given, target, made)
@@ -115,6 +118,10 @@ class Device(abc.ABC):
         write_manifest(path, dataclasses.replace(self.how(model, target), files=others))
         sign(path)
         return path
+
+    def prepared(self, model: ir.Model) -> ir.Model:
+        """What is converted, and compared with the file: the model, as the device rounds it."""
+        return model
 
     def how(self, model: ir.Model, target: Target) -> Manifest:
         """How the file of `model` is opened: by this backend."""
@@ -134,7 +141,7 @@ class Device(abc.ABC):
         got = run_apart(made, target, feeds) if self.apart else map(self.open(made, target), feeds)
         pairs = zip(run_each(model, feeds), got, strict=True)
         worst = max(difference(*pair) for pair in pairs)
-        if not worst <= (limit := QUANTIZED if _quantized(model) else self.exact):
+        if not worst <= (limit := _rounding(model, feeds) if is_quantized(model) else self.exact):
             raise ModelError(
                 f"the {self.suffix} file computes something else: relative L2 error {worst:.2g}, "
                 f"{limit:g} at most; nothing was written. Take another target"
@@ -177,5 +184,12 @@ def difference(expected: Arrays, got: Arrays) -> float:
     return math.inf if any(compared.changed.values()) else compared.worst
 
 
-def _quantized(model: ir.Model) -> bool:
-    return any(n.op_type in QUANTIZATION for n in model.graph.all_nodes())
+def _rounding(model: ir.Model, feeds: Sequence[Arrays]) -> float:
+    """How far a file of a quantized model may be.
+
+    Two roundings of the same floats lie up to twice as far apart as one from the floats.
+    """
+    floats, _ = in_floats(model)
+    pairs = zip(run_each(floats, feeds), run_each(model, feeds), strict=True)
+    own = [difference(*pair) for pair in pairs]
+    return max(QUANTIZED, *(2 * e for e in own if math.isfinite(e)))

@@ -14,7 +14,7 @@ from graphopt.graph.constants import constant_value
 from graphopt.rewriting.driver import apply_rules
 from graphopt.rewriting.rules import Replacement, Rule, Walker
 
-__all__ = ["FOR_NCNN", "in_plain_forms"]
+__all__ = ["FOR_MNN", "FOR_NCNN", "in_plain_forms"]
 
 #: What scores are made with that no mask has put an infinity into.
 _FINITE = frozenset({"MatMul", "Mul", "Div", "Transpose", "Reshape", "Gemm"})
@@ -53,6 +53,36 @@ class ZeroState(Walker):
         if len(node.outputs) != 1 or any(v is not None for v in (node.inputs[4], *node.inputs[7:])):
             return None
         return Replacement(lambda op: op.again(node, node.inputs[:4]))
+
+
+class BatchFirst(Walker):
+    """Reshape(Transpose(y, [2, 0, 1, 3])) -> Transpose(Reshape(Transpose(y, [0, 2, 1, 3])))
+
+    Both directions of y[t, 2, b, h] side by side as [b, t, 2 h], the way exporters write it.
+    """
+
+    roots = ("Reshape",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        turn = None if node.inputs[0] is None else node.inputs[0].producer()
+        if turn is None or turn.op_type != "Transpose" or turn.inputs[0] is None:
+            return None
+        y, states = turn.inputs[0], turn.inputs[0].producer()
+        if states is None or states.op_type not in ("GRU", "LSTM"):
+            return None
+        made = ctx.get(shapes).static(node.outputs[0])
+        perm = tuple(turn.attributes.get_ints("perm", ()))
+        if perm != (2, 0, 1, 3) or made is None or len(made) != 3:
+            return None
+        b, t, both = made
+
+        def build(op: Any) -> Any:
+            whole = op.Reshape(
+                op.Transpose(y, perm=[0, 2, 1, 3]), op.constant(np.array([t, b, both]), "shape")
+            )
+            return op.Transpose(whole, perm=[1, 0, 2])
+
+        return Replacement(build, (turn,))
 
 
 class SequenceMean(Walker):
@@ -152,8 +182,30 @@ class SignalNorm(Walker):
         return Replacement(build)
 
 
+class GeluByErf(Walker):
+    """Gelu(x) -> x / 2 (1 + Erf(x / sqrt(2)))"""
+
+    roots = ("Gelu",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        x = node.inputs[0]
+        if node.attributes.get_string("approximate", "none") != "none":
+            return None
+
+        def build(op: Any) -> Any:
+            one, half, root = (
+                op.constant(np.array(c, np.float32), name)
+                for c, name in ((1, "one"), (0.5, "half"), (2**-0.5, "root"))
+            )
+            return op.Mul(op.Mul(x, half), op.Add(op.Erf(op.Mul(x, root)), one))
+
+        return Replacement(build)
+
+
+#: What MNN computes by an approximation in no other form.
+FOR_MNN = (GeluByErf,)
 #: What pnnx and ncnn take in no other form.
-FOR_NCNN = (SignalNorm, ZeroState, SequenceMean, OneTaken, ColumnsTaken)
+FOR_NCNN = (SignalNorm, ZeroState, BatchFirst, SequenceMean, OneTaken, ColumnsTaken)
 
 
 def in_plain_forms(model: ir.Model, *more: type[Walker]) -> ir.Model:

@@ -35,14 +35,17 @@ class TorchDevice(Device):
         write_names(model, path)
 
 
-def exported(model: ir.Model) -> tuple[Any, tuple[Any, ...]]:
-    """The program of `torch.export`, and the inputs it was exported with."""
+def exported(model: ir.Model, *, integers: bool = False) -> tuple[Any, tuple[Any, ...]]:
+    """The program of `torch.export`, and the inputs it was exported with.
+
+    With `integers` it has PyTorch's own Q/DQ, as compilers of devices read them.
+    """
     import torch
     from graphopt.backends.torch_fx.lowering import lower
     from graphopt.backends.torch_fx.types import tensor_of
 
     shapes, _ = bind_shapes(model)
     feeds = next(iter(stand_ins(model, shapes=shapes)))
-    module = lower(model)
+    module = lower(model, integers=integers)
     given = tuple(tensor_of(ir.tensor(feeds[n])) for n in module.meta["graphopt.inputs"])
     return torch.export.export(module, given), given

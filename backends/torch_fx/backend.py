@@ -43,6 +43,7 @@ class TorchFx:
             backend=self.name,
             threads=processors(),
             int8=None,
+            no_int8="the torch form trains on floats",
             measured=True,
             deploys=False,
         )

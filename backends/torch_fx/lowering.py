@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir as ir
 import torch
+from graphopt.backends.torch_fx import decomposed
 from graphopt.backends.torch_fx.body import Body
 from graphopt.backends.torch_fx.keys import key_of
-from graphopt.backends.torch_fx.node_writing import write_node
+from graphopt.backends.torch_fx.node_writing import by_table
 from graphopt.backends.torch_fx.parameters import Parameters
 from graphopt.backends.torch_fx.tables import TABLE
 from torch import fx
@@ -35,18 +36,23 @@ class UnknownOperator(ModelError):
     """The model has operators that cannot be lowered; the message names all and their nodes."""
 
 
-def lower(model: ir.Model) -> fx.GraphModule:
+def lower(model: ir.Model, *, integers: bool = False) -> fx.GraphModule:
     """A module that computes what the model computes, and whose parameters are its weights.
 
     It takes the graph's inputs in order and returns the tuple of its outputs. `module.meta` has
     under "graphopt.parameters" what `write_back` needs: a `Weight` by parameter path.
+
+    Q/DQ pass gradients, and integer weights are trained as floats; with `integers` they are
+    PyTorch's own operators on integers (`decomposed`), which the compilers of devices read.
 
     Raises:
         UnknownOperator: naming every operator that is not known here, with its nodes.
     """
     _check(model)
     root = torch.nn.Module()
-    body = Body(model, infer(model), Parameters(model, root), fx.Graph(), write_node)
+    parameters = Parameters(model, root, grids=not integers)
+    write = by_table({**TABLE, **decomposed.TABLE} if integers else TABLE)
+    body = Body(model, infer(model), parameters, fx.Graph(), write)
     names = [v.name or "" for v in model.graph.inputs if not v.is_initializer()]
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
     body.enter(inputs, names)

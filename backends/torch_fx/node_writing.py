@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -10,18 +10,25 @@ from graphopt.backends.torch_fx.body import Body
 from graphopt.backends.torch_fx.keys import key_of
 from graphopt.backends.torch_fx.op import Op
 from graphopt.backends.torch_fx.quantized import Carried
-from graphopt.backends.torch_fx.tables import MOVES, TABLE
+from graphopt.backends.torch_fx.tables import MOVES
 
-__all__ = ["write_node"]
+__all__ = ["by_table"]
 
 
-def write_node(body: Body, node: ir.Node) -> None:
-    """Write one node into the graph, by the function of its operator."""
+Table = Mapping[str, Callable[..., Any]]
+
+
+def by_table(table: Table) -> Callable[[Body, ir.Node], None]:
+    """What writes one node into the graph, by the function that `table` has for its operator."""
+    return lambda body, node: _write(body, node, table)
+
+
+def _write(body: Body, node: ir.Node, table: Table) -> None:
     op = Op(body, node)
     known = [body.known(v) for v in node.outputs]
     if all(k is not None for k in known) and key_of(node) != "Constant":
         return  # every output is made of sizes: written where it is read
-    function = TABLE[key_of(node)]
+    function = table[key_of(node)]
     try:
         if key_of(node) in MOVES and isinstance(body.lookup(node.inputs[0]), Carried):
             result = _move(body, op, function)

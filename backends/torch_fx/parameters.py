@@ -76,10 +76,14 @@ class Weight:
 
 
 class Parameters:
-    """Registers a model's constants in `root` as they are asked for."""
+    """Registers a model's constants in `root` as they are asked for.
 
-    def __init__(self, model: ir.Model, root: Any) -> None:
+    Without `grids` integer weights stay integers.
+    """
+
+    def __init__(self, model: ir.Model, root: Any, *, grids: bool = True) -> None:
         self.root = root
+        self._grids = grids
         self.weights: dict[str, Weight] = {}
         self._by_value: dict[ir.Value, Weight] = {}
         self._tied: dict[object, tuple[ir.TensorProtocol, Any]] = {}
@@ -101,7 +105,7 @@ class Parameters:
         if tensor is None or tensor.dtype is ir.DataType.STRING:
             return None
         path = self._path(value.name or "constant")
-        grid = self._grid(value) if tensor.dtype in _INTEGERS else None
+        grid = self._grid(value) if self._grids and tensor.dtype in _INTEGERS else None
         weight = Weight(path, value.name or "", tensor.dtype, grid)
         self._by_value[value] = weight
         self.weights[path] = weight

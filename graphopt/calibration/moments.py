@@ -77,8 +77,9 @@ class Moments:
 
     def covariance(self) -> Array:
         """E[f f^T] - E[f] E[f]^T [groups, n, n]."""
-        mean = self.mean
-        return np.asarray(self.second - mean[:, :, None] * mean[:, None, :])
+        mean, found = self.mean, self.second
+        found -= mean[:, :, None] * mean[:, None, :]
+        return found
 
 
 def rows_of(op: Linear, x: Array, most: int, rng: np.random.Generator) -> Array:

@@ -43,6 +43,7 @@ def command(model: str | None, as_json: bool, debug: bool) -> None:
                 "isa": target.isa,
                 "precisions": target.precisions,
                 "int8": scheme and f"{scheme.activation} x {scheme.weight}",
+                "no_int8": target.no_int8,
                 "channel_multiple": target.channel_multiple,
             }
         )
@@ -68,6 +69,9 @@ def command(model: str | None, as_json: bool, debug: bool) -> None:
     console.print(made)
     for reason in dict.fromkeys(i["absent"] for i in listed if i["absent"]):
         console.print(reason)
+    for item in listed:
+        if item.get("no_int8"):
+            console.print(f"{item['name']}: no int8, {item['no_int8']}")
     console.print("auto: the pipeline for every target measured here, the fastest result kept")
     console.print(
         "./file.py:NAME: the first target of a backend of your own (docs/write-a-backend.md)"

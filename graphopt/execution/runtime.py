@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.deploy.runtime import open_cpu, session_options
+from graphopt.deploy.runtime import BESIDE, open_cpu, session_options
 from graphopt.errors import ModelError
 from graphopt.execution.caches import in_floats
 from graphopt.execution.guard import fatal_division, guarded, serve
@@ -39,7 +39,9 @@ _Predict = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 
 def open_session(path: Path, *, optimize: bool = False) -> Any:
-    """An `onnxruntime.InferenceSession` for the model file at `path`, as any user would open it.
+    """An `onnxruntime.InferenceSession` for the model file at `path`.
+
+    Its threads leave the processor alone between runs; else it is what any user would open.
 
     Args:
         path: the .onnx file.
@@ -49,7 +51,7 @@ def open_session(path: Path, *, optimize: bool = False) -> Any:
         ModelError: the runtime cannot load the model; one line, with the operator if it names one.
     """
     with runtime_errors(str(path)):
-        return open_cpu(path, session_options(optimize=optimize))
+        return open_cpu(path, session_options(optimize=optimize, config=BESIDE))
 
 
 def run_each(
@@ -115,7 +117,7 @@ def _opened(
     """
     in_file = optimize or bool(division)
     config = {} if optimize else {"session.disable_prepacking": "1"}
-    options = session_options(optimize=optimize, config=config)
+    options = session_options(optimize=optimize, config={**BESIDE, **config})
     # the runtime does not copy these values: they live as long as the session
     kept = [(one.name, _ort_value(one.tensor)) for one in large if not in_file]
     for name, value in kept:

@@ -1,4 +1,8 @@
-"""The cyclic garbage collector, at rest while many objects are made that all stay."""
+"""Cyclic garbage collection, paused where graphs of many objects are made and all of them stay.
+
+The collector looks at every object again whenever their number has grown by a quarter; a graph is
+some hundred objects a node, of which reading, rewriting and proving free next to none.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,11 @@ __all__ = ["resting_collector"]
 
 @contextmanager
 def resting_collector() -> Iterator[None]:
-    """No cyclic collection inside: it would only search what lives."""
-    if not gc.isenabled():
-        yield
-        return
+    """Collect no cycles while the context is open."""
+    paused = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if paused:
+            gc.enable()

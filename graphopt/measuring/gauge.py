@@ -87,7 +87,8 @@ class Gauge:
         """What the user's function returns for a model that runs as it will on the target."""
         path = self._lower(one).path
         if self._backend is not None and self._target.measured:
-            predict: Callable[[Arrays], Any] = self._backend.session(path, self._target)
+            opened = self._backend.session(path, self._target, beside=True)
+            predict: Callable[[Arrays], Any] = opened
         else:
             session = open_session(path, optimize=True)
             names = [o.name for o in session.get_outputs()]

@@ -17,7 +17,7 @@ from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
 from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
-from graphopt.garbage import kept
+from graphopt.graph.collector import resting_collector
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.reading import from_proto
@@ -94,7 +94,7 @@ class Setting:
         return dataclasses.replace(self, target=target)
 
 
-@kept()
+@resting_collector()
 def prepare(
     model: ir.Model | onnx.ModelProto | str | Path,
     *,

@@ -5,30 +5,38 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any
 
 import onnx_ir as ir
 
 from graphopt import __version__
 from graphopt.analyses.shapes.analysis import hand_on
-from graphopt.backend import Timing
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
 from graphopt.errors import InputError, PassError, UsageError
-from graphopt.garbage import kept
 from graphopt.graph import provenance
+from graphopt.graph.collector import resting_collector
 from graphopt.io.digest import digest
 from graphopt.measuring.gauge import Gauge, objection, remark
 from graphopt.measuring.statistics import verdict
 from graphopt.pass_ import Pass, check_needs, format_pass
 from graphopt.pipeline import recipe
+from graphopt.pipeline.account import (
+    described,
+    evidence_of,
+    in_vain,
+    judged_edits,
+    raised,
+    worse,
+)
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.stage import Stage, Watch
 from graphopt.pipeline.state import State
-from graphopt.pipeline.step import Trial, refusals, short_name, try_pass
+from graphopt.pipeline.step import Trial, short_name, try_pass
 from graphopt.proving.certificate import certified
-from graphopt.reporting.records import Evidence, Figures, Report, Step, Undone
+from graphopt.reporting.records import Figures, Report, Step
 from graphopt.spec import parse, passes_of
 from graphopt.verification.outputs import Outputs, compare_outputs
 
@@ -68,50 +76,6 @@ def run(
     with Gauge(setting.target, setting.measure_seconds) as gauge:
         one = _Run(setting, gauge, replay, progress or silent, watch or (lambda stage: None))
         return one(passes)
-
-
-def _raised(before: ir.Model, after: ir.Model) -> list[str]:
-    """What a step raised: the opset and the IR version."""
-    pairs = {
-        "opset": (before.graph.opset_imports.get("", 0), after.graph.opset_imports.get("", 0)),
-        "IR version": (before.ir_version, after.ir_version),
-    }
-    raised = [f"{what} {a} became {b}" for what, (a, b) in pairs.items() if a and b > a]
-    if not raised:
-        return []
-    return [f"{', '.join(raised)}: its operators need that (--max-opset keeps it lower)"]
-
-
-def _worse(total: Timing | None) -> list[str]:
-    """That the result is slower than the source, where it is."""
-    slower = objection(total)
-    return [f"the result is {slower}"] if slower else []
-
-
-def _in_vain(before: State, after: State, timing: Timing | None) -> str:
-    """That a step for the sake of bytes or time has saved neither, or less time than bytes it adds.
-
-    "" if it was worth it.
-    """
-    grown = after.bytes / before.bytes
-    faster = timing is not None and verdict(timing) == "faster"
-    if grown < 1 or (faster and timing is not None and timing.ratio * grown < 1):
-        return ""
-    if faster and timing is not None:
-        return f"not worth it: {grown:.3g}x the bytes for {timing.ratio:.3g}x the latency"
-    return f"no smaller ({grown:.3g}x the bytes) and {'no faster' if timing else 'not timed'}"
-
-
-def _judged(trial: Trial) -> tuple[tuple[str, str, str], ...]:
-    """Rule, node and evidence of the edits that a trial made."""
-    known = dict(trial.evidence.edits) if trial.evidence is not None else {}
-    return tuple((e.rule, e.node, known.get(e, "")) for e in trial.ctx.edits)
-
-
-def _evidence(steps: Sequence[Step]) -> Evidence | None:
-    """What is known of every edit that was kept."""
-    found = [s.evidence for s in steps if s.evidence is not None and s.status == "kept"]
-    return sum(found, Evidence()) if found else None
 
 
 class _Run:
@@ -160,7 +124,8 @@ class _Run:
                 self.safe = (k, self.state, self.outputs)
             place = f"step {k + 1} of {len(passes)}"
             self.progress(f"{place}, {spec}", k, len(passes))
-            with kept(small=not getattr(one, "lossy", False)):
+            lossy = getattr(one, "lossy", False)  # which makes arrays, some of them in cycles
+            with nullcontext() if lossy else resting_collector():
                 steps.append(self._step(one, spec, k, place, judged=not later))
             self.watch(Stage(self.setting, steps[-1], self.state.model, self.edits))
             if not later:
@@ -249,12 +214,12 @@ class _Run:
             timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
             reason = objection(timing)
             if decided is None and not reason and getattr(one, "compresses", False):
-                reason = _in_vain(before, trial.state, timing)
+                reason = in_vain(before, trial.state, timing)
         if not reason:
             self.context = trial.ctx
             if trial.edits:
                 self.state, self.outputs, self.work = trial.state, trial.verdict.outputs, None
-                trial.ctx.notes += _raised(before.model, self.state.model)
+                trial.ctx.notes += raised(before.model, self.state.model)
             else:
                 self.work = trial.ctx.model
         else:
@@ -263,8 +228,10 @@ class _Run:
         self.decisions.append(
             recipe.Decision(spec, not reason, denied, "" if reason else ran, trial.ctx.facts)
         )
-        self.edits = () if reason else _judged(trial)
-        step = self._describe(spec, trial, reason, timing)
+        self.edits = () if reason else judged_edits(trial)
+        step = described(
+            spec, trial, self.state.figures(), reason, timing, searched=self.replay is None
+        )
         return dataclasses.replace(step, seconds=time.perf_counter() - began)
 
     def _working(self) -> ir.Model:
@@ -278,46 +245,9 @@ class _Run:
             self.work = copy
         return self.work
 
-    def _describe(self, spec: str, trial: Trial, reason: str, timing: Timing | None) -> Step:
-        """The record of a step, with the figures of the model as it is after it."""
-        ctx, checked = trial.ctx, trial.verdict
-        notes = [*ctx.notes, *refusals(ctx), *remark(timing)]
-        status: Literal["kept", "unchanged", "undone", "refused"] = "undone" if reason else "kept"
-        if trial.edits == 0 and not reason:
-            declined = next((r.reason for r in ctx.refusals if r.node == "model"), "")
-            status = "refused" if declined else "unchanged"
-            reason = declined or ctx.idle or ("" if notes else "nothing matched")
-        figures = self.state.figures()
-        searched = self.replay is None
-        return Step(
-            spec,
-            status,
-            reason=reason,
-            edits=trial.edits,
-            bytes=figures.bytes,
-            nodes=figures.nodes,
-            params=figures.params,
-            macs=figures.macs,
-            latency_ms=timing.b_ms if timing else None,
-            latency_ratio=timing.ratio if timing else None,
-            latency_ratio_ci=timing.ci if timing else None,
-            verdict=verdict(timing) if timing else None,
-            error_vs_source=checked.vs_source,
-            error_vs_previous=checked.vs_previous,
-            metric=checked.metric,
-            agreement=checked.agreement,
-            evidence=Evidence(**trial.evidence.counts)
-            if trial.evidence is not None and status == "kept"
-            else None,
-            undone=tuple(
-                Undone(e.rule, e.node, why) for e, why in trial.denied.items() if searched
-            ),
-            notes=tuple(notes),
-        )
-
     # --- the result -------------------------------------------------------------------------
 
-    @kept()
+    @resting_collector()
     def _finish(self, before: Figures, steps: list[Step]) -> Result:
         setting, notes = self.setting, list(self.setting.notes)
         if digest(setting.source.model) != setting.digest:
@@ -360,7 +290,7 @@ class _Run:
             latency_ratio_ci=total.ci if total else None,
             verdict=found,
             validated=made.validated,
-            evidence=_evidence(steps),
+            evidence=evidence_of(steps),
             machine={
                 "processor": processor(),
                 "extensions": list(extensions()),
@@ -368,7 +298,7 @@ class _Run:
                 "threads": setting.target.threads,
             },
             versions=made.versions,
-            notes=tuple(dict.fromkeys([*notes, *remark(total), *_worse(total), *missed])),
+            notes=tuple(dict.fromkeys([*notes, *remark(total), *worse(total), *missed])),
         )
         timed = setting.target.measured and changed
         return Result(

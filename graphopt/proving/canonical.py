@@ -167,9 +167,16 @@ class Canonical:
         if len(names) == 1:
             return names
 
+        carried = [(a, e, tuple(n for n in names if n in a.free)) for a, e in m.factors]
+        plain = [f"{self._marked(a, tuple((n, '_') for n in own))}^{e}" for a, e, own in carried]
+
         def role(name: str) -> str:
-            marks = {n: "$" if n == name else "_" for n in names}
-            parts = sorted(f"{self._text(a, marks)}^{e}" for a, e in m.factors)
+            parts = list(plain)
+            for k, (a, e, own) in enumerate(carried):
+                if name in own:
+                    inner = tuple((n, "$" if n == name else "_") for n in own)
+                    parts[k] = f"{self._marked(a, inner)}^{e}"
+            parts.sort()
             return f"{sizes[name]}:{parts}"
 
         roles = {n: role(n) for n in names}
@@ -192,7 +199,10 @@ class Canonical:
 
     def _text(self, atom: Atom, marks: Mapping[str, str]) -> str:
         """An atom with some of its free variables written as marks."""
-        inner = tuple((n, mark) for n, mark in marks.items() if n in atom.free)
+        return self._marked(atom, tuple((n, mark) for n, mark in marks.items() if n in atom.free))
+
+    def _marked(self, atom: Atom, inner: tuple[tuple[str, str], ...]) -> str:
+        """An atom with these of its free variables written as marks."""
         if not inner:
             return atom.text
         made = self._texts.get((atom, inner))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,41 +17,20 @@ import onnx_ir as ir
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim, Expr
-from graphopt.graph.attributes import default_attribute
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.graph.evaluation import deterministic, evaluate
 from graphopt.graph.traverse import subgraphs
 from graphopt.proving.sequences import WITHOUT_SEQUENCE
-from graphopt.proving.sizes import window_sizes
+from graphopt.proving.sizes import own_unknowns, shareable, window_sizes
+from graphopt.proving.spelling import BREAKS, MOVED, attributes_of, hashable
 from graphopt.proving.terms import Term, Terms
 
-__all__ = ["Numbered", "Walk", "hashable", "numbered"]
+__all__ = ["Numbered", "Walk", "numbered"]
 
 #: Constants up to this many elements are computed when a term is made.
 COMPUTED = 1 << 16
 #: Loops of up to so many turns are followed turn by turn.
 TURNS = 16
-#: Where a newer version of an operator means something else by the same words.
-BREAKS = {
-    "Hardmax": (13,),
-    "LogSoftmax": (13,),
-    "Resize": (11,),
-    "Softmax": (13,),
-    "BatchNormalization": (7, 14),
-    "Dropout": (7, 12),
-}
-#: Attributes that newer versions take as inputs: by operator, (attribute, position).
-MOVED: dict[str, tuple[tuple[str, int], ...]] = {
-    **{f"Reduce{k}": (("axes", 1),) for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
-    **{f"Reduce{k}": (("axes", 1),) for k in ("Min", "Prod", "Sum", "SumSquare")},
-    "Squeeze": (("axes", 1),),
-    "Unsqueeze": (("axes", 1),),
-    "Split": (("split", 1),),
-    "Slice": (("starts", 1), ("ends", 2), ("axes", 3)),
-    "Clip": (("min", 1), ("max", 2)),
-    "Pad": (("pads", 1), ("value", 2)),
-    "Reshape": (("shape", 1),),
-}
 
 
 class Body(NamedTuple):
@@ -143,7 +121,7 @@ class Walk:
         """Let a value be `term`: its sizes have one name in every graph of the table."""
         self.values[value] = term
         dims = self.facts.fact(value).dims
-        if dims is not None and (term.dims is None or _own(term.dims) > _own(dims)):
+        if dims is not None and (term.dims is None or own_unknowns(term.dims) > own_unknowns(dims)):
             term.dims = dims
         if term.dims is None:
             self._unranked.setdefault(term, self.scope)
@@ -168,7 +146,7 @@ class Walk:
             if tensor is not None:
                 return [self.terms.constant(tensor)]
         args = [self.of(v) for v in node.inputs]
-        attributes = _attributes(node, self.opset)
+        attributes = attributes_of(node, self.opset)
         if next(subgraphs(node), None) is not None:
             self.facts.fact(node.outputs[0])  # so that bodies have the shapes that come in
         if domain == "ai.onnx.ml" and node.op_type == "ZipMap" and args[0] is not None:
@@ -402,48 +380,3 @@ def _captured(bodies: Sequence[Body]) -> list[Term]:
         else:
             stack += waiting
     return [t for t in found if not depends[t] and t.op not in ("const", "data")]
-
-
-#: Unknowns that one analysis made up.
-_OWN = re.compile(r"\?\d|~")
-
-
-def _own(dims: tuple[Dim, ...]) -> int:
-    """How many sizes are unknowns that an analysis made up."""
-    return sum(not isinstance(d, int) and not shareable(d) for d in dims)
-
-
-def shareable(e: Expr) -> bool:
-    """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
-    return not any(_OWN.search(a) for a in e.atoms)
-
-
-def _attributes(node: ir.Node, opset: int) -> dict[str, Any]:
-    """Attributes that say something: graphs and defaults left out."""
-    found: dict[str, Any] = {}
-    for a in node.attributes.values():
-        if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            continue
-        value = a.value
-        if isinstance(value, (list, tuple)):
-            value = tuple(value)
-        default = default_attribute(node.domain, node.op_type, a.name, opset or None)
-        if isinstance(default, list):
-            default = tuple(default)
-        if a.type is not ir.AttributeType.TENSOR and value == default:
-            continue
-        found[a.name] = value
-    return found
-
-
-def hashable(value: Any) -> Any:
-    """An attribute's value as part of a key."""
-    if isinstance(value, (int, float, str, bytes, tuple)):
-        return value
-    if isinstance(value, ir.TensorProtocol):
-        text = value.dtype is ir.DataType.STRING
-        elements = repr(value.numpy().tolist()) if text else value.tobytes()
-        return (tuple(value.shape.numpy()), value.dtype, elements)
-    if isinstance(value, ir.TypeAndShape):
-        return (repr(value.type), repr(value.shape))
-    return tuple(map(hashable, value)) if isinstance(value, (list, tuple, np.ndarray)) else value

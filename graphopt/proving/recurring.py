@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from graphopt.proving.numbering import hashable
+from graphopt.proving.spelling import hashable
 from graphopt.proving.terms import Term
 
 __all__ = ["Recurring"]

@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.evaluation import (
-    MOVES,
     Inputs,
     Kernel,
     deterministic,
@@ -23,6 +22,7 @@ from graphopt.graph.evaluation import (
     known_shape,
     quick,
 )
+from graphopt.graph.numpy_kernels import MOVES
 from graphopt.proving.terms import Term
 
 __all__ = ["Fails", "Run", "Shared", "Unrunnable", "size_at"]

@@ -6,12 +6,14 @@ the same one only if it is named by what it follows from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.proving.terms import Term
 
-__all__ = ["window_sizes"]
+__all__ = ["own_unknowns", "shareable", "window_sizes"]
 
 _POOLS = ("AveragePool", "LpPool", "MaxPool")
 
@@ -50,3 +52,17 @@ def window_sizes(
             rounds_up = attributes.get("ceil_mode", 0) and (pads[k], pads[k + spatial])
             found.append((padded, kernel[k], strides[k], dilations[k], rounds_up))
     return [(op == "ConvTranspose", *key) for key in found]
+
+
+#: Unknowns that one analysis made up.
+_OWN = re.compile(r"\?\d|~")
+
+
+def own_unknowns(dims: tuple[Dim, ...]) -> int:
+    """How many sizes are unknowns that an analysis made up."""
+    return sum(not isinstance(d, int) and not shareable(d) for d in dims)
+
+
+def shareable(e: Expr) -> bool:
+    """Whether an expression means the same in both graphs: no unknown of one analysis is in it."""
+    return not any(_OWN.search(a) for a in e.atoms)

@@ -12,11 +12,15 @@ from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.reading import examples_of
+from graphopt.samples.meaning import meaning_of
 from graphopt.samples.states import states_of
-from graphopt.samples.stream import Samples
+from graphopt.samples.stream import Samples, inputs_of
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["humbler", "in_the_way", "stand_ins"]
+__all__ = ["humbler", "in_the_way", "many", "stand_ins"]
+
+#: Images that are enough to learn weights from, and how many of them go through a model at once.
+IMAGES, BATCH = 256, 32
 
 
 def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[int]]) -> Samples:
@@ -36,6 +40,30 @@ def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[i
     except ModelError:
         return Samples(examples, "the example inputs", synthetic=True)
     return Samples([*drawn, *examples], "synthetic and example inputs", synthetic=True)
+
+
+def many(model: ir.Model, drawn: Samples, *, seed: int = 0) -> Samples | None:
+    """Hundreds of invented images, enough to learn weights from, or None.
+
+    None where the model takes anything else: what an image shows matters little to the sums that
+    layers compute, what a text or a signal holds matters much.
+
+    Args:
+        model: whose inputs to draw.
+        drawn: `stand_ins` of it, whose sizes the images have.
+        seed: of the draws.
+    """
+    inputs = inputs_of(model)
+    values = {v.name: v for v in model.graph.inputs}
+    if not inputs or any(meaning_of(values[i.name], model).kind != "image" for i in inputs):
+        return None
+    first, shapes = next(iter(drawn)), {}
+    for one in inputs:
+        rows = BATCH if one.batch is None else first[one.name].shape[0]
+        shapes[one.name] = (rows, *first[one.name].shape[1:])
+    rows = shapes[inputs[0].name][0]
+    runs = synthetic(model, seed=seed, shapes=shapes, runs=-(-IMAGES // rows))
+    return Samples(runs, f"{IMAGES} invented images", synthetic=True)
 
 
 def _carried(model: ir.Model, drawn: Samples) -> Samples:

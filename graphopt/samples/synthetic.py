@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import SamplesError
+from graphopt.samples.leaves import dead_leaves
 from graphopt.samples.meaning import Meaning, meaning_of
 from graphopt.samples.stream import Feeds, Input, Samples, inputs_of
 from graphopt.samples.thresholds import about
@@ -22,6 +23,8 @@ RUNS = 2
 SPLIT_RUNS = 64
 #: Bytes of one input that are drawn at most.
 LARGEST = 1 << 27
+#: Sizes of an image's axis of channels.
+CHANNELS = (1, 3, 4)
 
 
 class _Drawn:
@@ -66,7 +69,7 @@ def synthetic(
     """Inputs drawn at random within what each input means; the same for the same seed.
 
     Token ids lie within the tables they index, masks have padding and at least one valid token a
-    row, positions count up, images are smooth, what trees read lies at, just below and just above
+    row, positions count up, images show shapes, what trees read lies at, just below and just above
     their thresholds; other floats are N(0, 1).
 
     Args:
@@ -149,8 +152,9 @@ def _mask(shape: tuple[int, ...], valid: _Valid) -> Array:
 
 
 def _image(shape: tuple[int, ...], high: int | None, rng: np.random.Generator) -> Array:
-    """Smooth patches under some noise, per channel of mean 0 and deviation 1, or in 0..`high`."""
-    coarse = rng.standard_normal((*shape[:2], -(-shape[2] // 8) + 1, -(-shape[3] // 8) + 1))
-    smooth = np.repeat(np.repeat(coarse, 8, 2), 8, 3)[:, :, : shape[2], : shape[3]]
-    values = 0.9 * smooth + 0.44 * rng.standard_normal(shape)
+    """Shapes that cover each other, per image about of mean 0 and deviation 1, or in 0..`high`."""
+    if shape[1] in CHANNELS:
+        values = dead_leaves((shape[0], shape[1], shape[2], shape[3]), rng)
+    else:
+        values = dead_leaves((shape[0], shape[3], shape[1], shape[2]), rng).transpose(0, 2, 3, 1)
     return values if high is None else np.clip((values / 2.7 + 1) / 2, 0, 1) * high

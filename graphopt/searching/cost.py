@@ -43,6 +43,8 @@ Array = np.ndarray[Any, Any]
 OBJECTIVES = ("latency", "size", "macs", "memory")
 #: A form that neighbours share without converting between them.
 STATIC = " static"
+#: Choices around which sums are kept: a solver comes back to most of them.
+KEPT = 64
 #: How far whole models are believed to lie from their prediction, and weights from a common one,
 #: relative; and milliseconds of what no sum tells.
 NOISE, SPREAD, OVERHEAD_MS = 0.03, 0.3, 0.02
@@ -89,6 +91,11 @@ class CostModel:
         self._sizes = {name: d.size for name, d in dims.items()}
         self._forms_of = {n: places[pattern_of(v), False] for n, v in self.cutter.nodes.items()}
         self._keys: dict[tuple[str, tuple[int, ...]], str | None] = {}
+        #: By node, the groups that its price depends on; by their options, what was found of it.
+        self._groups_of = {n: self._groups(n) for n in self.cutter.nodes}
+        self._entries: dict[tuple[str, Choice], Entry] = {}
+        self._known_forms: dict[tuple[str, Choice], int] = {}
+        self._around: dict[Choice, list[list[Array]]] = {}
         self._before, self._after = _neighbours(model, self.cutter.nodes)
         self._others = _others(plain, setting, target, self.cutter, dims)
         figures = setting.source.figures()
@@ -115,6 +122,13 @@ class CostModel:
         self, choice: Choice, told: Callable[[int, int], None] = lambda *_: None
     ) -> list[list[Prediction]]:
         """For each group and option, the prediction of `choice` with that option instead."""
+        if choice not in self._around:
+            if len(self._around) == KEPT:
+                self._around.clear()
+            self._around[choice] = self._sums_around(choice, told)
+        return [[self._prediction(sums) for sums in row] for row in self._around[choice]]
+
+    def _sums_around(self, choice: Choice, told: Callable[[int, int], None]) -> list[list[Array]]:
         wanted: list[Wanted] = []
         variants: list[list[Choice]] = []
         for g, group in enumerate(self.space.groups):
@@ -125,12 +139,9 @@ class CostModel:
         self._ready(wanted, told)
         whole = self._sums(choice, self.cutter.nodes, every=True)
         found = []
-        for g, made in enumerate(variants):
-            nodes, others = self._affected[g]
-            now = self._sums(choice, nodes, others)
-            found.append(
-                [self._prediction(whole - now + self._sums(one, nodes, others)) for one in made]
-            )
+        for (nodes, others), made in zip(self._affected, variants, strict=True):
+            rest = whole - self._sums(choice, nodes, others)
+            found.append([rest + self._sums(one, nodes, others) for one in made])
         return found
 
     def correct(self, choices: Sequence[Choice], latencies: Sequence[float]) -> float:
@@ -157,6 +168,14 @@ class CostModel:
 
     # --- parts ------------------------------------------------------------------------------
 
+    def _groups(self, node: str) -> list[int]:
+        carried = (self._dim_of[d] for d in self.cutter.touches.get(node, ()))
+        return sorted({*self._forms_of[node], *(g for g in carried if g is not None)})
+
+    def _place(self, node: str, choice: Choice) -> tuple[str, Choice]:
+        """A node with the options of `choice` that its price depends on."""
+        return node, tuple(choice[g] for g in self._groups_of[node])
+
     def _keep(self, node: str, choice: Choice) -> dict[str, int]:
         """Units left of the dimensions that a node carries."""
         return {d: self._left(d, choice) for d in self.cutter.touches.get(node, ())}
@@ -175,6 +194,12 @@ class CostModel:
 
     def _which(self, node: str, choice: Choice) -> int:
         """The place of a node's form in `forms`."""
+        place = self._place(node, choice)
+        if place not in self._known_forms:
+            self._known_forms[place] = self._looked_up(node, choice)
+        return self._known_forms[place]
+
+    def _looked_up(self, node: str, choice: Choice) -> int:
         kinds = [
             self.space.option(g, choice).kind
             for g in self._forms_of[node]
@@ -189,6 +214,8 @@ class CostModel:
     def _wanted(self, choice: Choice, nodes: Iterable[str]) -> list[Wanted]:
         found = []
         for node in nodes:
+            if self._place(node, choice) in self._entries:
+                continue
             keep = self._keep(node, choice)
             key = self._key(node, keep)
             if key is not None:
@@ -212,7 +239,14 @@ class CostModel:
         self.table.ask(wanted, told)
 
     def _entry(self, node: str, choice: Choice) -> Entry:
-        """The price of a node; one that cannot be cut out shrinks as its dimensions do."""
+        """The price of a node, which is in the table."""
+        place = self._place(node, choice)
+        if place not in self._entries:
+            self._entries[place] = self._price(node, choice)
+        return self._entries[place]
+
+    def _price(self, node: str, choice: Choice) -> Entry:
+        """What the table says; a node that cannot be cut out shrinks as its dimensions do."""
         keep = self._keep(node, choice)
         key = self._key(node, keep)
         if key is not None:

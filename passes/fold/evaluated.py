@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.constants import QUANTIZATION, constant_value
-from graphopt.graph.evaluation import MOVES, deterministic, evaluate, quick
+from graphopt.graph.evaluation import deterministic, evaluate, quick
+from graphopt.graph.numpy_kernels import MOVES
 from graphopt.graph.traverse import all_graphs
 
 __all__ = ["Allowance", "Evaluated"]

@@ -32,7 +32,7 @@ from graphopt.errors import ModelError
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
-from graphopt.samples import plausible
+from graphopt.samples import many, plausible
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -111,7 +111,8 @@ class Int8(Pass):
         """Quantize `model` in place; returns how many nodes became integer."""
         scheme = ctx.target.int8
         if scheme is None:
-            ctx.note(f"{ctx.target.name} gains nothing from integers.")
+            because = f": {ctx.target.no_int8}" if ctx.target.no_int8 else ""
+            ctx.note(f"{ctx.target.name} gains nothing from integers{because}.")
             if FEW_BITS in ctx.target.operators:
                 ctx.note("weight_only stores weights in a few bits there.")
             return 0
@@ -128,14 +129,16 @@ class Int8(Pass):
             ctx.samples, odd = plausible(ctx.samples, model)
             for text in odd:
                 ctx.note(f"samples: {text}.")
+        elif ctx.samples is not None:
+            images = many(model, ctx.samples, seed=ctx.seed)
+            where = "random inputs" if images is None else images.source
+            ctx.samples = images or ctx.samples
+            ctx.note(
+                f"int8 found its ranges on {where}: give real --samples, or accuracy may suffer."
+            )
         samples = ctx.samples
         if samples is None:
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")
-        elif samples.synthetic:
-            ctx.note(
-                "int8 found its ranges on random inputs: give real --samples, "
-                "or accuracy may suffer."
-            )
         halves = open_halves(model, ctx)
         given = self._opened(model, ctx, scheme)
         weights = settle_weights(model, ctx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.gradients import gradient_scores
 from graphopt.passes.prune.readers import readers
-from graphopt.passes.prune.reconstruct import eliminate
+from graphopt.passes.prune.reconstruct import Reader, eliminate
 from graphopt.passes.prune.scores import MAGNITUDES, magnitude
 
 from graphopt.analyses.dims import Dimension
@@ -18,11 +19,15 @@ from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import Arrays
 
-__all__ = ["Score", "curves"]
+__all__ = ["NO_SAMPLES", "Score", "curves"]
 
 Score = Literal[
     "auto", "reconstruction", "activation", "taylor", "fisher", "l1", "l2", "fpgm", "random"
 ]
+
+
+#: Scores that look at weights alone.
+NO_SAMPLES = (*MAGNITUDES, "random")
 
 
 def curves(
@@ -40,7 +45,7 @@ def curves(
     """
     if score == "auto":
         score = "l2" if samples is None else "reconstruction"
-    if score not in MAGNITUDES and score != "random" and samples is None:
+    if score not in NO_SAMPLES and samples is None:
         raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
     if score == "reconstruction" or score == "activation":  # `in` would not narrow the type
         return _observed(score == "reconstruction", model, dims, samples or (), ctx)
@@ -61,21 +66,31 @@ def _observed(
     samples: Iterable[Arrays],
     ctx: Context,
 ) -> dict[str, Curve]:
-    """Costs as relative errors of the readers' outputs, with or without refitting them."""
-    found = {}
+    """Costs as relative errors of the readers' outputs, with or without refitting them.
+
+    The units of one dimension are put in order while the next one's readers are observed.
+    """
+    found: dict[str, Future[Curve]] = {}
     seen = ctx.track(readers(model, dims, samples, ctx), len(dims), "scoring dimensions")
-    for name, known in seen:
-        size = dims[name].size
-        if not known:
-            squares = magnitude("l2", model, dims[name], ctx) ** 2
-            found[name] = Curve.of_scores(squares / squares.sum())
-        elif refitted:
-            found[name] = eliminate(known, size, 2)
-        else:
-            costs = np.zeros(size)
-            for r in known:
-                power = (r.weight**2).sum(axis=0) * np.diag(r.covariance) / r.energy
-                here = r.units >= 0
-                costs += np.bincount(r.units[here], power[here], minlength=size)
-            found[name] = Curve.of_scores(costs)
-    return found
+    with ThreadPoolExecutor(1) as beside:
+        for name, known in seen:
+            wait(found.values())  # moments of many features are large: two dimensions' at most
+            found[name] = beside.submit(_curve, known, refitted, model, dims[name], ctx)
+    return {name: curve.result() for name, curve in found.items()}
+
+
+def _curve(
+    known: list[Reader], refitted: bool, model: ir.Model, dim: Dimension, ctx: Context
+) -> Curve:
+    """The curve of a dimension with these readers."""
+    if not known:
+        squares = magnitude("l2", model, dim, ctx) ** 2
+        return Curve.of_scores(squares / squares.sum())
+    if refitted:
+        return eliminate(known, dim.size, 2)
+    costs = np.zeros(dim.size)
+    for r in known:
+        power = (r.weight**2).sum(axis=0) * np.diag(r.covariance) / r.energy
+        here = r.units >= 0
+        costs += np.bincount(r.units[here], power[here], minlength=dim.size)
+    return Curve.of_scores(costs)

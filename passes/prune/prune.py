@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose, fewest, source_size
 from graphopt.passes.prune.compensation import refit
-from graphopt.passes.prune.curves import Score, curves
+from graphopt.passes.prune.curves import NO_SAMPLES, Score, curves
 from graphopt.passes.prune.sampling import enough_of
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.sensitivity import scan
@@ -28,7 +28,7 @@ from graphopt.graph.kept import source_sizes
 from graphopt.layers import by_layer, names_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.cutting import cut
-from graphopt.samples import Samples
+from graphopt.samples import Samples, many
 
 __all__ = ["Prune"]
 
@@ -120,7 +120,7 @@ class Prune(Pass):
             return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
         if not work(dims, self.of, ctx).free(dims):
             return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
-        samples = _given(ctx)
+        samples = self._samples(model, ctx)
         found = curves(self.score, model, dims, samples, ctx)
         if self.spread == "sensitivity":
             if samples is None:
@@ -167,6 +167,22 @@ class Prune(Pass):
             ctx.note("no samples were given, so nothing was refitted: expect a large loss")
         return edits
 
+    def _samples(self, model: ir.Model, ctx: Context) -> Samples | None:
+        """Real samples, or else invented images; other invented inputs say nothing of real ones."""
+        if ctx.samples is None:
+            return None
+        if not ctx.samples.synthetic:
+            return enough_of(ctx.samples)
+        if self.score in NO_SAMPLES and self.spread != "sensitivity" and not self.compensate:
+            return None
+        found = many(model, ctx.samples, seed=ctx.seed)
+        if found is not None:
+            ctx.note(
+                f"no samples were given: units were chosen and layers refitted on {found.source}; "
+                "real ones (--samples) lose less"
+            )
+        return found
+
     def _dimensions(self, ctx: Context) -> dict[str, Dimension]:
         """What may be pruned."""
         found = ctx.get(dimensions).prunable
@@ -199,8 +215,3 @@ class Prune(Pass):
             else:
                 counts[name] = [max(fewest(dim.size), round(dim.size * (1 - share)))]
         return counts
-
-
-def _given(ctx: Context) -> Samples | None:
-    """Real samples; what was drawn at random says nothing about the model's inputs."""
-    return None if ctx.samples is None or ctx.samples.synthetic else enough_of(ctx.samples)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from graphopt.passes.prune.choice import Curve
+from graphopt.passes.prune.least_squares import inverse
 
 __all__ = ["DAMPING", "Reader", "eliminate"]
 
@@ -27,6 +28,8 @@ DAMPING = 1e-3
 ROUNDING = 1e-6
 #: Units leave in this many steps; those that leave together are chosen together.
 STEPS = 64
+#: Share of the rows that may belong to features that have left.
+SLACK = 0.2
 
 
 @dataclasses.dataclass
@@ -76,15 +79,19 @@ class _State:
     """A reader while its features leave: weights refitted to those left, H^-1 of those.
 
     The inverse is `inverse - factor @ factor.T`: each step appends columns (a factorization by
-    blocks, pivoted in the order of removal), and only its diagonal blocks are kept up.
+    blocks, pivoted in the order of removal), and only its diagonal blocks are kept up. Rows of
+    features that have left are dropped once they are a `SLACK` of all.
     """
 
     def __init__(self, reader: Reader) -> None:
         h = reader.covariance
-        damping = (DAMPING / len(h) + ROUNDING) * float(np.trace(h)) + 1e-12
+        damped = h.copy()
+        np.einsum("ii->i", damped)[:] += (DAMPING / len(h) + ROUNDING) * np.trace(h) + 1e-12
         self.weight, self.units, self.energy = reader.weight.copy(), reader.units, reader.energy
-        self.inverse = np.linalg.inv(h + damping * np.eye(len(h)))
+        self.inverse = inverse(damped)
         self.factor, self.columns = np.empty_like(h), 0
+        #: Rows of `inverse` that the factor, the units and the weights still have.
+        self.rows, self.gone = np.arange(len(h)), np.empty(0, np.int64)
         here = np.flatnonzero(self.units >= 0)
         here = here[np.argsort(self.units[here], kind="stable")]
         units, counts = np.unique(self.units[here], return_counts=True)
@@ -110,7 +117,7 @@ class _State:
         if not len(out):
             return 0.0
         factor = self.factor[:, : self.columns]
-        rows = self.inverse[:, out] - factor @ factor[out].T
+        rows = self.inverse[np.ix_(self.rows, self.rows[out])] - factor @ factor[out].T
         values, vectors = np.linalg.eigh(rows[out])
         root = vectors / np.sqrt(np.maximum(values, values[-1] * 1e-12))
         added, moved = rows @ root, self.weight[:, out] @ root
@@ -122,5 +129,19 @@ class _State:
             stays = ~np.isin(which, leaving)
             some = added[at[stays]]
             left.append((which[stays], at[stays], block[stays] - some @ some.transpose(0, 2, 1)))
-        self.blocks = left
+        self.blocks, self.gone = left, np.concatenate([self.gone, out])
+        if len(self.gone) > SLACK * len(self.units):
+            self._drop()
         return float((moved**2).sum()) / self.energy
+
+    def _drop(self) -> None:
+        """Forget the rows of features that have left."""
+        stays = np.ones(len(self.units), bool)
+        stays[self.gone] = False
+        place = np.cumsum(stays) - 1
+        self.weight, self.units = self.weight[:, stays], self.units[stays]
+        self.rows = self.rows[stays]
+        factor = np.empty((len(self.units), self.factor.shape[1]))
+        factor[:, : self.columns] = self.factor[stays, : self.columns]
+        self.factor, self.gone = factor, self.gone[:0]
+        self.blocks = [(which, place[at], block) for which, at, block in self.blocks]

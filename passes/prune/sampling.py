@@ -11,7 +11,7 @@ from graphopt.passes.prune.linear import Refittable
 
 from graphopt.samples import Feeds, Samples
 
-__all__ = ["FEATURES_MOST", "Draw", "enough_of", "fit_share"]
+__all__ = ["FEATURES_MOST", "ROWS_LEAST", "Draw", "enough_of", "fit_share"]
 
 Array = np.ndarray[Any, Any]
 

@@ -29,6 +29,22 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+BRIEF = """
+import sys
+if "compare" in sys.orig_argv:
+    from graphopt.measuring import statistics, worker
+    worker.BURST, statistics.ENOUGH_ROUNDS, statistics.PRECISE = 0.002, 10, 1.0
+"""
+
+
+@pytest.fixture
+def brief(tmp_path_factory, monkeypatch):
+    """A comparison in a process of its own takes ten short turns."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(BRIEF)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+
 @pytest.fixture
 def graphopt(capsys):
     """Run the command line in this process: exit code, stdout, stderr."""

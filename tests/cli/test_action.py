@@ -38,7 +38,7 @@ def valued(text, event):
 
 
 @pytest.fixture
-def runner(folder, graphopt, tmp_path):
+def runner(folder, graphopt, brief, tmp_path):
     """Runs every step; gives exit codes, and what python3, pip and gh were asked."""
     graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
     bin_ = tmp_path / "bin"

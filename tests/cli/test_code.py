@@ -74,7 +74,7 @@ def downloaded(folder):
 
 
 COMMANDS = (
-    ("optimize", "model.onnx", "-p", "fuse", "-o", "o.onnx", *QUICK),
+    ("optimize", "model.onnx", "-p", "fuse", "-o", "o.onnx", "--no-measure"),
     ("bench", "model.onnx", "--seconds", "0.2"),
     ("inspect", "model.onnx", "--profile"),
     ("compare", "model.onnx", "o.onnx", *QUICK),

@@ -13,7 +13,7 @@ def gate(**options):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_the_gate_tells_in_a_table_what_the_model_costs(folder, graphopt):
+def test_the_gate_tells_in_a_table_what_the_model_costs(folder, graphopt, brief):
     graphopt("optimize", "model.onnx", "-p", "fuse", "--no-measure", "-o", "o.onnx")
     done = gate(MAX_SIZE="1MB", GITHUB_STEP_SUMMARY="summary.md", REPORT="page.html")
     assert done.returncode == 0, done.stderr

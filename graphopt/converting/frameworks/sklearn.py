@@ -10,7 +10,12 @@ def convert(path: str, onnx_path: str) -> Any:
     """Convert; probabilities are one tensor, and columns that are text stay text."""
     import skl2onnx
 
+    _take_truth_values()
     model = _opened(path)
+    for part in _parts(model):
+        if type(part).__name__ == "HistGradientBoostingRegressor":
+            # a matrix of one number, which skl2onnx 1.20 writes as such
+            part._baseline_prediction = part._baseline_prediction.ravel()
     columns = _columns(model)
     options = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None
     made = skl2onnx.convert_sklearn(
@@ -51,6 +56,31 @@ def _opened(path: str) -> Any:
     import joblib
 
     return joblib.load(path)
+
+
+def _take_truth_values() -> None:
+    """Let skl2onnx 1.20 write missing values' ways: onnx takes whole numbers there, no booleans."""
+    from skl2onnx.common import _container
+
+    make = _container.make_node
+
+    def written(*args: Any, **attributes: Any) -> Any:
+        for name, value in attributes.items():
+            if isinstance(value, list) and any(isinstance(v, (bool, np.bool_)) for v in value):
+                attributes[name] = [int(v) for v in value]
+        return make(*args, **attributes)
+
+    _container.make_node = written
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """The model, and the fitted models that it is made of."""
+    yield model
+    inner = [step for _, step in getattr(model, "steps", ())]
+    for name in ("estimators_", "estimator_", "final_estimator_", "regressor_"):
+        inner += list(np.ravel(np.array(getattr(model, name, ()), dtype=object)))
+    for part in inner:
+        yield from _parts(part)
 
 
 def _opset() -> dict[str, int]:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from graphopt.backends.devices.forms import FOR_NCNN, in_plain_forms
+from graphopt.backends.devices.forms import FOR_MNN, FOR_NCNN, in_plain_forms
 from graphopt.backends.devices.items import batch_of, one_item
 
 from graphopt.execution.runtime import run
@@ -123,3 +123,24 @@ def test_only_a_first_state_of_zeros_goes():
         model = parse_model(STATE, inputs={"x": (5, 2, 3)}, constants={**GRU, "z": z})
         (node,) = in_plain_forms(model, *FOR_NCNN).graph
         assert len(node.inputs) == kept
+
+
+def test_gelu_is_written_by_erf_where_the_device_would_approximate_it():
+    x = drawn(2, 64) * 3
+    for approximate, left in (("none", 0), ("tanh", 1)):
+        text = f'y = Gelu<approximate="{approximate}">(x)'
+        model = parse_model(text, inputs={"x": x.shape})
+        made = in_plain_forms(model, *FOR_MNN)
+        assert kinds(made)["Gelu"] == left
+        np.testing.assert_allclose(run(made, {"x": x})["y"], run(model, {"x": x})["y"], atol=1e-6)
+
+
+def test_both_directions_side_by_side_are_written_as_exporters_write_them():
+    text = 'h = LSTM<direction="bidirectional", hidden_size=3>(x, w, r)  '
+    text += "t = Transpose<perm=[2,0,1,3]>(h)  y = Reshape(t, shape)"
+    constants = {"w": drawn(2, 12, 5), "r": drawn(2, 12, 3), "shape": np.array([1, 4, 6])}
+    model = parse_model(text, inputs={"x": (4, 1, 5)}, constants=constants)
+    made = in_plain_forms(model, *FOR_NCNN)
+    assert [n.op_type for n in made.graph] == ["LSTM", "Transpose", "Reshape", "Transpose"]
+    x = drawn(4, 1, 5)
+    np.testing.assert_array_equal(run(made, {"x": x})["y"], run(model, {"x": x})["y"])

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from graphopt.backends import coreml, qnn
 
-from graphopt import load, save
+from graphopt import load, optimize, save
 from graphopt.backend import find_target
 from graphopt.cli import main
 from graphopt.deploy.manifest import read_manifest
@@ -35,6 +35,21 @@ K = {"k": np.ones((4, 3, 3, 3), np.float32), "b": np.ones(4, np.float32)}
 def test_qnn_takes_what_is_quantized_throughout_with_its_activation():
     text = Q.format("x") + "kd = DequantizeLinear(k, s, z)  c = Conv(xd, kd)  o = Relu(c)" + OUT
     assert reasons(qnn, text, X, {"k": np.ones((4, 3, 3, 3), np.uint8)}) == []
+
+
+@pytest.mark.parametrize(("domain", "opset"), [("", 21), ("com.microsoft.", 17)])
+def test_qnn_takes_activations_of_16_bits_beside_weights_of_8(domain, opset):
+    text = (
+        f"xq = {domain}QuantizeLinear(x, s, h)  xd = {domain}DequantizeLinear(xq, s, h)  "
+        "kd = DequantizeLinear(k, s, z)  c = Conv(xd, kd)  o = Relu(c)  "
+        f"oq = {domain}QuantizeLinear(o, s, h)  y = {domain}DequantizeLinear(oq, s, h)"
+    )
+    constants = {"k": np.ones((4, 3, 3, 3), np.uint8), "h": np.uint16(32768)}
+    assert reasons(qnn, text, X, constants, opset=opset) == []
+    signed = reasons(qnn, text, X, {**constants, "h": np.int16(0)}, opset=opset)
+    name = f"{domain.replace('microsoft.', 'microsoft:')}QuantizeLinear"
+    reason = "it rounds to int16: activations of the HTP are uint8 or uint16"
+    assert signed == [(name, reason), (name, reason)]
 
 
 @pytest.mark.parametrize(
@@ -193,3 +208,15 @@ def test_the_command_says_it_node_by_node(tmp_path, capsys):
         else:
             assert "coreml: 1 of 2 nodes fall off" in said
             assert "qnn: 2 of 2 nodes fall off" in said
+
+
+def test_why_a_target_has_no_integers_is_said(capsys):
+    with pytest.raises(SystemExit):
+        main(["targets"])
+    assert "coreml: no int8, the provider takes no Q/DQ" in capsys.readouterr().out
+    model = parse_model(
+        "y = MatMul(x, w)", inputs={"x": (1, 4)}, constants={"w": np.eye(4, dtype="f4")}
+    )
+    result = optimize(model, "int8", target="coreml", measure=False)
+    (step,) = result.report.steps
+    assert "coreml gains nothing from integers: the provider takes no Q/DQ." in step.notes

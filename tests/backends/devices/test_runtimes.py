@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+import quantized_nets
+from graphopt.backends.devices.quantized import in_floats
 
 from graphopt.backend import backend_of, find_target
 from graphopt.deploy.manifest import read_manifest
@@ -14,6 +16,8 @@ from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.runtime import run
 from graphopt.testing import parse_model
 
+#: What ExecuTorch uses is deprecated in places.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 8, 8)).astype(np.float32)
 CONSTANTS = {
@@ -62,6 +66,46 @@ def test_the_file_computes_what_the_model_computes(name, tmp_path):
         assert list(got) == ["y"]
         assert got["y"].dtype == np.float32
         np.testing.assert_allclose(got["y"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "ncnn", "ort"])
+def test_integers_stay_integers_in_the_file(name, tmp_path):
+    target = made(name)
+    model = quantized_nets.net()
+    floats, _ = in_floats(model)
+    backend = backend_of(target)
+    sizes = {}
+    for form, one in (("integers", model), ("floats", floats)):
+        (tmp_path / form).mkdir()
+        path = backend.lower(one, target, tmp_path / form / "m.onnx")
+        files = [path, *(path.with_name(n) for n in read_manifest(path).files)]
+        sizes[form] = sum(f.stat().st_size for f in files if f.suffix not in (".json", ".config"))
+    assert sizes["floats"] - sizes["integers"] > 2.5 * (
+        quantized_nets.W.size + quantized_nets.P.size
+    )
+    path = tmp_path / "integers" / f"m{target.suffix}"
+    got = backend.session(path, target)({"x": quantized_nets.X})["y"]
+    expected = run(model, {"x": quantized_nets.X})["y"]
+    exact = run(floats, {"x": quantized_nets.X})["y"]
+    # as near to the model as rounding has taken it from the floats, and not the floats themselves
+    assert np.abs(got - expected).max() <= 2.5 * np.abs(expected - exact).max()
+    if name != "mnn":  # there products with float results compute in floats
+        assert np.abs(got - exact).max() > 1e-6
+
+
+def test_executorch_runs_what_its_fast_kernels_leave(tmp_path):
+    target = made("executorch")
+    text = """
+    q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  e = Exp(d)
+    k = DequantizeLinear<axis=0>(w, ws)  y = Gemm<transB=1>(e, k)
+    """
+    constants = {"s": np.float32(0.02), "z": np.uint8(128), "w": quantized_nets.integers(16, 8)}
+    constants["ws"] = np.linspace(0.01, 0.02, 16).astype(np.float32)
+    x = RNG.standard_normal((2, 8)).astype(np.float32)
+    model = parse_model(text, inputs={"x": x.shape}, constants=constants)
+    path = backend_of(target).lower(model, target, tmp_path / "m.onnx")
+    got = backend_of(target).session(path, target)({"x": x})["y"]
+    np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(TARGETS) - {"ort"}))

@@ -16,7 +16,11 @@ def sklearn(folder):
     import pandas as pd
     import skops.io
     from sklearn.compose import ColumnTransformer
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import (
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        RandomForestClassifier,
+    )
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -33,6 +37,11 @@ def sklearn(folder):
     joblib.dump(
         make_pipeline(columns, LogisticRegression()).fit(table, Y > 0), folder / "table.joblib"
     )
+    gaps = np.where(rng.random(X.shape) < 0.1, np.nan, X)
+    numbers = make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=5))
+    joblib.dump(numbers.fit(gaps, X[:, 0]), folder / "histogram.joblib")
+    classes = HistGradientBoostingClassifier(max_iter=5).fit(gaps, Y)
+    joblib.dump(classes, folder / "histogram_classes.joblib")
 
 
 def xgboost(folder):
@@ -43,6 +52,8 @@ def xgboost(folder):
     )
     model.save_model(folder / "classes.json")
     model.save_model(folder / "classes.ubj")
+    groups = xgboost.DMatrix(X, Y, group=[10] * 12)
+    xgboost.train({"objective": "rank:ndcg"}, groups, 5).save_model(folder / "rank.json")
     numbers = xgboost.train({"max_depth": 3}, xgboost.DMatrix(X, X[:, 3]), 8)
     numbers.save_model(folder / "numbers.json")
 

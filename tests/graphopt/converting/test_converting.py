@@ -204,7 +204,8 @@ def python_of(framework, module):
     ("framework", "module", "files"),
     [
         ("sklearn", "skl2onnx", ["forest.joblib", "forest.skops", "table.joblib"]),
-        ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json"]),
+        ("sklearn", "skl2onnx", ["histogram.joblib", "histogram_classes.joblib"]),
+        ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json", "rank.json"]),
         ("lightgbm", "lightgbm", ["classes.txt", "numbers.txt"]),
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
         ("jax", "jax2onnx", ["functions.py:dense"]),

@@ -6,7 +6,7 @@ import pytest
 
 from graphopt import optimize
 from graphopt.execution.runtime import run
-from graphopt.samples.stand_ins import stand_ins
+from graphopt.samples.stand_ins import BATCH, IMAGES, many, stand_ins
 from graphopt.testing import parse_model
 
 
@@ -63,3 +63,23 @@ def test_caches_that_grow_are_drawn():
     first, second = stand_ins(model, shapes=sizes)
     assert first["past_k"].shape == second["past_k"].shape == (1, 3, 4)
     assert second["past_k"].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [((None, 1, 8, 8), BATCH), ((1, 3, 8, 8), 1), ((None, 8, 8, 3), BATCH)],
+)
+def test_images_are_invented_in_numbers(shape, batch):
+    model = parse_model("y = Relu (x)", inputs={"x": shape})
+    sizes = {"x": tuple(n or 1 for n in shape)}
+    found = many(model, stand_ins(model, shapes=sizes))
+    assert found.synthetic
+    arrays = [feeds["x"] for feeds in found]
+    assert len(arrays) == IMAGES // batch
+    assert {a.shape for a in arrays} == {(batch, *shape[1:])}
+    assert len({a.tobytes() for a in arrays}) == len(arrays)
+
+
+def test_nothing_but_images_is_invented_in_numbers():
+    model = parse_model("y = Relu (x)", inputs={"x": (4, 8)})
+    assert many(model, stand_ins(model, shapes={"x": (4, 8)})) is None

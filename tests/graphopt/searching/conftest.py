@@ -1,9 +1,13 @@
 """A small model that can be pruned, factorized and made integer, its samples, its score."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
 from graphopt import save
+from graphopt.searching.trial import Bench
+from graphopt.searching.workers import Here, Processes
 from graphopt.testing import parse_model
 
 SCORE = """
@@ -65,6 +69,21 @@ def network():
 def measured(tmp_path_factory):
     """The cache folder of all searches here: what one has measured, the others read."""
     return tmp_path_factory.mktemp("measured")
+
+
+@pytest.fixture(autouse=True)
+def workers(monkeypatch):
+    """One worker without a time limit is this process, which need not be started."""
+
+    with ExitStack() as benches:
+
+        def start(task, count, timeout):
+            if timeout or count > 1:
+                return Processes(task, count, timeout)
+            return Here(benches.enter_context(Bench(task)))
+
+        monkeypatch.setattr("graphopt.searching.search.Processes", start)
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from graphopt.passes.int8 import Int8
 from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run
-from graphopt.samples import Samples
+from graphopt.samples import Samples, stand_ins
 from graphopt.target import ONNX
 from graphopt.testing import check, parse_model
 
@@ -280,3 +280,12 @@ def test_a_hard_sigmoid_is_a_line_that_its_grid_clips(gate):
     assert {"Add", "Mul"} <= set(operators(model))
     got = run(model, x)["y"]
     assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want)
+
+
+def test_without_samples_ranges_are_those_of_invented_images():
+    model = parse_model(
+        "y = Conv (x, w)", inputs={"x": (1, 3, 16, 16)}, constants={"w": normal(8, 3, 3, 3)}
+    )
+    ctx = Context(model, samples=stand_ins(model, shapes={"x": (1, 3, 16, 16)}))
+    Int8().run(model, ctx)
+    assert any("256 invented images" in n for n in ctx.notes)

@@ -1,5 +1,5 @@
 import numpy as np
-from graphopt.passes.prune.least_squares import Gram, error, solve
+from graphopt.passes.prune.least_squares import LEAF, Gram, error, fit_weighted, inverse, solve
 
 from graphopt.calibration.moments import Moments
 
@@ -65,3 +65,31 @@ def test_too_few_rows_stay_near_the_prior():
     weight, _, ridge = gram.fit(w, None)
     assert ridge >= 0.1
     assert np.linalg.norm(weight - w) < np.linalg.norm(w)
+
+
+def test_inverse_by_halves_is_the_inverse():
+    """Also where fewer rows than features leave all but the ridge singular."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 2 * LEAF + 77))
+    a = x.T @ x / len(x) + 1e-4 * np.eye(x.shape[1])
+    found = inverse(a)
+    np.testing.assert_allclose(found @ a, np.eye(len(a)), atol=1e-8)
+
+
+def test_weighted_fit_minds_the_rows_that_count():
+    """Half of the rows follow another law, and count a hundredth."""
+    f, y, _ = rows(400, 6, 3)
+    y[:, :200] = 5 * y[:, :200] + 1
+    weights = np.ones_like(y[0])
+    weights[:200] = 1e-2
+    gram = Gram(1, 6, 3, shift=True)
+    gram.add(f, y, 0.8)
+    start, shift, _ = gram.fit(np.zeros((1, 3, 6)), None)
+    found, bias = fit_weighted(
+        f[0], y[0], weights, (start[0], shift), (np.zeros((3, 6)), np.zeros(3)), 1e-5
+    )
+
+    def off(w, b):
+        return (np.square(y[0] - f[0] @ w.T - b)[200:]).mean()
+
+    assert off(found, bias) < 0.2 * off(start[0], shift)

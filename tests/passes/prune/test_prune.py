@@ -13,7 +13,7 @@ from graphopt.backend import find_target
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import run
 from graphopt.graph.kept import kept_indices, source_sizes
-from graphopt.samples import Samples
+from graphopt.samples import Samples, stand_ins
 from graphopt.target import ONNX
 from graphopt.testing import parse_model
 
@@ -211,11 +211,31 @@ def test_the_same_seed_gives_the_same_weights():
         )
 
 
-def test_synthetic_samples_do_not_count():
-    samples = images(2)
-    samples.synthetic = True
-    _, _, ctx = pruned(Prune(ratio=0.3), residual(), samples=samples)
-    assert any("no samples" in note for note in ctx.notes)
+def test_without_samples_images_are_invented():
+    """Inputs drawn for checks are too few; the layers are refitted on invented images."""
+    model = residual()
+    drawn = stand_ins(model, shapes={"x": IMAGES})
+    made, _, ctx = pruned(Prune(ratio=0.5), model, samples=drawn)
+    cut, _, _ = pruned(Prune(ratio=0.5, compensate=False), model, samples=drawn)
+    assert error(model, made) < 0.5 * error(model, cut)
+    (note,) = [n for n in ctx.notes if "no samples" in n]
+    assert "256 invented images" in note
+
+
+def test_weights_alone_need_no_images():
+    model = residual()
+    drawn = stand_ins(model, shapes={"x": IMAGES})
+    _, _, ctx = pruned(Prune(score="l2", compensate=False), model, samples=drawn)
+    assert not any("invented" in note for note in ctx.notes)
+
+
+def test_what_stands_in_for_other_inputs_does_not_count():
+    text = "a = MatMul (x, w)  b = Relu (a)  y = MatMul (b, v)"
+    constants = {"w": normal(8, 32, seed=1), "v": normal(32, 4, seed=2)}
+    model = parse_model(text, inputs={"x": (10, 8)}, constants=constants)
+    drawn = stand_ins(model, shapes={"x": (10, 8)})
+    _, _, ctx = pruned(Prune(ratio=0.3), model, samples=drawn)
+    assert any("nothing was refitted" in note for note in ctx.notes)
 
 
 def test_scores_that_need_samples_say_so():

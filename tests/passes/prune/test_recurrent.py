@@ -95,3 +95,23 @@ def test_leaves_alone(text, reason):
     found = cell(next(iter(model.graph)))
     assert isinstance(found, str)
     assert reason in found
+
+
+def test_what_feeds_saturated_gates_counts_little():
+    """The first state reads the first input, thrice, but is always 1."""
+    constants = {
+        "w": np.array([[[3, 0], [0, 1]]], np.float32),
+        "r": np.zeros((1, 2, 2), np.float32),
+        "b": np.array([[20, 0, 0, 0]], np.float32),
+    }
+    model = parse_model(
+        "y = RNN <hidden_size=2> (x, w, r, b)", inputs={"x": (STEPS, BATCH, 2)}, constants=constants
+    )
+    op = cell(next(iter(model.graph)))
+    assert isinstance(op, Cell)
+    x = normal(STEPS, BATCH, 2, seed=5)
+    (y,) = run(model, {"x": x}).values()
+    (reader,) = op.readers(np.arange(2), None, [[x, y]])
+    assert np.abs(reader.weight[0]).max() < 1e-3
+    assert reader.weight[1, 1] > 0.3
+    np.testing.assert_array_equal(reader.units, [0, 1, -1, -1])
