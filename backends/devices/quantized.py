@@ -137,7 +137,9 @@ class RowsFirst(Walker):
         """The weight turned, if only products read it."""
         tensor, scale = constant_value(node.inputs[0]), node.inputs[1]
         products = [use.node for use in node.outputs[0].uses() if use.idx == 1]
-        if tensor is None or len(tensor.shape) != 2 or len(products) != len(node.outputs[0].uses()):
+        if tensor is None or len(tensor.shape) != 2 or attribute(node, "block_size", 0):
+            return None
+        if len(products) != len(node.outputs[0].uses()):
             return None
         if any(p.op_type not in ("Gemm", "MatMul") or attribute(p, "transB", 0) for p in products):
             return None
@@ -186,7 +188,8 @@ def _layer(node: ir.Node) -> QuantizedLayer | None:
     if back is None or weight is None or weight.op_type != "DequantizeLinear":
         return None
     data = _grid(back)
-    if constant_value(weight.inputs[0]) is None or data is None:
+    blocked = attribute(weight, "block_size", 0)
+    if constant_value(weight.inputs[0]) is None or data is None or blocked:
         return None
     reals = _reals(weight)
     scales = _array(weight, 1).reshape(-1)
@@ -240,8 +243,12 @@ def _reals(node: ir.Node) -> Array:
     """(q - z) s of constant integers."""
     q, scale = _array(node, 0), _array(node, 1)
     zero = _array(node, 2) if len(node.inputs) > 2 else np.zeros(scale.shape, q.dtype)
-    if scale.size > 1:
-        axis = attribute(node, "axis", 1) % q.ndim
+    axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+    if block:
+        k = q.shape[axis]
+        scale, zero = (np.repeat(a, block, axis).take(range(k), axis) for a in (scale, zero))
+    elif scale.size > 1:
+        axis %= q.ndim
         shape = [-1 if k == axis else 1 for k in range(q.ndim)]
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     else:

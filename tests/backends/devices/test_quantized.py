@@ -111,3 +111,27 @@ def test_layers_that_are_not_those_of_the_model_stay_as_they_are(tmp_path):
     (tmp_path / "m.param").write_text("\n".join(lines))
     with pytest.raises(ModelError, match="pnnx gave 'y' another weight than the model's"):
         write_integers(tmp_path / "m.param", floats, layers)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_blocks_are_reals_and_no_layers(axis, zeros):
+    q = np.random.default_rng(0).integers(-8, 8, (8, 6)).astype(np.int8)
+    shape = (2, 6) if axis == 0 else (8, 2)
+    size = 4 if axis == 0 else 3
+    s = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    z = (s % 5).astype(np.int8)
+    x = np.ones((2, 8), np.float32)
+    model = parse_model(
+        "qx = QuantizeLinear(x, p)  dx = DequantizeLinear(qx, p)"
+        f"  w = DequantizeLinear<axis={axis}, block_size={size}>(q, s{', z' if zeros else ''})"
+        "  y = MatMul(dx, w)",
+        inputs={"x": x},
+        constants={"q": q, "s": s, "z": z, "p": np.float32(1)},
+        opset=21,
+    )
+    floats, layers = in_floats(model)
+    assert not layers
+    assert [n.op_type for n in floats.graph] == ["MatMul"]
+    np.testing.assert_allclose(run(floats, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-5)
+    assert "Transpose" not in [n.op_type for n in in_pairs(model).graph]
