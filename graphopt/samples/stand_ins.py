@@ -17,10 +17,11 @@ from graphopt.samples.states import states_of
 from graphopt.samples.stream import Samples, inputs_of
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["humbler", "in_the_way", "many", "stand_ins"]
+__all__ = ["SOME", "humbler", "in_the_way", "many", "stand_ins"]
 
-#: Images that are enough to learn weights from, and how many of them go through a model at once.
-IMAGES, BATCH = 256, 32
+#: Images that are enough to learn weights from, those that are enough for ranges, and how many of
+#: them go through a model at once.
+IMAGES, SOME, BATCH = 256, 32, 32
 
 
 def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[int]]) -> Samples:
@@ -42,8 +43,8 @@ def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[i
     return Samples([*drawn, *examples], "synthetic and example inputs", synthetic=True)
 
 
-def many(model: ir.Model, drawn: Samples, *, seed: int = 0) -> Samples | None:
-    """Hundreds of invented images, enough to learn weights from, or None.
+def many(model: ir.Model, drawn: Samples, *, seed: int = 0, images: int = IMAGES) -> Samples | None:
+    """Invented images, by themselves enough to learn weights from, or None.
 
     None where the model takes anything else: what an image shows matters little to the sums that
     layers compute, what a text or a signal holds matters much.
@@ -52,6 +53,7 @@ def many(model: ir.Model, drawn: Samples, *, seed: int = 0) -> Samples | None:
         model: whose inputs to draw.
         drawn: `stand_ins` of it, whose sizes the images have.
         seed: of the draws.
+        images: how many.
     """
     inputs = inputs_of(model)
     values = {v.name: v for v in model.graph.inputs}
@@ -62,8 +64,8 @@ def many(model: ir.Model, drawn: Samples, *, seed: int = 0) -> Samples | None:
         rows = BATCH if one.batch is None else first[one.name].shape[0]
         shapes[one.name] = (rows, *first[one.name].shape[1:])
     rows = shapes[inputs[0].name][0]
-    runs = synthetic(model, seed=seed, shapes=shapes, runs=-(-IMAGES // rows))
-    return Samples(runs, f"{IMAGES} invented images", synthetic=True)
+    runs = synthetic(model, seed=seed, shapes=shapes, runs=-(-images // rows))
+    return Samples(runs, f"{images} invented images", synthetic=True)
 
 
 def _carried(model: ir.Model, drawn: Samples) -> Samples:

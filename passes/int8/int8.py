@@ -32,7 +32,7 @@ from graphopt.errors import ModelError
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_opset
-from graphopt.samples import many, plausible
+from graphopt.samples import SOME, many, plausible
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -130,7 +130,7 @@ class Int8(Pass):
             for text in odd:
                 ctx.note(f"samples: {text}.")
         elif ctx.samples is not None:
-            images = many(model, ctx.samples, seed=ctx.seed)
+            images = many(model, ctx.samples, seed=ctx.seed, images=SOME)
             where = "random inputs" if images is None else images.source
             ctx.samples = images or ctx.samples
             ctx.note(

@@ -28,6 +28,8 @@ DAMPING = 1e-3
 ROUNDING = 1e-6
 #: Units leave in this many steps; those that leave together are chosen together.
 STEPS = 64
+#: What a unit costs whose cost is no number, as where moments are singular: it stays.
+DEAR = 1e100
 #: Share of the rows that may belong to features that have left.
 SLACK = 0.2
 
@@ -61,11 +63,11 @@ def eliminate(readers: list[Reader], size: int, least: int) -> Curve:
     cost = [0.0]
     step = max(1, round(size / STEPS))
     while alive.sum() > least:
-        scores = sum(s.scores(size) for s in states)
-        scores = np.where(alive, scores, np.inf)
+        scores = np.asarray(sum(s.scores(size) for s in states))
+        scores = np.where(alive, np.nan_to_num(scores, nan=DEAR, posinf=DEAR), np.inf)
         leaving = np.argsort(scores, kind="stable")[: min(step, int(alive.sum()) - least)]
-        price = sum(s.remove(leaving) for s in states)
-        shares = scores[leaving] / max(float(scores[leaving].sum()), 1e-300)
+        price = min(np.nan_to_num(sum(s.remove(leaving) for s in states), nan=DEAR), DEAR)
+        shares = (scores[leaving] + 1e-300) / (scores[leaving] + 1e-300).sum()
         cost.extend((cost[-1] + np.cumsum(shares * price)).tolist())
         order.extend(leaving.tolist())
         alive[leaving] = False
@@ -89,6 +91,8 @@ class _State:
         np.einsum("ii->i", damped)[:] += (DAMPING / len(h) + ROUNDING) * np.trace(h) + 1e-12
         self.weight, self.units, self.energy = reader.weight.copy(), reader.units, reader.energy
         self.inverse = inverse(damped)
+        #: No eigenvalue of a part of the inverse is smaller, but for rounding.
+        self.floor = 1 / float(np.trace(damped))
         self.factor, self.columns = np.empty_like(h), 0
         #: Rows of `inverse` that the factor, the units and the weights still have.
         self.rows, self.gone = np.arange(len(h)), np.empty(0, np.int64)
@@ -108,7 +112,7 @@ class _State:
         for which, at, block in self.blocks:
             w = self.weight.T[at]  # units, features, outputs
             square = np.linalg.solve(block, w @ w.transpose(0, 2, 1))
-            found[which] = np.einsum("uff->u", square) / self.energy
+            found[which] = np.maximum(np.einsum("uff->u", square), 0) / self.energy
         return found
 
     def remove(self, leaving: Array) -> float:
@@ -119,7 +123,7 @@ class _State:
         factor = self.factor[:, : self.columns]
         rows = self.inverse[np.ix_(self.rows, self.rows[out])] - factor @ factor[out].T
         values, vectors = np.linalg.eigh(rows[out])
-        root = vectors / np.sqrt(np.maximum(values, values[-1] * 1e-12))
+        root = vectors / np.sqrt(np.maximum(values, max(values[-1] * 1e-12, self.floor)))
         added, moved = rows @ root, self.weight[:, out] @ root
         self.weight -= moved @ added.T
         self.factor[:, self.columns : self.columns + len(out)] = added

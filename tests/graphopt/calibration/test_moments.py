@@ -78,3 +78,12 @@ def test_a_product_is_its_weight_times_its_rows(text, x, w):
     expected = np.moveaxis(y, op.y_axis, -1).reshape(-1, 3)
     made = rows_of(op, x, 100, RNG) @ op.matrix()[0].T
     np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_features_that_hardly_vary_about_a_large_mean_have_a_positive_definite_covariance():
+    rng = np.random.default_rng(0)
+    moments = Moments.zero(1, 200)
+    for _ in range(20):
+        moments.add((3 + 1e-5 * rng.standard_normal((1, 50, 200))).astype(np.float32))
+    (covariance,) = moments.covariance()
+    assert np.linalg.eigvalsh(covariance)[0] > 0

@@ -91,3 +91,16 @@ def test_wide_ill_conditioned_moments_keep_their_costs():
         inner = np.linalg.inv(np.linalg.inv(damped)[np.ix_(gone, gone)])
         expected = np.einsum("mr,rs,ms->", w[:, gone], inner, w[:, gone], optimize=True)
         assert abs(curve.cost[k] / expected - 1) < 1e-6
+
+
+def test_costs_that_are_no_numbers_end_in_an_order_all_the_same():
+    """Moments with a negative eigenvalue, of which no least squares exist."""
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+    values = np.geomspace(1, 1e-6, 40) * np.where(np.arange(40) % 3, 1, -0.3)
+    reader = Reader(rng.standard_normal((8, 40)), (q * values) @ q.T, np.arange(40), 1.0)
+    with np.errstate(all="ignore"):
+        curve = eliminate([reader], 40, 2)
+    assert sorted(curve.order.tolist()) == list(range(40))
+    assert np.isfinite(curve.cost).all()
+    assert (np.diff(curve.cost) >= 0).all()
