@@ -18,7 +18,7 @@ import onnx_ir as ir
 from graphopt.backends.devices.device import Device
 from graphopt.backends.devices.forms import FOR_MNN, in_plain_forms
 from graphopt.backends.devices.process import run_function
-from graphopt.backends.devices.quantized import Grid, QuantizedLayer, in_floats
+from graphopt.backends.devices.quantized import SYMMETRIC, Grid, QuantizedLayer, in_floats
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
@@ -39,13 +39,7 @@ class Mnn(Device):
     apart: ClassVar[bool] = True
     #: Data int8 without zero point (with one, x86 computes something else), weights int8 a scale
     #: per channel, biases floats.
-    int8: ClassVar[Int8Scheme | None] = Int8Scheme(
-        activation="int8",
-        weight="int8",
-        symmetric_activation=True,
-        bias="float32",
-        operators=frozenset({"Conv", "Gemm", "MatMul"}),
-    )
+    int8: ClassVar[Int8Scheme | None] = SYMMETRIC
 
     def convert(self, model: ir.Model, target: Target, path: Path) -> None:
         """Write the file by MNN's converter."""

@@ -19,7 +19,7 @@ from graphopt.backends.devices.items import batch_of, one_item
 from graphopt.backends.devices.names import Names, read_names, write_names
 from graphopt.backends.devices.ncnn_int8 import write_integers
 from graphopt.backends.devices.process import run_program
-from graphopt.backends.devices.quantized import in_floats, rounding_data_alone
+from graphopt.backends.devices.quantized import SYMMETRIC, in_floats, rounding_data_alone
 
 from graphopt.backend import Arrays
 from graphopt.errors import ModelError
@@ -40,13 +40,7 @@ class Ncnn(Device):
     apart: ClassVar[bool] = True
     exact: ClassVar[float] = 1e-3  # its exp and tanh are approximations
     #: Data int8 without zero point, weights int8 a scale per channel; results are floats.
-    int8: ClassVar[Int8Scheme | None] = Int8Scheme(
-        activation="int8",
-        weight="int8",
-        symmetric_activation=True,
-        bias="float32",
-        operators=frozenset({"Conv", "Gemm", "MatMul"}),
-    )
+    int8: ClassVar[Int8Scheme | None] = SYMMETRIC
 
     def prepared(self, model: ir.Model) -> ir.Model:
         """Without the roundings of results, which ncnn's layers give as floats."""

@@ -96,7 +96,7 @@ class Backend(Protocol):
         ...
 
     def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:
-        """Milliseconds per node name, one run (median over a few)."""
+        """Milliseconds per node name, of one run."""
         ...
 
 

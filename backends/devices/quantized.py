@@ -15,12 +15,14 @@ import onnx_ir as ir
 
 from graphopt.context import Context
 from graphopt.graph.attributes import attribute
-from graphopt.graph.building import Names, remove_dead
+from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import QUANTIZATION, constant_value
 from graphopt.rewriting.driver import apply_rules
 from graphopt.rewriting.rules import Replacement, Walker
+from graphopt.target import Int8Scheme
 
 __all__ = [
+    "SYMMETRIC",
     "Grid",
     "QuantizedLayer",
     "in_floats",
@@ -30,6 +32,15 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+
+#: Data int8 without zero point, weights int8 a scale per channel; what is no layer is floats.
+SYMMETRIC = Int8Scheme(
+    activation="int8",
+    weight="int8",
+    symmetric_activation=True,
+    bias="float32",
+    operators=frozenset({"Conv", "Gemm", "MatMul"}),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +88,7 @@ def in_floats(model: ir.Model) -> tuple[ir.Model, list[QuantizedLayer]]:
         assert source is not None
         there = source.producer()
         if constant_value(source) is not None:
-            real = _initializer(clone, _reals(node), names.fresh(f"{source.name}_real"))
+            real = Builder(clone, node, names).constant(_reals(node), f"{source.name}_real")
         elif there is not None and there.op_type == "QuantizeLinear" and there.inputs[0]:
             real = there.inputs[0]
         else:
@@ -122,7 +133,7 @@ def _float_biases(clone: ir.Model) -> None:
         source = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         tensor = constant_value(source)
         if source is not None and tensor is not None and tensor.dtype is ir.DataType.INT32:
-            held = _initializer(clone, _reals(node), names.fresh(f"{source.name}_real"))
+            held = Builder(clone, node, names).constant(_reals(node), f"{source.name}_real")
             node.outputs[0].replace_all_uses_with(held)
             dead.append(node)
     remove_dead(dead)
@@ -240,7 +251,7 @@ def _grid(node: ir.Node) -> Grid | None:
 
 
 def _reals(node: ir.Node) -> Array:
-    """(q - z) s of constant integers."""
+    """(q - z) s of constant integers, also of fewer than 8 bits, which `evaluate` leaves alone."""
     q, scale = _array(node, 0), _array(node, 1)
     zero = _array(node, 2) if len(node.inputs) > 2 else np.zeros(scale.shape, q.dtype)
     axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
@@ -261,11 +272,3 @@ def _array(node: ir.Node, k: int) -> Array:
     tensor = constant_value(node.inputs[k])
     assert tensor is not None
     return tensor.numpy()
-
-
-def _initializer(model: ir.Model, array: Array, name: str) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape))
-    value.dtype = tensor.dtype
-    model.graph.initializers[name] = value
-    return value

@@ -14,11 +14,12 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.graph.building import Names
 from graphopt.io.skeleton import skeleton_of
 
-__all__ = ["limit_opset", "raise_opset"]
+__all__ = ["limit_opset", "raise_for", "raise_opset"]
 
 #: Where the highest opset that a model may be raised to lies in `model.graph.meta`.
 _LIMIT = "graphopt.max_opset"
@@ -38,6 +39,20 @@ _FAILURES = (RuntimeError, ValueError, IndexError)
 def limit_opset(model: ir.Model, version: int) -> None:
     """Let `raise_opset` refuse to convert the model, or a clone of it, beyond `version`."""
     model.graph.meta[_LIMIT] = version
+
+
+def raise_for(name: str, model: ir.Model, ctx: Context, version: int) -> bool:
+    """Raise the opset as an edit of the pass `name`; False, with a note, if it cannot be done."""
+    if not ctx.edit("RaiseOpset", f"opset {version}"):
+        return False
+    try:
+        raise_opset(model, version)
+    except ModelError as error:
+        ctx.edits.pop()
+        ctx.note(f"{name} needs opset {version} or newer: {error}")
+        return False
+    ctx.invalidate()
+    return True
 
 
 def raise_opset(model: ir.Model, version: int) -> bool:

@@ -3,12 +3,11 @@
 from graphopt.samples.opening import SampleSource, open_samples
 from graphopt.samples.plausible import plausible
 from graphopt.samples.shapes import bind_shapes, sized
-from graphopt.samples.stand_ins import SOME, many, stand_ins
+from graphopt.samples.stand_ins import many, stand_ins
 from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.synthetic import synthetic
 
 __all__ = [
-    "SOME",
     "Feeds",
     "SampleSource",
     "Samples",

@@ -17,11 +17,10 @@ from graphopt.samples.states import states_of
 from graphopt.samples.stream import Samples, inputs_of
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["SOME", "humbler", "in_the_way", "many", "stand_ins"]
+__all__ = ["humbler", "in_the_way", "many", "stand_ins"]
 
-#: Images that are enough to learn weights from, those that are enough for ranges, and how many of
-#: them go through a model at once.
-IMAGES, SOME, BATCH = 256, 32, 32
+#: Images that are enough to learn weights from, and how many of them go through a model at once.
+IMAGES, BATCH = 256, 32
 
 
 def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[int]]) -> Samples:

@@ -28,11 +28,10 @@ from graphopt.passes.int8.writer import Writer
 from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import METHODS, Method, Observed, Range, calibrate
 from graphopt.context import Context
-from graphopt.errors import ModelError
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
-from graphopt.rewriting.opset import raise_opset
-from graphopt.samples import SOME, many, plausible
+from graphopt.rewriting.opset import raise_for
+from graphopt.samples import many, plausible
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -48,6 +47,8 @@ OUTLIER = 128.0
 HELD = 1.5
 #: Per-channel DequantizeLinear is new in this opset.
 OPSET = 13
+#: Invented images that are enough for ranges.
+IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Int8(Pass):
         untouched = model.clone()
         settled = 0
         if (model.graph.opset_imports.get("") or 0) < OPSET:
-            if not self._raised(model, ctx):
+            if not raise_for("int8", model, ctx, OPSET):
                 return 0
             settled = 1
         if ctx.samples is not None and not ctx.samples.synthetic:
@@ -130,7 +131,7 @@ class Int8(Pass):
             for text in odd:
                 ctx.note(f"samples: {text}.")
         elif ctx.samples is not None:
-            images = many(model, ctx.samples, seed=ctx.seed, images=SOME)
+            images = many(model, ctx.samples, seed=ctx.seed, images=IMAGES)
             where = "random inputs" if images is None else images.source
             ctx.samples = images or ctx.samples
             ctx.note(
@@ -228,18 +229,6 @@ class Int8(Pass):
             trained.put(model, float_, ctx)
         close_halves(model, halves or set())
         return settled + len(plan) + len(plan.stored)
-
-    def _raised(self, model: ir.Model, ctx: Context) -> bool:
-        """Raise the opset to one with scales per channel, if that can be done."""
-        if not ctx.edit("RaiseOpset", f"opset {OPSET}"):
-            return False
-        try:
-            raise_opset(model, OPSET)
-        except ModelError as error:
-            ctx.note(f"int8 needs opset {OPSET} or newer for scales per channel: {error}")
-            return False
-        ctx.invalidate()
-        return True
 
     def _opened(self, model: ir.Model, ctx: Context, scheme: Int8Scheme) -> dict[str, Range]:
         """Open a model that is quantized in another form than the target's; returns its ranges."""

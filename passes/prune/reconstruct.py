@@ -67,7 +67,8 @@ def eliminate(readers: list[Reader], size: int, least: int) -> Curve:
         scores = np.where(alive, np.nan_to_num(scores, nan=DEAR, posinf=DEAR), np.inf)
         leaving = np.argsort(scores, kind="stable")[: min(step, int(alive.sum()) - least)]
         price = min(np.nan_to_num(sum(s.remove(leaving) for s in states), nan=DEAR), DEAR)
-        shares = (scores[leaving] + 1e-300) / (scores[leaving] + 1e-300).sum()
+        some = scores[leaving] + 1e-300
+        shares = some / some.sum()
         cost.extend((cost[-1] + np.cumsum(shares * price)).tolist())
         order.extend(leaving.tolist())
         alive[leaving] = False

@@ -20,10 +20,9 @@ from graphopt.passes.weight_only.blocks import Form
 
 from graphopt.analyses.linear import Linear, bias_add
 from graphopt.context import Context
-from graphopt.errors import ModelError
 from graphopt.graph.building import Builder
 from graphopt.graph.spill import spill
-from graphopt.rewriting.opset import raise_opset
+from graphopt.rewriting.opset import raise_for
 from graphopt.target import Target
 
 __all__ = ["OPSETS", "dequantized", "is_standard", "raised", "why_clipped", "why_not"]
@@ -82,15 +81,7 @@ def raised(model: ir.Model, ctx: Context, widths: Collection[int]) -> int | None
     needed = max((OPSETS[bits] for bits in widths), default=0)
     if (model.graph.opset_imports.get("") or 0) >= needed:
         return 0
-    if not ctx.edit("RaiseOpset", f"opset {needed}"):
-        return None
-    try:
-        raise_opset(model, needed)
-    except ModelError as error:
-        ctx.note(f"weight_only needs opset {needed} or newer for blocks: {error}")
-        return None
-    ctx.invalidate()
-    return 1
+    return 1 if raise_for("weight_only", model, ctx, needed) else None
 
 
 def dequantized(

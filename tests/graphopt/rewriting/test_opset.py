@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.context import Context
 from graphopt.errors import InputError, ModelError
 from graphopt.execution.runtime import run
-from graphopt.rewriting.opset import limit_opset, raise_opset
+from graphopt.rewriting.opset import limit_opset, raise_for, raise_opset
 from graphopt.testing import parse_model
 
 F = np.float32
@@ -196,3 +197,13 @@ def test_a_limit_holds_for_every_pass_and_is_said():
     limit_opset(scores, 18)
     with pytest.raises(ModelError, match="18 at most"):
         raise_opset(scores, 19)
+
+
+def test_a_model_that_cannot_be_raised_for_a_pass_has_a_note_and_no_edit():
+    model = parse_model("y = Relu(x)", inputs={"x": (2,)}, opset=12)
+    limit_opset(model, 12)
+    ctx = Context(model)
+    assert not raise_for("int8", model, ctx, 13)
+    assert not ctx.edits
+    assert ctx.notes == ["int8 needs opset 13 or newer: it may be raised to 12 at most"]
+    assert model.graph.opset_imports[""] == 12
