@@ -102,6 +102,8 @@ class _Run:
         #: Lossy steps begun, and in all: each may use as much of the guard's limits as the others.
         self.lossy, self.losses = 0, 1
         self.disagrees = False  # the last step was undone by the guard
+        #: Milliseconds of the source, from the last step that was timed beside it.
+        self.source_ms: float | None = None
         #: Before the first step that a later pass is to make good: its number, and what was then.
         self.safe: tuple[int, State, Sequence[Outputs]] | None = None
 
@@ -212,6 +214,8 @@ class _Run:
                 seconds = self.setting.measure_seconds
                 told(f"{short_name(one)}: timing, at most about {seconds:.3g} s", 0, 0)
             timing = self.gauge.ratio(before, trial.state, self.setting.feeds)
+            if timing and before is self.setting.source:
+                self.source_ms = timing.a_ms
             reason = objection(timing)
             if decided is None and not reason and getattr(one, "compresses", False):
                 reason = in_vain(before, trial.state, timing)
@@ -266,9 +270,9 @@ class _Run:
         after = dataclasses.replace(
             final.figures(),
             metric=self.state.figures().metric,
-            latency_ms=total.b_ms if total else None,
+            latency_ms=total.b_ms if total else self.source_ms,
         )
-        before = dataclasses.replace(before, latency_ms=total.a_ms if total else None)
+        before = dataclasses.replace(before, latency_ms=total.a_ms if total else self.source_ms)
         judge = setting.judge
         worst = (
             compare_outputs(judge.source, self.outputs[: len(judge.probe)]).worst if judge else None

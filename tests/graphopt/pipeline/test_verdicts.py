@@ -85,6 +85,10 @@ def test_compression_that_saves_neither_bytes_nor_time_is_undone(path, monkeypat
     (step,) = found.report.steps
     assert step.status == ("undone" if reason else "kept"), step.reason
     assert reason in step.reason
+    known = timing.a_ms if timing else None  # the source's latency, whatever became of the step
+    assert found.report.before.latency_ms == known
+    if reason:
+        assert found.report.after.latency_ms == known
     if "and" in reason:
         assert re.fullmatch(r"no smaller \(1\.\d+x the bytes\) and no faster", step.reason)
     if not reason:  # a replay times nothing: it believes the recipe
