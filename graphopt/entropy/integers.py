@@ -16,6 +16,7 @@ import numpy as np
 from graphopt.entropy.ans import Decoder, encode, rounded
 from graphopt.entropy.contexts import ALPHABET, FLAGS, LARGEST, VALUES, flag_blocks, waves
 from graphopt.errors import ModelError
+from graphopt.varint import decode_varint, encode_varint
 
 __all__ = [
     "MOST",
@@ -144,7 +145,7 @@ def pack_integers(tensor: Rounded, tables: bytes) -> bytes:
             parts.append((sorted_[ends[k - 1] if k else 0 : ends[k]], codes[kind][k]))
     stream = encode(parts)
     numbers = (2 * tensor.taps + tensor.turned, *tensor.q.shape, len(stream))
-    return b"".join(map(_as_varint, numbers)) + struct.pack("<f", tensor.step) + stream
+    return b"".join(map(encode_varint, numbers)) + struct.pack("<f", tensor.step) + stream
 
 
 def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
@@ -155,7 +156,10 @@ def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
         numbers: list[int] = []
         at = 0
         while len(numbers) < 4:
-            value, at = _varint(data, at)
+            try:
+                value, at = decode_varint(data, at, len(data))
+            except (EOFError, OverflowError):
+                raise ModelError("a rounded tensor is cut off") from None
             numbers.append(value)
         form, rows, columns, length = numbers
         taps, turned = divmod(form, 2)
@@ -211,21 +215,3 @@ def _decoded(symbols: _Symbols, rows: int, columns: int, taps: int) -> tuple[Arr
         extra[held] |= symbols.take(_BIT, np.zeros(int(held.sum()), np.uint8)) << bit
     q[large] += np.sign(q[large]) * (extra - 1)
     return q, row, column
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 35:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ModelError("a rounded tensor is cut off")
-
-
-def _as_varint(value: int) -> bytes:
-    """`value` in base 128, low digits first, high bit set on all but the last."""
-    low, rest = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + _as_varint(rest) if rest else bytes([low])

@@ -16,7 +16,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Hole", "Malformed", "Span", "TooDeep", "Truncated", "fill", "strip", "varint"]
+from graphopt.varint import decode_varint, encode_varint
+
+__all__ = ["Hole", "Malformed", "Span", "TooDeep", "Truncated", "fill", "strip"]
 
 #: For each message kind: the fields that may hold tensors, and the kind they are.
 _NESTED: dict[str, dict[int, str]] = {
@@ -64,16 +66,6 @@ class Hole:
 
 Piece = memoryview | Hole
 _Field = tuple[int, int, int, int, int]  # number, wire type, start, value start, value end
-
-
-def varint(value: int) -> bytes:
-    """`value` in base 128, low digits first, high bit set on all but the last."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def strip(
@@ -127,7 +119,7 @@ def fill(data: bytes, token: bytes, lengths: Sequence[int]) -> list[Piece]:
             digits += 1
         index = int(data[text:digits])
         kept = _without(view, start, end, {_EXTERNAL_DATA, _DATA_LOCATION})
-        head = varint(_RAW_DATA << 3 | 2) + varint(lengths[index])
+        head = encode_varint(_RAW_DATA << 3 | 2) + encode_varint(lengths[index])
         return [*kept, memoryview(head), Hole(index, lengths[index])]
 
     return _rebuild(view, 0, len(view), "model", holds, leaf)
@@ -158,7 +150,7 @@ def _rebuild(
             body = _rebuild(data, first, last, inner, wants, leaf, depth + 1)
         size = sum(p.length if isinstance(p, Hole) else len(p) for p in body)
         pieces.append(data[copied:begin])
-        pieces.append(memoryview(varint(number << 3 | 2) + varint(size)))
+        pieces.append(memoryview(encode_varint(number << 3 | 2) + encode_varint(size)))
         pieces.extend(body)
         copied = last
     pieces.append(data[copied:end])
@@ -200,17 +192,12 @@ def _fields(data: memoryview, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint_at(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise Malformed("a number is longer than 64 bits")
-    raise Truncated("a number is cut off")
+    try:
+        return decode_varint(data, at, end)
+    except EOFError as error:
+        raise Truncated(str(error)) from None
+    except OverflowError as error:
+        raise Malformed(str(error)) from None
 
 
 def _raw_span(data: memoryview, start: int, end: int) -> Span | None:
@@ -239,6 +226,6 @@ def _without(data: memoryview, start: int, end: int, drop: set[int]) -> list[Pie
 def _external(location: str) -> bytes:
     """Fields external_data = {"location": location} and data_location = EXTERNAL."""
     text = location.encode()
-    entry = b"\x0a\x08location\x12" + varint(len(text)) + text
-    head = varint(_EXTERNAL_DATA << 3 | 2) + varint(len(entry))
-    return head + entry + varint(_DATA_LOCATION << 3) + b"\x01"
+    entry = b"\x0a\x08location\x12" + encode_varint(len(text)) + text
+    head = encode_varint(_EXTERNAL_DATA << 3 | 2) + encode_varint(len(entry))
+    return head + entry + encode_varint(_DATA_LOCATION << 3) + b"\x01"

@@ -14,9 +14,8 @@ of a row of x to 8 bits when it runs: without that the product is slower than th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ import onnx_ir as ir
 from graphopt.passes.int8.operators import FEW_BITS
 from graphopt.passes.weight_only.allocation import REFERENCE, mixed_forms
 from graphopt.passes.weight_only.blocks import SMALLEST as SMALLEST_BLOCK
-from graphopt.passes.weight_only.blocks import Form, form_of, order_of, sizes_of
+from graphopt.passes.weight_only.blocks import Form, form_of, sizes_of
 from graphopt.passes.weight_only.experts import (
     EXPERTS,
     block_of,
@@ -34,17 +33,15 @@ from graphopt.passes.weight_only.experts import (
 )
 from graphopt.passes.weight_only.finished import Finished
 from graphopt.passes.weight_only.levels import agreement, said, told
+from graphopt.passes.weight_only.orders import RUNS, orders_of
 from graphopt.passes.weight_only.standard import OPSETS, is_standard, raised, why_clipped
 from graphopt.passes.weight_only.standard import why_not as why_not_standard
 from graphopt.passes.weight_only.tables import LOOKUP, candidates, tied, why_not
-from graphopt.passes.weight_only.writer import Asked, BlockWriter, reads_floats
+from graphopt.passes.weight_only.writer import BlockWriter, reads_floats
 
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import shapes
-from graphopt.calibration.moments import Moments, rows_of
-from graphopt.calibration.rounding import Order
 from graphopt.context import Context
-from graphopt.execution.staged import Staged
 from graphopt.graph import provenance
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
@@ -52,9 +49,6 @@ from graphopt.pass_ import Pass
 __all__ = ["WeightOnly"]
 
 Array = np.ndarray[Any, Any]
-#: Rows of what a product reads, found where they are asked for.
-Rows = Callable[[], Array] | None
-
 #: Smaller matrices cost more in scales and calls than they save.
 SMALLEST = 1 << 14
 NOTHING = "no product reads a matrix of weights that is worth storing so"
@@ -62,10 +56,6 @@ NOTHING = "no product reads a matrix of weights that is worth storing so"
 MIXED = "mixed"
 #: Blocks for which there are kernels of 2 bits; a thousand times slower otherwise.
 KERNELS_2 = (32, 64, 128)
-#: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
-RUNS, ROWS, LONGEST = 16, 2048, 4096
-#: Rows that accuracy levels are compared on.
-SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -153,7 +143,7 @@ class WeightOnly(Pass):
         if not wanted and not lookups and not mixtures:
             return settled or ctx.nothing(NOTHING)
         forms = self._forms(model, wanted + lookups, ctx, bits)
-        orders = self._orders(model, ctx, wanted, forms)
+        orders = orders_of(model, ctx, wanted, forms)
         nbytes = sum(
             op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
         )
@@ -197,47 +187,6 @@ class WeightOnly(Pass):
                 known[about] = form_of(w, width, sizes)
             found[op.node] = known[about]
         return found
-
-    def _orders(
-        self,
-        model: ir.Model,
-        ctx: Context,
-        wanted: Sequence[Linear],
-        forms: Mapping[ir.Node, Form],
-    ) -> Generator[tuple[Asked, Rows], None, None]:
-        """For each of `wanted` what gives the order to round its weight in, and what it reads.
-
-        Both are known from real samples alone, and found out where they are asked for.
-        """
-        if ctx.samples is None or ctx.samples.synthetic:
-            yield from [(None, None)] * len(wanted)
-            return
-        with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
-            values = {v.name: v for v in seen.model.graph.inputs}
-            values.update({o.name: o for n in seen.model.graph for o in n.outputs})
-            read = [values[op.x.name] for op in wanted]
-            order: Order | None = None
-            last: tuple[ir.Value, int] | None = None
-            for k, (value, op) in enumerate(zip(read, wanted, strict=True)):
-
-                def asked(value: ir.Value = value, op: Linear = op) -> Order | None:
-                    nonlocal order, last
-                    block = forms[op.node].size
-                    if last != (value, block):  # Q, K and V read the same
-                        short = op.in_channels <= LONGEST
-                        h = _moment(seen, op, value, ctx.seed) if short else None
-                        order = None if h is None else order_of(h, block)
-                        last = value, block
-                    return order
-
-                def rows(value: ir.Value = value, op: Linear = op) -> Array:
-                    (x,) = next(seen.values([value]))
-                    return rows_of(op, x, SEEN, np.random.default_rng(ctx.seed))
-
-                yield asked, rows
-                if last is None or value is not last[0]:  # later ones start from here
-                    next(seen.values([value]), None)
-                seen.forget(read[k + 1 :])
 
     def _widths(self, model: ir.Model, ctx: Context, bits: Mapping[ir.Node, int]) -> set[int]:
         """The bits that products may come to have in the standard form."""
@@ -317,13 +266,3 @@ def _tables(model: ir.Model, ctx: Context) -> dict[ir.Node, Linear]:
     """The lookups that the target can make of packed rows; the standard form has none."""
     can = LOOKUP in ctx.target.operators and not is_standard(ctx.target)
     return candidates(model.graph) if can else {}
-
-
-def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:
-    """E[x x^T] over rows x of what `op` reads on samples; None if a row is not finite."""
-    moments = Moments.zero(1, op.in_channels)
-    rng = np.random.default_rng(seed)
-    for (x,) in seen.values([value]):
-        moments.add(rows_of(op, x, ROWS, rng)[None])
-    (second,) = moments.second
-    return second if np.isfinite(second).all() else None
