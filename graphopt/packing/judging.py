@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -11,14 +12,20 @@ from graphopt.errors import PassError
 from graphopt.execution.runtime import opened, run_each
 from graphopt.packing.coding import Coded
 from graphopt.pipeline.prepare import Setting
-from graphopt.verification.outputs import compare_outputs
+from graphopt.pipeline.referee import Judging
+from graphopt.verification.guard import Guard
+from graphopt.verification.outputs import Outputs, compare_outputs
 
 __all__ = ["Trial", "judged", "metric_of"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a coded model misses of the budget ("" if nothing), and its figures."""
+    """What a coded model misses of the budget ("" if nothing), and its figures.
+
+    `disagreement` is what it uses of the guard's limits, as passes are judged: decisions by how
+    likely other inputs are to change them, with room left for what the samples do not show.
+    """
 
     coded: Coded
     reason: str
@@ -42,19 +49,35 @@ def judged(
     budget, judge = setting.budget, setting.judge
     reason, error, over, metric = "", None, None, None
     if judge is not None and look:
-        outputs = list(run_each(coded.model, judge.probe, optimize=True))
-        compared = compare_outputs(judge.source, outputs)
+        if setting.guard is None:
+            outputs = list(run_each(coded.model, judge.probe, optimize=True))
+        else:
+            with setting.guard.opened(coded.model) as predict:
+                outputs = list(map(predict, judge.probe))
+        compared = compare_outputs(judge.source, [_own(judge.source[0], run) for run in outputs])
         error = compared.worst
         reason = compared.broken or budget.over_error(error / share)
         if setting.guard is not None and not reason:
-            name, worst = max(setting.guard.judge(outputs).items(), key=lambda item: item[1].over)
-            over = worst.over
-            reason = f"{name} says something else: {worst}" if over > share else ""
+            over = Judging(setting.guard, share).used(outputs)
+            reason = _said(setting.guard, outputs, over, share) if over > 1 else ""
     if not reason:
         metric = metric_of(setting, coded.model)
         if source is not None and metric is not None:
             reason = budget.over_drop(source, source - (source - metric) / share)
     return Trial(coded, reason, metric, error, over)
+
+
+def _own(expected: Outputs, run: Outputs) -> Outputs:
+    """The outputs of the model alone, without what is judged in their stead."""
+    return {name: run[name] for name in expected}
+
+
+def _said(guard: Guard, outputs: Sequence[Outputs], over: float, share: float) -> str:
+    """Why outputs that use so much of the limits are over them."""
+    name, worst = max(guard.judge(outputs, share).items(), key=lambda item: item[1].over)
+    if worst.over > 1:
+        return f"{name} says something else: {worst}"
+    return f"other inputs are likely to say something else: {over:.2g} times what may"
 
 
 def metric_of(setting: Setting, model: ir.Model) -> float | None:

@@ -72,7 +72,7 @@ class RoundedPack:
         step: of all layers, relative to the size of their weights.
         metric: of the source and of what is in the pack; None without `evaluate`.
         error: worst output's relative L2 against the source; None if outputs were not compared.
-        disagreement: figure of the worst output by the guard, over its limit; None without.
+        disagreement: what is used of the guard's limits (`Judging`), 1 at most; None without.
         tensors: the largest first.
         trials: (step, bytes of coded weights, metric, why it is over the budget or "").
     """

@@ -43,6 +43,10 @@ class Judging:
                 made.append(predict[k % len(predict)](feeds))
                 if len(made) == GLANCE and (glance := flips(self.guard, made)) > HOPELESS:
                     return glance / self.share
+        return self.used(made)
+
+    def used(self, made: Sequence[Outputs]) -> float:
+        """What outputs of the guard's model use of the limits; more than 1 is too much."""
         found = self.guard.judge(made, self.share)
         worst = [
             one.over / SAFE if one.disagreements is None else one.figure / max(one.limit, 1e-9)
