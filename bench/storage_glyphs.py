@@ -23,7 +23,7 @@ def every():
 
 
 def varied():
-    """The same, and as many that are shifted by up to 2 pixels and blended with another.
+    """The same, and as many shifted by up to 2 pixels, blended with another and half inverted.
 
     For models that know the training glyphs by heart, whose outputs for these say little.
     """
@@ -39,7 +39,9 @@ def varied():
         ]
     )
     share = rng.uniform(0, 0.5, size=(len(x), 1, 1)).astype(np.float32)
-    yield {"x": prepared((1 - share) * shifted + share * shifted[rng.permutation(len(x))])}
+    blended = (1 - share) * shifted + share * shifted[rng.permutation(len(x))]
+    inverted = rng.integers(2, size=(len(x), 1, 1)) == 1
+    yield {"x": prepared(np.where(inverted, 255 - blended, blended))}
 
 
 def few():
