@@ -28,6 +28,8 @@ from graphopt.samples import open_samples
 from graphopt.verification.perplexity import bound
 
 ROOT = Path(__file__).parents[1]
+#: Of training.
+STEPS = 300
 #: Tokens of a row, rows of a step, and rows that GPTQ rounds for and that are judged.
 LENGTH, ROWS, CALIBRATION, JUDGED = 128, 24, 64, 160
 
@@ -191,7 +193,7 @@ def mixed(judge: Judge, most: float) -> tuple[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()

@@ -1,7 +1,7 @@
 """Weights of 4 bits in full-size BERT-base and GPT-2: bytes, memory, time to load, latency.
 
     python bench/storage_int4.py --model bert --folder DIR [--spec "weight_only(block=64)" ...]
-    python bench/storage_int4.py --mix DIR      # where llm_characters.py keeps its trained model
+    python bench/storage_int4.py --mix DIR     # where llm_characters.py keeps its trained model
 
 The shapes are those of the published models (tables and a tied head included), the weights random
 with a few large columns; errors are of the outputs against the float model on random tokens. --mix:
@@ -144,9 +144,10 @@ LLAMA = {"gate": (11008, 4096), "up": (11008, 4096), "down": (4096, 11008)}
 
 def mix(work, rounds):
     """Error of each spec in the trained decoder, and time beside 4 bits in blocks of 32."""
-    from llm_characters import Judge
+    from llm_characters import STEPS, Judge, prepare
 
-    judge = Judge(work, work / "characters.onnx")
+    work.mkdir(parents=True, exist_ok=True)
+    judge = Judge(work, prepare(work, STEPS))
     held = list(islice(open_samples(work / "held.npz", judge.model), 8))
     expected = list(run_each(judge.model, held, optimize=True))
     rows, forms = [], []

@@ -63,6 +63,8 @@ def command(
         raise UsageError(
             "say --lossless, or give --samples, which rounding is judged on, and what may be lost"
         )
+    if lossless and is_pack(source):
+        raise UsageError(f"{model} is a pack already: graphopt unpack gives the ONNX file again")
     with progress(not as_json) as shown:
         if lossless:
             from graphopt.packing.lossless import pack_lossless
@@ -107,7 +109,7 @@ def _print(packed: Any, target: Path) -> None:
     console = out()
     sizes = f"{size(packed.before)} to {size(packed.after)}"
     if not hasattr(packed, "tensors"):
-        console.print(f"{sizes}, {packed.ratio:.3f} of it; every byte comes back")
+        console.print(f"{sizes}, {1 / packed.ratio:.3f} of it; every byte comes back")
         console.print(f"wrote {target}")
         return
     if packed.passes:

@@ -33,7 +33,8 @@ def command(
     loaded = load(model)
     text = loaded.metadata_props.get(RECIPE)
     if text is None:
-        raise InputError(f"{model} holds no recipe: graphopt did not write it, or --strip was used")
+        why = "graphopt did not write it, --strip was used, or it is a rounded pack"
+        raise InputError(f"{model} holds no recipe: {why}")
     recipe = Recipe.from_text(text)
     touched = [n for n in loaded.graph.all_nodes() if BY in n.metadata_props]
     provenance: list[dict[str, Any]] = [

@@ -77,7 +77,8 @@ def _said(guard: Guard, outputs: Sequence[Outputs], over: float, share: float) -
     name, worst = max(guard.judge(outputs, share).items(), key=lambda item: item[1].over)
     if worst.over > 1:
         return f"{name} says something else: {worst}"
-    return f"other inputs are likely to say something else: {over:.2g} times what may"
+    many = f"{over:.2g} times what may"
+    return f"other inputs are likely to say something else: {many}; more samples tell more"
 
 
 def metric_of(setting: Setting, model: ir.Model) -> float | None:

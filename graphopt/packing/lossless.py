@@ -29,8 +29,8 @@ class Packed:
 
     @property
     def ratio(self) -> float:
-        """The pack's share of the files."""
-        return self.after / self.before
+        """How many times smaller the pack is than the files."""
+        return self.before / self.after
 
 
 def pack_lossless(model: Path, target: Path, progress: Progress = silent) -> Packed:

@@ -43,18 +43,19 @@ class Layer:
 
     Attributes:
         name: of its initializer.
-        w: float64 [rows, columns].
+        w: float64 [rows, columns]; not kept.
         taps: columns that are neighbours.
         turned: whether it is stored with columns first.
         shape: as it is stored.
         second: H [columns, columns], or None where columns are independent.
         weight: u [rows].
         even: all columns have one step.
-        steps: what a step of 1 is for each weight [rows, columns].
+        size: rows and columns.
+        scaled: the weights in units of their steps, float32 [rows, columns].
     """
 
     name: str
-    w: Array
+    w: dataclasses.InitVar[Array]
     taps: int
     turned: bool
     shape: tuple[int, ...]
@@ -62,8 +63,8 @@ class Layer:
     weight: Array
     even: bool = False
 
-    def __post_init__(self) -> None:
-        columns = self.w.shape[1]
+    def __post_init__(self, w: Array) -> None:
+        _, columns = self.size = w.shape
         if self.second is None:
             self.upper, diagonal = None, np.ones(columns)
         else:
@@ -75,17 +76,15 @@ class Layer:
             self.upper = np.ascontiguousarray(low, np.float32)
             diagonal = 1 / np.diag(low)
         self.second = None
-        size = columns if self.even else self.taps
-        grouped = np.repeat(_means(diagonal, size), size)[:columns]
+        alike = columns if self.even else self.taps
+        grouped = np.repeat(_means(diagonal, alike), alike)[:columns]
         mean = float(np.exp(np.log(grouped).mean()))
         u = np.maximum(self.weight, 1e-3 * self.weight.mean() + 1e-30)
         row_mean = float(np.exp(np.log(u).mean()))
         self.row = _levels(np.sqrt(row_mean / u))
         self.column = _levels(mean / grouped)
-        steps = np.exp2(self.row[:, None] / 4.0) * np.exp2(self.column / 4.0)
         self.unit = 2.0 ** -((_ZERO + _ZERO) / 4) / (mean * np.sqrt(row_mean))
-        self.steps = steps * self.unit
-        self.scaled = (self.w / self.steps).astype(np.float32)
+        self.scaled = (w / self.steps).astype(np.float32)
         # what an error of one unit costs, which is about 1
         self.harm_row = u * np.exp2(self.row / 2.0) * np.exp2(-_ZERO / 2) / row_mean
         harm = diagonal * np.exp2((self.column - float(_ZERO)) / 4) / mean
@@ -96,13 +95,19 @@ class Layer:
             scaled = self.upper / np.diag(self.upper)[:, None]
             self.upper = scaled * (columns_step[:, None] / columns_step[None, :]).astype(np.float32)
 
+    @property
+    def steps(self) -> Array:
+        """What a step of 1 is for each weight, float64 [rows, columns]."""
+        steps: Array = np.exp2(self.row[:, None] / 4.0) * np.exp2(self.column / 4.0) * self.unit
+        return steps
+
     def stored(self, array: Array) -> Array:
         """An array [rows, columns] as the weight is stored."""
         return np.ascontiguousarray(array.T if self.turned else array).reshape(self.shape)
 
     def unstored(self, array: Array) -> Array:
         """Integers as they are stored, as int32 [rows, columns]: undoes `stored`."""
-        rows, columns = self.w.shape
+        rows, columns = self.size
         whole = array.reshape(columns, rows).T if self.turned else array.reshape(rows, columns)
         return np.ascontiguousarray(whole, np.int32)
 

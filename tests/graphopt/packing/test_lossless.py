@@ -50,8 +50,11 @@ def test_from_the_command_line_and_back(tmp_path, capsys):
     assert (
         said["after"] == pack.stat().st_size < 0.84 * source.stat().st_size == 0.84 * said["before"]
     )
+    assert said["ratio"] == said["before"] / said["after"]
     assert run(["unpack", str(pack), "-o", str(back)]) == 0
     assert back.read_bytes() == source.read_bytes()
+    assert run(["pack", str(pack), "--lossless", "-o", str(tmp_path / "twice.gopt")]) == 2
+    assert "is a pack already: graphopt unpack gives" in capsys.readouterr().err
 
 
 def test_external_data_comes_back_under_its_name(tmp_path):
