@@ -49,11 +49,12 @@ def judged(
     budget, judge = setting.budget, setting.judge
     reason, error, over, metric = "", None, None, None
     if judge is not None and look:
+        outputs: list[Outputs]
         if setting.guard is None:
             outputs = list(run_each(coded.model, judge.probe, optimize=True))
         else:
             with setting.guard.opened(coded.model) as predict:
-                outputs = list(map(predict, judge.probe))
+                outputs = [predict(feeds) for feeds in judge.probe]
         compared = compare_outputs(judge.source, [_own(judge.source[0], run) for run in outputs])
         error = compared.worst
         reason = compared.broken or budget.over_error(error / share)
