@@ -79,7 +79,7 @@ def _said(guard: Guard, outputs: Sequence[Outputs], over: float, share: float) -
     if worst.over > 1:
         return f"{name} says something else: {worst}"
     many = f"{over:.2g} times what may"
-    return f"other inputs are likely to say something else: {many}; more samples tell more"
+    return f"other inputs are likely to say something else: {many}; give more samples, or a limit"
 
 
 def metric_of(setting: Setting, model: ir.Model) -> float | None:
