@@ -25,3 +25,7 @@ def test_neighbours_are_alike_but_for_edges():
 def test_the_same_seed_draws_the_same():
     np.testing.assert_array_equal(drawn(3, 1, 16, 16), drawn(3, 1, 16, 16))
     assert (drawn(1, 1, 16, 16) != drawn(1, 1, 16, 16, seed=1)).any()
+
+
+def test_images_without_a_pixel_are_empty():
+    assert dead_leaves((1, 4, 0, 64), np.random.default_rng(0)).shape == (1, 4, 0, 64)
