@@ -86,7 +86,9 @@ def _observe(
     total, square, count = np.zeros(groups * outputs), np.zeros(groups * outputs), 0
     draw = Draw(op, features, run.runs, ctx.seed)
     waiting: list[Array] = []
+    samples = 0
     for inputs, result, *terms in run.values(values):
+        samples += result.shape[0]
         at = draw(result.shape)
         waiting.append(op.features(inputs, result.shape, at))
         if sum(f.shape[1] for f in waiting) >= features:  # each sum takes a square of features
@@ -103,20 +105,24 @@ def _observe(
     covariance = moments.covariance()
     if moments.rows < features:
         for each in covariance:
-            _shrink(each, moments.rows)
+            _shrink(each, samples)  # positions of one sample are no draws of their own
     (positions,) = units.values()
     unit = np.repeat(positions.reshape(groups, -1), features * groups // len(positions), axis=1)
     return [Reader(w[g], covariance[g], unit[g], max(energy, 1e-30)) for g in range(groups)]
 
 
-def _shrink(covariance: Array, rows: int) -> None:
+def _shrink(covariance: Array, draws: int) -> None:
     """Oracle approximating shrinkage towards the mean variance (Chen et al., arXiv:0907.4698).
 
     Fewer rows than features leave directions in which nothing varies on them: what a unit there
     costs would be nothing, and what the rest makes up for it everything.
+
+    Args:
+        covariance: [features, features], changed in place.
+        draws: how many independent ones it was estimated from.
     """
     n, trace, square = len(covariance), np.trace(covariance), float(np.vdot(covariance, covariance))
-    spread = (rows + 1 - 2 / n) * (square - trace**2 / n)
+    spread = (draws + 1 - 2 / n) * (square - trace**2 / n)
     share = min(1.0, ((1 - 2 / n) * square + trace**2) / max(spread, 1e-300))
     covariance *= 1 - share
     np.einsum("ii->i", covariance)[:] += share * trace / n
