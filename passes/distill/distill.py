@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
+from graphopt.passes.distill.blocks import train_blocks
 from graphopt.passes.distill.features import Feature, shared_features
 
 from graphopt.context import Context
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Distill"]
 
+#: Samples up to which parts of the model are trained before the whole.
+FEW = 2048
+
 
 @dataclasses.dataclass(frozen=True)
 class Distill(Pass):
@@ -49,7 +53,8 @@ class Distill(Pass):
     Nothing but unlabelled samples is needed; the original is the model the run started from.
     Structure stays: shapes, factors, zeros of sparse matrices, integers (trained through fake
     quantization). A tenth of the samples (512 at most) is held out, and the best weights by them
-    are kept: the model as it was, if none are better.
+    are kept: the model as it was, if none are better. Where samples are few (2,048 rows), part
+    after part learns the original's intermediate values before the whole does its outputs.
 
     Attributes:
         epochs: passes over the samples.
@@ -102,6 +107,7 @@ class Distill(Pass):
             return 0
         if not ctx.edit(self, "weights"):
             return 0
+        blocks = self._blocks(source, model, ctx)
         features = self._features(source, model, ctx)
         try:
             seen = with_outputs(model, [f.ours for f in features])
@@ -125,6 +131,8 @@ class Distill(Pass):
             plan = Plan(
                 epochs=self.epochs,
                 lr=self.lr,
+                # what parts have learned gets worse before the rate falls
+                patience=self.epochs if blocks else Plan.patience,
                 checkpoint=Path(self.checkpoint, "distill.pt") if self.checkpoint else None,
                 key=_key(self, student, batches, ctx),
                 text="distill",
@@ -132,7 +140,21 @@ class Distill(Pass):
             report = train(student, batches, criterion, plan, ctx)
         ctx.note(f"distill: {report}")
         settle(module.cpu(), seen)
-        return _write(module, model, ctx) if report.improved else 0
+        return _write(module, model, ctx) if report.improved else blocks
+
+    def _blocks(self, source: ir.Model, model: ir.Model, ctx: Context) -> int:
+        """Part by part first, where samples are few; how many parts changed."""
+        samples = ctx.samples
+        quantized = any("Quantize" in node.op_type for node in model.graph)
+        if self.data or quantized or samples is None:
+            return 0
+        rows = sum(len(next(iter(feeds.values()))) for feeds in samples)
+        if rows > FEW:
+            return 0
+        done = train_blocks(source, model, samples, ctx, batch=self.batch)
+        if done:
+            ctx.note(f"distill: {done} parts of the model first, each on the original's values")
+        return done
 
     def _source(self, ctx: Context) -> ir.Model | None:
         """The models to learn from as one; None: the original."""
