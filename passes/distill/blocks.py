@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.distill.features import Feature, shared_features
+from graphopt.passes.distill.writing import write
 
 from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.execution.observe import observe
 from graphopt.execution.staged import Staged
-from graphopt.execution.trainable import trainable, write_back
+from graphopt.execution.trainable import trainable
 from graphopt.samples import Samples
 from graphopt.samples.stream import inputs_of
 from graphopt.training.examples import Examples, Store
@@ -71,28 +72,24 @@ def train_blocks(
             _typed(part, next(iter(now.values(begins))))
             batches = Examples(store.finish(), len(begins), rows=rows, size=batch, seed=ctx.seed)
             known.append(end)
-            done += batches.steps > 0 and _train(
-                part, model, batches, feature, ctx, f"{k + 1}/{len(features)}"
-            )
+            done += batches.steps > 0 and _train(part, model, batches, feature, ctx, k + 1)
     return done
 
 
 def _train(
-    part: ir.Model, model: ir.Model, batches: Examples, feature: Feature, ctx: Context, text: str
+    part: ir.Model, model: ir.Model, batches: Examples, feature: Feature, ctx: Context, number: int
 ) -> bool:
     try:
         module = trainable(part).to(device_of())
     except ModelError:
         return False  # the whole model says why
     plan = Plan(
-        epochs=math.ceil(STEPS / batches.steps), lr=RATE, text=f"distill: part {text}", patience=3
+        epochs=math.ceil(STEPS / batches.steps), lr=RATE, text=f"distill part {number}", patience=3
     )
     report = train(module, batches, Criterion([Output("values", feature.variance)]), plan, ctx)
     if not report.improved:
         return False
-    write_back(module.cpu(), part)
-    for name, value in part.graph.initializers.items():
-        model.graph.initializers[name].const_value = value.const_value
+    write(module.cpu(), model, ctx, part)
     return True
 
 

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import onnx_ir as ir
 from graphopt.passes.distill.blocks import train_blocks
 from graphopt.passes.distill.features import Feature, shared_features
+from graphopt.passes.distill.writing import write
 
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.observe import with_outputs
-from graphopt.execution.trainable import trainable, write_back
+from graphopt.execution.trainable import trainable
 from graphopt.formats import load
-from graphopt.graph import provenance
-from graphopt.io.tensors import SparseTensor
 from graphopt.pass_ import Pass
 from graphopt.rewriting.merging import merge
 from graphopt.samples.stream import inputs_of
@@ -140,7 +139,7 @@ class Distill(Pass):
             report = train(student, batches, criterion, plan, ctx)
         ctx.note(f"distill: {report}")
         settle(module.cpu(), seen)
-        return _write(module, model, ctx) if report.improved else blocks
+        return write(module, model, ctx) if report.improved else blocks
 
     def _blocks(self, source: ir.Model, model: ir.Model, ctx: Context) -> int:
         """Part by part first, where samples are few; how many parts changed."""
@@ -225,18 +224,3 @@ def _key(one: Distill, student: torch.nn.Module, batches: Any, ctx: Context) -> 
     if isinstance(batches, Examples):
         seen.update(batches.store.digest().encode())
     return seen.hexdigest()
-
-
-def _write(module: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
-    """Put the trained values into the model; how many tensors changed."""
-    before = {v: v.const_value for v in model.graph.initializers.values()}
-    changed = write_back(module, model)
-    for value, tensor in before.items():
-        made = value.const_value
-        if made is not tensor and made is not None:
-            if isinstance(tensor, SparseTensor):  # its zeros are still there
-                value.const_value = SparseTensor.of(made.numpy(), value.name or "") or made
-            for use in value.uses():
-                provenance.mark(use.node, ctx.pass_name)
-    ctx.invalidate()
-    return changed
