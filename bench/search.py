@@ -6,17 +6,15 @@
 
 DIR holds trained models (`NAME.onnx`, logits of `x`) and `glyphs.npz` (x_train, x_val, y_val).
 *costs* fits the correction as a search does, builds random choices without samples, and compares
-the prediction with their latency, timed beside the model: where that itself takes longer than it
-did before, another time. *found* searches
-with 256 unlabelled samples, judged on 2,000 validation images, and times the result beside the
-source and the best pipeline written by hand that keeps the same limit. Rows are kept in
+the prediction with their latency, each in a process of its own in turns with the model. *found*
+searches with 256 unlabelled samples, judged on 2,000 validation images, and times the result beside
+the source and the best pipeline written by hand that keeps the same limit. Rows are kept in
 search.json: a second call replaces those that it measures again.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
@@ -30,8 +28,7 @@ from graphopt.backend import find_target
 from graphopt.errors import GraphOptError
 from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.run import run
-from graphopt.samples import stand_ins
-from graphopt.searching.correction import correct, quickest
+from graphopt.searching.correction import clock, correct, hasty, settled
 from graphopt.searching.cost import CostModel
 from graphopt.searching.solver import Knapsack
 from graphopt.searching.space import passes_for, space_of
@@ -39,8 +36,6 @@ from graphopt.searching.table import Table
 
 #: Points of accuracy that may be lost.
 MAX_DROP = 0.5
-#: The model beside a candidate may take so much longer than ever before; how often it is tried.
-DISTURBED, TRIES = 1.03, 8
 #: Pipelines a person would write: the strongest that keeps the limit is the one to beat.
 BY_HAND = (
     "clean, fold, fuse, int8",
@@ -75,8 +70,7 @@ def costs(path: Path, candidates: int, seconds: float) -> dict[str, Any]:
     base, steps = passes_for(None)
     setting = prepare(path, measure=False, verify="graph")
     setting = prepare(run(setting, list(base)).model, measure=False, verify="graph")
-    drawn = stand_ins(setting.source.model, seed=0, shapes=setting.shapes)
-    setting = dataclasses.replace(setting, samples=drawn, given=True)
+    setting = hasty(setting)
     space = space_of(base, steps, setting)
     plain = run(setting, space.passes(space.nothing)).model
     table = Table(target, None)
@@ -86,22 +80,19 @@ def costs(path: Path, candidates: int, seconds: float) -> dict[str, Any]:
     measured = time.perf_counter() - began
     correct(model, setting, target, lambda *_: None)
     rng = np.random.default_rng(0)
-    errors: list[float] = []
-    least = float("inf")
-    while len(errors) < candidates:
-        choice = random_choice(space, rng)
-        try:
-            built = run(setting, space.passes(choice)).model
-        except GraphOptError:
-            continue
-        ms = float("inf")
-        for _ in range(TRIES):
-            beside, quick = quickest([plain, built], setting.feeds, target, seconds)
-            least, ms = min(least, beside), min(ms, quick)
-            if beside <= DISTURBED * least:
-                break
-        errors.append(abs(model.predict(choice).latency / ms - 1))
-        print(path.stem, len(errors), f"{ms:.3f} {errors[-1]:.3f}", flush=True)
+    predicted: list[float] = []
+    times: list[tuple[float, float]] = []
+    with clock(plain, setting.feeds, target) as quickest:
+        while len(times) < candidates:
+            choice = random_choice(space, rng)
+            try:
+                built = run(setting, space.passes(choice)).model
+            except GraphOptError:
+                continue
+            times.append(quickest(built, seconds))
+            predicted.append(model.predict(choice).latency)
+            print(path.stem, len(times), f"{times[-1][1]:.3f} {predicted[-1]:.3f}", flush=True)
+    errors = np.abs(np.array(predicted) / settled(times) - 1)
     return {
         "part": "costs",
         "model": path.stem,
