@@ -2,14 +2,14 @@
 
     python bench/search.py --models DIR --part solver
     python bench/search.py --models DIR --part costs [--candidates 60] [--only resnet20]
-    python bench/search.py --models DIR --part found [--only resnet20] [--trials 20]
+    python bench/search.py --models DIR --part found [--only resnet20] [--trials 20] [--olive DIR]
 
 DIR holds trained models (`NAME.onnx`, logits of `x`) and `glyphs.npz` (x_train, x_val, y_val).
 *costs* fits the correction as a search does, builds random choices without samples, and compares
 the prediction with their latency, each in a process of its own in turns with the model. *found*
 searches with 256 unlabelled samples, judged on 2,000 validation images, and times the result beside
-the source and the best pipeline written by hand that keeps the same limit. Rows are kept in
-search.json: a second call replaces those that it measures again.
+the source, the best pipeline written by hand that keeps the same limit, and what Olive found. Rows
+are kept in search.json: a second call replaces those that it measures again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import Budget, optimize, search
+from graphopt import Budget, load, optimize, search
 from graphopt.backend import find_target
 from graphopt.errors import GraphOptError
 from graphopt.pipeline.prepare import prepare
@@ -121,7 +121,9 @@ def random_choice(space: Any, rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def found(path: Path, glyphs: Path, trials: int, minimize: str, cache: str | None) -> dict:
+def found(
+    path: Path, glyphs: Path, trials: int, minimize: str, cache: str | None, olive: Path | None
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         score, samples = Path(folder, "score.py"), Path(folder, "calib.npz")
         score.write_text(SCORE.format(glyphs=str(glyphs)))
@@ -148,6 +150,7 @@ def found(path: Path, glyphs: Path, trials: int, minimize: str, cache: str | Non
             "seconds": took,
             "spec": result.report.spec,
             "hand": by_hand(path, samples, evaluate),
+            "olive": side_by_side(path, olive) if olive else {},
         }
 
 
@@ -164,6 +167,15 @@ def by_hand(path: Path, samples: Path, evaluate: str) -> dict[str, Any]:
     return best
 
 
+def side_by_side(path: Path, olive: Path) -> dict[str, Any]:
+    """What bench/search_olive.py found for this model, in turns with the source."""
+    setting = prepare(path, measure=False, verify="graph")
+    with clock(setting.source.model, setting.feeds, find_target("cpu")) as quickest:
+        source, own = quickest(load(olive / path.name), 5.0)
+    told = json.loads((olive / f"{path.stem}.json").read_text())
+    return {"speed": source / own, "accuracy": told["accuracy"]}
+
+
 def write(rows: list[dict[str, Any]], out: Path) -> None:
     lines = [
         "# Search",
@@ -174,8 +186,9 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
     ]
     for part in ("solver", "costs", "found"):
         mine = [
-            {k: v for k, v in r.items() if k not in ("part", "hand", "spec")}
+            {k: v for k, v in r.items() if k not in ("part", "hand", "spec", "olive")}
             | ({"by hand": f"{r['hand'].get('speed', 0):.2f}"} if "hand" in r else {})
+            | ({"Olive": f"{r['olive']['speed']:.2f}"} if r.get("olive") else {})
             for r in rows
             if r["part"] == part
         ]
@@ -201,6 +214,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--minimize", default="latency")
     parser.add_argument("--cache")
+    parser.add_argument("--olive", type=Path, help="what bench/search_olive.py wrote")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     args = parser.parse_args()
     kept = args.out / "search.json"
@@ -223,7 +237,7 @@ def main() -> None:
             save(costs(path, args.candidates, args.seconds))
         else:
             glyphs = args.models / "glyphs.npz"
-            save(found(path, glyphs, args.trials, args.minimize, args.cache))
+            save(found(path, glyphs, args.trials, args.minimize, args.cache, args.olive))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -153,9 +152,11 @@ def main() -> None:
             best = found.get_best_candidate() if found.has_output_model() else None
             row = {"model": name, "trials": args.trials, "seconds": time.perf_counter() - began}
             if best is not None:
-                row |= {"metrics": best.metrics_value, "config": best.olive_model_config}
+                values = {k.split("-")[0]: v["value"] for k, v in best.metrics_value.items()}
+                row |= {"accuracy": 100 * values["accuracy"], "latency": values["latency"]}
                 shutil.copy(best.model_path, args.out / f"{name}.onnx")
-            print(json.dumps(row, default=str), file=sys.stdout, flush=True)
+            (args.out / f"{name}.json").write_text(json.dumps(row) + "\n")
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
