@@ -147,8 +147,8 @@ class Distill(Pass):
         quantized = any("Quantize" in node.op_type for node in model.graph)
         if self.data or quantized or samples is None:
             return 0
-        rows = sum(len(next(iter(feeds.values()))) for feeds in samples)
-        if rows > FEW:
+        rows = (max((len(a) for a in f.values() if a.ndim), default=1) for f in samples)
+        if sum(rows) > FEW:
             return 0
         done = train_blocks(source, model, samples, ctx, batch=self.batch)
         if done:
