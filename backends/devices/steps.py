@@ -55,7 +55,7 @@ def _usual(node: ir.Node) -> bool:
     """Whether the gates are the usual ones, and all sequences are of one length."""
     usual = _USUAL[node.op_type]
     names = attribute(node, "activations") or usual
-    beside = node.inputs[4:5] + (node.inputs[7:8] if node.op_type == "LSTM" else ())
+    beside = [*node.inputs[4:5], *(node.inputs[7:8] if node.op_type == "LSTM" else ())]
     return (
         list(names) == usual * (len(names) // len(usual))
         and not any(attribute(node, name, 0) for name in ("clip", "input_forget", "layout"))
@@ -111,7 +111,9 @@ class _Layer:
         bias = self.bias[d].sum(0)
         if self.node.op_type == "GRU":
             bias[2 * self.hidden :] = self.bias[d][0, 2 * self.hidden :]
-        return self.op.Add(self.product(rows, self.kernel[d]), self.constant(bias, "bias"))
+        product = self.op.MatMul(rows, self.constant(self.kernel[d].T, "kernel"))
+        made: ir.Value = self.op.Add(product, self.constant(bias, "bias"))
+        return made
 
     def weights(self, d: int) -> tuple[ir.Value, ...]:
         """Constants that every step reads."""
@@ -159,19 +161,21 @@ class _Layer:
             return self.constant(np.zeros((self.batch, self.hidden), self.kernel.dtype), "state")
         return self.reshaped(self.part(given, 0, d, 1), self.batch, self.hidden)
 
-    def product(self, x: ir.Value, rows: Array) -> ir.Value:
-        return self.op.MatMul(x, self.constant(rows.T, "kernel"))
-
     def part(self, x: ir.Value, axis: int, start: int, size: int) -> ir.Value:
         limits = (self.constant(np.array([k]), "limit") for k in (start, start + size, axis))
-        return self.op.Slice(x, *limits)
+        made: ir.Value = self.op.Slice(x, *limits)
+        return made
 
     def stacked(self, parts: Sequence[ir.Value]) -> ir.Value:
-        return parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
+        if len(parts) == 1:
+            return parts[0]
+        made: ir.Value = self.op.Concat(*parts, axis=0)
+        return made
 
     def reshaped(self, x: ir.Value | None, *dims: int) -> ir.Value:
-        return self.op.Reshape(x, self.constant(np.array(dims), "shape"))
+        made: ir.Value = self.op.Reshape(x, self.constant(np.array(dims), "shape"))
+        return made
 
     def constant(self, array: Array, name: str) -> ir.Value:
-        value: ir.Value = self.op.constant(np.ascontiguousarray(array), name)
-        return value
+        made: ir.Value = self.op.constant(np.ascontiguousarray(array), name)
+        return made
