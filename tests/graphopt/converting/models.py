@@ -71,6 +71,10 @@ def lightgbm(folder):
     model = lightgbm.train({"objective": "multiclass", "num_class": 3, **quiet}, data, 8)
     model.save_model(folder / "classes.txt")
     lightgbm.train(quiet, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "numbers.txt")
+    forest = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5, **quiet}
+    lightgbm.train(forest, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "forest.txt")
+    steep = {"objective": "binary", "sigmoid": 0.5, **quiet}
+    lightgbm.train(steep, lightgbm.Dataset(X, Y > 0), 8).save_model(folder / "steep.txt")
     kinds = rng.integers(0, 9, len(X))
     table = lightgbm.Dataset(np.c_[X, kinds], kinds % 3, categorical_feature=[4])
     one = {"min_data_per_group": 1, "cat_smooth": 1, **quiet}

@@ -263,6 +263,7 @@ def python_of(framework, module):
         ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json", "rank.json"]),
         ("xgboost", "xgboost", ["labels.json"]),
         ("lightgbm", "lightgbm", ["categories.txt", "classes.txt", "numbers.txt"]),
+        ("lightgbm", "lightgbm", ["forest.txt", "steep.txt"]),
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
         ("jax", "jax2onnx", ["functions.py:dense"]),
         ("tensorflow", "tensorflow", ["dense", "dense.tflite"]),
