@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx_ir as ir
 from graphopt.backends.devices.names import Names, read_names
 from graphopt.backends.devices.quantized import in_pairs, is_quantized
+from graphopt.backends.devices.steps import in_steps
 from graphopt.backends.devices.torch_form import TorchDevice, exported
 
 from graphopt.backend import Arrays
@@ -49,6 +51,10 @@ class ExecuTorch(TorchDevice):
             }
         ),
     )
+
+    def convert(self, model: ir.Model, target: Target, path: Path) -> None:
+        """Write the program, recurrent layers as steps that XNNPACK takes as one."""
+        super().convert(in_steps(model), target, path)
 
     def open(self, path: Path, target: Target) -> ExecuTorchSession:
         """Open the program in the portable runtime with XNNPACK."""

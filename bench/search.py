@@ -2,21 +2,19 @@
 
     python bench/search.py --models DIR --part solver
     python bench/search.py --models DIR --part costs [--candidates 60] [--only resnet20]
-    python bench/search.py --models DIR --part found [--only resnet20] [--trials 20]
+    python bench/search.py --models DIR --part found [--only resnet20] [--trials 20] [--olive DIR]
 
 DIR holds trained models (`NAME.onnx`, logits of `x`) and `glyphs.npz` (x_train, x_val, y_val).
 *costs* fits the correction as a search does, builds random choices without samples, and compares
-the prediction with their latency, timed beside the model: where that itself takes longer than it
-did before, another time. *found* searches
-with 256 unlabelled samples, judged on 2,000 validation images, and times the result beside the
-source and the best pipeline written by hand that keeps the same limit. Rows are kept in
-search.json: a second call replaces those that it measures again.
+the prediction with their latency, each in a process of its own in turns with the model. *found*
+searches with 256 unlabelled samples, judged on 2,000 validation images, and times the result beside
+the source, the best pipeline written by hand that keeps the same limit, and what Olive found. Rows
+are kept in search.json: a second call replaces those that it measures again.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
@@ -25,13 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import Budget, optimize, search
+from graphopt import Budget, load, optimize, search
 from graphopt.backend import find_target
 from graphopt.errors import GraphOptError
 from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.run import run
-from graphopt.samples import stand_ins
-from graphopt.searching.correction import correct, quickest
+from graphopt.searching.correction import clock, correct, hasty, settled
 from graphopt.searching.cost import CostModel
 from graphopt.searching.solver import Knapsack
 from graphopt.searching.space import passes_for, space_of
@@ -39,8 +36,6 @@ from graphopt.searching.table import Table
 
 #: Points of accuracy that may be lost.
 MAX_DROP = 0.5
-#: The model beside a candidate may take so much longer than ever before; how often it is tried.
-DISTURBED, TRIES = 1.03, 8
 #: Pipelines a person would write: the strongest that keeps the limit is the one to beat.
 BY_HAND = (
     "clean, fold, fuse, int8",
@@ -75,8 +70,7 @@ def costs(path: Path, candidates: int, seconds: float) -> dict[str, Any]:
     base, steps = passes_for(None)
     setting = prepare(path, measure=False, verify="graph")
     setting = prepare(run(setting, list(base)).model, measure=False, verify="graph")
-    drawn = stand_ins(setting.source.model, seed=0, shapes=setting.shapes)
-    setting = dataclasses.replace(setting, samples=drawn, given=True)
+    setting = hasty(setting)
     space = space_of(base, steps, setting)
     plain = run(setting, space.passes(space.nothing)).model
     table = Table(target, None)
@@ -86,22 +80,19 @@ def costs(path: Path, candidates: int, seconds: float) -> dict[str, Any]:
     measured = time.perf_counter() - began
     correct(model, setting, target, lambda *_: None)
     rng = np.random.default_rng(0)
-    errors: list[float] = []
-    least = float("inf")
-    while len(errors) < candidates:
-        choice = random_choice(space, rng)
-        try:
-            built = run(setting, space.passes(choice)).model
-        except GraphOptError:
-            continue
-        ms = float("inf")
-        for _ in range(TRIES):
-            beside, quick = quickest([plain, built], setting.feeds, target, seconds)
-            least, ms = min(least, beside), min(ms, quick)
-            if beside <= DISTURBED * least:
-                break
-        errors.append(abs(model.predict(choice).latency / ms - 1))
-        print(path.stem, len(errors), f"{ms:.3f} {errors[-1]:.3f}", flush=True)
+    predicted: list[float] = []
+    times: list[tuple[float, float]] = []
+    with clock(plain, setting.feeds, target) as quickest:
+        while len(times) < candidates:
+            choice = random_choice(space, rng)
+            try:
+                built = run(setting, space.passes(choice)).model
+            except GraphOptError:
+                continue
+            times.append(quickest(built, seconds))
+            predicted.append(model.predict(choice).latency)
+            print(path.stem, len(times), f"{times[-1][1]:.3f} {predicted[-1]:.3f}", flush=True)
+    errors = np.abs(np.array(predicted) / settled(times) - 1)
     return {
         "part": "costs",
         "model": path.stem,
@@ -130,7 +121,9 @@ def random_choice(space: Any, rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def found(path: Path, glyphs: Path, trials: int, minimize: str, cache: str | None) -> dict:
+def found(
+    path: Path, glyphs: Path, trials: int, minimize: str, cache: str | None, olive: Path | None
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         score, samples = Path(folder, "score.py"), Path(folder, "calib.npz")
         score.write_text(SCORE.format(glyphs=str(glyphs)))
@@ -157,6 +150,7 @@ def found(path: Path, glyphs: Path, trials: int, minimize: str, cache: str | Non
             "seconds": took,
             "spec": result.report.spec,
             "hand": by_hand(path, samples, evaluate),
+            "olive": side_by_side(path, olive) if olive else {},
         }
 
 
@@ -173,6 +167,15 @@ def by_hand(path: Path, samples: Path, evaluate: str) -> dict[str, Any]:
     return best
 
 
+def side_by_side(path: Path, olive: Path) -> dict[str, Any]:
+    """What bench/search_olive.py found for this model, in turns with the source."""
+    setting = prepare(path, measure=False, verify="graph")
+    with clock(setting.source.model, setting.feeds, find_target("cpu")) as quickest:
+        source, own = quickest(load(olive / path.name), 5.0)
+    told = json.loads((olive / f"{path.stem}.json").read_text())
+    return {"speed": source / own, "accuracy": told["accuracy"]}
+
+
 def write(rows: list[dict[str, Any]], out: Path) -> None:
     lines = [
         "# Search",
@@ -183,8 +186,9 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
     ]
     for part in ("solver", "costs", "found"):
         mine = [
-            {k: v for k, v in r.items() if k not in ("part", "hand", "spec")}
+            {k: v for k, v in r.items() if k not in ("part", "hand", "spec", "olive")}
             | ({"by hand": f"{r['hand'].get('speed', 0):.2f}"} if "hand" in r else {})
+            | ({"Olive": f"{r['olive']['speed']:.2f}"} if r.get("olive") else {})
             for r in rows
             if r["part"] == part
         ]
@@ -210,6 +214,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--minimize", default="latency")
     parser.add_argument("--cache")
+    parser.add_argument("--olive", type=Path, help="what bench/search_olive.py wrote")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     args = parser.parse_args()
     kept = args.out / "search.json"
@@ -232,7 +237,7 @@ def main() -> None:
             save(costs(path, args.candidates, args.seconds))
         else:
             glyphs = args.models / "glyphs.npz"
-            save(found(path, glyphs, args.trials, args.minimize, args.cache))
+            save(found(path, glyphs, args.trials, args.minimize, args.cache, args.olive))
 
 
 if __name__ == "__main__":

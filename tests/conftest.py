@@ -3,11 +3,14 @@ import os
 import shutil
 import sys
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 
 from graphopt import tune
 
+#: Milliseconds until a browser is taken for dead.
+PATIENCE = 300_000.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # workers share the processors: threads of PyTorch that wait for each other on a busy one take long
@@ -16,6 +19,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 NUMBERS = itertools.count()
+ROOT = Path(__file__).parent
+#: Whose tests take seconds, for the processes and the training that they start.
+LONG = (
+    *("passes/test_backend_suite.py", "cli", "docs", "graphopt/searching", "graphopt/training"),
+    *("backends", "passes/test_compositions.py", "passes/kv_cache", "passes/distill"),
+    *("passes/weight_only", "graphopt/tracing", "graphopt/verification", "graphopt/page"),
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Long tests first, in both halves: two workers begin with one each, and short ones end both.
+
+    A file's tests stay together, for what they share.
+    """
+
+    def rank(item):
+        place = item.path.relative_to(ROOT).as_posix()
+        return next((k for k, one in enumerate(LONG) if f"{place}/".startswith(f"{one}/")), None)
+
+    files = itertools.groupby(sorted(items, key=lambda i: str(i.path)), key=lambda i: i.path)
+    parts = [list(tests) for _, tests in files]
+    long = sorted((p for p in parts if rank(p[0]) is not None), key=lambda p: rank(p[0]))
+    short = [item for p in parts if rank(p[0]) is None for item in p]
+    first, second = ([item for p in long[k::2] for item in p] for k in (0, 1))
+    cut = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *short[:cut], *second, *short[cut:]]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +75,7 @@ def translations():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     """Chromium, where it and Playwright are installed."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = next((p for name in BROWSERS if (p := shutil.which(name))), None)
@@ -53,6 +83,22 @@ def browser():
         pytest.skip("no Chromium on this machine")
     with api.sync_playwright() as play:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        opened = play.chromium.launch(executable_path=path, args=options)
+        opened = play.chromium.launch(executable_path=path, args=options, timeout=PATIENCE)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    """Makes windows of Chromium, which wait as long as a busy machine takes."""
+    windows = []
+
+    def window(scheme="light"):
+        view = {"width": 1280, "height": 900}
+        windows.append(chromium.new_context(color_scheme=scheme, viewport=view))
+        windows[-1].set_default_timeout(PATIENCE)
+        return windows[-1].new_page()
+
+    yield window
+    for one in windows:
+        one.close()

@@ -53,7 +53,9 @@ class LiteRt(Device):
     def open(self, path: Path, target: Target) -> LiteRtSession:
         """Open the file in the interpreter, with XNNPACK."""
         from ai_edge_litert.interpreter import Interpreter
+        from graphopt.backends.litert.quiet import announced
 
+        announced()
         try:
             raw = Interpreter(model_path=str(path), num_threads=max(target.threads, 1))
             raw.allocate_tensors()

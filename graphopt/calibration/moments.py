@@ -22,6 +22,8 @@ from graphopt.graph.attributes import attribute
 __all__ = ["Moments", "patches", "rows_of", "taps"]
 
 Array = np.ndarray[Any, Any]
+#: Rows of a matrix that are worked on at a time.
+BLOCK = 64
 
 
 @dataclasses.dataclass
@@ -83,7 +85,9 @@ class Moments:
         """
         mean, found = self.mean, self.second
         unknown = np.finfo(np.float32).eps * np.einsum("gii->g", found)
-        found -= mean[:, :, None] * mean[:, None, :]
+        for at in range(0, found.shape[1], BLOCK):  # a temporary as large takes longer than sums
+            part = slice(at, at + BLOCK)
+            found[:, part] -= mean[:, part, None] * mean[:, None, :]
         np.einsum("gii->gi", found)[:] += unknown[:, None]
         return found
 

@@ -14,10 +14,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
+from click.core import ParameterSource
+
 from graphopt.errors import UsageError, nearest
 from graphopt.user_code import names_code
 
-__all__ = ["DEFAULTS", "read_config"]
+__all__ = ["DEFAULTS", "read_config", "with_config"]
 
 PROJECT = "pyproject.toml"
 #: Read where nothing is named: the first that is there.
@@ -58,3 +61,26 @@ def read_config(path: str | None, known: set[str]) -> dict[str, Any]:
                 f"--config {file}"
             )
     return options
+
+
+def with_config(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The command line over the configuration file over the defaults."""
+    names = {"evaluate": "eval", "shapes": "shape", "report_file": "report", "as_json": "json"}
+    known = {names.get(k, k) for k in given} - {"model", "config", "debug"}
+    config = read_config(given["config"], known)
+    merged = dict(given)
+    for key in given:
+        typed = ctx.get_parameter_source(key) == ParameterSource.COMMANDLINE
+        name = names.get(key, key)
+        if name in config and not typed:
+            merged[key] = _checked(ctx, key, config[name])
+    return merged
+
+
+def _checked(ctx: click.Context, key: str, value: Any) -> Any:
+    if key == "shapes":
+        if not isinstance(value, dict):
+            raise UsageError("the configuration's shape must be a table: [shape] x = [1, 3]")
+        return tuple(f"{k}={'x'.join(map(str, v))}" for k, v in value.items())
+    parameter = next(p for p in ctx.command.params if p.name == key)
+    return parameter.type_cast_value(ctx, value)

@@ -16,6 +16,8 @@ from graphopt.cli.completion import complete_passes
 from graphopt.cli.reports import is_html, ours, write_report
 
 DATA = Path(__file__).parents[1] / "data"
+#: About how long one comparison of latencies takes.
+SECONDS = 0.8
 
 
 @click.command("demo")
@@ -67,7 +69,7 @@ def command(
             passes,
             samples=open_samples({"image": arrays["calibration"]}, load(source)),
             budget=_accuracy_budget(arrays),
-            measure_seconds=0.8,
+            measure_seconds=SECONDS,
             debug=debug,
             progress=shown,
             watch=watched.watch if watched else None,

@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from graphopt.cli.common import (
     emit_json,
@@ -27,7 +23,9 @@ from graphopt.cli.common import (
     track_option,
 )
 from graphopt.cli.completion import complete_passes, complete_targets
-from graphopt.cli.reports import is_html, ours, write_report
+from graphopt.cli.config import with_config
+from graphopt.cli.outputs import destinations, folder_of, new_folder, output_of, suffix_of
+from graphopt.cli.reports import is_html, write_report
 from graphopt.errors import UsageError
 
 
@@ -141,7 +139,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     \b
     graphopt optimize model.onnx -p prune,fuse,int8 --samples calib.npz -o model.opt.onnx
     """
-    options = _with_config(ctx, given)
+    options = with_config(ctx, given)
     if options["replay"] and not options["passes"]:
         options["passes"] = _passes_of(options["replay"])
     if not options["passes"]:
@@ -164,31 +162,6 @@ def _passes_of(path: str) -> str:
     return passes
 
 
-def _with_config(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
-    """The command line over the configuration file over the defaults."""
-    from graphopt.cli.config import read_config
-
-    names = {"evaluate": "eval", "shapes": "shape", "report_file": "report", "as_json": "json"}
-    known = {names.get(k, k) for k in given} - {"model", "config", "debug"}
-    config = read_config(given["config"], known)
-    merged = dict(given)
-    for key in given:
-        typed = ctx.get_parameter_source(key) == ParameterSource.COMMANDLINE
-        name = names.get(key, key)
-        if name in config and not typed:
-            merged[key] = _checked(ctx, key, config[name])
-    return merged
-
-
-def _checked(ctx: click.Context, key: str, value: Any) -> Any:
-    if key == "shapes":
-        if not isinstance(value, dict):
-            raise UsageError("the configuration's shape must be a table: [shape] x = [1, 3]")
-        return tuple(f"{k}={'x'.join(map(str, v))}" for k, v in value.items())
-    parameter = next(p for p in ctx.command.params if p.name == key)
-    return parameter.type_cast_value(ctx, value)
-
-
 def _run(options: dict[str, Any]) -> int:
     from graphopt.backend import named_target
     from graphopt.cli.progress import progress
@@ -204,12 +177,12 @@ def _run(options: dict[str, Any]) -> int:
     target = "auto" if options["target"] == "auto" else named_target(options["target"])
     budget = _budget(options)
     shapes = parse_shapes(options["shapes"])
-    suffix = _suffix(options["output"], options["emit"], options["external_data"], target)
+    suffix = suffix_of(options["output"], options["emit"], options["external_data"], target)
     source = Path(model_path(options["model"]))
     folder = options["model"] if source.parent == Path(options["model"]) else None
-    output = _output(source, options["output"], suffix)
-    if folder is not None and (into := _folder(folder, options["output"], suffix)) is not None:
-        output = click.get_current_context().with_resource(_made(into)) / source.name
+    output = output_of(source, options["output"], suffix)
+    if folder is not None and (into := folder_of(folder, options["output"], suffix)) is not None:
+        output = click.get_current_context().with_resource(new_folder(into)) / source.name
     else:
         folder = None
     model = load(source, trust="pickle" if "pickle" in options["trust"] else "")
@@ -219,7 +192,7 @@ def _run(options: dict[str, Any]) -> int:
         else None
     )
     written: list[Path] = []
-    files = _destinations(options, passes, model, output)
+    files = destinations(options, passes, model, output)
     if folder:
         companions(Path(folder), output.parent)
     with files.told():
@@ -306,83 +279,6 @@ def _limit(option: str, given: str | float | None) -> float | None:
         return math.inf if str(given).lower() == "none" else float(given)
     except ValueError:
         raise UsageError(f"{option} takes a number or none, not {given!r}") from None
-
-
-def _suffix(named: str | None, emit: str | None, external: bool | None, target: Any) -> str:
-    """What is written: `.onnx`, `.pt2`, for which PyTorch must be there (MissingExtra), or what the
-    target's files end in.
-    """
-    wanted = ".onnx" if target == "auto" else target.suffix
-    if wanted != ".onnx":
-        if emit or external or (named and not named.endswith(wanted)):
-            raise UsageError(
-                f"target '{target.name}' writes *{wanted}: name it so after -o, and leave out "
-                "--emit and --external-data"
-            )
-        return str(wanted)
-    program = named is not None and named.endswith(".pt2")
-    if named and emit and program != (emit == "torch"):
-        raise UsageError(f"-o {named}: --emit {emit} writes {'.pt2' if not program else '.onnx'}")
-    if not (program or emit == "torch"):
-        return ".onnx"
-    if external:
-        raise UsageError("--external-data is for .onnx files: a .pt2 file holds its weights itself")
-    from graphopt.backend import find_target
-
-    find_target("torch")
-    return ".pt2"
-
-
-def _output(source: Path, named: str | None, suffix: str) -> Path:
-    """Where to write; unnamed: beside the model."""
-    return Path(named) if named else source.with_name(f"{source.stem}.opt{suffix}")
-
-
-def _folder(source: str, named: str | None, suffix: str) -> Path | None:
-    """The folder to write for a folder of onnxruntime-genai; None where -o names a file."""
-    if suffix != ".onnx" or (named and named.endswith((".onnx", ".gopt"))):
-        return None
-    return Path(named) if named else Path(os.path.abspath(source) + ".opt")
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[Path]:
-    """A folder, which goes again if it stays empty."""
-    folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def _destinations(options: dict[str, Any], passes: list[Any], model: Any, output: Path) -> Any:
-    """What will be written, checked: UsageError for a file of the user's."""
-    from graphopt.cli.config import DEFAULTS
-    from graphopt.cli.destinations import Destinations, is_model
-    from graphopt.deploy.manifest import check_manifest, manifest_path
-    from graphopt.io.reading import source_of
-    from graphopt.io.writing import check_data, weights_beside
-
-    read = [options[k] for k in ("model", "samples", "evaluate", "replay", "target")]
-    read += [options["config"]] if options["config"] else DEFAULTS
-    for one in passes:
-        read.append(getattr(sys.modules.get(type(one).__module__), "__file__", None))
-        read += [v for v in vars(one).values() if isinstance(v, str)]
-    source = source_of(model)
-    files = Destinations(read, source.files if source else ())
-    files.add(output, "-o", is_model)
-    if output.suffix != ".pt2":
-        check_manifest(output)
-        files.add(manifest_path(output), "the manifest of -o", lambda path: True)
-        beside = options["external_data"]
-        if beside or (beside is None and weights_beside(model)):
-            data = output.with_name(f"{output.name}.data")
-            check_data(output, data)
-            files.add(data, "the weights of -o", lambda path: True)
-    if options["report_file"]:
-        files.add(options["report_file"], "--report", ours(options["report_file"]))
-    return files
 
 
 def _print(report: Any, files: Sequence[Path]) -> None:

@@ -1,6 +1,8 @@
-"""What converters write that no runtime takes, set right: pooling over more axes than three."""
+"""What converters write wrongly, set right: pooling over more axes than three, declared shapes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -8,7 +10,7 @@ import onnx_ir as ir
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
 
-__all__ = ["mend_pools"]
+__all__ = ["mend_pools", "mend_shape"]
 
 #: Axes that runtimes pool over.
 MOST = 3
@@ -48,3 +50,22 @@ def mend_pools(model: ir.Model) -> list[str]:
         remove_dead([node])
         mended += 1
     return [f"{mended} pools over more than {MOST} axes pool over fewer."] if mended else []
+
+
+def mend_shape(value: ir.Value, made: np.ndarray[Any, Any]) -> str:
+    """Let `value` declare no other shape than it was seen to have; a note of what was wrong.
+
+    skl2onnx 1.20 declares one number of a tree or a forest that has several.
+    """
+    was = value.shape
+    if was is None or (
+        len(was) == made.ndim
+        and all(d == n for d, n in zip(was, made.shape, strict=True) if isinstance(d, int))
+    ):
+        return ""
+    if len(was) != made.ndim:
+        value.shape = ir.Shape([None] * made.ndim)
+    else:
+        pairs = zip(was, made.shape, strict=True)
+        value.shape = ir.Shape([None if isinstance(d, int) and d != n else d for d, n in pairs])
+    return f"Output {value.name} was declared {was} and is of shape {list(made.shape)}."

@@ -88,16 +88,15 @@ def interleave(
     seconds: float,
     *,
     enough: Callable[[Array], bool] | None = None,
-    sample: float = SAMPLE,
 ) -> Array:
     """Milliseconds per run, one row a round and one column per call; order random in each round.
 
-    Every call is warmed up first. A call quicker than `sample` seconds is repeated inside its
-    sample, all calls equally often, so that the clock and the switch between models weigh little;
-    0 times single runs. Rounds end after `seconds`, or when `enough(times)` says so.
+    Every call is warmed up first. A call quicker than `SAMPLE` is repeated inside its sample, all
+    calls equally often, so that the clock and the switch between models weigh little. Rounds end
+    after `seconds`, or when `enough(times)` says so.
     """
     rng = np.random.default_rng(0)
-    repeats = max(1, math.ceil(sample / max(1e-7, min(_warm(run) for run in runs))))
+    repeats = max(1, math.ceil(SAMPLE / max(1e-7, min(_warm(run) for run in runs))))
     rows: list[list[float]] = []
     collecting = gc.isenabled()
     gc.disable()

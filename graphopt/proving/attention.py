@@ -6,10 +6,10 @@ import math
 from fractions import Fraction
 
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.proving.arithmetic import softmax
 from graphopt.proving.conditions import guarded
 from graphopt.proving.meaning import Index, Meaning, Operator
 from graphopt.proving.polynomials import Poly, Unprovable
+from graphopt.proving.reductions import softmax
 from graphopt.proving.terms import Term
 
 __all__ = ["ATTENTION"]

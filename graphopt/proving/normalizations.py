@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.proving.arithmetic import HALF, mean
+from graphopt.proving.arithmetic import HALF
 from graphopt.proving.meaning import Index, Meaning, Operator
 from graphopt.proving.polynomials import Poly, Unprovable
+from graphopt.proving.reductions import mean
 from graphopt.proving.terms import Term
 
 __all__ = ["NORMALIZATIONS"]

@@ -186,6 +186,11 @@ class Walk:
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
         written = tuple(sorted((k, hashable(v)) for k, v in attributes.items()))
         key = (op, tuple(args), written, version, None if stable or graphs else node.name)
+        same = (*key, len(node.outputs)) if stable and not graphs and not self.scope else None
+        if same in self.terms.made:  # as in another graph: shapes need not be inferred again
+            found, facts = self.terms.made[same]
+            self.facts.take(node.outputs, facts)
+            return found
         made = []
         for k, value in enumerate(node.outputs):
 
@@ -199,7 +204,9 @@ class Walk:
             known = self._data(value) if stable and not graphs else None
             made.append(known or self.terms.named((key, k), make))
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
-            return [self._computed(node, args, made[0])]
+            made = [self._computed(node, args, made[0])]
+        if same is not None:
+            self.terms.made[same] = made, [self.facts.fact(v) for v in node.outputs]
         return made
 
     def _convolved(self, value: ir.Value | None, x: Term | None, w: Term | None) -> None:

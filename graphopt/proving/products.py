@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from graphopt.analyses.shapes.symbolic import Dim
-from graphopt.proving.arithmetic import activated, clipped, mean
+from graphopt.proving.arithmetic import activated, clipped
 from graphopt.proving.meaning import Index, Meaning, Operator
 from graphopt.proving.polynomials import Poly, Unprovable
+from graphopt.proving.reductions import mean
 from graphopt.proving.terms import Term
 
 __all__ = ["PRODUCTS"]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.shapes.facts import Fact
 from graphopt.analyses.shapes.symbolic import Dim
 
 __all__ = ["Term", "Terms"]
@@ -143,6 +144,8 @@ class Terms:
         self._by_object: dict[int, Term] = {}
         self._alike: dict[Any, list[Term]] = {}
         self._kept: list[Any] = []
+        #: Of an operator, inputs and attributes: its outputs, and the facts of their values.
+        self.made: dict[Any, tuple[list[Term], list[Fact]]] = {}
         #: What is known of two terms that were compared: their window, where both are equal.
         self.joined: dict[tuple[Term, Term], Any] = {}
         #: Numbers of the sizes that nothing tells: each is another size, in whichever graph.

@@ -9,12 +9,9 @@ there on.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.analysis import on_demand
@@ -24,6 +21,7 @@ from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
 from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.ensembles import are_ensembles, same_ensemble
+from graphopt.proving.hazards import risky
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
 from graphopt.proving.normalizations import NORMALIZATIONS
@@ -32,6 +30,7 @@ from graphopt.proving.polynomials import Unprovable
 from graphopt.proving.products import PRODUCTS
 from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
+from graphopt.proving.reductions import REDUCTIONS
 from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
@@ -39,17 +38,6 @@ __all__ = ["Difference", "Window", "windows_of"]
 
 #: Terms in a window: what no longer agrees after so many is not followed further.
 LARGEST = 80
-#: Operators whose result leaves the range of float32 for ordinary operands.
-OVERFLOWING = ("Cosh", "Exp", "Pow", "Sinh")
-#: Operators that lose the digits of what is nearly equal.
-DIFFERING = ("Neg", "Sub")
-#: Constants beyond this, or below its inverse, take products out of range.
-HUGE = 1e12
-SCALING = frozenset(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Pow"))
-#: What is added loses the digits of what it is added to, above this and all that was added before.
-CANCELLING = 1e4
-SHIFTING = frozenset(("Add", "Sub", "Sum"))
-EXPONENTIAL = frozenset(("Cosh", "Exp", "Sinh"))
 #: Regions that may fail before no more are looked at: what depends on them fails too.
 PATIENCE = 24
 #: How often the leaves of a window are looked into, for what is known of their values.
@@ -57,6 +45,7 @@ DEEPER = 2
 OPERATORS = {
     **MOVES,
     **ARITHMETIC,
+    **REDUCTIONS,
     **CONDITIONS,
     **PRODUCTS,
     **NORMALIZATIONS,
@@ -192,7 +181,7 @@ class _Comparison:
                 break
             ordered = tuple(sorted(leaves, key=lambda t: t.serial))
             window = Window(name, old, new, ordered, inner, "assumed", "")
-            if _risky(inner):
+            if risky(inner):
                 reason = "its arithmetic may fail where the source's does not"
             else:
                 reason = self.proofs.reason(old, new, leaves, _attempted)
@@ -224,50 +213,6 @@ class _Comparison:
         for _ in range(DEEPER):
             near = {a for t in near for a in _below(t)}
             yield near
-
-
-def _risky(inner: tuple[tuple[Term, ...], tuple[Term, ...]]) -> bool:
-    """Whether the new side may overflow, or lose digits, where the source does not."""
-    before, after = (Counter(t.op for t in side) for side in inner)
-    if any(after[op] > before[op] for op in (*OVERFLOWING, *DIFFERING)):
-        return True
-    exponents = [{_unmoved(t.args[0]) for t in side if t.op in EXPONENTIAL} for side in inner]
-    if exponents[1] - exponents[0]:
-        return True  # a shift of them may be gone
-    scales = [_magnitudes(side, SCALING) for side in inner]
-    new = [m for t, m in scales[1].items() if t not in scales[0]]
-    if math.prod(high for _, high in new) > HUGE or math.prod(low for low, _ in new) < 1 / HUGE:
-        return True
-    shifts = [_magnitudes(side, SHIFTING) for side in inner]
-    most = max([CANCELLING, *(high for _, high in shifts[0].values())])
-    return any(high > most for t, (_, high) in shifts[1].items() if t not in shifts[0])
-
-
-def _unmoved(term: Term | None) -> Term | None:
-    """What a term moves about."""
-    while term is not None and term.op in MOVES and term.args and term.op != "Concat":
-        term = term.args[0]
-    return term
-
-
-def _magnitudes(
-    side: tuple[Term, ...], operators: frozenset[str]
-) -> dict[Term, tuple[float, float]]:
-    """The least magnitude up to 1 and the greatest from 1 of each constant that they read.
-
-    A bias, their third operand, multiplies nothing: however small it is, nothing gets smaller.
-    """
-    found: dict[Term, tuple[float, float]] = {}
-    for t in side:
-        for k, a in enumerate(t.args if t.op in operators else ()):
-            if a is not None and a.op == "const" and a.array().dtype.kind == "f":
-                size = np.abs(a.array())
-                size = size[(size > 0) & np.isfinite(size)]
-                found[a] = (
-                    float(size.min(initial=1.0)) if k < 2 else 1.0,
-                    float(size.max(initial=1.0)),
-                )
-    return found
 
 
 def _attempted(old: Term, new: Term, leaves: set[Term]) -> str:

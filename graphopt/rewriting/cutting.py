@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.dims.analysis import dimensions
+from graphopt.analyses.dims.axes import Tensor
 from graphopt.analyses.dims.dimension import Dimensions
-from graphopt.analyses.dims.operation import Tensor
 from graphopt.analyses.shapes.analysis import on_demand
 from graphopt.context import Context
 from graphopt.errors import PassError, UsageError

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.dims.axes import Count, Pin, Remap, Sizes, Tensor
 from graphopt.analyses.dims.dimension import Dimensions
-from graphopt.analyses.dims.operation import Count, Pin, Remap, Sizes, Tensor
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import constant_value
 

@@ -45,8 +45,8 @@ def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[i
 def many(model: ir.Model, drawn: Samples, *, seed: int = 0, images: int = IMAGES) -> Samples | None:
     """Invented images, by themselves enough to learn weights from, or None.
 
-    None where the model takes anything else: what an image shows matters little to the sums that
-    layers compute, what a text or a signal holds matters much.
+    None where the model takes anything else, and instead of placeholders: what an image shows
+    matters little to the sums that layers compute, what a text or a signal holds matters much.
 
     Args:
         model: whose inputs to draw.
@@ -56,7 +56,11 @@ def many(model: ir.Model, drawn: Samples, *, seed: int = 0, images: int = IMAGES
     """
     inputs = inputs_of(model)
     values = {v.name: v for v in model.graph.inputs}
-    if not inputs or any(meaning_of(values[i.name], model).kind != "image" for i in inputs):
+    if (
+        drawn.placeholders
+        or not inputs
+        or any(meaning_of(values[i.name], model).kind != "image" for i in inputs)
+    ):
         return None
     first, shapes = next(iter(drawn)), {}
     for one in inputs:

@@ -36,11 +36,21 @@ class Samples:
     Attributes:
         source: where they come from, as shown to the user.
         synthetic: True if they were drawn at random for want of real ones.
+        placeholders: True if their shapes alone matter, since the result is only timed or sized:
+            no better ones are invented in their place.
         runs: how many there are; 0 until they were read once to the end.
     """
 
-    def __init__(self, feeds: Iterable[Feeds], source: str = "", synthetic: bool = False) -> None:
+    def __init__(
+        self,
+        feeds: Iterable[Feeds],
+        source: str = "",
+        synthetic: bool = False,
+        *,
+        placeholders: bool = False,
+    ) -> None:
         self._feeds, self.source, self.synthetic = feeds, source, synthetic
+        self.placeholders = placeholders
         self.runs = 0
 
     def __iter__(self) -> Iterator[Feeds]:
@@ -52,11 +62,14 @@ class Samples:
 
     def without(self, part: int, of: int) -> Samples:
         """The same without every `of`-th run, from run `part` on."""
-        return Samples(_Without(self, part, of), self.source, self.synthetic)
+        return self._of(_Without(self, part, of))
 
     def watched(self, told: Callable[[int, int], None]) -> Samples:
         """The same, which tell before each run how many came before it, and how many there are."""
-        return Samples(_Watched(self, told), self.source, self.synthetic)
+        return self._of(_Watched(self, told))
+
+    def _of(self, feeds: Iterable[Feeds]) -> Samples:
+        return Samples(feeds, self.source, self.synthetic, placeholders=self.placeholders)
 
     def __repr__(self) -> str:
         return f"<Samples {'drawn at random' if self.synthetic else f'from {self.source}'}>"

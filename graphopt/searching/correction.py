@@ -12,8 +12,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,20 @@ import onnx_ir as ir
 from graphopt.backend import Arrays, backend_of
 from graphopt.cache import versions_of
 from graphopt.context import Progress
+from graphopt.deploy.manifest import read_manifest
 from graphopt.errors import GraphOptError
-from graphopt.measuring.statistics import interleave
+from graphopt.execution.caches import as_held
+from graphopt.measuring.worker import Served, alternate, keep_feeds, served
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.run import run
-from graphopt.samples import stand_ins
+from graphopt.samples import Samples, stand_ins
 from graphopt.searching.cost import CostModel
 from graphopt.searching.space import Choice, Space
 from graphopt.target import Target
 
-__all__ = ["correct", "quickest", "spread_out"]
+__all__ = ["clock", "correct", "hasty", "settled", "spread_out"]
+
+Clock = Callable[[ir.Model, float], tuple[float, float]]
 
 #: How far the graded options of the models go.
 DEPTHS = (0.0, 0.35, 0.7)
@@ -57,21 +60,21 @@ def correct(
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             cost.weights = np.array(json.loads(path.read_text())["weights"], float)
             return []
-    drawn = stand_ins(setting.source.model, seed=setting.seed, shapes=setting.shapes)
-    # drawn ones stand for those that a pass needs
-    quick = dataclasses.replace(setting, samples=drawn, given=True, judge=None, guard=None)
+    quick = hasty(setting)
     source = run(quick, cost.space.passes(cost.space.nothing)).model
     choices: list[Choice] = []
-    latencies: list[float] = []
+    times: list[tuple[float, float]] = []
     every = list(dict.fromkeys(spread_out(cost.space)))
-    for k, choice in enumerate(every):
-        told("timing whole models", k, len(every))
-        with contextlib.suppress(GraphOptError):
-            made = run(quick, cost.space.passes(choice)).model
-            latencies.append(quickest([source, made], setting.feeds, target, seconds)[1])
-            choices.append(choice)
+    with clock(source, setting.feeds, target) as quickest:
+        for k, choice in enumerate(every):
+            told("timing whole models", k, len(every))
+            with contextlib.suppress(GraphOptError):
+                made = run(quick, cost.space.passes(choice)).model
+                times.append(quickest(made, seconds))
+                choices.append(choice)
     if len(choices) < 3:
         return []
+    latencies = settled(times)
     cost.correct(choices, latencies)
     if path is not None and setting.cache is not None:
         content = json.dumps({"weights": cost.weights.tolist()}) + "\n"
@@ -79,26 +82,56 @@ def correct(
     return [(cost.predict(c).latency, ms) for c, ms in zip(choices, latencies, strict=True)]
 
 
-def quickest(
-    models: Sequence[ir.Model], feeds: Arrays, target: Target, seconds: float
-) -> list[float]:
-    """Milliseconds of each model's quicker runs, all taking turns for about so many seconds.
+def hasty(setting: Setting) -> Setting:
+    """`setting` for models that are only timed: drawn inputs stand for samples, nothing judges."""
+    drawn = stand_ins(setting.source.model, seed=setting.seed, shapes=setting.shapes)
+    samples = Samples(drawn, drawn.source, synthetic=True, placeholders=True)
+    return dataclasses.replace(setting, samples=samples, given=True, judge=None, guard=None)
 
-    Sums of kernels know nothing of who else is on the machine, so neither may what corrects them:
-    a tenth of the runs are quicker than what is returned.
+
+@contextlib.contextmanager
+def clock(source: ir.Model, feeds: Arrays, target: Target) -> Iterator[Clock]:
+    """What times a model in turns with `source`, each in a process of its own, as in any report.
+
+    Called with a model and about how many seconds it may take, it returns milliseconds of the
+    source's quicker runs and of the model's. Sums of kernels know nothing of who else is on the
+    machine, so neither may what corrects them: a tenth of the runs are quicker than what is told.
     """
     backend = backend_of(target)
     assert backend is not None
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        calls = []
-        for k, model in enumerate(models):
-            Path(folder, str(k)).mkdir()
-            path = backend.lower(model, target, Path(folder, str(k), "model.onnx"))
-            session = backend.session(path, target, beside=True)
-            calls.append(partial(session, feeds))
-        times = interleave(calls, seconds, sample=0)
-    quick: list[float] = np.quantile(times, 0.1, axis=0).tolist()
-    return quick
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
+
+        def opened(model: ir.Model, within: Path, until: contextlib.ExitStack) -> Served:
+            path = backend.lower(model, target, within / "model.onnx")
+            file = keep_feeds(as_held(model, feeds), within)
+            return until.enter_context(served(path, target, file, read_manifest(path)))
+
+        first = opened(source, folder, stack)
+
+        def quickest(model: ir.Model, seconds: float) -> tuple[float, float]:
+            with (
+                tempfile.TemporaryDirectory(dir=folder) as within,
+                contextlib.ExitStack() as until,
+            ):
+                _, runs = alternate([first, opened(model, Path(within), until)], seconds)
+            beside, own = (float(np.quantile(times, 0.1)) for times in runs)
+            return beside, own
+
+        yield quickest
+
+
+def settled(times: Sequence[tuple[float, float]]) -> list[float]:
+    """Milliseconds of models as if the machine's clock had stood still.
+
+    Processors change their speed by a tenth within minutes: what was timed with a source that took
+    longer than usual took longer itself.
+
+    Args:
+        times: milliseconds of the source and of a model beside it, as `clock` tells them.
+    """
+    usual = float(np.median([beside for beside, _ in times]))
+    return [own * usual / beside for beside, own in times]
 
 
 def spread_out(space: Space) -> Iterator[Choice]:

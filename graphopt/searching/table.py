@@ -176,7 +176,7 @@ def _measured(wanted: Sequence[Wanted], branches: list[Branch], target: Target) 
     for one_pass, layers in (*forms[False].items(), *forms[True].items()):
         chosen = {name for name, _ in layers}
         others = [branch_name(k) for k in range(len(wanted)) if branch_name(k) not in chosen]
-        samples = Samples([dict(feeds)], "drawn", synthetic=True)
+        samples = Samples([dict(feeds)], "drawn", synthetic=True, placeholders=True)
         ctx = Context(model, target=here, samples=samples, shapes=shapes, pass_name="search")
         one_pass.only(tuple(layers), others).run(model, ctx)
     kinds = _rename(model)

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
+from graphopt.passes.distill.blocks import train_blocks
 from graphopt.passes.distill.features import Feature, shared_features
+from graphopt.passes.distill.writing import write
 
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.observe import with_outputs
-from graphopt.execution.trainable import trainable, write_back
+from graphopt.execution.trainable import trainable
 from graphopt.formats import load
-from graphopt.graph import provenance
-from graphopt.io.tensors import SparseTensor
 from graphopt.pass_ import Pass
 from graphopt.rewriting.merging import merge
 from graphopt.samples.stream import inputs_of
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Distill"]
 
+#: Samples up to which parts of the model are trained before the whole.
+FEW = 2048
+
 
 @dataclasses.dataclass(frozen=True)
 class Distill(Pass):
@@ -49,7 +52,8 @@ class Distill(Pass):
     Nothing but unlabelled samples is needed; the original is the model the run started from.
     Structure stays: shapes, factors, zeros of sparse matrices, integers (trained through fake
     quantization). A tenth of the samples (512 at most) is held out, and the best weights by them
-    are kept: the model as it was, if none are better.
+    are kept: the model as it was, if none are better. Where samples are few (2,048 rows), part
+    after part learns the original's intermediate values before the whole does its outputs.
 
     Attributes:
         epochs: passes over the samples.
@@ -102,6 +106,7 @@ class Distill(Pass):
             return 0
         if not ctx.edit(self, "weights"):
             return 0
+        blocks = self._blocks(source, model, ctx)
         features = self._features(source, model, ctx)
         try:
             seen = with_outputs(model, [f.ours for f in features])
@@ -125,6 +130,8 @@ class Distill(Pass):
             plan = Plan(
                 epochs=self.epochs,
                 lr=self.lr,
+                # what parts have learned gets worse before the rate falls
+                patience=self.epochs if blocks else Plan.patience,
                 checkpoint=Path(self.checkpoint, "distill.pt") if self.checkpoint else None,
                 key=_key(self, student, batches, ctx),
                 text="distill",
@@ -132,7 +139,21 @@ class Distill(Pass):
             report = train(student, batches, criterion, plan, ctx)
         ctx.note(f"distill: {report}")
         settle(module.cpu(), seen)
-        return _write(module, model, ctx) if report.improved else 0
+        return write(module, model, ctx) if report.improved else blocks
+
+    def _blocks(self, source: ir.Model, model: ir.Model, ctx: Context) -> int:
+        """Part by part first, where samples are few; how many parts changed."""
+        samples = ctx.samples
+        quantized = any("Quantize" in node.op_type for node in model.graph)
+        if self.data or quantized or samples is None:
+            return 0
+        rows = (max((len(a) for a in f.values() if a.ndim), default=1) for f in samples)
+        if sum(rows) > FEW:
+            return 0
+        done = train_blocks(source, model, samples, ctx, batch=self.batch)
+        if done:
+            ctx.note(f"distill: {done} parts of the model first, each on the original's values")
+        return done
 
     def _source(self, ctx: Context) -> ir.Model | None:
         """The models to learn from as one; None: the original."""
@@ -203,18 +224,3 @@ def _key(one: Distill, student: torch.nn.Module, batches: Any, ctx: Context) -> 
     if isinstance(batches, Examples):
         seen.update(batches.store.digest().encode())
     return seen.hexdigest()
-
-
-def _write(module: torch.nn.Module, model: ir.Model, ctx: Context) -> int:
-    """Put the trained values into the model; how many tensors changed."""
-    before = {v: v.const_value for v in model.graph.initializers.values()}
-    changed = write_back(module, model)
-    for value, tensor in before.items():
-        made = value.const_value
-        if made is not tensor and made is not None:
-            if isinstance(tensor, SparseTensor):  # its zeros are still there
-                value.const_value = SparseTensor.of(made.numpy(), value.name or "") or made
-            for use in value.uses():
-                provenance.mark(use.node, ctx.pass_name)
-    ctx.invalidate()
-    return changed

@@ -48,8 +48,10 @@ class Feature:
     variance: float
 
 
-def shared_features(source: ir.Model, model: ir.Model, feeds: Mapping[str, Array]) -> list[Feature]:
-    """At most six float values that both models compute, found by running both on `feeds`.
+def shared_features(
+    source: ir.Model, model: ir.Model, feeds: Mapping[str, Array], count: int = COUNT
+) -> list[Feature]:
+    """At most `count` float values that both models compute, found by running both on `feeds`.
 
     Preferred are those that several nodes read, such as residual streams.
     """
@@ -74,7 +76,7 @@ def shared_features(source: ir.Model, model: ir.Model, feeds: Mapping[str, Array
             found.append(Feature(name, pairs[name], kept, variance))
     streams = [f for f in found if readers[f.theirs] > 1]
     chosen = streams if len(streams) >= COUNT // 2 else found
-    places = np.unique(np.linspace(0, len(chosen) - 1, COUNT).round().astype(int))
+    places = np.unique(np.linspace(0, len(chosen) - 1, count).round().astype(int))
     return [chosen[k] for k in places] if chosen else []
 
 

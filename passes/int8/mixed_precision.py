@@ -21,16 +21,22 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 import onnx_ir as ir
-from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize, reads_blocks
+from graphopt.passes.int8.plan import Choice, Plan, Quantize, reads_blocks
 from graphopt.passes.int8.speed import gains_in_blocks
 from graphopt.passes.int8.stored import weights_to_store
+from graphopt.passes.int8.unit_sensitivity import (
+    ENOUGH,
+    Unit,
+    folds,
+    movements,
+    runs_of,
+    unit_sensitivities,
+)
 
 from graphopt.analyses.cost import cost
 from graphopt.analyses.shapes.analysis import shapes
-from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.constants import weight_of
@@ -38,17 +44,12 @@ from graphopt.graph.traverse import all_nodes
 from graphopt.knapsack import marginal_steps
 from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["FACT", "choose", "meets_budget", "unit_sensitivities"]
+__all__ = ["FACT", "choose", "meets_budget"]
 
-#: Nodes that become integer together, by name.
-Unit = tuple[str, ...]
 #: The name of the decisions in the recipe.
 FACT = "int8.precision"
-#: Runs of samples that errors are measured on: all of them, and of single units; and how many
-#: multiply-accumulates a unit's runs may take where a guard measures it.
-RUNS, UNIT_RUNS, UNIT_MACS, MOST = 16, 2, 2e9, 16
-#: Runs of samples from which on ranges are judged on those they do not know.
-ENOUGH = 8
+#: Runs of samples that errors are measured on.
+RUNS = 16
 #: Whole models that are measured while units are offered again.
 OFFERS = 12
 #: Integers that do less of the work than this are not worth weights of 16 bits elsewhere.
@@ -157,7 +158,7 @@ class _Search:
             for fitted in (False, True)
             for nearest in (False, True)
         ]
-        runs = _runs(self.ctx)
+        runs = runs_of(self.ctx)
         strains = [self.ctx.referee.strain(self._folds(way), runs) for way in ways]
         return min(zip(strains, range(len(ways)), ways, strict=True))[2]
 
@@ -215,7 +216,7 @@ class _Search:
         narrow = dataclasses.replace(chosen, bits={})
         if self.ctx.referee is not None:
             ways = [dataclasses.replace(narrow, nearest=n) for n in (False, True)]
-            runs = _runs(self.ctx)
+            runs = runs_of(self.ctx)
             strains = [self.ctx.referee.strain(self._folds(way), runs) for way in ways]
             narrow = ways[strains[1] < strains[0]]
         if self._met(narrow):
@@ -224,7 +225,7 @@ class _Search:
         def alone(unit: Unit) -> Choice:
             return dataclasses.replace(narrow, bits={n: 8 if n in unit else 16 for n in every})
 
-        moved = _movements(self.model, self.ctx, sizes, alone, self.quantize)
+        moved = movements(self.model, self.ctx, sizes, alone, self.quantize)
         ranked = sorted(sizes, key=lambda u: -moved[u] / max(sizes[u], 1))
 
         def wide(count: int, bits: int, others: int) -> Choice:
@@ -300,69 +301,6 @@ class _Search:
             return float(budget.evaluation(predict))
 
 
-def unit_sensitivities(
-    model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize, start: Choice
-) -> dict[Unit, float]:
-    """How far each unit of `plan`, made integer alone, moves the model towards its limits.
-
-    What `start` leaves in float stays there, and it says how the rest is rounded.
-    """
-    slow = start.left
-    every = {n.name: "another unit" for n in plan.modes() if n.name}
-    bits = {n.name: 0 for n in all_nodes(model.graph) if n.name}
-    units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in _units(plan)]
-
-    def alone(names: Unit) -> Choice:
-        others = {n: why for n, why in every.items() if n not in names}
-        return dataclasses.replace(start, left={**others, **slow}, bits=bits)
-
-    return _movements(model, ctx, [u for u in units if u], alone, quantize)
-
-
-def _movements(
-    model: ir.Model,
-    ctx: Context,
-    units: Collection[Unit],
-    alone: Callable[[Unit], Choice],
-    quantize: Quantize,
-) -> dict[Unit, float]:
-    """How far the model with each unit `alone` changed is towards the limits."""
-    assert ctx.samples is not None
-    runs = _runs(ctx)
-    tracked = ctx.track(units, len(units), "measuring the error of single layers")
-    if ctx.referee is not None:
-        return {u: ctx.referee.strain(folds(model, ctx, alone(u), quantize), runs) for u in tracked}
-    probe = list(islice(ctx.samples, runs))
-
-    def made(chosen: Choice) -> ir.Model:
-        trial = model.clone()
-        quantize(trial, chosen)
-        return trial
-
-    return sensitivities(model, probe, ((u, made(alone(u))) for u in tracked))
-
-
-def folds(model: ir.Model, ctx: Context, chosen: Choice, quantize: Quantize) -> list[ir.Model]:
-    """The model made as chosen for each part of the samples, with ranges found without it.
-
-    Of few samples no part can be spared: then there is one, with ranges that know them all.
-    """
-    assert ctx.referee is not None
-    parts = range(FOLDS) if ctx.referee.runs >= ENOUGH else [None]
-    made = [model.clone() for _ in parts]
-    for part, trial in zip(parts, made, strict=True):
-        quantize(trial, chosen, part)
-    return made
-
-
-def _runs(ctx: Context) -> int:
-    """On how many runs single changes are measured."""
-    if ctx.referee is None:
-        return UNIT_RUNS
-    macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
-    return min(ctx.referee.runs, MOST, max(UNIT_RUNS, int(UNIT_MACS / macs)))
-
-
 def _halves(units: Sequence[Unit]) -> list[Sequence[Unit]]:
     middle = (len(units) + 1) // 2
     return [units[:middle], units[middle:]] if len(units) > 1 else []
@@ -371,12 +309,3 @@ def _halves(units: Sequence[Unit]) -> list[Sequence[Unit]]:
 def _size(node: ir.Node, positions: Sequence[int]) -> int:
     weights = [weight_of(node.inputs[k]) for k in positions]
     return sum(w.tensor.nbytes for w in weights if w is not None)
-
-
-def _units(plan: Plan) -> list[list[ir.Node]]:
-    """Products that share an activation are one unit; static followers are none."""
-    shared: dict[Any, list[ir.Node]] = {}
-    for node in plan.dynamic:
-        shared.setdefault(node.inputs[0], []).append(node)
-    units = [[n] for n, k in plan.nodes.items() if k.weight is not None]
-    return [*units, *shared.values(), *([n] for n in (*plan.blocks, *plan.recurrent, *plan.tables))]

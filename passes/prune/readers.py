@@ -85,16 +85,44 @@ def _observe(
     moments = Moments.zero(groups, features)
     total, square, count = np.zeros(groups * outputs), np.zeros(groups * outputs), 0
     draw = Draw(op, features, run.runs, ctx.seed)
+    waiting: list[Array] = []
+    samples = 0
     for inputs, result, *terms in run.values(values):
+        samples += result.shape[0]
         at = draw(result.shape)
-        moments.add(op.features(inputs, result.shape, at))
+        waiting.append(op.features(inputs, result.shape, at))
+        if sum(f.shape[1] for f in waiting) >= features:  # each sum takes a square of features
+            moments.add(np.concatenate(waiting, axis=1))
+            waiting.clear()
         for term in terms:
             result = result + term
         rows = op.channels(result, at).transpose(1, 0, 2).reshape(-1, groups * outputs)
         rows = rows.astype(np.float64)
         total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
+    if waiting:
+        moments.add(np.concatenate(waiting, axis=1))
     energy = float((square / max(count, 1) - (total / max(count, 1)) ** 2).sum())
     covariance = moments.covariance()
+    if moments.rows < features:
+        for each in covariance:
+            _shrink(each, samples)  # positions of one sample are no draws of their own
     (positions,) = units.values()
     unit = np.repeat(positions.reshape(groups, -1), features * groups // len(positions), axis=1)
     return [Reader(w[g], covariance[g], unit[g], max(energy, 1e-30)) for g in range(groups)]
+
+
+def _shrink(covariance: Array, draws: int) -> None:
+    """Oracle approximating shrinkage towards the mean variance (Chen et al., arXiv:0907.4698).
+
+    Fewer rows than features leave directions in which nothing varies on them: what a unit there
+    costs would be nothing, and what the rest makes up for it everything.
+
+    Args:
+        covariance: [features, features], changed in place.
+        draws: how many independent ones it was estimated from.
+    """
+    n, trace, square = len(covariance), np.trace(covariance), float(np.vdot(covariance, covariance))
+    spread = (draws + 1 - 2 / n) * (square - trace**2 / n)
+    share = min(1.0, ((1 - 2 / n) * square + trace**2) / max(spread, 1e-300))
+    covariance *= 1 - share
+    np.einsum("ii->i", covariance)[:] += share * trace / n

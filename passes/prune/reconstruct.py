@@ -30,8 +30,10 @@ ROUNDING = 1e-6
 STEPS = 64
 #: What a unit costs whose cost is no number, as where moments are singular: it stays.
 DEAR = 1e100
-#: Share of the rows that may belong to features that have left.
-SLACK = 0.2
+#: Once this share of the features has left, what is left is inverted anew.
+SLACK = 0.3
+#: Matrices from this size on are inverted in float32 where that is exact to a share of `EXACT`.
+LARGE, EXACT = 1024, 0.05
 
 
 @dataclasses.dataclass
@@ -73,8 +75,7 @@ def eliminate(readers: list[Reader], size: int, least: int) -> Curve:
         order.extend(leaving.tolist())
         alive[leaving] = False
     rest = np.flatnonzero(alive)
-    whole = sum(float(((r.weight @ r.covariance) * r.weight).sum()) / r.energy for r in readers)
-    cost.extend([max(whole, cost[-1])] * len(rest))
+    cost.extend([max(sum(s.whole for s in states), cost[-1])] * len(rest))
     return Curve(np.array([*order, *rest.tolist()]), np.maximum.accumulate(np.array(cost)))
 
 
@@ -82,30 +83,35 @@ class _State:
     """A reader while its features leave: weights refitted to those left, H^-1 of those.
 
     The inverse is `inverse - factor @ factor.T`: each step appends columns (a factorization by
-    blocks, pivoted in the order of removal), and only its diagonal blocks are kept up. Rows of
-    features that have left are dropped once they are a `SLACK` of all.
+    blocks, pivoted in the order of removal), and only its diagonal blocks are kept up. What is left
+    is inverted anew once a `SLACK` has left: that costs less than more columns, and forgets the
+    rounding of the differences.
+
+    Attributes:
+        whole: what losing all features costs.
+        inverse: of what was left when it was last inverted.
+        factor, columns: what has come off it since, and how many columns that is.
+        gone: features that have left since.
+        blocks: units with as many features each: which, their features, diagonal blocks of H^-1.
     """
+
+    inverse: Array
+    factor: Array
+    columns: int
+    gone: Array
+    blocks: list[tuple[Array, Array, Array]]
 
     def __init__(self, reader: Reader) -> None:
         h = reader.covariance
-        damped = h.copy()
-        np.einsum("ii->i", damped)[:] += (DAMPING / len(h) + ROUNDING) * np.trace(h) + 1e-12
-        self.weight, self.units, self.energy = reader.weight.copy(), reader.units, reader.energy
-        self.inverse = inverse(damped)
+        add = (DAMPING / len(h) + ROUNDING) * float(np.trace(h)) + 1e-12
+        self.h: Array = h.astype(np.float32 if len(h) >= LARGE else np.float64)
+        self.weight, self.units = reader.weight.astype(self.h.dtype), reader.units
+        self.energy = reader.energy
+        self.whole = float(((self.weight @ self.h) * self.weight).sum()) / self.energy
+        np.einsum("ii->i", self.h)[:] += self.h.dtype.type(add)
         #: No eigenvalue of a part of the inverse is smaller, but for rounding.
-        self.floor = 1 / float(np.trace(damped))
-        self.factor, self.columns = np.empty_like(h), 0
-        #: Rows of `inverse` that the factor, the units and the weights still have.
-        self.rows, self.gone = np.arange(len(h)), np.empty(0, np.int64)
-        here = np.flatnonzero(self.units >= 0)
-        here = here[np.argsort(self.units[here], kind="stable")]
-        units, counts = np.unique(self.units[here], return_counts=True)
-        #: Units with as many features each: which, their features, diagonal blocks of the inverse.
-        self.blocks: list[tuple[Array, Array, Array]] = []
-        for count in np.unique(counts):
-            which = units[counts == count]
-            at = here[np.isin(self.units[here], which)].reshape(len(which), count)
-            self.blocks.append((which, at, self.inverse[at[:, :, None], at[:, None, :]]))
+        self.floor = 1 / float(np.trace(self.h))
+        self._invert()
 
     def scores(self, size: int) -> Array:
         """Per unit what removing it alone would cost (0 for units without features here)."""
@@ -122,11 +128,17 @@ class _State:
         if not len(out):
             return 0.0
         factor = self.factor[:, : self.columns]
-        rows = self.inverse[np.ix_(self.rows, self.rows[out])] - factor @ factor[out].T
-        values, vectors = np.linalg.eigh(rows[out])
+        rows = self.inverse[:, out] - factor @ factor[out].T
+        values, vectors = np.linalg.eigh(rows[out].astype(np.float64))
         root = vectors / np.sqrt(np.maximum(values, max(values[-1] * 1e-12, self.floor)))
+        root = root.astype(rows.dtype)
         added, moved = rows @ root, self.weight[:, out] @ root
         self.weight -= moved @ added.T
+        price = float(np.square(moved).sum(dtype=np.float64)) / self.energy
+        self.gone = np.concatenate([self.gone, out])
+        if len(self.gone) > SLACK * len(self.units):
+            self._drop()
+            return price
         self.factor[:, self.columns : self.columns + len(out)] = added
         self.columns += len(out)
         left = []
@@ -134,19 +146,40 @@ class _State:
             stays = ~np.isin(which, leaving)
             some = added[at[stays]]
             left.append((which[stays], at[stays], block[stays] - some @ some.transpose(0, 2, 1)))
-        self.blocks, self.gone = left, np.concatenate([self.gone, out])
-        if len(self.gone) > SLACK * len(self.units):
-            self._drop()
-        return float((moved**2).sum()) / self.energy
+        self.blocks = left
+        return price
+
+    def _invert(self) -> None:
+        """Invert what is left; no features have left since."""
+        self.inverse = _inverse(self.h)
+        self.gone = np.empty(0, np.int64)
+        columns = int(SLACK * len(self.h))
+        self.factor, self.columns = np.empty((len(self.h), columns), self.h.dtype), 0
+        here = np.flatnonzero(self.units >= 0)
+        here = here[np.argsort(self.units[here], kind="stable")]
+        units, counts = np.unique(self.units[here], return_counts=True)
+        self.blocks = []
+        for count in np.unique(counts):
+            which = units[counts == count]
+            at = here[np.isin(self.units[here], which)].reshape(len(which), count)
+            self.blocks.append((which, at, self.inverse[at[:, :, None], at[:, None, :]]))
 
     def _drop(self) -> None:
-        """Forget the rows of features that have left."""
+        """Forget the features that have left."""
         stays = np.ones(len(self.units), bool)
         stays[self.gone] = False
-        place = np.cumsum(stays) - 1
         self.weight, self.units = self.weight[:, stays], self.units[stays]
-        self.rows = self.rows[stays]
-        factor = np.empty((len(self.units), self.factor.shape[1]))
-        factor[:, : self.columns] = self.factor[stays, : self.columns]
-        self.factor, self.gone = factor, self.gone[:0]
-        self.blocks = [(which, place[at], block) for which, at, block in self.blocks]
+        self.h = self.h[np.ix_(stays, stays)]
+        self._invert()
+
+
+def _inverse(h: Array) -> Array:
+    """The inverse, by float64 where `h` is float32 and its inverse would not be exact enough."""
+    found = inverse(h)
+    if h.dtype == np.float64:
+        return found
+    probe = np.random.default_rng(0).standard_normal((len(h), 4)).astype(h.dtype)
+    solution = found @ probe
+    correction = found @ (probe - h @ solution)  # that a step of iterative refinement would make
+    off = np.linalg.norm(correction) / np.linalg.norm(solution)
+    return found if off < EXACT else inverse(h.astype(np.float64)).astype(h.dtype)

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 from graphopt.passes.svd.allocation import allot, cheapest
 from graphopt.passes.svd.factorize import replace
-from graphopt.passes.svd.layers import Layer, Use, find
-from graphopt.passes.svd.moments import Moments, moments_of
+from graphopt.passes.svd.layers import Layer, find
+from graphopt.passes.svd.observed import again, observed, samples_of
 from graphopt.passes.svd.pca import bases, narrow, streams
 from graphopt.passes.svd.plan import (
     Curve,
@@ -21,6 +21,7 @@ from graphopt.passes.svd.plan import (
     saves,
     useful_ranks,
 )
+from graphopt.passes.svd.reasons import describe, ranks_of, too_small, why_not
 from graphopt.passes.svd.sensitivity import sensitivities
 from graphopt.passes.svd.speed import is_faster
 from graphopt.passes.svd.stages import Candidate, Cost, Problem, original
@@ -33,7 +34,7 @@ from graphopt.graph import provenance
 from graphopt.graph.building import Names
 from graphopt.layers import by_layer, names_of, pattern_of
 from graphopt.pass_ import Pass
-from graphopt.samples import Samples, bind_shapes
+from graphopt.samples import bind_shapes
 
 __all__ = ["Svd"]
 
@@ -235,7 +236,7 @@ class Svd(Pass):
     def _measured(self, curve: Curve, made: Finished, ctx: Context) -> bool:
         if is_faster(made, ctx, curve.place) is not False:
             return True
-        text = f"{made.candidate.scheme} factors of rank {_ranks(made.candidate)}"
+        text = f"{made.candidate.scheme} factors of rank {ranks_of(made.candidate)}"
         ctx.refuse(self, curve.layer.node, f"{text} measured no faster on {ctx.target.name}")
         return False
 
@@ -305,63 +306,3 @@ def whole_model(ctx: Context) -> Cost:
     shapes = bound_shapes(ctx.model, bind_shapes(ctx.model, ctx.shapes)[0])
     macs = sum(macs_of(node, shapes) or 0 for node in ctx.model.graph.all_nodes())
     return Cost(macs, ctx.get(cost).params)
-
-
-def samples_of(ctx: Context) -> Samples | None:
-    """The samples, unless they were drawn at random: noise says nothing about a layer's inputs."""
-    return None if ctx.samples is None or ctx.samples.synthetic else ctx.samples
-
-
-def observed(
-    layers: Sequence[Layer], ctx: Context
-) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
-    """Every layer, with what samples show of its inputs (None where they show nothing)."""
-    seen = set[Layer]()
-    samples = samples_of(ctx)
-    if samples is not None:
-        for layer, moments in moments_of(ctx.model, layers, samples, ctx.seed):
-            seen.add(layer)
-            yield layer, moments
-    for layer in layers:
-        if layer not in seen:
-            yield layer, None
-
-
-def again(
-    choice: Mapping[Layer, Candidate], ctx: Context
-) -> Iterator[tuple[Layer, Mapping[Use, Moments] | None]]:
-    """The chosen layers; those whose factors need it are observed a second time."""
-    inside = [la for la, c in choice.items() if c.scheme != "channel"]
-    yield from observed(inside, ctx)
-    yield from ((la, None) for la, c in choice.items() if c.scheme == "channel")
-
-
-def describe(spec: str, made: Finished) -> str:
-    """The sentence that reports and provenance carry."""
-    layer, form = made.layer, made.candidate
-    return (
-        f"{spec}: {layer.weight_name} ({layer.rows}x{layer.columns}) as {form.scheme} factors of "
-        f"rank {_ranks(form)}, relative output error {made.error**0.5:.3g}"
-    )
-
-
-def _ranks(candidate: Candidate) -> str:
-    return "x".join(map(str, candidate.ranks))
-
-
-def why_not(curve: Curve, allowed: float, of: str) -> str:
-    """Why no candidate was good enough."""
-    best = min((c.error for c in curve.candidates), default=1.0)
-    return (
-        f"no factors that save {of} keep {1 - allowed:.4g} of the energy: "
-        f"the best keep {1 - best:.4g}"
-    )
-
-
-def too_small(layer: Layer, of: str) -> str:
-    """Why no rank saves anything."""
-    if of == "macs" and all(u.lookup for u in layer.uses):
-        return 'a lookup multiplies nothing, factors would add work (of="params" counts its size)'
-    if layer.shared:
-        return "its weight is read by other nodes too and would stay in the file"
-    return f"a {layer.rows}x{layer.columns} matrix has no rank whose factors save {of}"

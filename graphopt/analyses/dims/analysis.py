@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.dims.axes import Axes
 from graphopt.analyses.dims.describe import describe
 from graphopt.analyses.dims.dimension import Dimensions
 from graphopt.analyses.dims.instance import instance
-from graphopt.analyses.dims.operation import Axes, Operation, Unsupported
+from graphopt.analyses.dims.operation import Operation, Unsupported
 from graphopt.analyses.dims.operators import operators
 from graphopt.analyses.dims.operators.elementwise import BROADCAST
 from graphopt.analyses.dims.solve import solve

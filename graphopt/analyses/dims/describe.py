@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.dims.axes import Axes, Role
 from graphopt.analyses.dims.dimension import Dimension, Dimensions, Frozen, Member, Plan
-from graphopt.analyses.dims.operation import Axes, Role
 from graphopt.analyses.dims.solve import Labelling, Solution
 from graphopt.analyses.dims.streams import Place, is_residual
 from graphopt.analyses.dims.system import Array

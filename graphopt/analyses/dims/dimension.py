@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphopt.analyses.dims.operation import Axes, Role
+from graphopt.analyses.dims.axes import Axes, Role
 from graphopt.analyses.dims.system import Array
 
 __all__ = ["Dimension", "Dimensions", "Frozen", "Member", "Plan"]

@@ -12,7 +12,7 @@ from itertools import pairwise, permutations
 
 import onnx_ir as ir
 
-from graphopt.analyses.dims.operation import Role, Tensor
+from graphopt.analyses.dims.axes import Role, Tensor
 
 __all__ = ["Place", "is_residual"]
 

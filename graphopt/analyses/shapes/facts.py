@@ -150,6 +150,10 @@ class Shapes:
         data = self.fact(value).data if tensor is None else small_data(tensor)
         self._facts[value] = Fact(dtype, dims, data)
 
+    def take(self, values: Sequence[ir.Value], facts: Sequence[Fact]) -> None:
+        """Take down what was found of other values, which are the same."""
+        self._facts.update(zip(values, facts, strict=True))
+
     def fresh(self, *, sign: bool = False) -> Expr:
         """A new unknown: the size of an axis, or with `sign` any integer."""
         return symbol(f"{'~' if sign else '?'}{next(self.unknowns)}")

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import numpy as np
+
 
 def convert(path: str, onnx_path: str) -> Any:
     """Convert; a classifier gives a label and probabilities."""
@@ -19,7 +21,11 @@ def convert(path: str, onnx_path: str) -> Any:
     labelled = len(made.graph.output) > 1
 
     def predict(feeds: Any) -> list[Any]:
-        found = model.predict(xgboost.DMatrix(feeds["x"]))
+        rows = xgboost.DMatrix(feeds["x"])
+        found = model.predict(rows)
+        if _objective(model) == "multi:softmax":  # which gives labels alone
+            scores = np.exp(model.predict(rows, output_margin=True))
+            return [found.astype(int), scores / scores.sum(1, keepdims=True)]
         if not labelled:
             return [found]
         return [found.argmax(1) if found.ndim == 2 else (found > 0.5).astype(int), found]
@@ -27,20 +33,30 @@ def convert(path: str, onnx_path: str) -> Any:
     return predict
 
 
+def _objective(model: Any) -> str:
+    facts = json.loads(model.save_config())
+    return str(facts["learner"]["objective"]["name"])
+
+
 def _known(model: Any) -> Any:
-    """The booster as the converter knows it: a ranker's score is a number like a regression's."""
+    """The booster as the converter knows it.
+
+    A ranker's score is a number like a regression's; one that gives labels has probabilities too.
+    """
     import xgboost
 
     facts = json.loads(model.save_raw("json"))
     booster = facts["learner"]["gradient_booster"]["name"]
     if booster != "gbtree":
         raise ValueError(f"its booster is '{booster}', and onnxmltools knows 'gbtree' alone")
-    if not facts["learner"]["objective"]["name"].startswith("rank:"):
+    objective = facts["learner"]["objective"]
+    if objective["name"].startswith("rank:"):
+        weight = {"scale_pos_weight": "1"}
+        facts["learner"]["objective"] = {"name": "reg:squarederror", "reg_loss_param": weight}
+    elif objective["name"] == "multi:softmax":
+        objective["name"] = "multi:softprob"
+    else:
         return model
-    facts["learner"]["objective"] = {
-        "name": "reg:squarederror",
-        "reg_loss_param": {"scale_pos_weight": "1"},
-    }
-    scorer = xgboost.Booster(model_file=bytearray(json.dumps(facts).encode()))
-    scorer.feature_names = None
-    return scorer
+    alike = xgboost.Booster(model_file=bytearray(json.dumps(facts).encode()))
+    alike.feature_names = None
+    return alike

@@ -108,6 +108,22 @@ def test_executorch_runs_what_its_fast_kernels_leave(tmp_path):
     np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-5)
 
 
+def test_executorch_gives_a_recurrent_layer_to_its_fast_kernels_as_one(tmp_path):
+    target = made("executorch")
+    x = RNG.standard_normal((4, 1, 3)).astype(np.float32)
+    constants = {
+        n: RNG.uniform(-0.5, 0.5, dims).astype(np.float32)
+        for n, dims in {"w": (2, 20, 3), "r": (2, 20, 5), "b": (2, 40)}.items()
+    }
+    text = 'y, h, c = LSTM<hidden_size=5, direction="bidirectional">(x, w, r, b)'
+    model = parse_model(text, inputs={"x": x.shape}, constants=constants)
+    path = backend_of(target).lower(model, target, tmp_path / "m.onnx")
+    assert path.read_bytes().count(b"XnnpackBackend") == 1
+    got, expected = backend_of(target).session(path, target)({"x": x}), run(model, {"x": x})
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(set(TARGETS) - {"ort"}))
 def test_without_its_packages_the_target_is_one_plain_sentence(name, monkeypatch):
     from graphopt.backends.devices import device

@@ -20,6 +20,7 @@ def sklearn(folder):
         HistGradientBoostingClassifier,
         HistGradientBoostingRegressor,
         RandomForestClassifier,
+        RandomForestRegressor,
     )
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -37,6 +38,8 @@ def sklearn(folder):
     joblib.dump(
         make_pipeline(columns, LogisticRegression()).fit(table, Y > 0), folder / "table.joblib"
     )
+    two = RandomForestRegressor(5, max_depth=3, random_state=0).fit(X, X[:, :2])
+    joblib.dump(two, folder / "two_numbers.joblib")
     gaps = np.where(rng.random(X.shape) < 0.1, np.nan, X)
     numbers = make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=5))
     joblib.dump(numbers.fit(gaps, X[:, 0]), folder / "histogram.joblib")
@@ -52,6 +55,8 @@ def xgboost(folder):
     )
     model.save_model(folder / "classes.json")
     model.save_model(folder / "classes.ubj")
+    labels = {"objective": "multi:softmax", "num_class": 3, "max_depth": 3}
+    xgboost.train(labels, xgboost.DMatrix(X, Y), 8).save_model(folder / "labels.json")
     groups = xgboost.DMatrix(X, Y, group=[10] * 12)
     xgboost.train({"objective": "rank:ndcg"}, groups, 5).save_model(folder / "rank.json")
     numbers = xgboost.train({"max_depth": 3}, xgboost.DMatrix(X, X[:, 3]), 8)
@@ -66,6 +71,14 @@ def lightgbm(folder):
     model = lightgbm.train({"objective": "multiclass", "num_class": 3, **quiet}, data, 8)
     model.save_model(folder / "classes.txt")
     lightgbm.train(quiet, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "numbers.txt")
+    forest = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5, **quiet}
+    lightgbm.train(forest, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "forest.txt")
+    steep = {"objective": "binary", "sigmoid": 0.5, **quiet}
+    lightgbm.train(steep, lightgbm.Dataset(X, Y > 0), 8).save_model(folder / "steep.txt")
+    kinds = rng.integers(0, 9, len(X))
+    table = lightgbm.Dataset(np.c_[X, kinds], kinds % 3, categorical_feature=[4])
+    one = {"min_data_per_group": 1, "cat_smooth": 1, **quiet}
+    lightgbm.train(one, table, 8).save_model(folder / "categories.txt")
 
 
 def keras(folder):

@@ -9,9 +9,12 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+from onnx import helper
 
 import graphopt
+from graphopt.converting.checks import drawn
 from graphopt.converting.converted import (
     KERAS,
     LIGHTGBM,
@@ -21,7 +24,7 @@ from graphopt.converting.converted import (
     TENSORFLOW,
     XGBOOST,
 )
-from graphopt.converting.mending import mend_pools
+from graphopt.converting.mending import mend_pools, mend_shape
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.formats import format_of
@@ -190,6 +193,54 @@ def test_pools_over_more_axes_than_three(op):
     assert mend_pools(model) == []
 
 
+@pytest.mark.parametrize(
+    ("declared", "mended"),
+    [
+        (["n", 1], ["n", None]),
+        (["n", 2], ["n", 2]),
+        ([5, 2], [None, 2]),
+        (["n"], [None, None]),
+        (None, None),
+    ],
+)
+def test_a_shape_that_a_converter_declares_wrongly(declared, mended):
+    value = ir.Value(name="y", shape=None if declared is None else ir.Shape(declared))
+    told = mend_shape(value, np.zeros((3, 2), np.float32))
+    if mended is None:
+        assert value.shape is None
+    else:
+        assert value.shape == ir.Shape(mended)
+    assert bool(told) == (declared != mended)
+    if told:
+        assert told == f"Output y was declared {ir.Shape(declared)} and is of shape [3, 2]."
+    assert mend_shape(value, np.zeros((3, 2), np.float32)) == ""
+
+
+def test_what_trees_ask_for_categories_is_drawn_whole():
+    leaf = {"nodes_modes": ["BRANCH_EQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"]}
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, **leaf,
+        nodes_treeids=[0] * 5, nodes_nodeids=[0, 1, 2, 3, 4], nodes_featureids=[2, 0, 0, 0, 0],
+        nodes_values=[4.0, -2.0, 0.0, 0.0, 0.0],
+        nodes_truenodeids=[1, 3, 0, 0, 0], nodes_falsenodeids=[2, 4, 0, 0, 0],
+        target_treeids=[0] * 3, target_nodeids=[2, 3, 4], target_ids=[0] * 3,
+        target_weights=[1.0, 2.0, 3.0],
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 3])],
+        [helper.make_tensor_value_info("y", 1, ["n", 1])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    x = drawn(model, 200, 8, 0)["x"]
+    assert (x[:, 2] == np.rint(x[:, 2])).all()
+    assert 4 in x[:, 2]
+    assert len(set(x[:, 2].tolist())) > 1
+    assert not (x[:, :2] == np.rint(x[:, :2])).any()
+
+
 REAL = Path(__file__).with_name("models.py")
 
 
@@ -203,10 +254,16 @@ def python_of(framework, module):
 @pytest.mark.parametrize(
     ("framework", "module", "files"),
     [
-        ("sklearn", "skl2onnx", ["forest.joblib", "forest.skops", "table.joblib"]),
+        (
+            "sklearn",
+            "skl2onnx",
+            ["forest.joblib", "forest.skops", "table.joblib", "two_numbers.joblib"],
+        ),
         ("sklearn", "skl2onnx", ["histogram.joblib", "histogram_classes.joblib"]),
         ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json", "rank.json"]),
-        ("lightgbm", "lightgbm", ["classes.txt", "numbers.txt"]),
+        ("xgboost", "xgboost", ["labels.json"]),
+        ("lightgbm", "lightgbm", ["categories.txt", "classes.txt", "numbers.txt"]),
+        ("lightgbm", "lightgbm", ["forest.txt", "steep.txt"]),
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
         ("jax", "jax2onnx", ["functions.py:dense"]),
         ("tensorflow", "tensorflow", ["dense", "dense.tflite"]),

@@ -13,12 +13,9 @@ def opened(run, tmp_path, browser):
     """Open the page of the run in a colour scheme; what it asked for and said is kept."""
     path = tmp_path / "page.html"
     path.write_bytes(run[1])
-    contexts = []
 
     def open_(scheme="light", at=path):
-        context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
-        contexts.append(context)
-        page = context.new_page()
+        page = browser(scheme)
         page.asked, page.said = [], []
         page.on("request", lambda r: page.asked.append(r.url))
         page.on("console", lambda m: page.said.append(m.text))
@@ -27,9 +24,7 @@ def opened(run, tmp_path, browser):
         page.wait_for_function("document.documentElement.dataset.ready")
         return page
 
-    yield open_
-    for context in contexts:
-        context.close()
+    return open_
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

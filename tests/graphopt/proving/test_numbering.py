@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt.analyses.shapes.analysis import infer
+from graphopt.analyses.shapes.analysis import infer, on_demand
 from graphopt.proving.numbering import Walk
 from graphopt.proving.terms import Terms
 
@@ -82,3 +82,36 @@ def test_types_and_texts_in_attributes_tell_nodes_apart():
     terms, _ = numbered(*coded, inputs="string[3] x")
     assert terms["y1"] is terms["y2"]
     assert terms["y0"] is not terms["y1"]
+
+
+def test_shapes_of_what_another_graph_computes_too_are_not_inferred_again():
+    proto = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N, 6] x) => (float[N, 2, 3] y) <int64[3] s = {0, 2, 3}> {
+            a = Relu(x)  r = Reshape(a, s)  n = Shape(a)  y = Neg(r)
+        }
+    """)
+    terms, asked = Terms(), []
+
+    def walked():
+        model = ir.from_proto(proto)
+        facts = on_demand(model)
+        infer_node = facts._infer_node
+        facts._infer_node = lambda node, *more: (
+            asked.append(node.op_type) or infer_node(node, *more)
+        )
+        made = Walk(terms, model, facts)
+        for node in model.graph:
+            made.visit(node)
+        return {v.name: (term, made.facts.fact(v)) for v, term in made.values.items()}
+
+    first = walked()
+    assert asked == ["Relu", "Reshape", "Shape", "Neg"]
+    second = walked()
+    assert len(asked) == 4
+    assert first.keys() == second.keys()
+    for name, (term, fact) in first.items():
+        other, again = second[name]
+        assert other is term
+        assert (again.dtype, again.dims) == (fact.dtype, fact.dims)
+        assert (again.data is None) == (fact.data is None)

@@ -6,6 +6,7 @@ import pytest
 
 from graphopt import optimize
 from graphopt.execution.runtime import run
+from graphopt.samples import Samples
 from graphopt.samples.stand_ins import BATCH, IMAGES, many, stand_ins
 from graphopt.testing import parse_model
 
@@ -83,3 +84,12 @@ def test_images_are_invented_in_numbers(shape, batch):
 def test_nothing_but_images_is_invented_in_numbers():
     model = parse_model("y = Relu (x)", inputs={"x": (4, 8)})
     assert many(model, stand_ins(model, shapes={"x": (4, 8)})) is None
+
+
+def test_nothing_is_invented_in_place_of_placeholders():
+    model = parse_model("y = Relu (x)", inputs={"x": (1, 3, 8, 8)})
+    drawn = stand_ins(model, shapes={"x": (1, 3, 8, 8)})
+    assert many(model, Samples(drawn, synthetic=True, placeholders=True)) is None
+    watched = Samples(drawn, synthetic=True, placeholders=True).watched(lambda *_: None)
+    assert watched.placeholders
+    assert watched.without(0, 2).placeholders

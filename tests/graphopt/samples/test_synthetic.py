@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from graphopt.errors import SamplesError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.samples import bind_shapes, synthetic
+from graphopt.samples.thresholds import categories_of, thresholds_of
 from graphopt.testing import parse_model
 
 FLOAT, INT, BOOL = "FLOAT", "INT64", "BOOL"
@@ -414,6 +415,23 @@ def test_what_trees_read_lies_about_their_thresholds(scaled: bool) -> None:
     assert np.isnan(x[:, 1]).any()
     assert not np.isnan(x[:, 0]).any()
     assert 0.5 < x[:, 2].std() < 1.5
+
+
+def test_branches_that_meet_again_have_thresholds_too() -> None:
+    """Lists that are no tree, as those of LightGBM with categories."""
+    node = trees("BRANCH_EQ")
+    by_name = {a.name: a for a in node.attribute}
+    by_name["nodes_truenodeids"].ints[1] = 1  # the second split leads to itself
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("s", 1, [None, 3])],
+        [helper.make_tensor_value_info("y", 1, [None, 1])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    (value,) = made.graph.inputs
+    assert thresholds_of(value) == ((-2.0,), (3.0,))
+    assert categories_of(value) == {0, 1}
 
 
 def test_texts_that_an_encoder_knows() -> None:

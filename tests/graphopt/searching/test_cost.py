@@ -12,6 +12,7 @@ from graphopt.cache import Cache
 from graphopt.context import Context
 from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.run import run
+from graphopt.searching import correction
 from graphopt.searching.branches import Cutter
 from graphopt.searching.choosing import cheapest
 from graphopt.searching.cost import CostModel, _others
@@ -193,3 +194,8 @@ def test_coefficients_are_fitted_by_what_was_really_lost():
     for choice, loss in seen:
         assert fitted.of(choice) == pytest.approx(loss, rel=0.25, abs=0.05)
     assert fitted.coefficients["int8 dynamic"] > 1.5 * fitted.coefficients["prune"]
+
+
+def test_a_slower_moment_of_the_machine_counts_for_the_source_and_the_model_alike():
+    times = [(1.0, 0.5), (1.2, 0.6), (1.0, 0.25)]
+    assert correction.settled(times) == pytest.approx([0.5, 0.5, 0.25])

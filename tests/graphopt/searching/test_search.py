@@ -46,7 +46,7 @@ def test_without_labels_the_outputs_judge(folder):
 
 
 def test_a_limit_of_size_is_kept_while_something_else_is_minimized(folder):
-    free = search("model.onnx", budget=Budget(max_error=0.3), minimize="macs", **MORE)
+    free = search("model.onnx", budget=Budget(max_error=0.3), minimize="macs", **QUICK)
     limit = int(0.8 * free.result.report.after.bytes)
     budget = Budget(max_error=0.5, max_size=f"{limit}B")
     found = search("model.onnx", budget=budget, minimize="macs", **MORE)
@@ -71,7 +71,7 @@ def test_latency_is_predicted_and_measured(folder):
     given = {**QUICK, "trials": 2, "passes": "prune"}
     found = search("model.onnx", budget=Budget(max_error=0.5), **given)
     assert found.report.minimize == "latency"
-    assert all(0 < row["latency_ms"] < 100 for row in found.report.trials)
+    assert all(0 < row["latency_ms"] < 1000 for row in found.report.trials)
     assert found.result.report.after.latency_ms > 0
 
 
@@ -135,7 +135,7 @@ def test_an_evaluation_that_is_no_function_of_the_model_is_refused(folder, name,
 )
 def test_an_evaluation_that_fails_costs_its_trials(folder, name, said):
     budget = Budget(max_drop=50.0, evaluate=f"score.py:{name}")
-    given = {**QUICK, "trials": 2, "minimize": "size", "passes": "prune", "trial_timeout": 20.0}
+    given = {**QUICK, "trials": 2, "minimize": "size", "passes": "prune", "trial_timeout": 600.0}
     if name == "hangs":
         given |= {"trials": 1, "trial_timeout": 3.0}
     try:

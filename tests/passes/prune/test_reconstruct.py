@@ -1,5 +1,6 @@
 import numpy as np
-from graphopt.passes.prune.reconstruct import DAMPING, ROUNDING, Reader, eliminate
+from graphopt.passes.prune import reconstruct
+from graphopt.passes.prune.reconstruct import DAMPING, LARGE, ROUNDING, Reader, eliminate
 
 
 def reader(size, width=1, outputs=5, seed=0):
@@ -91,6 +92,27 @@ def test_wide_ill_conditioned_moments_keep_their_costs():
         inner = np.linalg.inv(np.linalg.inv(damped)[np.ix_(gone, gone)])
         expected = np.einsum("mr,rs,ms->", w[:, gone], inner, w[:, gone], optimize=True)
         assert abs(curve.cost[k] / expected - 1) < 1e-6
+
+
+def test_large_inverses_are_of_float32_where_those_are_exact():
+    """Within the share asked for; a matrix that float32 cannot invert is inverted in float64."""
+    x, w, units = reader(LARGE // 8, width=8)
+    x += np.random.default_rng(1).standard_normal(x.shape)
+    h = x.T @ x / len(x) + np.eye(LARGE)
+    curve = eliminate([Reader(w, h, units, 1.0)], LARGE // 8, 2)
+    damped = h + (DAMPING / len(h) + ROUNDING) * np.trace(h) * np.eye(len(h))
+    found = reconstruct._inverse(damped.astype(np.float32))
+    assert found.dtype == np.float32
+    for k in (2, 64, 120):  # two leave at a time
+        gone = np.isin(units, curve.order[:k])
+        inner = np.linalg.inv(np.linalg.inv(damped)[np.ix_(gone, gone)])
+        expected = np.einsum("mr,rs,ms->", w[:, gone], inner, w[:, gone], optimize=True)
+        assert abs(curve.cost[k] / expected - 1) < reconstruct.EXACT
+    q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((LARGE, LARGE)))
+    values = np.geomspace(1, 1e-6, LARGE)
+    hard = ((q * values) @ q.T).astype(np.float32)
+    ours, exact = reconstruct._inverse(hard), np.linalg.inv(hard.astype(np.float64))
+    assert np.linalg.norm(ours - exact) < 1e-3 * np.linalg.norm(exact)
 
 
 def test_costs_that_are_no_numbers_end_in_an_order_all_the_same():

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from graphopt.analyses.dims.operation import Operation, Tensor, Unsupported
+from graphopt.analyses.dims.axes import Tensor
+from graphopt.analyses.dims.operation import Operation, Unsupported
 from graphopt.analyses.dims.system import ONE
 
 __all__ = ["OPERATORS"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.analyses.dims.operation import Operation, Remap
+from graphopt.analyses.dims.axes import Remap
+from graphopt.analyses.dims.operation import Operation
 from graphopt.analyses.dims.system import ONE
 from graphopt.graph.constants import constant_value
 

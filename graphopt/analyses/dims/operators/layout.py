@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.analyses.dims.operation import Operation, Sizes, Tensor, Unsupported
+from graphopt.analyses.dims.axes import Sizes, Tensor
+from graphopt.analyses.dims.operation import Operation, Unsupported
 from graphopt.analyses.dims.system import ONE
 
 __all__ = ["OPERATORS", "join"]

@@ -5,7 +5,8 @@ What is normalized is read: the statistics of the pruned tensor are those of wha
 
 from __future__ import annotations
 
-from graphopt.analyses.dims.operation import Operation, Tensor
+from graphopt.analyses.dims.axes import Tensor
+from graphopt.analyses.dims.operation import Operation
 
 __all__ = ["OPERATORS"]
 

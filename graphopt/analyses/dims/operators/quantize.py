@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt.analyses.dims.operation import Operation, Tensor
+from graphopt.analyses.dims.axes import Tensor
+from graphopt.analyses.dims.operation import Operation
 from graphopt.analyses.dims.operators.linear import grouped, product
 
 __all__ = ["OPERATORS"]

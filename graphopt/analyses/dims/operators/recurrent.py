@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.analyses.dims.operation import Operation, Tensor, Unsupported
+from graphopt.analyses.dims.axes import Tensor
+from graphopt.analyses.dims.operation import Operation, Unsupported
 
 __all__ = ["OPERATORS"]
 

@@ -1,0 +1,102 @@
+"""Sensitivity of units: how far each, changed alone, moves the model towards its limits.
+
+By the guard's own measure where a guard judges (`graphopt.verification.strain`), else by the
+squared error of the outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from itertools import islice
+from typing import Any
+
+import onnx_ir as ir
+from graphopt.passes.int8.plan import FOLDS, Choice, Plan, Quantize
+
+from graphopt.analyses.cost import cost
+from graphopt.calibration.sensitivity import sensitivities
+from graphopt.context import Context
+from graphopt.graph.traverse import all_nodes
+
+__all__ = ["ENOUGH", "Unit", "folds", "movements", "runs_of", "unit_sensitivities", "units_of"]
+
+#: Nodes that become integer together, by name.
+Unit = tuple[str, ...]
+#: Runs of single units, at least and at most, and multiply-accumulates that they may take where a
+#: guard measures them.
+UNIT_RUNS, MOST, UNIT_MACS = 2, 16, 2e9
+#: Runs of samples from which on ranges are judged on those they do not know.
+ENOUGH = 8
+
+
+def unit_sensitivities(
+    model: ir.Model, ctx: Context, plan: Plan, quantize: Quantize, start: Choice
+) -> dict[Unit, float]:
+    """How far each unit of `plan`, made integer alone, moves the model towards its limits.
+
+    What `start` leaves in float stays there, and it says how the rest is rounded.
+    """
+    slow = start.left
+    every = {n.name: "another unit" for n in plan.modes() if n.name}
+    bits = {n.name: 0 for n in all_nodes(model.graph) if n.name}
+    units = [tuple(n.name for n in u if n.name and n.name not in slow) for u in units_of(plan)]
+
+    def alone(names: Unit) -> Choice:
+        others = {n: why for n, why in every.items() if n not in names}
+        return dataclasses.replace(start, left={**others, **slow}, bits=bits)
+
+    return movements(model, ctx, [u for u in units if u], alone, quantize)
+
+
+def movements(
+    model: ir.Model,
+    ctx: Context,
+    units: Collection[Unit],
+    alone: Callable[[Unit], Choice],
+    quantize: Quantize,
+) -> dict[Unit, float]:
+    """How far the model with each unit `alone` changed is towards the limits."""
+    assert ctx.samples is not None
+    runs = runs_of(ctx)
+    tracked = ctx.track(units, len(units), "measuring the error of single layers")
+    if ctx.referee is not None:
+        return {u: ctx.referee.strain(folds(model, ctx, alone(u), quantize), runs) for u in tracked}
+    probe = list(islice(ctx.samples, runs))
+
+    def made(chosen: Choice) -> ir.Model:
+        trial = model.clone()
+        quantize(trial, chosen)
+        return trial
+
+    return sensitivities(model, probe, ((u, made(alone(u))) for u in tracked))
+
+
+def folds(model: ir.Model, ctx: Context, chosen: Choice, quantize: Quantize) -> list[ir.Model]:
+    """The model made as chosen for each part of the samples, with ranges found without it.
+
+    Of few samples no part can be spared: then there is one, with ranges that know them all.
+    """
+    assert ctx.referee is not None
+    parts = range(FOLDS) if ctx.referee.runs >= ENOUGH else [None]
+    made = [model.clone() for _ in parts]
+    for part, trial in zip(parts, made, strict=True):
+        quantize(trial, chosen, part)
+    return made
+
+
+def runs_of(ctx: Context) -> int:
+    """On how many runs single changes are measured."""
+    if ctx.referee is None:
+        return UNIT_RUNS
+    macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
+    return min(ctx.referee.runs, MOST, max(UNIT_RUNS, int(UNIT_MACS / macs)))
+
+
+def units_of(plan: Plan) -> list[list[ir.Node]]:
+    """Products that share an activation are one unit; static followers are none."""
+    shared: dict[Any, list[ir.Node]] = {}
+    for node in plan.dynamic:
+        shared.setdefault(node.inputs[0], []).append(node)
+    units = [[n] for n, k in plan.nodes.items() if k.weight is not None]
+    return [*units, *shared.values(), *([n] for n in (*plan.blocks, *plan.recurrent, *plan.tables))]
