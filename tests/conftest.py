@@ -5,6 +5,7 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from graphopt import tune
@@ -46,6 +47,13 @@ def pytest_collection_modifyitems(items):
     first, second = ([item for p in long[k::2] for item in p] for k in (0, 1))
     cut = max(0, len(items) // 2 - len(first))
     items[:] = [*first, *short[:cut], *second, *short[cut:]]
+
+
+@pytest.fixture(autouse=True)
+def _same_draws(request):
+    """What a test draws does not depend on the tests that its worker ran before."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(1)  # not what weights are drawn by
 
 
 @pytest.fixture(autouse=True)

@@ -118,7 +118,7 @@ def test_features_agree_as_scores_or_as_values():
 
 
 def test_logits_agree_as_scores_and_as_values():
-    near = ROWS + 0.02 * RNG.normal(size=ROWS.shape)
+    near = ROWS + 0.002 * RNG.normal(size=ROWS.shape)
     other = ROWS.copy()
     other[5] = np.roll(other[5], 1)
     assert judged("y = Relu(x)", [ROWS], [ROWS * 1.05]).over <= 1
@@ -386,9 +386,10 @@ def test_of_few_values_the_worst_counts_and_of_many_the_mean():
     want = [RNG.normal(size=(64, 3)) + np.array([1, 3, 5])]
     off = want[0] + 0.2 * RNG.normal(size=(64, 3)) * [1, 0, 0]
     assert spread_error(want, [off]) == pytest.approx(0.2, rel=0.3)
-    wide = [RNG.normal(size=(64, 60))]
-    noise = 0.2 * RNG.normal(size=(64, 60)) * (np.arange(60) == 0)
-    assert spread_error(wide, [wide[0] + noise]) < 0.01
+    scales = np.arange(1.0, 61.0)
+    wide = [RNG.normal(size=(64, 60)) * scales]
+    noise = 0.2 * RNG.normal(size=(64, 60)) * (scales == 1)
+    assert spread_error(wide, [wide[0] + noise]) == pytest.approx(0.2 / 60, rel=0.3)
 
 
 @pytest.mark.parametrize(("offset", "over"), [(0.0, False), (3.0, True)])

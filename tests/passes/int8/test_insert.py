@@ -20,10 +20,7 @@ TOLERANCE = 0.03
 
 class Given(Samples):
     def __init__(self, *feeds, synthetic=False):
-        self.feeds, self.synthetic = feeds, synthetic
-
-    def __iter__(self):
-        return iter(self.feeds)
+        super().__init__(feeds, synthetic=synthetic)
 
 
 def normal(*shape, seed=0):

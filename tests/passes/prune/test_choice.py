@@ -49,8 +49,11 @@ def test_reaches_the_ratio_and_little_more(sizes, ratio, uniform, seed):
 
 def test_a_step_that_overshoots_gives_way_to_a_smaller_one():
     work = Work(20.0, [(10.0, (((1.0, ("a",)),),)), (10.0, (((1.0, ("b",)),),))])
-    curves = {"a": Curve.of_scores(np.full(32, 1e-3)), "b": Curve.of_scores(np.ones(32))}
+    curves = {"a": Curve.of_scores(np.full(32, 0.5)), "b": Curve.of_scores(np.ones(32))}
     assert choose(curves, {"a": [32, 16], "b": [32, 28, 24]}, work, 0.1) == {"a": 32, "b": 24}
+    curves["a"] = Curve.of_scores(np.full(32, 0.1))  # but not to one that costs ten times as much
+    assert choose(curves, {"a": [32, 16], "b": [32, 28, 24]}, work, 0.1) == {"a": 32, "b": 32}
+    assert choose(curves, {"a": [32, 16], "b": [32, 28, 24]}, work, 0.2) == {"a": 16, "b": 32}
     assert choose(curves, {"a": [32, 16], "b": [32]}, work, 0.1) == {"a": 32, "b": 32}
     assert choose(curves, {"a": [32, 16], "b": [32]}, work, 0.2) == {"a": 16, "b": 32}
 
