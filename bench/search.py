@@ -26,9 +26,11 @@ import numpy as np
 from graphopt import Budget, load, optimize, search
 from graphopt.backend import find_target
 from graphopt.errors import GraphOptError
+from graphopt.measuring.gauge import Gauge
 from graphopt.pipeline.prepare import prepare
 from graphopt.pipeline.run import run
-from graphopt.searching.correction import clock, correct, hasty, settled
+from graphopt.pipeline.state import State
+from graphopt.searching.correction import built, correct, hasty, settled
 from graphopt.searching.cost import CostModel
 from graphopt.searching.solver import Knapsack
 from graphopt.searching.space import passes_for, space_of
@@ -72,24 +74,24 @@ def costs(path: Path, candidates: int, seconds: float) -> dict[str, Any]:
     setting = prepare(run(setting, list(base)).model, measure=False, verify="graph")
     setting = hasty(setting)
     space = space_of(base, steps, setting)
-    plain = run(setting, space.passes(space.nothing)).model
+    source = built(setting, space, space.nothing)
     table = Table(target, None)
     began = time.perf_counter()
-    model = CostModel(setting, space, table, target, plain)
+    model = CostModel(setting, space, table, target, source.model)
     model.around(space.nothing)
     measured = time.perf_counter() - began
     correct(model, setting, target, lambda *_: None)
     rng = np.random.default_rng(0)
     predicted: list[float] = []
     times: list[tuple[float, float]] = []
-    with clock(plain, setting.feeds, target) as quickest:
+    with Gauge(target, seconds) as gauge:
         while len(times) < candidates:
             choice = random_choice(space, rng)
             try:
-                built = run(setting, space.passes(choice)).model
+                made = built(setting, space, choice)
             except GraphOptError:
                 continue
-            times.append(quickest(built, seconds))
+            times.append(gauge.quicker(source, made, setting.feeds))
             predicted.append(model.predict(choice).latency)
             print(path.stem, len(times), f"{times[-1][1]:.3f} {predicted[-1]:.3f}", flush=True)
     errors = np.abs(np.array(predicted) / settled(times) - 1)
@@ -170,8 +172,9 @@ def by_hand(path: Path, samples: Path, evaluate: str) -> dict[str, Any]:
 def side_by_side(path: Path, olive: Path) -> dict[str, Any]:
     """What bench/search_olive.py found for this model, in turns with the source."""
     setting = prepare(path, measure=False, verify="graph")
-    with clock(setting.source.model, setting.feeds, find_target("cpu")) as quickest:
-        source, own = quickest(load(olive / path.name), 5.0)
+    theirs = State(load(olive / path.name), setting.shapes)
+    with Gauge(find_target("cpu"), 5.0) as gauge:
+        source, own = gauge.quicker(setting.source, theirs, setting.feeds)
     told = json.loads((olive / f"{path.stem}.json").read_text())
     return {"speed": source / own, "accuracy": told["accuracy"]}
 

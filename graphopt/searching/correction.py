@@ -11,30 +11,23 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
-from graphopt.backend import Arrays, backend_of
 from graphopt.cache import versions_of
 from graphopt.context import Progress
-from graphopt.deploy.manifest import read_manifest
 from graphopt.errors import GraphOptError
-from graphopt.execution.caches import as_held
-from graphopt.measuring.worker import Served, alternate, keep_feeds, served
+from graphopt.measuring.gauge import Gauge
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.run import run
+from graphopt.pipeline.state import State
 from graphopt.samples import Samples, stand_ins
 from graphopt.searching.cost import CostModel
 from graphopt.searching.space import Choice, Space
 from graphopt.target import Target
 
-__all__ = ["clock", "correct", "hasty", "settled", "spread_out"]
-
-Clock = Callable[[ir.Model, float], tuple[float, float]]
+__all__ = ["built", "correct", "hasty", "settled", "spread_out"]
 
 #: How far the graded options of the models go.
 DEPTHS = (0.0, 0.35, 0.7)
@@ -52,7 +45,7 @@ def correct(
     """Fit the weights of `cost`; predicted and measured milliseconds of each model timed."""
     if not target.measured:
         return []
-    about = versions_of(target, "correction")
+    about = versions_of(target, "correction in turns")
     text = f"{setting.digest} {about} {sorted(map(str, cost.space.groups))}"
     name = f"correction-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     path = setting.cache.folder / "costs" / name if setting.cache is not None else None
@@ -61,16 +54,16 @@ def correct(
             cost.weights = np.array(json.loads(path.read_text())["weights"], float)
             return []
     quick = hasty(setting)
-    source = run(quick, cost.space.passes(cost.space.nothing)).model
     choices: list[Choice] = []
     times: list[tuple[float, float]] = []
     every = list(dict.fromkeys(spread_out(cost.space)))
-    with clock(source, setting.feeds, target) as quickest:
+    with Gauge(target, seconds) as gauge:
+        source = built(quick, cost.space, cost.space.nothing)
         for k, choice in enumerate(every):
             told("timing whole models", k, len(every))
             with contextlib.suppress(GraphOptError):
-                made = run(quick, cost.space.passes(choice)).model
-                times.append(quickest(made, seconds))
+                made = built(quick, cost.space, choice)
+                times.append(gauge.quicker(source, made, setting.feeds))
                 choices.append(choice)
     if len(choices) < 3:
         return []
@@ -89,36 +82,9 @@ def hasty(setting: Setting) -> Setting:
     return dataclasses.replace(setting, samples=samples, given=True, judge=None, guard=None)
 
 
-@contextlib.contextmanager
-def clock(source: ir.Model, feeds: Arrays, target: Target) -> Iterator[Clock]:
-    """What times a model in turns with `source`, each in a process of its own, as in any report.
-
-    Called with a model and about how many seconds it may take, it returns milliseconds of the
-    source's quicker runs and of the model's. Sums of kernels know nothing of who else is on the
-    machine, so neither may what corrects them: a tenth of the runs are quicker than what is told.
-    """
-    backend = backend_of(target)
-    assert backend is not None
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
-
-        def opened(model: ir.Model, within: Path, until: contextlib.ExitStack) -> Served:
-            path = backend.lower(model, target, within / "model.onnx")
-            file = keep_feeds(as_held(model, feeds), within)
-            return until.enter_context(served(path, target, file, read_manifest(path)))
-
-        first = opened(source, folder, stack)
-
-        def quickest(model: ir.Model, seconds: float) -> tuple[float, float]:
-            with (
-                tempfile.TemporaryDirectory(dir=folder) as within,
-                contextlib.ExitStack() as until,
-            ):
-                _, runs = alternate([first, opened(model, Path(within), until)], seconds)
-            beside, own = (float(np.quantile(times, 0.1)) for times in runs)
-            return beside, own
-
-        yield quickest
+def built(quick: Setting, space: Space, choice: Choice) -> State:
+    """What a choice makes of a `hasty` setting's model."""
+    return State(run(quick, space.passes(choice)).model, quick.shapes)
 
 
 def settled(times: Sequence[tuple[float, float]]) -> list[float]:
@@ -128,7 +94,7 @@ def settled(times: Sequence[tuple[float, float]]) -> list[float]:
     longer than usual took longer itself.
 
     Args:
-        times: milliseconds of the source and of a model beside it, as `clock` tells them.
+        times: milliseconds of the source and of a model beside it, as `Gauge.quicker` tells them.
     """
     usual = float(np.median([beside for beside, _ in times]))
     return [own * usual / beside for beside, own in times]

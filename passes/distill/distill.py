@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.observe import with_outputs
 from graphopt.execution.trainable import trainable
 from graphopt.formats import load
+from graphopt.graph.constants import QUANTIZATION
 from graphopt.pass_ import Pass
 from graphopt.rewriting.merging import merge
 from graphopt.samples.stream import inputs_of
@@ -144,11 +146,11 @@ class Distill(Pass):
     def _blocks(self, source: ir.Model, model: ir.Model, ctx: Context) -> int:
         """Part by part first, where samples are few; how many parts changed."""
         samples = ctx.samples
-        quantized = any("Quantize" in node.op_type for node in model.graph)
+        quantized = any(node.op_type in QUANTIZATION for node in model.graph)
         if self.data or quantized or samples is None:
             return 0
         rows = (max((len(a) for a in f.values() if a.ndim), default=1) for f in samples)
-        if sum(rows) > FEW:
+        if any(total > FEW for total in itertools.accumulate(rows)):  # reads no more than it must
             return 0
         done = train_blocks(source, model, samples, ctx, batch=self.batch)
         if done:
