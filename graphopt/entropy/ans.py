@@ -63,11 +63,15 @@ def _library() -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _model(codes: bytes) -> Any:
+def _model(codes: bytes) -> tuple[Any, int]:
+    """The library's model of what may occur, and the first symbol that may."""
     values = frequencies(np.frombuffer(codes, np.uint8)).astype(np.float64)
-    if not values.any():
+    used = np.flatnonzero(values)
+    if not len(used):
         raise ModelError("a table of frequencies is empty")
-    return _library().model.Categorical(values, perfect=False)
+    low = min(int(used[0]), len(values) - 2)  # two symbols at least
+    values = values[low : max(int(used[-1]), low + 1) + 1]
+    return _library().model.Categorical(values, perfect=False), low
 
 
 def encode(parts: Sequence[tuple[Array, Array]]) -> bytes:
@@ -79,7 +83,8 @@ def encode(parts: Sequence[tuple[Array, Array]]) -> bytes:
     """
     coder = _library().stack.AnsCoder()
     for symbols, codes in reversed(parts):
-        coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), _model(codes.tobytes()))
+        model, low = _model(codes.tobytes())
+        coder.encode_reverse(np.ascontiguousarray(symbols - low, np.int32), model)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -101,5 +106,6 @@ class Decoder:
 
     def take(self, codes: Array, count: int) -> Array:
         """The next symbols, int32 [count], of these frequencies."""
-        found: Array = self._coder.decode(_model(codes.tobytes()), count)
-        return found
+        model, low = _model(codes.tobytes())
+        found: Array = self._coder.decode(model, count)
+        return found + low if low else found

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from graphopt.entropy.integers import unpack_integers
+from graphopt.entropy.integers import Rounded, pack_integers, unpack_integers
 from graphopt.entropy.planes import pack_numbers, unpack_numbers
 from graphopt.entropy.text import compressed, decompressed
 from graphopt.errors import ModelError, UsageError
@@ -30,7 +30,7 @@ from graphopt.replacing import check_replaceable, replace_files
 
 __all__ = ["Run", "Stored", "is_pack", "read_pack", "unpack", "write_pack"]
 
-MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 2
+MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 3
 #: Bytes of a chunk, before it is coded; those of the first record, decoded.
 CHUNK, _HEAD = 16 << 20, 64 << 20
 #: Kinds of runs: the bytes of one number where they are floats or small integers; 0: other.
@@ -42,11 +42,11 @@ _LEVEL = 19
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Bytes of a file that are coded alike; `coded` are those of kind "rounded", coded already."""
+    """Bytes of a file that are coded alike; those of kind "rounded" are a tensor's values."""
 
     kind: str
     data: memoryview | bytes
-    coded: bytes = b""
+    tensor: Rounded | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def write_pack(
     seal = _Seal()
     sizes = struct.pack("<II", len(head), len(tables))
     yield seal.record(_FIRST, sizes + compressed(head + tables, _LEVEL))
-    chunks = _Chunks([r for _, runs in files for r in runs])
+    chunks = _Chunks([r for _, runs in files for r in runs], tables)
     digests = []
     done, total = 0, sum(len(r.data) for _, runs in files for r in runs)
     for _, runs in files:
@@ -103,7 +103,8 @@ def write_pack(
 class _Chunks:
     """The chunks of all streams, each coded when its first byte is needed."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], tables: bytes) -> None:
+        self._tables = tables
         self._runs = {k: [r for r in runs if r.kind == k] for k in KINDS}
         self._next = dict.fromkeys(KINDS, 0)  # the first run that is not in a chunk yet
         self._offset = dict.fromkeys(KINDS, 0)  # in it
@@ -114,7 +115,7 @@ class _Chunks:
         while left > self._ready[run.kind]:
             left -= self._ready[run.kind]
             if run.kind == "rounded":
-                size, body = self._take_coded()
+                size, body = self._take_rounded()
             else:
                 data = self._take(run.kind)
                 size, body = len(data), _encoded(run.kind, data)
@@ -134,23 +135,24 @@ class _Chunks:
                 self._next[kind], self._offset[kind] = self._next[kind] + 1, 0
         return bytes(taken)
 
-    def _take_coded(self) -> tuple[int, bytes]:
+    def _take_rounded(self) -> tuple[int, bytes]:
         """As many rounded runs as fit into a chunk: their bytes, and what they are coded as."""
-        size, parts = 0, []
+        size, tensors = 0, []
         for run in self._runs["rounded"][self._next["rounded"] :]:
             if size and size + len(run.data) > CHUNK:
                 break
+            assert run.tensor is not None
             size += len(run.data)
-            parts.append(run.coded)
-        self._next["rounded"] += len(parts)
-        return size, b"".join(parts)
+            tensors.append(run.tensor)
+        self._next["rounded"] += len(tensors)
+        return size, pack_integers(tensors, self._tables)
 
 
 def _encoded(kind: str, data: bytes) -> bytes:
     return pack_numbers(data, KINDS[kind]) if KINDS[kind] else compressed(data, _LEVEL)
 
 
-def _decoded(kind: str, body: memoryview, size: int, tables: bytes) -> bytes:
+def _decoded(kind: str, body: memoryview, size: int, tables: bytes) -> bytes | memoryview:
     if kind == "rounded":
         return unpack_integers(body, size, tables)
     if not KINDS[kind]:
@@ -287,7 +289,7 @@ class _Reader:
             size -= len(part)
             yield part
 
-    def _chunk(self, kind: str) -> bytes:
+    def _chunk(self, kind: str) -> bytes | memoryview:
         body = self._records.next(_KINDS.index(kind))
         size = struct.unpack_from("<I", body)[0] if len(body) >= 4 else 0
         if not 0 < size <= CHUNK:

@@ -7,20 +7,23 @@ taps of its group that are known:
 
     class  =  (log E[row] + log E[column] - log E[all],  how large the known taps are)
 
-All symbols of one wave are classed at once from earlier waves, in integers throughout, so that
-decoding is a few array operations and one call of the coder a class.
+All symbols of one wave, of all tensors, are classed at once from earlier waves, so that decoding is
+a few array operations and one call of the coder a class. Sums are of integers, and what is done to
+them is rounded as IEEE 754 says: classes are the same everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ALPHABET", "FLAGS", "LARGEST", "VALUES", "Wave", "flag_blocks", "waves"]
+__all__ = ["ALPHABET", "FLAGS", "LARGEST", "VALUES", "Shape", "Wave", "flag_waves", "waves"]
 
 Array = np.ndarray[Any, Any]
+#: Rows, columns and taps of a tensor.
+Shape = tuple[int, int, int]
 #: The classes of a wave's symbols, and what they are: 0 flags, 1 values.
 Wave = tuple[Array, int]
 
@@ -38,97 +41,155 @@ _ROW_WAVES, _COLUMN_WAVES = 2, 4
 #: What is known of a group's taps is counted up to here.
 _ENOUGH = 200
 #: Rows and columns are believed as much as this many symbols of the whole.
-_PRIOR = 4
-#: Half octaves of fixed-point numbers (16 bits after the point), exact.
-_HALVES = np.array([int(v) for k in range(48) for v in (1 << k, (1 << k) * 1.4142135623730951)])
+_PRIOR = 4.0
+#: Taps after which rows and columns are looked at anew: 1, 2, 4 and every so many.
+_OFTEN = 8
 
 
-def waves(rows: int, columns: int, taps: int) -> Generator[Wave, Array, Array]:
-    """The classes of a tensor's symbols, wave by wave; it is sent the symbols.
+def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
+    """The classes of all tensors' symbols, wave by wave; it is sent the symbols.
+
+    Args:
+        shapes: of the tensors, those of fewer taps first.
 
     Returns:
-        The integers [rows, columns, taps], of magnitudes up to LARGEST.
+        The integers [rows, columns, taps] of each tensor, int8, of magnitudes up to LARGEST.
     """
-    flags = np.zeros((rows, columns), np.uint8)
-    heat = _Heat(rows, columns)
-    for a in range(_ROW_WAVES):
-        for b in range(_COLUMN_WAVES):
-            part = flags[a::_ROW_WAVES, b::_COLUMN_WAVES]
-            if not part.size:
-                continue
-            level = heat.levels()
-            classes = FLAGS - 1 + np.zeros(part.size, np.uint8)
-            if a or b:
-                r, c = level
-                both = r[a::_ROW_WAVES, None] + c[None, b::_COLUMN_WAVES]
-                classes = np.clip(both, 0, LEVELS - 1).astype(np.uint8).ravel()
-            symbols = yield classes, 0
-            part[:] = symbols.reshape(part.shape)
-            heat.add_block(part, a, b)
+    grid = _Grid(shapes)
+    flags, heat = np.zeros(len(grid.row), np.uint8), _Heat(grid)
+    for k, part in enumerate(grid.waves):
+        row, column = grid.row[part], grid.column[part]
+        classes = np.full(len(part), FLAGS - 1, np.uint8)
+        if k and len(part):
+            classes = heat.levels(row, column)
+        symbols = yield classes, 0
+        flags[part] = symbols
+        heat.add(row, column, symbols)
+        heat.count(row, column, 1)
     at = np.flatnonzero(flags)
-    row, column = np.divmod(at.astype(np.int32), np.int32(max(columns, 1)))
-    q = np.zeros((taps, len(at)), np.int8)
+    held = yield from _taps(grid, at, heat)
+    found: list[Array] = []
+    for first, last in grid.alike:
+        begin, end = int(grid.starts[first]), int(grid.starts[last])
+        low, high = np.searchsorted(at, (begin, end))
+        whole = np.zeros((end - begin, shapes[first][2]), np.int8)
+        late = len(at) - high  # as of the end: of later taps the first tensors have none
+        if low < high:
+            mine = [q[len(q) - late - (high - low) : len(q) - late] for q in held[: whole.shape[1]]]
+            whole[at[low:high] - begin] = np.stack(mine, axis=1)
+        for k in range(first, last):
+            part = whole[grid.starts[k] - begin : grid.starts[k + 1] - begin]
+            found.append(part.reshape(shapes[k]))
+    return found
+
+
+def flag_waves(shapes: Sequence[Shape]) -> list[Array]:
+    """Where the flags of each wave are in all tensors' flags, one after another."""
+    return _Grid(shapes).waves
+
+
+def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[Array]]:
+    """The integers of the groups `at`, a list by tap; of each those whose tensors have that tap."""
+    row, column = grid.row[at], grid.column[at]
     known = np.zeros(len(at), np.uint8)
-    sizes = _Heat(rows, columns)
-    for tap in range(taps):
-        r, c = heat.levels() if tap == 0 else sizes.levels()
-        classes = np.clip(r[row] + c[column], 0, LEVELS - 1).astype(np.uint8)
+    fresh = np.zeros(len(at), np.uint8)  # of known, what rows and columns were not told yet
+    depths = np.array(grid.depths)
+    ends = np.searchsorted(at, grid.starts)
+    heat, told = _Heat(grid), 0
+    levels = flags.levels(row, column)
+    found: list[Array] = []
+    for tap in range(depths[-1]):
+        begin = ends[np.searchsorted(depths, tap, side="right")]
+        end = ends[np.searchsorted(depths, tap + 1, side="right")]  # of those that end here
+        cut = begin - (len(at) - len(row))
+        row, column, known, fresh, levels = (a[cut:] for a in (row, column, known, fresh, levels))
+        if tap in (1, 2, 4) or tap % _OFTEN == 0 < tap:
+            heat.add(row, column, fresh)
+            heat.count(row, column, tap - told)
+            levels, told = heat.levels(row, column), tap
+            fresh = np.zeros(len(row), np.uint8)
+        classes = levels.copy()
         if tap:
             kinds = 2 + np.searchsorted(_SHARES, np.arange(256) * 4 // tap)
             kinds[0] = 1
-            classes += (LEVELS * kinds).astype(np.uint8)[known]
-        if tap == taps - 1:
-            classes[known == 0] = VALUES - 1
+            classes += (LEVELS * kinds).astype(np.uint8).take(known)
+        classes[: end - begin][known[: end - begin] == 0] = VALUES - 1
         symbols = yield classes, 1
-        q[tap] = symbols - LARGEST
-        size = np.abs(q[tap])
-        known += np.minimum(size, 3).astype(np.uint8)
-        np.minimum(known, _ENOUGH, out=known)
-        sizes.add(row, column, size)
-    whole = np.zeros((rows * columns, taps), np.int8)
-    whole[at] = q.T
-    return whole.reshape(rows, columns, taps)
+        q = (symbols - LARGEST).astype(np.int8)
+        size = np.abs(q).view(np.uint8)
+        fresh += size
+        known = np.minimum(known + np.minimum(size, 3), _ENOUGH)
+        found.append(q)
+    return found
 
 
-def flag_blocks(flags: Array) -> list[Array]:
-    """The flags [rows, columns] of each wave that has any, in order."""
-    blocks = [
-        flags[a::_ROW_WAVES, b::_COLUMN_WAVES]
-        for a in range(_ROW_WAVES)
-        for b in range(_COLUMN_WAVES)
-    ]
-    return [block for block in blocks if block.size]
+class _Grid:
+    """The groups of tensors one after another, rows and columns numbered over all.
+
+    Attributes:
+        depths: taps of each tensor.
+        starts: where the groups of each tensor begin, and the last one's end.
+        rows, columns: of each tensor.
+        row, column: of each group.
+        waves: which groups each wave of flags has.
+        alike: runs of tensors of as many taps, (first, last).
+    """
+
+    def __init__(self, shapes: Sequence[Shape]) -> None:
+        self.rows, self.columns = (np.array([s[k] for s in shapes]) for k in (0, 1))
+        self.depths = [s[2] for s in shapes]
+        sizes = self.rows * self.columns
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        wide = np.repeat(self.columns, self.rows)  # by row
+        self.row = np.repeat(np.arange(len(wide)), wide)
+        first = np.repeat(np.cumsum(self.columns) - self.columns, self.rows)
+        self.column = np.arange(len(self.row)) - np.repeat(np.cumsum(wide) - wide - first, wide)
+        parity = [
+            (np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)) % m
+            for n, m in ((self.rows, _ROW_WAVES), (self.columns, _COLUMN_WAVES))
+        ]
+        wave = (parity[0] * _COLUMN_WAVES).astype(np.uint8).take(self.row)
+        wave += parity[1].astype(np.uint8).take(self.column)
+        count = np.bincount(wave, minlength=_ROW_WAVES * _COLUMN_WAVES)
+        self.waves = np.split(np.argsort(wave, kind="stable"), np.cumsum(count)[:-1])
+        cuts = [k for k in range(1, len(shapes)) if self.depths[k] != self.depths[k - 1]]
+        self.alike = list(zip([0, *cuts], [*cuts, len(shapes)], strict=True))
 
 
 class _Heat:
-    """Sums and counts by row and column, and half octaves of their means, in integers."""
+    """Sums and counts by row and column, and what level both say together."""
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self._sums = [np.zeros(rows, np.int64), np.zeros(columns, np.int64)]
-        self._counts = [np.zeros(rows, np.int64), np.zeros(columns, np.int64)]
-
-    def add_block(self, block: Array, a: int, b: int) -> None:
-        for axis, slices in ((0, slice(a, None, _ROW_WAVES)), (1, slice(b, None, _COLUMN_WAVES))):
-            self._sums[axis][slices] += block.sum(axis=1 - axis, dtype=np.int64)
-            self._counts[axis][slices] += block.shape[1 - axis]
+    def __init__(self, grid: _Grid) -> None:
+        self._rows = np.cumsum(grid.rows) - grid.rows
+        self._tensors = [np.repeat(np.arange(len(n)), n) for n in (grid.rows, grid.columns)]
+        self._sums, self._counts = ([np.zeros(len(t)) for t in self._tensors] for _ in range(2))
 
     def add(self, row: Array, column: Array, size: Array) -> None:
-        for axis, index in ((0, row), (1, column)):
-            n = len(self._sums[axis])
-            # sums of small integers: exact in the floats that bincount adds in
-            self._sums[axis] += np.bincount(index, size, minlength=n).astype(np.int64)
-            self._counts[axis] += np.bincount(index, minlength=n)
+        """Sizes, small integers, of groups in these rows and columns; sums are exact."""
+        size = size.astype(np.float64)
+        for sums, index in zip(self._sums, (row, column), strict=True):
+            sums += np.bincount(index, size, minlength=len(sums))
 
-    def levels(self) -> tuple[Array, Array]:
-        """Summands by row and column, whose sum is the level that both say."""
-        total, count = int(self._sums[0].sum()), int(self._counts[0].sum())
-        mean = (total << 16) // max(count, 1) + 1
+    def count(self, row: Array, column: Array, times: int) -> None:
+        """That so many symbols of each of these groups are known."""
+        for counts, index in zip(self._counts, (row, column), strict=True):
+            counts += times * np.bincount(index, minlength=len(counts))
+
+    def levels(self, row: Array, column: Array) -> Array:
+        """Of groups in these rows and columns, uint8: a mean of 1/64 is level 0, of 1 level 12."""
+        total, count = (np.add.reduceat(a[0], self._rows) for a in (self._sums, self._counts))
+        mean = total / np.maximum(count, 1) + 2.0**-16
         halves = [
-            np.searchsorted(
-                _HALVES, ((sums << 16) + _PRIOR * mean) // (counts + _PRIOR) + 1, side="right"
-            )
-            for sums, counts in zip(self._sums, self._counts, strict=True)
+            _halves((sums + _PRIOR * mean[tensor]) / (counts + _PRIOR))
+            for sums, counts, tensor in zip(self._sums, self._counts, self._tensors, strict=True)
         ]
-        middle = int(np.searchsorted(_HALVES, mean, side="right"))
-        # a mean of 1/64 is level 0, of 1 level 12
-        return (halves[0] - middle - 21).astype(np.int16), halves[1].astype(np.int16)
+        halves[0] -= _halves(mean)[self._tensors[0]]
+        both = (halves[0].astype(np.int8) + 12).take(row) + halves[1].astype(np.int8).take(column)
+        levels: Array = np.clip(both, 0, LEVELS - 1).astype(np.uint8)
+        return levels
+
+
+def _halves(x: Array) -> Array:
+    """Octaves of positive float64, twice: the exponent and the first bit of what follows."""
+    found: Array = (x.view(np.int64) >> 51) - (1023 << 1)
+    return found

@@ -13,14 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.entropy.ans import Decoder, encode, rounded
-from graphopt.entropy.contexts import ALPHABET, FLAGS, LARGEST, VALUES, flag_blocks, waves
+from graphopt.entropy.ans import Decoder, bits_of, encode, rounded
+from graphopt.entropy.contexts import (
+    ALPHABET,
+    FLAGS,
+    LARGEST,
+    VALUES,
+    Shape,
+    flag_waves,
+    waves,
+)
 from graphopt.errors import ModelError
 from graphopt.varint import decode_varint, encode_varint
 
 __all__ = [
     "MOST",
+    "TAPS",
     "Rounded",
+    "bits_taken",
+    "counts_of",
     "pack_integers",
     "steps_of",
     "tables_of",
@@ -32,13 +43,15 @@ Array = np.ndarray[Any, Any]
 #: Bits that magnitudes without a symbol of their own take at most, and the largest of them.
 _BITS = 23
 MOST = LARGEST + (1 << _BITS) - 2
+#: Columns of a group at most.
+TAPS = 1024
 #: Kinds of symbols after `contexts`' flags (0) and values (1): levels of rows and columns and
 #: numbers of bits, and single bits, each as likely as not.
 _SIDE, _BIT = 2, 3
 #: Levels that steps of rows and columns have.
 STEPS = 33
-#: Classes and symbols of each kind whose frequencies a pack holds.
-_SIZES = ((FLAGS, 2), (VALUES, ALPHABET), (3, STEPS))
+#: Classes and symbols of each kind; of all but bits, a pack holds their frequencies.
+_SIZES = ((FLAGS, 2), (VALUES, ALPHABET), (3, STEPS), (1, 2))
 #: Quarter octaves that steps differ by.
 _QUARTERS = np.array([1.0, 1.1892071150027210, 1.4142135623730951, 1.6817928305074292])
 
@@ -80,103 +93,143 @@ def steps_of(step: np.float32, levels: Array) -> Array:
 
 
 def _grouped(tensor: Rounded) -> Array:
-    """The integers [rows, groups, taps], the last group filled with zeros."""
+    """The integers [rows, groups, taps], int8 up to LARGEST, the last group filled with zeros."""
     rows, columns = tensor.q.shape
-    return np.pad(tensor.q, ((0, 0), (0, -columns % tensor.taps))).reshape(rows, -1, tensor.taps)
+    q = np.clip(tensor.q, -LARGEST, LARGEST).astype(np.int8)
+    return np.pad(q, ((0, 0), (0, -columns % tensor.taps))).reshape(rows, -1, tensor.taps)
 
 
-def symbols_of(tensor: Rounded) -> Iterator[tuple[int, Array, Array]]:
+def _ordered(tensors: Sequence[Rounded]) -> list[Rounded]:
+    """Those of fewer taps first, as `contexts.waves` takes them."""
+    return sorted(tensors, key=lambda t: t.taps)
+
+
+def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]:
     """What is coded: (kind, classes, symbols) wave by wave."""
-    for k, levels in enumerate((tensor.row, tensor.column)):
-        yield _SIDE, np.full(len(levels), k, np.uint8), levels.astype(np.int32)
-    q = np.clip(_grouped(tensor), -LARGEST, LARGEST).astype(np.int8)
-    rows, columns, taps = q.shape
-    flags = np.asarray(q.any(axis=2), np.uint8)
-    held = q[flags.astype(bool)].astype(np.int32) + LARGEST
-    asked = waves(rows, columns, taps)
-    symbols = [*(b.ravel().astype(np.int32) for b in flag_blocks(flags)), *held.T]
+    tensors = _ordered(tensors)
+    for k, levels in enumerate(([t.row for t in tensors], [t.column for t in tensors])):
+        joint = np.concatenate(levels)
+        yield _SIDE, np.full(len(joint), k, np.uint8), joint.astype(np.int32)
+    grouped = [_grouped(t) for t in tensors]
+    shapes = [q.shape for q in grouped]
+    flags = np.concatenate([q.any(axis=2).ravel() for q in grouped])
+    symbols = [flags[where].astype(np.int32) for where in flag_waves(shapes)]
+    held = [q[q.any(axis=2)].astype(np.int32) + LARGEST for q in grouped]
+    for tap in range(shapes[-1][2]):
+        symbols.append(np.concatenate([h[:, tap] for h in held if tap < h.shape[1]]))
+    asked = waves(shapes)
     classes, kind = next(asked)
     for k, sent in enumerate(symbols):
         yield kind, classes, sent
         if k + 1 < len(symbols):
             classes, kind = asked.send(sent)
 
-    sizes = np.abs(tensor.q.ravel())
+    sizes = np.concatenate([np.abs(t.q.ravel()) for t in tensors])
     extra = sizes[sizes >= LARGEST] - (LARGEST - 1)
     lengths = np.frexp(extra)[1].astype(np.int32) - 1
     yield _SIDE, np.full(len(extra), 2, np.uint8), lengths
     for bit in range(int(lengths.max(initial=0))):
-        held = extra[lengths > bit]
-        yield _BIT, np.zeros(len(held), np.uint8), (held >> bit) & 1
+        large = extra[lengths > bit]
+        yield _BIT, np.zeros(len(large), np.uint8), (large >> bit) & 1
 
 
-def tables_of(tensors: Iterable[Rounded]) -> bytes:
-    """The frequencies of all classes in these tensors, as the pack holds them."""
+def counts_of(tensor: Rounded) -> list[Array]:
+    """How often each symbol [classes, symbols] of each kind occurs."""
     counts = [np.zeros(size, np.int64) for size in _SIZES]
-    for tensor in tensors:
-        for kind, classes, symbols in symbols_of(tensor):
-            if kind != _BIT:
-                width = counts[kind].shape[1]
-                joint = classes.astype(np.int64) * width + symbols
-                counts[kind].ravel()[:] += np.bincount(joint, minlength=counts[kind].size)
-    return b"".join(rounded(c).tobytes() for c in counts)
+    for kind, classes, symbols in symbols_of([tensor]):
+        joint = classes.astype(np.int64) * counts[kind].shape[1] + symbols
+        counts[kind].ravel()[:] += np.bincount(joint, minlength=counts[kind].size)
+    return counts
+
+
+def tables_of(counts: Iterable[Sequence[Array]]) -> bytes:
+    """The frequencies of all classes where these are the counts of tensors, as a pack holds them."""
+    return b"".join(rounded(np.sum(c, axis=0)).tobytes() for c in list(zip(*counts))[:_BIT])
+
+
+def bits_taken(counts: Sequence[Array], tables: bytes) -> float:
+    """Bits of a tensor with these counts, coded by these tables."""
+    return float(sum((n * bits_of(c)).sum() for n, c in zip(counts, _tables(tables), strict=True)))
 
 
 def _tables(data: bytes) -> list[Array]:
-    if len(data) != sum(classes * symbols for classes, symbols in _SIZES):
+    if len(data) != sum(classes * symbols for classes, symbols in _SIZES[:_BIT]):
         raise ModelError("the tables of frequencies are not there")
     codes, at = [], 0
-    for classes, symbols in _SIZES:
+    for classes, symbols in _SIZES[:_BIT]:
         found = np.frombuffer(data, np.uint8, classes * symbols, at)
         codes.append(found.reshape(classes, symbols))
         at += found.size
-    return [*codes, np.ones((1, 2), np.uint8)]
+    return [*codes, np.ones(_SIZES[_BIT], np.uint8)]
 
 
-def pack_integers(tensor: Rounded, tables: bytes) -> bytes:
-    """The tensor coded by `tables_of` all of its model; it says itself where it ends."""
+def pack_integers(tensors: Sequence[Rounded], tables: bytes) -> bytes:
+    """Tensors coded together by `tables_of` all of their model."""
     codes = _tables(tables)
     parts = []
-    for kind, classes, symbols in symbols_of(tensor):
+    for kind, classes, symbols in symbols_of(tensors):
         order = np.argsort(classes, kind="stable")
         ends = np.cumsum(np.bincount(classes, minlength=len(codes[kind])))
         sorted_ = symbols[order]
         for k in np.flatnonzero(np.diff(ends, prepend=0)):
             parts.append((sorted_[ends[k - 1] if k else 0 : ends[k]], codes[kind][k]))
-    stream = encode(parts)
-    numbers = (2 * tensor.taps + tensor.turned, *tensor.q.shape, len(stream))
-    return b"".join(map(encode_varint, numbers)) + struct.pack("<f", tensor.step) + stream
+    head = encode_varint(len(tensors))
+    for one in tensors:
+        numbers = (2 * one.taps + one.turned, *one.q.shape)
+        head += b"".join(map(encode_varint, numbers)) + struct.pack("<f", one.step)
+    return head + encode(parts)
 
 
-def unpack_integers(data: memoryview, size: int, tables: bytes) -> bytes:
+def unpack_integers(data: memoryview, size: int, tables: bytes) -> memoryview:
     """The float32 bytes of tensors one after another. Raises ModelError: not `pack_integers`'."""
     codes = _tables(tables)
-    made: list[bytes] = []
-    while data or size:
-        numbers: list[int] = []
-        at = 0
-        while len(numbers) < 4:
-            try:
+    heads, stream = _heads(data, size)
+    order = sorted(range(len(heads)), key=lambda k: heads[k][2])  # as `_ordered`
+    shapes = [
+        (rows, -(-columns // taps), taps)
+        for rows, columns, taps, *_ in map(heads.__getitem__, order)
+    ]
+    found, row, column = _decoded(_Symbols(stream, codes), shapes)
+    made = np.empty(size // 4, "<f4")
+    ends = np.cumsum([rows * columns for rows, columns, *_ in heads])
+    for k, q in zip(order, found, strict=True):
+        rows, columns, taps, turned, step = heads[k]
+        q = q.reshape(rows, -1)[:, :columns]
+        tensor = Rounded(q, step, row[:rows], column[: -(-columns // taps)], taps, turned)
+        made[ends[k] - rows * columns : ends[k]] = tensor.values().ravel()
+        row, column = row[rows:], column[-(-columns // taps) :]
+    return made.data.cast("B")
+
+
+def _heads(
+    data: memoryview, size: int
+) -> tuple[list[tuple[int, int, int, bool, np.float32]], memoryview]:
+    """Rows, columns, taps, whether turned and the step of each tensor; what follows them."""
+    heads, at, numbers = [], 0, []
+    try:
+        count, at = decode_varint(data, at, len(data))
+        while len(heads) < count:
+            while len(numbers) < 3:
                 value, at = decode_varint(data, at, len(data))
-            except (EOFError, OverflowError):
-                raise ModelError("a rounded tensor is cut off") from None
-            numbers.append(value)
-        form, rows, columns, length = numbers
-        taps, turned = divmod(form, 2)
-        size -= 4 * rows * columns
-        end = at + 4 + length
-        if not 0 < taps <= 8 * columns or not rows or size < 0 or len(data) < end:
-            raise ModelError("a rounded tensor has another size than it should")
-        (step,) = struct.unpack_from("<f", data, at)
-        q, row, column = _decoded(_Symbols(data[at + 4 : end], codes), rows, columns, taps)
-        tensor = Rounded(q, np.float32(step), row, column, taps, bool(turned))
-        made.append(tensor.values().astype("<f4").tobytes())
-        data = data[end:]
-    return b"".join(made)
+                numbers.append(value)
+            (step,) = struct.unpack_from("<f", data, at)
+            at += 4
+            form, rows, columns = numbers
+            taps, turned = divmod(form, 2)
+            size -= 4 * rows * columns
+            if not (0 < taps <= min(TAPS, 8 * columns) and rows) or size < 0:
+                raise ModelError("a rounded tensor has another size than it should")
+            heads.append((rows, columns, taps, bool(turned), np.float32(step)))
+            numbers = []
+    except (EOFError, OverflowError, struct.error):
+        raise ModelError("a rounded tensor is cut off") from None
+    if size or not heads:
+        raise ModelError("rounded tensors have another size than they should")
+    return heads, data[at:]
 
 
 class _Symbols:
-    """A tensor's stream, read wave by wave."""
+    """A stream of symbols, read wave by wave."""
 
     def __init__(self, data: memoryview, codes: Sequence[Array]) -> None:
         self._coder, self._codes = Decoder(data), codes
@@ -184,34 +237,38 @@ class _Symbols:
     def take(self, kind: int, classes: Array) -> Array:
         """The symbols of a wave, int32."""
         codes = self._codes[kind]
-        order = np.argsort(classes, kind="stable")
         counts = np.bincount(classes, minlength=len(codes))
         taken = [self._coder.take(codes[k], int(counts[k])) for k in np.flatnonzero(counts)]
+        if len(taken) == 1:
+            return taken[0]
         sent = np.empty(len(classes), np.int32)
         if taken:
-            sent[order] = np.concatenate(taken)
+            sent[np.argsort(classes, kind="stable")] = np.concatenate(taken)
         return sent
 
 
-def _decoded(symbols: _Symbols, rows: int, columns: int, taps: int) -> tuple[Array, Array, Array]:
-    """The integers [rows, columns], and the levels of rows and groups."""
-    groups = -(-columns // taps)
+def _decoded(symbols: _Symbols, shapes: Sequence[Shape]) -> tuple[list[Array], Array, Array]:
+    """The integers [rows, groups, taps] of each tensor; the levels of all rows and groups."""
     row, column = (
-        symbols.take(_SIDE, np.full(n, k, np.uint8)) for k, n in enumerate((rows, groups))
+        symbols.take(_SIDE, np.full(sum(s[k] for s in shapes), k, np.uint8)) for k in (0, 1)
     )
-    asked = waves(rows, groups, taps)
+    asked = waves(shapes)
     classes, kind = next(asked)
     while True:
         try:
             classes, kind = asked.send(symbols.take(kind, classes))
         except StopIteration as end:
-            q = end.value.reshape(rows, -1)[:, :columns].astype(np.int32)
+            found: list[Array] = end.value
             break
-    large = np.abs(q) == LARGEST
-    lengths = symbols.take(_SIDE, np.full(int(large.sum()), 2, np.uint8))
+    large = [np.flatnonzero(np.abs(q) == LARGEST) for q in found]
+    lengths = symbols.take(_SIDE, np.full(sum(map(len, large)), 2, np.uint8))
     extra = 1 << lengths
     for bit in range(int(lengths.max(initial=0))):
         held = lengths > bit
         extra[held] |= symbols.take(_BIT, np.zeros(int(held.sum()), np.uint8)) << bit
-    q[large] += np.sign(q[large]) * (extra - 1)
-    return q, row, column
+    for k, where in enumerate(large):
+        if len(where):
+            q = found[k] = found[k].astype(np.int32)
+            mine, extra = extra[: len(where)], extra[len(where) :]
+            q.ravel()[where] += np.sign(q.ravel()[where]) * (mine - 1)
+    return found, row, column

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.context import Progress, silent
 from graphopt.entropy.container import CHUNK, write_pack
-from graphopt.entropy.integers import Rounded, pack_integers, tables_of
+from graphopt.entropy.integers import Rounded, bits_taken, counts_of, tables_of
 from graphopt.io.writing import write_model
 from graphopt.packing.files import files_of
 from graphopt.packing.lossless import check
@@ -30,17 +30,26 @@ ROUNDS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
-    """A model with rounded weights, and these as they are coded."""
+    """A model with rounded weights, and these as a pack codes them.
+
+    Attributes:
+        model: with the weights that integers stand for.
+        pieces: rounded tensors by name, in pieces as they are stored.
+        tables: the frequencies that all are coded by.
+        sizes: bytes of each tensor as coded, by the information of its symbols.
+        rounded: the tensors in the order of the layers.
+    """
 
     model: ir.Model
-    parts: dict[str, list[tuple[int, bytes]]]
+    pieces: dict[str, list[Rounded]]
     tables: bytes
+    sizes: dict[str, float]
     rounded: list[Rounded]
 
     @property
     def bytes(self) -> int:
         """Of the coded weights."""
-        return sum(len(c) for parts in self.parts.values() for _, c in parts)
+        return round(sum(self.sizes.values()))
 
 
 def size_of(layers: Sequence[Layer]) -> float:
@@ -67,20 +76,18 @@ def integers_at(layers: Sequence[Layer], step: float) -> list[Array]:
 def coded(model: ir.Model, layers: Sequence[Layer], found: Sequence[Array], step: float) -> Coded:
     """The model with integers `found` at one step in place of its layers, and these coded."""
     rounded = [as_rounded(one, q, step) for one, q in zip(layers, found, strict=True)]
-    parts = [_parts(one) for one in rounded]
-    tables = tables_of(p for ps in parts for p in ps)
-    made = {
-        one.name: [(4 * p.q.size, pack_integers(p, tables)) for p in ps]
-        for one, ps in zip(layers, parts, strict=True)
-    }
+    pieces = {one.name: _pieces(whole) for one, whole in zip(layers, rounded, strict=True)}
+    counts = {name: [counts_of(p) for p in parts] for name, parts in pieces.items()}
+    tables = tables_of(c for parts in counts.values() for c in parts)
+    sizes = {n: sum(bits_taken(c, tables) for c in parts) / 8 for n, parts in counts.items()}
     model = model.clone()
     for one, tensor in zip(layers, rounded, strict=True):
         values = tensor.values().reshape(one.shape)
         model.graph.initializers[one.name].const_value = ir.Tensor(values, name=one.name)
-    return Coded(model, made, tables, rounded)
+    return Coded(model, pieces, tables, sizes, rounded)
 
 
-def _parts(tensor: Rounded) -> list[Rounded]:
+def _pieces(tensor: Rounded) -> list[Rounded]:
     """A tensor in pieces of at most a chunk, along the axis that is stored first."""
     q, (rows, columns) = tensor.q, tensor.q.shape
     most = max(1, CHUNK // 4 // (rows if tensor.turned else columns))
@@ -105,6 +112,6 @@ def write(coded: Coded, target: Path, progress: Progress = silent) -> None:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         whole = Path(folder, "model.onnx")
         write_model(coded.model, whole)
-        files = files_of(whole, coded.parts)
+        files = files_of(whole, coded.pieces)
         content = write_pack(files, coded.tables, progress)
         replace_files([(target, content)], check)

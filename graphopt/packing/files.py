@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from graphopt.entropy.container import Run
+from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
 from graphopt.io import wire
 from graphopt.io.reading import data_path, looks_like
@@ -35,17 +36,18 @@ _KINDS = {
 _WIDTHS = {"f8": 8, "f4": 4, "f2": 2, "i1": 1}
 
 
-#: Where a run begins, its length (-1: to the end), its kind, and what it is coded as already.
+#: Where a run begins, its length (-1: to the end), its kind, and its name if it is rounded.
 _Part = tuple[int, int, str, str]
-Coded = Mapping[str, Sequence[tuple[int, bytes]]]
+#: Rounded tensors by name, in pieces.
+Pieces = Mapping[str, Sequence[Rounded]]
 
 
-def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run]]]:
+def files_of(path: Path, rounded: Pieces | None = None) -> list[tuple[str, list[Run]]]:
     """The model's external data files and the file at `path`, last, as runs by name.
 
     Args:
         path: the model.
-        coded: tensors by name that are coded already, in parts: their bytes, and the code.
+        rounded: tensors by name that are coded as integers, in pieces as they are stored.
 
     Raises:
         ModelError: it is no ONNX model, or its external data is not there.
@@ -60,7 +62,7 @@ def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run
         raise ModelError(f"{path}: {looks_like(file) or 'this is not an ONNX model'}") from error
     if not proto.HasField("graph"):
         raise ModelError(f"{path}: it holds no graph: this is not an ONNX model")
-    coded = coded or {}
+    rounded = rounded or {}
     inside: list[_Part] = []
     beside: dict[str, list[_Part]] = {}
     for tensor in tensors_of(proto):
@@ -68,7 +70,7 @@ def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run
             continue
         said = {e.key: e.value for e in tensor.external_data}
         kind, location = _KINDS.get(tensor.data_type, "text"), said.get("location", "")
-        name = tensor.name if tensor.name in coded else ""
+        name = tensor.name if tensor.name in rounded else ""
         if location.startswith(_TOKEN):
             span = spans[int(location.removeprefix(_TOKEN))]
             inside.append((span.offset, span.length, kind, name))
@@ -78,8 +80,8 @@ def files_of(path: Path, coded: Coded | None = None) -> list[tuple[str, list[Run
     files = []
     for location, parts in beside.items():
         held = _data(location, path)
-        files.append((location, _runs(held.view, parts, coded)))
-    return [*files, (path.name, _runs(file.view, inside, coded))]
+        files.append((location, _runs(held.view, parts, rounded)))
+    return [*files, (path.name, _runs(file.view, inside, rounded))]
 
 
 def _data(location: str, model: Path) -> MappedFile:
@@ -90,7 +92,7 @@ def _data(location: str, model: Path) -> MappedFile:
         raise ModelError(f"{what} cannot be read: {error.strerror}") from error
 
 
-def _runs(view: memoryview, parts: list[_Part], coded: Coded) -> list[Run]:
+def _runs(view: memoryview, parts: list[_Part], rounded: Pieces) -> list[Run]:
     """Numbers where `parts` say, and what is between as text."""
     runs: list[Run] = []
     at = 0
@@ -101,9 +103,9 @@ def _runs(view: memoryview, parts: list[_Part], coded: Coded) -> list[Run]:
         end -= (end - offset) % _WIDTHS[kind]
         runs.append(Run("text", view[at:offset]))
         at = offset
-        for size, code in coded.get(name, ()):
-            runs.append(Run("rounded", view[at : at + size], code))
-            at += size
+        for piece in rounded.get(name, ()):
+            runs.append(Run("rounded", view[at : at + 4 * piece.q.size], piece))
+            at += 4 * piece.q.size
         runs.append(Run(kind, view[at:end]))
         at = end
     return [r for r in (*runs, Run("text", view[at:])) if len(r.data)]

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.calibration.moments import Moments, rows_of
 from graphopt.context import Progress
+from graphopt.entropy.integers import TAPS
 from graphopt.execution.gradients import backward
 from graphopt.execution.staged import Staged
 from graphopt.packing.rounding import GROUP, Layer
@@ -59,7 +60,7 @@ def layers_of(
         else:
             w, f = (a.reshape(-1, len(second)) for a in (array, grid))
         kernel = op.kernel if isinstance(op, Linear) else ()
-        taps = int(np.prod(kernel)) if np.prod(kernel) > 1 else GROUP
+        taps = int(np.prod(kernel)) if 1 < np.prod(kernel) <= TAPS else GROUP
         u = _calm(f.sum(axis=1) / max(float(np.trace(second)), 1e-30))
         if kernel:
             u = np.sqrt(u * np.exp(np.log(u).mean()))

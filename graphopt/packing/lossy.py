@@ -208,13 +208,13 @@ def _told(layers: Sequence[Layer], coded: Coded) -> tuple[Tensor, ...]:
     for one, rounded in zip(layers, coded.rounded, strict=True):
         n = rounded.q.size
         shares = np.unique(rounded.q, return_counts=True)[1] / n
-        after = sum(len(c) for _, c in coded.parts[one.name])
+        after = coded.sizes[one.name]
         found.append(
             Tensor(
                 one.name,
                 one.shape,
                 4 * n,
-                after,
+                round(after),
                 8 * after / n,
                 float(-(shares * np.log2(shares)).sum()),
                 float((rounded.q == 0).mean()),

@@ -53,7 +53,7 @@ def shrunk(
         bare(made)
         if passes or judged is None:
             return made, one
-        if not judged(Coded(made, {}, b"", []), PART).reason:
+        if not judged(Coded(made, {}, b"", {}, []), PART).reason:
             (train,) = parse(TRAINING)
             ctx = Context(
                 made,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graphopt.entropy.container import VERSION, Run, read_pack, write_pack
-from graphopt.entropy.integers import Rounded, pack_integers, tables_of
+from graphopt.entropy.integers import Rounded, counts_of, tables_of
 from graphopt.errors import ModelError
 
 pytest.importorskip("constriction")
@@ -49,8 +49,8 @@ def test_streams_longer_than_a_chunk(monkeypatch):
 
 
 def rounded(tensors):
-    tables = tables_of(tensors)
-    return [Run("rounded", t.values().tobytes(), pack_integers(t, tables)) for t in tensors], tables
+    tables = tables_of(map(counts_of, tensors))
+    return [Run("rounded", t.values().tobytes(), t) for t in tensors], tables
 
 
 def test_small_rounded_tensors_share_records(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 
 from graphopt.entropy.integers import (
     Rounded,
+    counts_of,
     pack_integers,
     steps_of,
     tables_of,
@@ -23,8 +24,8 @@ def tensor(q, taps=9, turned=False, seed=0):
 
 
 def coded(one):
-    tables = tables_of([one])
-    return pack_integers(one, tables), tables
+    tables = tables_of([counts_of(one)])
+    return pack_integers([one], tables), tables
 
 
 def back(data, one, tables):

@@ -34,7 +34,7 @@ def test_few_samples_do_not_hide_what_others_show():
     alone, both = 0, 0
     for seed in range(12):
         setting = setting_of(seed)
-        found = judged(setting, Coded(moved(error), {}, b"", []), None, look=True, share=1)
+        found = judged(setting, Coded(moved(error), {}, b"", {}, []), None, look=True, share=1)
         outputs = [{"y": f["x"] @ matrix(error)} for f in setting.judge.probe]
         alone += setting.guard.judge(outputs)["y"].over <= 1
         both += not found.reason
@@ -45,10 +45,10 @@ def test_few_samples_do_not_hide_what_others_show():
 
 def test_the_same_outputs_are_within_the_budget_and_half_of_it_is_half():
     setting = setting_of(0)
-    same = judged(setting, Coded(moved(0), {}, b"", []), None, look=True, share=1)
+    same = judged(setting, Coded(moved(0), {}, b"", {}, []), None, look=True, share=1)
     assert (same.reason, same.error, same.disagreement) == ("", 0, 0)
     whole, half = (
-        judged(setting, Coded(moved(0.001), {}, b"", []), None, look=True, share=s).disagreement
+        judged(setting, Coded(moved(0.001), {}, b"", {}, []), None, look=True, share=s).disagreement
         for s in (1, 0.5)
     )
     assert half == pytest.approx(2 * whole)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt.entropy.integers import pack_integers, tables_of
+from graphopt.entropy.integers import bits_taken, counts_of, tables_of
 from graphopt.packing.rounding import Costs, Layer, as_rounded, rounded_for
 
 pytest.importorskip("constriction")
@@ -24,7 +24,8 @@ def judged(setting, layer, q, step):
     """Bits a weight, and the error that matters."""
     w, h, u = setting
     made = as_rounded(layer, q, step)
-    bits = 8 * len(pack_integers(made, tables_of([made]))) / w.size
+    counts = counts_of(made)
+    bits = bits_taken(counts, tables_of([counts])) / w.size
     off = made.values() - w
     return bits, float(u @ np.einsum("oi,oi->o", off @ h, off))
 
@@ -82,7 +83,8 @@ def test_a_vector_is_coded_by_its_neighbours():
     layer = Layer("b", w, 1, False, (256,), None, np.ones(256))
     made = as_rounded(layer, nearest(layer, 0.1), 0.1)
     assert np.abs(made.values().ravel() - w.ravel()).max() <= 0.051
-    bits = 8 * len(pack_integers(made, tables_of([made]))) / w.size
+    counts = counts_of(made)
+    bits = bits_taken(counts, tables_of([counts])) / w.size
     assert bits < 6.2  # 5.4 are what the nearest integers of a normal carry
 
 
