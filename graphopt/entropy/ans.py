@@ -104,8 +104,7 @@ class Decoder:
         except ValueError as error:
             raise ModelError("a stream of symbols is damaged") from error
 
-    def take(self, codes: Array, count: int) -> Array:
-        """The next symbols, int32 [count], of these frequencies."""
+    def take(self, codes: Array, out: Array) -> None:
+        """Fill `out`, uint8, with the next symbols, of these frequencies."""
         model, low = _model(codes.tobytes())
-        found: Array = self._coder.decode(model, count)
-        return found + low if low else found
+        np.add(self._coder.decode(model, len(out)), low, out=out, casting="unsafe")

@@ -47,7 +47,7 @@ _OFTEN = 8
 
 
 def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
-    """The classes of all tensors' symbols, wave by wave; it is sent the symbols.
+    """The classes of all tensors' symbols, wave by wave; it is sent the symbols, uint8.
 
     Args:
         shapes: of the tensors, those of fewer taps first.
@@ -65,7 +65,7 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
         symbols = yield classes, 0
         flags[part] = symbols
         heat.add(row, column, symbols)
-        heat.count(row, column, 1)
+        heat.count(row, column)
     at = np.flatnonzero(flags)
     held = yield from _taps(grid, at, heat)
     found: list[Array] = []
@@ -95,7 +95,8 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
     fresh = np.zeros(len(at), np.uint8)  # of known, what rows and columns were not told yet
     depths = np.array(grid.depths)
     ends = np.searchsorted(at, grid.starts)
-    heat, told = _Heat(grid), 0
+    heat = _Heat(grid)
+    heat.count(row, column)
     levels = flags.levels(row, column)
     found: list[Array] = []
     for tap in range(depths[-1]):
@@ -105,8 +106,7 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
         row, column, known, fresh, levels = (a[cut:] for a in (row, column, known, fresh, levels))
         if tap in (1, 2, 4) or tap % _OFTEN == 0 < tap:
             heat.add(row, column, fresh)
-            heat.count(row, column, tap - told)
-            levels, told = heat.levels(row, column), tap
+            levels = heat.levels(row, column, tap)
             fresh = np.zeros(len(row), np.uint8)
         classes = levels.copy()
         if tap:
@@ -115,7 +115,7 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
             classes += (LEVELS * kinds).astype(np.uint8).take(known)
         classes[: end - begin][known[: end - begin] == 0] = VALUES - 1
         symbols = yield classes, 1
-        q = (symbols - LARGEST).astype(np.int8)
+        q = symbols.view(np.int8) - np.int8(LARGEST)
         size = np.abs(q).view(np.uint8)
         fresh += size
         known = np.minimum(known + np.minimum(size, 3), _ENOUGH)
@@ -170,17 +170,20 @@ class _Heat:
         for sums, index in zip(self._sums, (row, column), strict=True):
             sums += np.bincount(index, size, minlength=len(sums))
 
-    def count(self, row: Array, column: Array, times: int) -> None:
-        """That so many symbols of each of these groups are known."""
+    def count(self, row: Array, column: Array) -> None:
+        """Count the groups that are in these rows and columns."""
         for counts, index in zip(self._counts, (row, column), strict=True):
-            counts += times * np.bincount(index, minlength=len(counts))
+            counts += np.bincount(index, minlength=len(counts))
 
-    def levels(self, row: Array, column: Array) -> Array:
-        """Of groups in these rows and columns, uint8: a mean of 1/64 is level 0, of 1 level 12."""
+    def levels(self, row: Array, column: Array, each: int = 1) -> Array:
+        """Of groups in these rows and columns, uint8: a mean of 1/64 is level 0, of 1 level 12.
+
+        So many symbols of each group that is counted are in the sums.
+        """
         total, count = (np.add.reduceat(a[0], self._rows) for a in (self._sums, self._counts))
-        mean = total / np.maximum(count, 1) + 2.0**-16
+        mean = total / np.maximum(each * count, 1) + 2.0**-16
         halves = [
-            _halves((sums + _PRIOR * mean[tensor]) / (counts + _PRIOR))
+            _halves((sums + _PRIOR * mean[tensor]) / (each * counts + _PRIOR))
             for sums, counts, tensor in zip(self._sums, self._counts, self._tensors, strict=True)
         ]
         halves[0] -= _halves(mean)[self._tensors[0]]

@@ -52,8 +52,9 @@ _SIDE, _BIT = 2, 3
 STEPS = 33
 #: Classes and symbols of each kind; of all but bits, a pack holds their frequencies.
 _SIZES = ((FLAGS, 2), (VALUES, ALPHABET), (3, STEPS), (1, 2))
-#: Quarter octaves that steps differ by.
+#: What a level stands for, 2^(level / 4): float32, by exact factors.
 _QUARTERS = np.array([1.0, 1.1892071150027210, 1.4142135623730951, 1.6817928305074292])
+_FACTORS = np.ldexp(_QUARTERS, np.arange(64)[:, None]).astype(np.float32).ravel()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +79,17 @@ class Rounded:
     def values(self) -> Array:
         """The float32 tensor as it is stored, [rows, columns] or turned."""
         with np.errstate(over="ignore", invalid="ignore"):  # of what is no weight of ours
+            row = steps_of(self.step, self.row)
             column = np.repeat(steps_of(np.float32(1), self.column), self.taps)
-            steps = steps_of(self.step, self.row)[:, None] * column[: self.q.shape[1]]
-            w = self.q.astype(np.float32) * steps
-        return np.ascontiguousarray(w.T) if self.turned else w
+            column = column[: self.q.shape[1]]
+            if self.turned:
+                return self.q.T.astype(np.float32, order="C") * (column[:, None] * row)
+            return self.q.astype(np.float32, order="C") * (row[:, None] * column)
 
 
 def steps_of(step: np.float32, levels: Array) -> Array:
-    """step 2^(levels / 4), float32, by exact factors."""
-    whole, part = np.divmod(levels.astype(np.int32), 4)
-    factors = np.ldexp(_QUARTERS[part], whole).astype(np.float32)
-    made: Array = factors * np.float32(step)
+    """step 2^(levels / 4), float32."""
+    made: Array = _FACTORS[levels] * np.float32(step)
     return made
 
 
@@ -105,16 +106,16 @@ def _ordered(tensors: Sequence[Rounded]) -> list[Rounded]:
 
 
 def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]:
-    """What is coded: (kind, classes, symbols) wave by wave."""
+    """What is coded: (kind, classes, symbols) wave by wave, uint8."""
     tensors = _ordered(tensors)
     for k, levels in enumerate(([t.row for t in tensors], [t.column for t in tensors])):
         joint = np.concatenate(levels)
-        yield _SIDE, np.full(len(joint), k, np.uint8), joint.astype(np.int32)
+        yield _SIDE, np.full(len(joint), k, np.uint8), joint
     grouped = [_grouped(t) for t in tensors]
     shapes = [q.shape for q in grouped]
     flags = np.concatenate([q.any(axis=2).ravel() for q in grouped])
-    symbols = [flags[where].astype(np.int32) for where in flag_waves(shapes)]
-    held = [q[q.any(axis=2)].astype(np.int32) + LARGEST for q in grouped]
+    symbols = [flags[where].view(np.uint8) for where in flag_waves(shapes)]
+    held = [(q[q.any(axis=2)] + np.int8(LARGEST)).view(np.uint8) for q in grouped]
     for tap in range(shapes[-1][2]):
         symbols.append(np.concatenate([h[:, tap] for h in held if tap < h.shape[1]]))
     asked = waves(shapes)
@@ -126,11 +127,11 @@ def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]
 
     sizes = np.concatenate([np.abs(t.q.ravel()) for t in tensors])
     extra = sizes[sizes >= LARGEST] - (LARGEST - 1)
-    lengths = np.frexp(extra)[1].astype(np.int32) - 1
+    lengths = np.frexp(extra)[1].astype(np.uint8) - np.uint8(1)
     yield _SIDE, np.full(len(extra), 2, np.uint8), lengths
     for bit in range(int(lengths.max(initial=0))):
         large = extra[lengths > bit]
-        yield _BIT, np.zeros(len(large), np.uint8), (large >> bit) & 1
+        yield _BIT, np.zeros(len(large), np.uint8), ((large >> bit) & 1).astype(np.uint8)
 
 
 def counts_of(tensor: Rounded) -> list[Array]:
@@ -143,8 +144,10 @@ def counts_of(tensor: Rounded) -> list[Array]:
 
 
 def tables_of(counts: Iterable[Sequence[Array]]) -> bytes:
-    """The frequencies of all classes where these are the counts of tensors, as a pack holds them."""
-    return b"".join(rounded(np.sum(c, axis=0)).tobytes() for c in list(zip(*counts))[:_BIT])
+    """The frequencies of all classes, as a pack holds them, by the counts of tensors."""
+    return b"".join(
+        rounded(np.sum(c, axis=0)).tobytes() for c in [*zip(*counts, strict=True)][:_BIT]
+    )
 
 
 def bits_taken(counts: Sequence[Array], tables: bytes) -> float:
@@ -235,15 +238,18 @@ class _Symbols:
         self._coder, self._codes = Decoder(data), codes
 
     def take(self, kind: int, classes: Array) -> Array:
-        """The symbols of a wave, int32."""
+        """The symbols of a wave, uint8."""
         codes = self._codes[kind]
         counts = np.bincount(classes, minlength=len(codes))
-        taken = [self._coder.take(codes[k], int(counts[k])) for k in np.flatnonzero(counts)]
-        if len(taken) == 1:
-            return taken[0]
-        sent = np.empty(len(classes), np.int32)
-        if taken:
-            sent[np.argsort(classes, kind="stable")] = np.concatenate(taken)
+        sorted_, at = np.empty(len(classes), np.uint8), 0
+        used = np.flatnonzero(counts)
+        for k in used:
+            self._coder.take(codes[k], sorted_[at : at + counts[k]])
+            at += counts[k]
+        if len(used) < 2:
+            return sorted_
+        sent = np.empty_like(sorted_)
+        sent[np.argsort(classes, kind="stable")] = sorted_
         return sent
 
 
@@ -262,10 +268,11 @@ def _decoded(symbols: _Symbols, shapes: Sequence[Shape]) -> tuple[list[Array], A
             break
     large = [np.flatnonzero(np.abs(q) == LARGEST) for q in found]
     lengths = symbols.take(_SIDE, np.full(sum(map(len, large)), 2, np.uint8))
-    extra = 1 << lengths
+    extra = 1 << lengths.astype(np.int32)
     for bit in range(int(lengths.max(initial=0))):
         held = lengths > bit
-        extra[held] |= symbols.take(_BIT, np.zeros(int(held.sum()), np.uint8)) << bit
+        bits = symbols.take(_BIT, np.zeros(int(held.sum()), np.uint8))
+        extra[held] |= bits.astype(np.int32) << bit
     for k, where in enumerate(large):
         if len(where):
             q = found[k] = found[k].astype(np.int32)

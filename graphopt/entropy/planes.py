@@ -155,6 +155,7 @@ def _from_blocks(data: memoryview, count: int) -> Array:
     for k in range(tables):
         mine = chosen == k
         if mine.any():
-            symbols = coder.take(codes[k], int(mine.sum()) * size)
-            blocks[mine] = (symbols + low).astype(np.uint8).reshape(-1, size)
+            symbols = np.empty((int(mine.sum()), size), np.uint8)
+            coder.take(codes[k], symbols.ravel())
+            blocks[mine] = symbols + np.uint8(low)
     return blocks.ravel()[:count]
