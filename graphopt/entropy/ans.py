@@ -23,7 +23,7 @@ __all__ = ["Decoder", "bits_of", "encode", "frequencies", "rounded"]
 Array = np.ndarray[Any, Any]
 
 #: What a byte stands for.
-_VALUES = np.array([0] + [(8 + b % 8) << (b // 8) for b in range(1, 128)], np.int64)
+_VALUES = np.array([0] + [(8 + b % 8) << (b // 8) for b in range(1, 128)], np.float64)
 _LARGEST = int(_VALUES[-1])
 
 
@@ -38,17 +38,17 @@ def rounded(counts: Array) -> Array:
 
 
 def frequencies(codes: Array) -> Array:
-    """The integers that bytes stand for. Raises ModelError for a byte that stands for none."""
+    """The numbers that bytes stand for, float64. Raises ModelError: a byte stands for none."""
     if codes.size and int(codes.max()) >= len(_VALUES):
         raise ModelError("a frequency is out of range")
     found: Array = _VALUES[codes]
     return found
 
 
-def bits_of(codes: Array) -> Array:
-    """Bits of each symbol, float64; those of frequency 0 cost 24."""
-    values = frequencies(codes)
-    shares = np.maximum(values, 1e-9) / np.maximum(values.sum(axis=-1, keepdims=True), 1)
+def bits_of(frequencies: Array) -> Array:
+    """Bits of each symbol [..., symbols], float64; those of frequency 0 cost 24."""
+    whole = np.maximum(frequencies.sum(axis=-1, keepdims=True), 1e-9)
+    shares = np.maximum(frequencies, 1e-9) / whole
     bits: Array = np.minimum(-np.log2(shares), 24.0)
     return bits
 
@@ -63,9 +63,9 @@ def _library() -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _model(codes: bytes) -> tuple[Any, int]:
+def _model(frequencies: bytes) -> tuple[Any, int]:
     """The library's model of what may occur, and the first symbol that may."""
-    values = frequencies(np.frombuffer(codes, np.uint8)).astype(np.float64)
+    values = np.frombuffer(frequencies, np.float64)
     used = np.flatnonzero(values)
     if not len(used):
         raise ModelError("a table of frequencies is empty")
@@ -78,13 +78,12 @@ def encode(parts: Sequence[tuple[Array, Array]]) -> bytes:
     """Symbols coded so that they come out in this order.
 
     Args:
-        parts: (symbols int, bytes of `rounded`), the frequencies of each symbol from 0 on; at least
-            two symbols each.
+        parts: (symbols int, frequencies float64) of the symbols from 0 on; at least two each.
     """
     coder = _library().stack.AnsCoder()
-    for symbols, codes in reversed(parts):
-        model, low = _model(codes.tobytes())
-        coder.encode_reverse(np.ascontiguousarray(symbols - low, np.int32), model)
+    for symbols, frequencies in reversed(parts):
+        model, low = _model(frequencies.tobytes())
+        coder.encode_reverse(symbols.astype(np.int32) - np.int32(low), model)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -104,7 +103,8 @@ class Decoder:
         except ValueError as error:
             raise ModelError("a stream of symbols is damaged") from error
 
-    def take(self, codes: Array, out: Array) -> None:
-        """Fill `out`, uint8, with the next symbols, of these frequencies."""
-        model, low = _model(codes.tobytes())
-        np.add(self._coder.decode(model, len(out)), low, out=out, casting="unsafe")
+    def take(self, frequencies: Array, out: Array) -> None:
+        """Fill `out`, uint8, with the next symbols, of these frequencies, float64."""
+        model, low = _model(frequencies.tobytes())
+        out[:] = self._coder.decode(model, len(out))
+        out += np.uint8(low)

@@ -1,9 +1,9 @@
 """Contexts: what the integers decoded so far say of the next ones, for many of them at once.
 
 A tensor is [rows, columns, taps] (a convolution's outputs, inputs and kernel; a matrix in groups of
-neighbours). Decoded is first which groups of taps are zero throughout, then tap after tap of the
-others. What a symbol is likely to be follows from the rows and columns it stands in, and from the
-taps of its group that are known:
+neighbours). Decoded is first which groups of taps are zero throughout, then the taps of the others,
+two at a time. What a symbol is likely to be follows from the rows and columns it stands in, and from
+the taps of its group that are known:
 
     class  =  (log E[row] + log E[column] - log E[all],  how large the known taps are)
 
@@ -19,30 +19,32 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ALPHABET", "FLAGS", "LARGEST", "VALUES", "Shape", "Wave", "flag_waves", "waves"]
+from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, NONE, VALUES
+
+__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "parts_of", "waves"]
 
 Array = np.ndarray[Any, Any]
 #: Rows, columns and taps of a tensor.
 Shape = tuple[int, int, int]
-#: The classes of a wave's symbols, and what they are: 0 flags, 1 values.
+#: The classes of a wave's symbols, and what they are: FLAG, VALUE, PAIR or TAIL.
 Wave = tuple[Array, int]
+FLAG, VALUE, PAIR, TAIL = range(4)
 
 #: Magnitudes with a symbol of their own; larger ones are told apart.
 LARGEST = 15
-#: Classes by what rows and columns say, and by known taps: none of this group, 0, few to many.
-LEVELS, KNOWN = 19, 5
-#: Kinds of known taps: their mean magnitude in quarters.
-_SHARES = np.array([3, 6])
+#: Symbols of magnitudes from NEAR on.
+FAR = LARGEST - NEAR + 1
 FLAGS = LEVELS + 1  # the last: nothing is known
-VALUES = LEVELS * KNOWN + 1  # the last: one that is not zero, since its group is not
-ALPHABET = 2 * LARGEST + 1
 #: Waves of flags: (row, column) modulo these.
 _ROW_WAVES, _COLUMN_WAVES = 2, 4
 #: What is known of a group's taps is counted up to here.
 _ENOUGH = 200
 #: Rows and columns are believed as much as this many symbols of the whole.
 _PRIOR = 4.0
-#: Taps after which rows and columns are looked at anew: 1, 2, 4 and every so many.
+
+#: Groups whose first taps are coded before those of the others: one of so many.
+_EARLY = 8
+#: Taps after which rows and columns are looked at anew: 2, 4 and every so many.
 _OFTEN = 8
 
 
@@ -62,7 +64,7 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
         classes = np.full(len(part), FLAGS - 1, np.uint8)
         if k and len(part):
             classes = heat.levels(row, column)
-        symbols = yield classes, 0
+        symbols = yield classes, FLAG
         flags[part] = symbols
         heat.add(row, column, symbols)
         heat.count(row, column)
@@ -83,9 +85,13 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
     return found
 
 
-def flag_waves(shapes: Sequence[Shape]) -> list[Array]:
-    """Where the flags of each wave are in all tensors' flags, one after another."""
-    return _Grid(shapes).waves
+def parts_of(shapes: Sequence[Shape]) -> tuple[list[Array], Array]:
+    """Of all tensors' groups, one after another: those of each wave of flags, and which are early.
+
+    The first taps of early groups are coded before those of the others.
+    """
+    grid = _Grid(shapes)
+    return grid.waves, grid.early
 
 
 def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[Array]]:
@@ -93,34 +99,81 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
     row, column = grid.row[at], grid.column[at]
     known = np.zeros(len(at), np.uint8)
     fresh = np.zeros(len(at), np.uint8)  # of known, what rows and columns were not told yet
-    depths = np.array(grid.depths)
-    ends = np.searchsorted(at, grid.starts)
+    ends = np.searchsorted(at, grid.starts)  # by tensor, and by taps:
+    deep = [ends[np.searchsorted(grid.depths, t, "right")] for t in range(grid.depths[-1] + 2)]
     heat = _Heat(grid)
     heat.count(row, column)
-    levels = flags.levels(row, column)
+    levels = known
     found: list[Array] = []
-    for tap in range(depths[-1]):
-        begin = ends[np.searchsorted(depths, tap, side="right")]
-        end = ends[np.searchsorted(depths, tap + 1, side="right")]  # of those that end here
-        cut = begin - (len(at) - len(row))
+    for tap in range(0, grid.depths[-1], 2):
+        begin, *ends = (e - deep[tap] for e in deep[tap : tap + 3])
+        cut = len(row) - (len(at) - deep[tap])
         row, column, known, fresh, levels = (a[cut:] for a in (row, column, known, fresh, levels))
-        if tap in (1, 2, 4) or tap % _OFTEN == 0 < tap:
+        if tap in (2, 4) or tap % _OFTEN == 0 < tap:
             heat.add(row, column, fresh)
             levels = heat.levels(row, column, tap)
             fresh = np.zeros(len(row), np.uint8)
-        classes = levels.copy()
         if tap:
-            kinds = 2 + np.searchsorted(_SHARES, np.arange(256) * 4 // tap)
-            kinds[0] = 1
-            classes += (LEVELS * kinds).astype(np.uint8).take(known)
-        classes[: end - begin][known[: end - begin] == 0] = VALUES - 1
-        symbols = yield classes, 1
-        q = symbols.view(np.int8) - np.int8(LARGEST)
-        size = np.abs(q).view(np.uint8)
+            first, second = yield from _two(levels, known, tap, *ends)
+        else:
+            first, second = yield from _at_first(grid, row, column, grid.early[at], flags, ends)
+        size = np.abs(first).view(np.uint8)
         fresh += size
-        known = np.minimum(known + np.minimum(size, 3), _ENOUGH)
-        found.append(q)
+        known = known + np.minimum(size, NEAR)
+        size = np.abs(second).view(np.uint8)
+        fresh[ends[0] :] += size
+        known[ends[0] :] += np.minimum(size, NEAR)
+        np.minimum(known, _ENOUGH, out=known)
+        found += [first, second]
     return found
+
+
+def _at_first(
+    grid: _Grid, row: Array, column: Array, early: Array, flags: _Heat, ends: Sequence[int]
+) -> Generator[Wave, Array, tuple[Array, Array]]:
+    """As `_two`, nothing known: of early groups first, which tell the levels of the others."""
+    known = np.zeros(len(row), np.uint8)
+    first, second = (np.empty(len(row), np.int8) for _ in range(2))
+    heat = _Heat(grid)
+    for told, each, mine in ((flags, 1, early), (heat, 2, ~early)):
+        part = np.flatnonzero(mine)
+        r, c = row[part], column[part]
+        one, paired = np.searchsorted(part, ends)
+        a, b = yield from _two(told.levels(r, c, each), known[part], 0, one, paired)
+        first[part], second[part[one:]] = a, b
+        if told is flags:
+            size = np.abs(a)
+            size[one:] += np.abs(b)
+            heat.count(r, c)
+            heat.add(r, c, size)
+    return first, second[ends[0] :]
+
+
+def _two(
+    levels: Array, known: Array, tap: int, paired: int, after: int
+) -> Generator[Wave, Array, tuple[Array, Array]]:
+    """Two taps of some groups; those before `paired` have one, those before `after` no others."""
+    classes = levels
+    if tap:
+        kinds = 1 + sum((known >= np.uint8(min(_ENOUGH, n))).view(np.uint8) for n in _steps(tap))
+        classes = levels + kinds * np.uint8(LEVELS)
+    one = np.where(known[:paired] == 0, np.uint8(VALUES - 1), classes[:paired])
+    both = classes[paired:].copy()
+    both[: after - paired][known[paired:after] == 0] += NONE
+    values = yield one, VALUE
+    pairs = yield both, PAIR
+    first = pairs // np.uint8(NEARS)
+    second = pairs - first * np.uint8(NEARS)
+    q = np.concatenate([values, first, second]).view(np.int8) - np.int8(NEAR)
+    where = np.flatnonzero(np.abs(q) == NEAR)
+    tails = yield np.concatenate([levels, levels[paired:]])[where], TAIL
+    q[where] += np.sign(q[where]) * tails.view(np.int8)
+    return q[: len(levels)], q[len(levels) :]
+
+
+def _steps(taps: int) -> tuple[int, ...]:
+    """From which sum of so many known taps each kind but the first begins: 0, means of 1, 7/4."""
+    return 1, taps, -(-7 * taps // 4)
 
 
 class _Grid:
@@ -132,27 +185,30 @@ class _Grid:
         rows, columns: of each tensor.
         row, column: of each group.
         waves: which groups each wave of flags has.
+        early: which groups are.
         alike: runs of tensors of as many taps, (first, last).
     """
 
     def __init__(self, shapes: Sequence[Shape]) -> None:
         self.rows, self.columns = (np.array([s[k] for s in shapes]) for k in (0, 1))
-        self.depths = [s[2] for s in shapes]
+        self.depths = np.array([s[2] for s in shapes])
         sizes = self.rows * self.columns
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
         wide = np.repeat(self.columns, self.rows)  # by row
         self.row = np.repeat(np.arange(len(wide)), wide)
         first = np.repeat(np.cumsum(self.columns) - self.columns, self.rows)
         self.column = np.arange(len(self.row)) - np.repeat(np.cumsum(wide) - wide - first, wide)
-        parity = [
-            (np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)) % m
-            for n, m in ((self.rows, _ROW_WAVES), (self.columns, _COLUMN_WAVES))
+        local = [
+            (np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)).astype(np.uint8)
+            for n in (self.rows, self.columns)
         ]
-        wave = (parity[0] * _COLUMN_WAVES).astype(np.uint8).take(self.row)
-        wave += parity[1].astype(np.uint8).take(self.column)
+        row, column = local[0].take(self.row), local[1].take(self.column)
+        self.early = (row + column) & np.uint8(_EARLY - 1) == 0
+        wave = (row & np.uint8(_ROW_WAVES - 1)) * np.uint8(_COLUMN_WAVES)
+        wave += column & np.uint8(_COLUMN_WAVES - 1)
         count = np.bincount(wave, minlength=_ROW_WAVES * _COLUMN_WAVES)
         self.waves = np.split(np.argsort(wave, kind="stable"), np.cumsum(count)[:-1])
-        cuts = [k for k in range(1, len(shapes)) if self.depths[k] != self.depths[k - 1]]
+        cuts = np.flatnonzero(np.diff(self.depths)) + 1
         self.alike = list(zip([0, *cuts], [*cuts, len(shapes)], strict=True))
 
 

@@ -13,16 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.entropy.ans import Decoder, bits_of, encode, rounded
-from graphopt.entropy.contexts import (
-    ALPHABET,
-    FLAGS,
-    LARGEST,
-    VALUES,
-    Shape,
-    flag_waves,
-    waves,
-)
+from graphopt.entropy.ans import Decoder, bits_of, encode, frequencies, rounded
+from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, parts_of, waves
+from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, PAIRS, VALUES, apart, joint
 from graphopt.errors import ModelError
 from graphopt.varint import decode_varint, encode_varint
 
@@ -45,13 +38,15 @@ _BITS = 23
 MOST = LARGEST + (1 << _BITS) - 2
 #: Columns of a group at most.
 TAPS = 1024
-#: Kinds of symbols after `contexts`' flags (0) and values (1): levels of rows and columns and
-#: numbers of bits, and single bits, each as likely as not.
-_SIDE, _BIT = 2, 3
+#: Kinds of symbols after `contexts`': levels of rows and columns and numbers of bits, and single
+#: bits, each as likely as not.
+_SIDE, _BIT = 4, 5
 #: Levels that steps of rows and columns have.
 STEPS = 33
-#: Classes and symbols of each kind; of all but bits, a pack holds their frequencies.
-_SIZES = ((FLAGS, 2), (VALUES, ALPHABET), (3, STEPS), (1, 2))
+#: Classes and symbols whose frequencies a pack holds: flags, integers, tails, the side.
+_HELD = ((FLAGS, 2), (VALUES, NEARS), (LEVELS, FAR), (3, STEPS))
+#: Classes and symbols of each kind.
+_SIZES = ((FLAGS, 2), (VALUES, NEARS), (PAIRS, NEARS**2), (LEVELS, FAR), (3, STEPS), (1, 2))
 #: What a level stands for, 2^(level / 4): float32, by exact factors.
 _QUARTERS = np.array([1.0, 1.1892071150027210, 1.4142135623730951, 1.6817928305074292])
 _FACTORS = np.ldexp(_QUARTERS, np.arange(64)[:, None]).astype(np.float32).ravel()
@@ -78,13 +73,19 @@ class Rounded:
 
     def values(self) -> Array:
         """The float32 tensor as it is stored, [rows, columns] or turned."""
+        made = np.empty(self.q.shape[:: -1 if self.turned else 1], np.float32)
+        self.fill(made)
+        return made
+
+    def fill(self, out: Array) -> None:
+        """Write `values`."""
         with np.errstate(over="ignore", invalid="ignore"):  # of what is no weight of ours
             row = steps_of(self.step, self.row)
             column = np.repeat(steps_of(np.float32(1), self.column), self.taps)
             column = column[: self.q.shape[1]]
-            if self.turned:
-                return self.q.T.astype(np.float32, order="C") * (column[:, None] * row)
-            return self.q.astype(np.float32, order="C") * (row[:, None] * column)
+            first, second, q = (column, row, self.q.T) if self.turned else (row, column, self.q)
+            np.multiply(first[:, None], second, out=out)
+            out *= q
 
 
 def steps_of(step: np.float32, levels: Array) -> Array:
@@ -114,10 +115,14 @@ def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]
     grouped = [_grouped(t) for t in tensors]
     shapes = [q.shape for q in grouped]
     flags = np.concatenate([q.any(axis=2).ravel() for q in grouped])
-    symbols = [flags[where].view(np.uint8) for where in flag_waves(shapes)]
-    held = [(q[q.any(axis=2)] + np.int8(LARGEST)).view(np.uint8) for q in grouped]
-    for tap in range(shapes[-1][2]):
-        symbols.append(np.concatenate([h[:, tap] for h in held if tap < h.shape[1]]))
+    flag_waves, early = parts_of(shapes)
+    symbols = [flags[where].view(np.uint8) for where in flag_waves]
+    held = [q[q.any(axis=2)] for q in grouped]
+    early = np.split(early[flags], np.cumsum([len(q) for q in held])[:-1])
+    symbols += _two([q[e] for q, e in zip(held, early, strict=True)], 0)
+    symbols += _two([q[~e] for q, e in zip(held, early, strict=True)], 0)
+    for tap in range(2, shapes[-1][2], 2):
+        symbols += _two(held, tap)
     asked = waves(shapes)
     classes, kind = next(asked)
     for k, sent in enumerate(symbols):
@@ -134,6 +139,16 @@ def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]
         yield _BIT, np.zeros(len(large), np.uint8), ((large >> bit) & 1).astype(np.uint8)
 
 
+def _two(held: Sequence[Array], tap: int) -> list[Array]:
+    """Symbols of two taps of groups [groups, taps]: of those that have one, of pairs, of tails."""
+    one = [h[:, tap] for h in held if h.shape[1] == tap + 1]
+    first, second = ([h[:, tap + k] for h in held if h.shape[1] > tap + 1] for k in (0, 1))
+    parts = [np.concatenate([*q, np.zeros(0, np.int8)]) for q in (one, first, second)]
+    single, a, b = ((np.clip(q, -NEAR, NEAR) + NEAR).astype(np.uint8) for q in parts)
+    sizes = np.abs(np.concatenate(parts)).view(np.uint8)
+    return [single, a * np.uint8(NEARS) + b, sizes[sizes >= NEAR] - np.uint8(NEAR)]
+
+
 def counts_of(tensor: Rounded) -> list[Array]:
     """How often each symbol [classes, symbols] of each kind occurs."""
     counts = [np.zeros(size, np.int64) for size in _SIZES]
@@ -145,25 +160,26 @@ def counts_of(tensor: Rounded) -> list[Array]:
 
 def tables_of(counts: Iterable[Sequence[Array]]) -> bytes:
     """The frequencies of all classes, as a pack holds them, by the counts of tensors."""
-    return b"".join(
-        rounded(np.sum(c, axis=0)).tobytes() for c in [*zip(*counts, strict=True)][:_BIT]
-    )
+    flags, values, pairs, tails, side, _ = (sum(c) for c in zip(*counts, strict=True))
+    return b"".join(rounded(c).tobytes() for c in (flags, values + apart(pairs), tails, side))
 
 
 def bits_taken(counts: Sequence[Array], tables: bytes) -> float:
     """Bits of a tensor with these counts, coded by these tables."""
-    return float(sum((n * bits_of(c)).sum() for n, c in zip(counts, _tables(tables), strict=True)))
+    return float(sum((n * bits_of(f)).sum() for n, f in zip(counts, _tables(tables), strict=True)))
 
 
 def _tables(data: bytes) -> list[Array]:
-    if len(data) != sum(classes * symbols for classes, symbols in _SIZES[:_BIT]):
+    """Frequencies [classes, symbols] float64 of each kind."""
+    if len(data) != sum(classes * symbols for classes, symbols in _HELD):
         raise ModelError("the tables of frequencies are not there")
-    codes, at = [], 0
-    for classes, symbols in _SIZES[:_BIT]:
+    held, at = [], 0
+    for classes, symbols in _HELD:
         found = np.frombuffer(data, np.uint8, classes * symbols, at)
-        codes.append(found.reshape(classes, symbols))
+        held.append(frequencies(found.reshape(classes, symbols)))
         at += found.size
-    return [*codes, np.ones(_SIZES[_BIT], np.uint8)]
+    flags, values, tails, side = held
+    return [flags, values, joint(values), tails, side, np.ones(_SIZES[_BIT])]
 
 
 def pack_integers(tensors: Sequence[Rounded], tables: bytes) -> bytes:
@@ -199,7 +215,8 @@ def unpack_integers(data: memoryview, size: int, tables: bytes) -> memoryview:
         rows, columns, taps, turned, step = heads[k]
         q = q.reshape(rows, -1)[:, :columns]
         tensor = Rounded(q, step, row[:rows], column[: -(-columns // taps)], taps, turned)
-        made[ends[k] - rows * columns : ends[k]] = tensor.values().ravel()
+        out = made[ends[k] - rows * columns : ends[k]]
+        tensor.fill(out.reshape((columns, rows) if turned else (rows, columns)))
         row, column = row[rows:], column[-(-columns // taps) :]
     return made.data.cast("B")
 

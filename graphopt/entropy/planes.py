@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.entropy.ans import Decoder, bits_of, encode, rounded
+from graphopt.entropy.ans import Decoder, bits_of, encode, frequencies, rounded
 from graphopt.entropy.text import compressed, decompressed
 from graphopt.errors import ModelError
 
@@ -115,7 +115,9 @@ def _by_blocks(plane: Array, counts: Array) -> bytes:
     assert best is not None
     _, codes, chosen = best
     parts = [
-        (blocks[chosen == k].ravel(), codes[k]) for k in range(len(codes)) if (chosen == k).any()
+        (blocks[chosen == k].ravel(), frequencies(codes[k]))
+        for k in range(len(codes))
+        if (chosen == k).any()
     ]
     choices = compressed(chosen.astype(np.uint8).tobytes(), 19) if len(codes) > 1 else b""
     head = struct.pack("<BHBI", low, alphabet, len(codes), len(choices))
@@ -131,10 +133,10 @@ def _tables(histograms: Array, tables: int) -> tuple[Array, Array, float]:
         sums = np.stack([histograms[chosen == k].sum(axis=0) for k in range(tables)])
         sums[~sums.any(axis=1)] = histograms.sum(axis=0)
         if not last:
-            costs = histograms @ bits_of(rounded(sums)).T
+            costs = histograms @ bits_of(frequencies(rounded(sums))).T
             chosen = costs.argmin(axis=1)
     codes = rounded(sums)
-    return codes, chosen, float((sums * bits_of(codes)).sum())
+    return codes, chosen, float((sums * bits_of(frequencies(codes))).sum())
 
 
 def _from_blocks(data: memoryview, count: int) -> Array:
@@ -156,6 +158,6 @@ def _from_blocks(data: memoryview, count: int) -> Array:
         mine = chosen == k
         if mine.any():
             symbols = np.empty((int(mine.sum()), size), np.uint8)
-            coder.take(codes[k], symbols.ravel())
+            coder.take(frequencies(codes[k]), symbols.ravel())
             blocks[mine] = symbols + np.uint8(low)
     return blocks.ravel()[:count]
