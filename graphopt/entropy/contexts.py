@@ -35,15 +35,13 @@ LARGEST = 15
 #: Symbols of magnitudes from NEAR on.
 FAR = LARGEST - NEAR + 1
 FLAGS = LEVELS + 1  # the last: nothing is known
-#: Waves of flags: (row, column) modulo these.
-_ROW_WAVES, _COLUMN_WAVES = 2, 4
+#: The wave of a group's flag by row + column modulo 16: in each as many as in all before. The first
+#: wave's groups are early: their first taps are coded before those of the others.
+_WAVES = np.array([0, 4, 3, 4, 2, 4, 3, 4, 1, 4, 3, 4, 2, 4, 3, 4], np.uint8)
 #: What is known of a group's taps is counted up to here.
 _ENOUGH = 200
 #: Rows and columns are believed as much as this many symbols of the whole.
 _PRIOR = 4.0
-
-#: Groups whose first taps are coded before those of the others: one of so many.
-_EARLY = 8
 #: Taps after which rows and columns are looked at anew: 2, 4 and every so many.
 _OFTEN = 8
 
@@ -203,10 +201,9 @@ class _Grid:
             for n in (self.rows, self.columns)
         ]
         row, column = local[0].take(self.row), local[1].take(self.column)
-        self.early = (row + column) & np.uint8(_EARLY - 1) == 0
-        wave = (row & np.uint8(_ROW_WAVES - 1)) * np.uint8(_COLUMN_WAVES)
-        wave += column & np.uint8(_COLUMN_WAVES - 1)
-        count = np.bincount(wave, minlength=_ROW_WAVES * _COLUMN_WAVES)
+        wave = _WAVES.take((row + column) % np.uint8(len(_WAVES)))
+        self.early = wave == 0
+        count = np.bincount(wave, minlength=_WAVES.max() + 1)
         self.waves = np.split(np.argsort(wave, kind="stable"), np.cumsum(count)[:-1])
         cuts = np.flatnonzero(np.diff(self.depths)) + 1
         self.alike = list(zip([0, *cuts], [*cuts, len(shapes)], strict=True))
