@@ -2,8 +2,8 @@
 
 A tensor is [rows, columns, taps] (a convolution's outputs, inputs and kernel; a matrix in groups of
 neighbours). Decoded is first which groups of taps are zero throughout, then the taps of the others,
-two at a time. What a symbol is likely to be follows from the rows and columns it stands in, and from
-the taps of its group that are known:
+two at a time. What a symbol is likely to be follows from the rows and columns it stands in, and
+from the taps of its group that are known:
 
     class  =  (log E[row] + log E[column] - log E[all],  how large the known taps are)
 
@@ -43,7 +43,7 @@ _ENOUGH = 200
 #: Rows and columns are believed as much as this many symbols of the whole.
 _PRIOR = 4.0
 #: Taps after which rows and columns are looked at anew: 2, 4 and every so many.
-_OFTEN = 8
+_OFTEN = 16
 
 
 def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
@@ -94,19 +94,20 @@ def parts_of(shapes: Sequence[Shape]) -> tuple[list[Array], Array]:
 
 def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[Array]]:
     """The integers of the groups `at`, a list by tap; of each those whose tensors have that tap."""
-    row, column = grid.row[at], grid.column[at]
-    known = np.zeros(len(at), np.uint8)
-    fresh = np.zeros(len(at), np.uint8)  # of known, what rows and columns were not told yet
-    ends = np.searchsorted(at, grid.starts)  # by tensor, and by taps:
-    deep = [ends[np.searchsorted(grid.depths, t, "right")] for t in range(grid.depths[-1] + 2)]
-    heat = _Heat(grid)
+    row: Array = grid.row[at]
+    column: Array = grid.column[at]
+    known: Array = np.zeros(len(at), np.uint8)
+    fresh: Array = np.zeros(len(at), np.uint8)  # of known, what rows and columns were not told yet
+    bounds = np.searchsorted(at, grid.starts)
+    # where groups begin that have more than so many taps
+    deep = [bounds[np.searchsorted(grid.depths, t, "right")] for t in range(grid.depths[-1] + 2)]
+    heat, levels = _Heat(grid), known  # no levels yet
     heat.count(row, column)
-    levels = known
     found: list[Array] = []
     for tap in range(0, grid.depths[-1], 2):
-        begin, *ends = (e - deep[tap] for e in deep[tap : tap + 3])
         cut = len(row) - (len(at) - deep[tap])
         row, column, known, fresh, levels = (a[cut:] for a in (row, column, known, fresh, levels))
+        ends = deep[tap + 1] - deep[tap], deep[tap + 2] - deep[tap]
         if tap in (2, 4) or tap % _OFTEN == 0 < tap:
             heat.add(row, column, fresh)
             levels = heat.levels(row, column, tap)
@@ -127,7 +128,7 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
 
 
 def _at_first(
-    grid: _Grid, row: Array, column: Array, early: Array, flags: _Heat, ends: Sequence[int]
+    grid: _Grid, row: Array, column: Array, early: Array, flags: _Heat, ends: tuple[int, int]
 ) -> Generator[Wave, Array, tuple[Array, Array]]:
     """As `_two`, nothing known: of early groups first, which tell the levels of the others."""
     known = np.zeros(len(row), np.uint8)
@@ -150,7 +151,10 @@ def _at_first(
 def _two(
     levels: Array, known: Array, tap: int, paired: int, after: int
 ) -> Generator[Wave, Array, tuple[Array, Array]]:
-    """Two taps of some groups; those before `paired` have one, those before `after` no others."""
+    """Two taps of groups of these levels, of whose earlier ones so much is known.
+
+    Groups before `paired` have but one tap left, those before `after` no others.
+    """
     classes = levels
     if tap:
         kinds = 1 + sum((known >= np.uint8(min(_ENOUGH, n))).view(np.uint8) for n in _steps(tap))
@@ -201,7 +205,7 @@ class _Grid:
             for n in (self.rows, self.columns)
         ]
         row, column = local[0].take(self.row), local[1].take(self.column)
-        wave = _WAVES.take((row + column) % np.uint8(len(_WAVES)))
+        wave = _WAVES.take((row + column) & np.uint8(len(_WAVES) - 1))
         self.early = wave == 0
         count = np.bincount(wave, minlength=_WAVES.max() + 1)
         self.waves = np.split(np.argsort(wave, kind="stable"), np.cumsum(count)[:-1])

@@ -115,10 +115,10 @@ def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]
     grouped = [_grouped(t) for t in tensors]
     shapes = [q.shape for q in grouped]
     flags = np.concatenate([q.any(axis=2).ravel() for q in grouped])
-    flag_waves, early = parts_of(shapes)
+    flag_waves, first = parts_of(shapes)
     symbols = [flags[where].view(np.uint8) for where in flag_waves]
     held = [q[q.any(axis=2)] for q in grouped]
-    early = np.split(early[flags], np.cumsum([len(q) for q in held])[:-1])
+    early = np.split(first[flags], np.cumsum([len(q) for q in held])[:-1])
     symbols += _two([q[e] for q, e in zip(held, early, strict=True)], 0)
     symbols += _two([q[~e] for q, e in zip(held, early, strict=True)], 0)
     for tap in range(2, shapes[-1][2], 2):
@@ -225,7 +225,9 @@ def _heads(
     data: memoryview, size: int
 ) -> tuple[list[tuple[int, int, int, bool, np.float32]], memoryview]:
     """Rows, columns, taps, whether turned and the step of each tensor; what follows them."""
-    heads, at, numbers = [], 0, []
+    heads: list[tuple[int, int, int, bool, np.float32]] = []
+    numbers: list[int] = []
+    at = 0
     try:
         count, at = decode_varint(data, at, len(data))
         while len(heads) < count:

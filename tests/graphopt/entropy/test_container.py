@@ -67,7 +67,9 @@ def test_small_rounded_tensors_share_records(monkeypatch):
         data = b"".join(write_pack([("m.onnx", parts)], tables))
         assert read(data) == whole([("m.onnx", parts)])
         sizes.append(len(data))
-    assert np.diff(sizes).tolist() == [3 * 13, 8 * 13]
+    more = np.diff(sizes) / [3, 8]  # a record, and a stream's last words
+    assert (more >= 13).all()
+    assert (more <= 13 + 8).all()
 
 
 def refused(data):

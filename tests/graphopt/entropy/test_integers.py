@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from graphopt.entropy.integers import (
+    TAPS,
     Rounded,
+    bits_taken,
     counts_of,
     pack_integers,
     steps_of,
@@ -12,6 +14,7 @@ from graphopt.entropy.integers import (
     unpack_integers,
 )
 from graphopt.errors import ModelError
+from graphopt.varint import encode_varint
 
 pytest.importorskip("constriction")
 
@@ -84,3 +87,39 @@ def test_damaged_streams_that_pass_for_whole_are_errors_or_integers():
             assert len(back(bytes(bad), one, tables)) == 4 * one.q.size
         except ModelError as error:
             assert str(error)  # noqa: PT017
+
+
+def test_tensors_of_a_chunk_are_coded_together():
+    rng = np.random.default_rng(6)
+    shapes = [(7, 30, 9), (1, 17, 8), (20, 12, 3), (5, 40, 8), (3, 49, 49), (9, 4, 1), (2, 9, 9)]
+    whole = [
+        tensor(np.rint(rng.laplace(size=(r, c)) * rng.integers(0, 9)), taps, k % 2 == 1, k)
+        for k, (r, c, taps) in enumerate(shapes)
+    ]
+    counts = [counts_of(t) for t in whole]
+    tables = tables_of(counts)
+    data = pack_integers(whole, tables)
+    expected = b"".join(t.values().tobytes() for t in whole)
+    assert bytes(unpack_integers(memoryview(data), len(expected), tables)) == expected
+    bits = sum(bits_taken(c, tables) for c in counts)
+    assert bits / 8 < len(data) < bits / 8 + 8 * len(whole) + 12
+
+
+def test_a_tensor_has_the_same_bits_whatever_is_beside_it():
+    """What is known of a symbol is of its own tensor: trials are told bits without a coder."""
+    q = np.rint(np.random.default_rng(7).laplace(size=(40, 64)))
+    one, other = tensor(q, 8), tensor(2 * q[:9, :45], 9)
+    counts = [counts_of(one), counts_of(other)]
+    tables = tables_of(counts)
+    both, alone = (len(pack_integers(t, tables)) for t in ([one, other], [one]))
+    assert both - alone == pytest.approx(bits_taken(counts[1], tables) / 8, abs=12)
+
+
+@pytest.mark.parametrize("taps", [0, TAPS + 1, 500])
+def test_shapes_that_no_tensor_has_are_refused(taps):
+    one = tensor(np.ones((4, 9)))
+    data, tables = coded(one)
+    head = encode_varint(1) + encode_varint(2 * taps)
+    assert data[:2] == bytes([1, 18])
+    with pytest.raises(ModelError, match="another size"):
+        back(head + data[2:], one, tables)
