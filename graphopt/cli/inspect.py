@@ -69,10 +69,14 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
 
     from graphopt.analyses.cost import cost
     from graphopt.analyses.storage import by_cause, stored
+    from graphopt.entropy.container import is_pack
+    from graphopt.entropy.weighing import weighed
     from graphopt.pipeline.state import file_bytes
 
     model = ctx.model
     tensors, whole = stored(model), file_bytes(Path(path), model)
+    packed = is_pack(Path(path))
+    causes = weighed(Path(path)) if packed else by_cause(tensors, whole)
     found = ctx.get(cost)
     macs: Counter[str] = Counter()
     params: Counter[str] = Counter()
@@ -87,7 +91,8 @@ def _facts(path: str, ctx: Any, notes: list[str]) -> dict[str, Any]:
     return {
         "model": path,
         "bytes": whole,
-        "bytes_by_cause": by_cause(tensors, whole),
+        "packed": packed,
+        "bytes_by_cause": causes,
         "tensors": [dataclasses.asdict(t) for t in tensors],
         "ir_version": model.ir_version,
         "opsets": dict(model.graph.opset_imports),
@@ -211,7 +216,7 @@ def _print_storage(console: Any, data: dict[str, Any]) -> None:
     for cause, held in list(data["bytes_by_cause"].items())[:SHOWN]:
         causes.add_row(cause, size(held), f"{held / max(data['bytes'], 1):.1%}")
     console.print(causes)
-    tensors = table("tensor", "type", "shape", ">bytes")
+    tensors = table("tensor", "type", "shape", ">bytes unpacked" if data["packed"] else ">bytes")
     for one in data["tensors"][:SHOWN]:
         shape = "x".join(map(str, one["shape"])) or "scalar"
         tensors.add_row(one["name"], one["dtype"], shape, size(one["bytes"]))

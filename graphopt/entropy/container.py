@@ -28,7 +28,7 @@ from graphopt.entropy.text import compressed, decompressed
 from graphopt.errors import ModelError, UsageError
 from graphopt.replacing import check_replaceable, replace_files
 
-__all__ = ["Run", "Stored", "is_pack", "read_pack", "unpack", "write_pack"]
+__all__ = ["KINDS", "LAST", "Run", "Stored", "is_pack", "read_pack", "unpack", "write_pack"]
 
 MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 3
 #: Bytes of a chunk, before it is coded; those of the first record, decoded.
@@ -36,7 +36,7 @@ CHUNK, _HEAD = 16 << 20, 64 << 20
 #: Kinds of runs: the bytes of one number where they are floats or small integers; 0: other.
 KINDS = {"text": 0, "f8": 8, "f4": 4, "f2": 2, "i1": 1, "rounded": 0}
 _KINDS = tuple(KINDS)
-_FIRST, _LAST = 254, 255
+_FIRST, LAST = 254, 255
 _LEVEL = 19
 
 
@@ -97,7 +97,7 @@ def write_pack(
             done += len(run.data)
             progress("coding", done >> 10, total >> 10)
         digests.append(digest.digest())
-    yield seal.record(_LAST, b"".join(digests))
+    yield seal.record(LAST, b"".join(digests))
 
 
 class _Chunks:
@@ -210,7 +210,7 @@ def read_pack(file: BinaryIO) -> list[Stored]:
                 yield part
         digests.append(digest.digest())
         if number == len(layout) - 1:
-            if bytes(records.next(_LAST)) != b"".join(digests):
+            if bytes(records.next(LAST)) != b"".join(digests):
                 raise _damaged("it holds another model than was packed")
             if file.read(1):
                 raise _damaged("something follows its end")

@@ -20,7 +20,7 @@ from graphopt.packing.lossless import check
 from graphopt.packing.rounding import Costs, Layer, as_rounded, rounded_for
 from graphopt.replacing import replace_files
 
-__all__ = ["Coded", "coded", "integers_at", "size_of", "write"]
+__all__ = ["Coded", "coded", "integers_at", "pieces_of", "size_of", "write"]
 
 Array = np.ndarray[Any, Any]
 
@@ -76,7 +76,7 @@ def integers_at(layers: Sequence[Layer], step: float) -> list[Array]:
 def coded(model: ir.Model, layers: Sequence[Layer], found: Sequence[Array], step: float) -> Coded:
     """The model with integers `found` at one step in place of its layers, and these coded."""
     rounded = [as_rounded(one, q, step) for one, q in zip(layers, found, strict=True)]
-    pieces = {one.name: _pieces(whole) for one, whole in zip(layers, rounded, strict=True)}
+    pieces = {one.name: pieces_of(whole) for one, whole in zip(layers, rounded, strict=True)}
     counts = {name: [counts_of(p) for p in parts] for name, parts in pieces.items()}
     tables = tables_of(c for parts in counts.values() for c in parts)
     sizes = {n: sum(bits_taken(c, tables) for c in parts) / 8 for n, parts in counts.items()}
@@ -87,7 +87,7 @@ def coded(model: ir.Model, layers: Sequence[Layer], found: Sequence[Array], step
     return Coded(model, pieces, tables, sizes, rounded)
 
 
-def _pieces(tensor: Rounded) -> list[Rounded]:
+def pieces_of(tensor: Rounded) -> list[Rounded]:
     """A tensor in pieces of at most a chunk, along the axis that is stored first."""
     q, (rows, columns) = tensor.q, tensor.q.shape
     most = max(1, CHUNK // 4 // (rows if tensor.turned else columns))

@@ -9,7 +9,10 @@ from graphopt.passes.sparsify import Sparsify
 from graphopt.analyses.storage import by_cause, stored
 from graphopt.cli import main
 from graphopt.context import Context
+from graphopt.entropy.weighing import weighed
+from graphopt.errors import ModelError
 from graphopt.io.writing import write_model
+from graphopt.packing.lossless import pack_lossless
 from graphopt.testing import parse_model
 
 W = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
@@ -55,3 +58,22 @@ def test_inspect_shows_them(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", str(path)])
     assert "FLOAT of MatMul" in capsys.readouterr().out
+
+
+def test_a_pack_tells_what_its_own_bytes_are(tmp_path, capsys):
+    pytest.importorskip("constriction")
+    path, pack = tmp_path / "m.onnx", tmp_path / "m.gopt"
+    write_model(model(), path)
+    pack_lossless(path, pack)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(pack), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    causes = said["bytes_by_cause"]
+    assert sum(causes.values()) == said["bytes"] == pack.stat().st_size
+    floats = 4 * (64 * 64 + 64 * 10)  # the bias is with the graph
+    assert next(iter(causes)) == f"FLOAT, exact ({floats:,} bytes)"
+    assert 0.7 * floats < next(iter(causes.values())) < 0.9 * floats
+    cut = tmp_path / "cut.gopt"
+    cut.write_bytes(pack.read_bytes()[:-40])
+    with pytest.raises(ModelError, match="cut off"):
+        weighed(cut)
