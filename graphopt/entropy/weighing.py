@@ -41,7 +41,7 @@ def weighed(pack: Path) -> dict[str, int]:
             coded[kinds[number]] += 5 + length + 4
             file.seek(length + 4, 1)
     whole = pack.stat().st_size
-    if not start or start[0] != LAST or coded.total() > whole:
+    if len(start) < 5 or start[0] != LAST or coded.total() > whole:
         raise ModelError("the pack is cut off: copy it again")
     found = Counter({f"{_TITLES[k]} ({plain[k]:,} bytes)": coded[k] for k in kinds if plain[k]})
     found["names, tables, checksums"] = whole - coded.total()
