@@ -33,7 +33,7 @@ from graphopt.target import Target
 
 __all__ = ["REFERENCE", "mixed_forms"]
 
-#: What products choose from, and whose error and time all are measured by.
+#: What products choose from, and whose time all are measured by.
 FORMS = ((2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 128))
 REFERENCE = Form(4, 32)
 #: What is measured of each: forms of as many bits are taken from it, and 8 bits from the last.
@@ -64,6 +64,7 @@ def mixed_forms(
         return movement(expected, run_each(_packed(model, forms, ctx), feeds))
 
     hulls: dict[ir.Node, list[tuple[float, float, Form]]] = {}
+    uniform: dict[ir.Node, Form] = {}
     for op in ctx.track(ops, len(ops), "measuring what bits do to the outputs"):
         w = op.matrix()[0]
         known = [(moved({op.node: f}), relative_error(w, f)) for f in MEASURED]
@@ -75,6 +76,7 @@ def mixed_forms(
                 error *= (relative_error(w, form) / max(own, 1e-30)) ** 2
                 points.append((w.size * _time(op, form, ctx), error, form))
         hulls[op.node] = lower_hull(points or [(0.0, 0.0, REFERENCE)])
+        uniform[op.node] = form_of(w, REFERENCE.bits, (REFERENCE.size,))
     at = dict.fromkeys(hulls, 0)
 
     def price(node: ir.Node) -> float | None:
@@ -90,7 +92,7 @@ def mixed_forms(
         taken = Counter(steps[:count])
         return {node: hull[taken[node]][2] for node, hull in hulls.items()}
 
-    limit = moved(dict.fromkeys(hulls, REFERENCE))
+    limit = moved(uniform)
     low, high = 0, len(steps) + 1
     while high - low > 1:
         middle = (low + high) // 2
