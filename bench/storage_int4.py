@@ -21,10 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-
 from graphopt.passes.weight_only import allocation
 from graphopt.passes.weight_only.allocation import REFERENCE
+from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import optimize
 from graphopt.budget import Budget
