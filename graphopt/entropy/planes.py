@@ -41,15 +41,15 @@ def pack_numbers(data: bytes | memoryview, width: int) -> bytes:
 def unpack_numbers(data: memoryview, width: int, size: int) -> bytes:
     """The `size` bytes that were coded. Raises ModelError: not what `pack_numbers` made."""
     count, at = size // width, 0
-    made = np.zeros(count, f"<u{width}")
+    octets = np.empty((count, width), np.uint8)
     for k in range(width):
         if len(data) < at + 4:
             raise ModelError("a plane is cut off")
         (length,) = struct.unpack_from("<I", data, at)
         at += 4
-        plane = _plane(data[at : at + length], count)
+        octets[:, width - 1 - k] = _plane(data[at : at + length], count)
         at += length
-        made |= plane.astype(made.dtype) << made.dtype.type(8 * (width - 1 - k))
+    made = octets.view(f"<u{width}").ravel()
     if width > 1:
         made = (made >> made.dtype.type(1)) | (made << made.dtype.type(8 * width - 1))
     return made.tobytes()
