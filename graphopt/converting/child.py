@@ -39,6 +39,8 @@ def main(framework: str, path: str, folder: str) -> None:
         return answer(missing=error.name or str(error))
     except Exception as error:
         traceback.print_exc()
+        if traceback.extract_tb(error.__traceback__)[-1].filename == script:
+            return answer(refused=str(error))  # said here, not by the converter
         return answer(error=_line(error))
     answer(done=True)
     import numpy as np
