@@ -6,8 +6,8 @@
 
 DIR of --models holds NAME.onnx with NAME.npz (`in:` and `out:` arrays) beside it: `make` writes
 each for every target and compares the runtime's outputs with the framework's (relative L2 error),
-or keeps why it was refused. DIR of --glyphs holds trained models (NAME.onnx; glyphs.npz with x_train,
-x_val, y_val): their accuracy item by item, in float and after int8 by the target's rules.
+or keeps why it was refused. DIR of --glyphs holds trained models (NAME.onnx; glyphs.npz with
+x_train, x_val, y_val): their accuracy item by item, in float and after int8 by the target's rules.
 
 `time` opens all that was kept in WORK in one process for each target, on one thread, where they
 take turns; it takes a few seconds for each target, on a machine that should be quiet. Rows are kept
