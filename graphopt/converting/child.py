@@ -63,7 +63,8 @@ def main(framework: str, path: str, folder: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    said = str(error).partition("Stack trace:")[0]
+    return f"{type(error).__name__}: {' '.join(said.split())[:400]}"
 
 
 def _text(x: Any) -> Any:

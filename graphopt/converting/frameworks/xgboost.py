@@ -32,7 +32,11 @@ def convert(path: str, onnx_path: str) -> Any:
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    model = xgboost.Booster(model_file=path)
+    try:
+        model = xgboost.Booster(model_file=path)
+    except xgboost.core.XGBoostError as error:
+        said = str(error).partition("Stack trace:")[0].strip()
+        raise ValueError(f"XGBoost does not read it: {said.rpartition(': ')[2]}") from error
     columns = [("x", FloatTensorType([None, model.num_features()]))]
     facts = _as_gbtree(json.loads(model.save_raw("json"))["learner"])
     objective, outputs = facts["objective"]["name"], int(facts["learner_model_param"]["num_target"])

@@ -291,11 +291,13 @@ def test_real_models(framework, module, files, tmp_path):
         ("xgboost", "vectors.json", "multi_strategy='one_output_per_tree'"),
         ("xgboost", "counts.json", "'count:poisson', is not known with several outputs"),
         ("xgboost", "early.json", r"it was stopped early.*save booster\[:4\]"),
+        ("xgboost", "no_model.json", "no_model.json: XGBoost does not read it: Invalid cast, [^:]*$"),
         ("lightgbm", "linear.txt", "linear.txt: its leaves hold linear models"),
     ],
 )
 def test_real_models_that_are_refused(framework, name, why, tmp_path):
     python = python_of(framework, framework)
     subprocess.run([python, str(REAL), framework, str(tmp_path)], check=True, capture_output=True)
+    (tmp_path / "no_model.json").write_text('{"a": 1}')
     with pytest.raises(ModelError, match=why):
         graphopt.load(tmp_path / name)
