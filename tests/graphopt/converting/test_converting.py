@@ -291,7 +291,11 @@ def test_real_models(framework, module, files, tmp_path):
         ("xgboost", "vectors.json", "multi_strategy='one_output_per_tree'"),
         ("xgboost", "counts.json", "'count:poisson', is not known with several outputs"),
         ("xgboost", "early.json", r"it was stopped early.*save booster\[:4\]"),
-        ("xgboost", "no_model.json", "no_model.json: XGBoost does not read it: Invalid cast, [^:]*$"),
+        (
+            "xgboost",
+            "no_model.json",
+            "no_model.json: XGBoost does not read it: Invalid cast, [^:]*$",
+        ),
         ("lightgbm", "linear.txt", "linear.txt: its leaves hold linear models"),
     ],
 )
