@@ -110,6 +110,8 @@ class Result:
         backend = backend_of(self.target)
         tried: Sequence[Tuned] = ()
         notes: list[str] = []
+        progress = progress or silent
+        progress(f"writing {path.name}", 0, 0)
         if backend is None or path.suffix in (".pt2", ".gopt"):
             save(model, path)
         else:
@@ -118,7 +120,7 @@ class Result:
                 path = backend.lower(model, self.target, path)
                 if self.manifest is not None:
                     write_manifest(path, self.manifest)
-            tried, notes = self._tune(path, progress or silent)
+            tried, notes = self._tune(path, progress)
             notes += _fallen(backend, path)
             if strip_provenance:
                 sign(path)
