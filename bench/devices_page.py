@@ -42,8 +42,7 @@ def page(rows: dict[str, Any]) -> str:
             f"`-p {SPEC}`, 512 samples, no step timed. Milliseconds as above. In integers: the "
             "share of multiply-accumulates whose data and weights the file has as integers; on "
             "`cpu` most become integers at run time, which it does not show. Where there are no "
-            "integers (LSTM), the file is the float one but for its head. `graphopt optimize "
-            "--target` times layers on the target and leaves those float that are slower.",
+            "integers (LSTM), the file is the float one but for its head. `-`: not timed.",
             "",
             "| model | target | float | int8 | points | in integers | float ms | int8 ms | "
             "int8 / float | size |",
