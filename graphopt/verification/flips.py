@@ -144,7 +144,7 @@ def _scores(want: list[Any], got: list[Any]) -> float:
         errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
     if not text:
         return _of(margins, errors, weighty([t.ravel() for t in tops]))
-    n = sum(t.size // t.shape[-1] for t in tops)
+    n: int = sum(t.size // t.shape[-1] for t in tops)
     every = _likely(np.concatenate(margins), np.concatenate(errors), n)
     ends = np.cumsum([t.size for t in tops])[:-1]
     lines = [
