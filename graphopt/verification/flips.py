@@ -9,8 +9,8 @@ one might as well have met the margin of another that is about as sure:
 Errors may grow with margins (logits do), so neighbours alone are exchanged. Whether the least sure
 of the samples is a near tie is luck, so the k = 2 sqrt(n) smallest margins of each side lie where
 their distribution has them: F(m) = (k / n) (m / m_k)^a, even (a = 1) where ties are as frequent as
-what is somewhat surer, steeper where they are rare (Hill's estimate of a, less its error). So
-found a share is known to 1 / sqrt(k) of itself: twice that is added.
+what is somewhat surer, steeper where they are rare (Hill's estimate of a, less its error). Of n
+others a share p is seen to sqrt(p / n): that much is added.
 Outputs that decide on the same rows (the digits of one captcha) make one answer together, and their
 shares add up.
 """
@@ -33,8 +33,10 @@ __all__ = ["flips"]
 Array = np.ndarray[Any, Any]
 #: Neighbours whose errors a margin meets, and pairs that are looked at in all.
 NEIGHBOURS, PAIRS = 33, 4_000_000
-#: Standard errors by which a share may be larger, and a distribution less steep.
+#: Standard errors by which a distribution may be less steep than it looks.
 SIGMAS = 2.0
+#: What never happened in n cases may happen in this many of the next n: the rule of three.
+UNSEEN = 3
 #: Chances beyond this are as sure as can be.
 SURE = 1e-6
 
@@ -53,7 +55,7 @@ def flips(guard: Guard, got: Iterable[Outputs]) -> float:
         rows = sum(int(np.prod(a.shape[:-1])) for a in want)
         logits = guard.margins(name, made) if alike else None
         if logits is not None:
-            shares[rows] += _LOGIT_SHARES[kind](*logits)
+            shares[rows] += _LOGIT_SHARES[kind](*logits, True)
         else:
             shares[rows] += find(want, have) if alike else 1.0
     return max(shares.values(), default=0.0) / max(guard.limit, 1e-9)
@@ -68,10 +70,8 @@ def _likely(margins: Array, errors: Array, cases: int) -> Array:
     order = np.argsort(margins, kind="stable")
     m, e = margins[order].astype(np.float64), np.nan_to_num(errors[order], nan=np.inf)
     first = int(np.searchsorted(m, 0, side="right"))  # that is on the upper side
-    above, more_above = _even(m[first:], cases / max(n, 1))
-    below, more_below = _even(-m[:first][::-1], cases / max(n, 1))
-    m = np.concatenate([-below[::-1], above])
-    more = np.repeat([more_below, more_above], [first, n - first])
+    share = cases / max(n, 1)
+    m = np.concatenate([-_even(-m[:first][::-1], share)[::-1], _even(m[first:], share)])
     width = max(1, min(NEIGHBOURS, n, PAIRS // max(n, 1)))
     starts = np.clip(np.arange(n) - width // 2, 0, n - width)
     upper = np.arange(n) >= first
@@ -80,32 +80,54 @@ def _likely(margins: Array, errors: Array, cases: int) -> Array:
         moved = m + e[starts + k] * np.where(np.isinf(e[starts + k]), np.where(upper, -1, 1), 1)
         crossed += np.where(upper, moved < 0, moved > 0)
     out = np.empty(n)
-    out[order] = crossed / width * more
+    out[order] = crossed / width
     return out
 
 
-def _even(margins: Array, cases: float) -> tuple[Array, float]:
+def _even(margins: Array, cases: float) -> Array:
     """Margins of one side, rising, the smallest as their distribution has them.
 
-    Beside them: by how much a share that follows from them may be larger. Each is so many cases.
+    Each is so many cases.
     """
     n = len(margins)
     k = min(n, int(2 * math.sqrt(n * cases)))
     if not k or not 0 < margins[k - 1] < np.inf:
-        return margins, 1.0 + SIGMAS
+        return margins
     top = margins[k - 1]
-    more = 1 + SIGMAS / math.sqrt(k)
     logs = float(np.log(top / np.maximum(margins[:k], 1e-12 * top)).sum())
     if logs < 1e-3:  # all alike
-        return margins, more
+        return margins
     steep = (k - 1) / logs * (1 - SIGMAS / math.sqrt(k))
     smooth = top * ((np.arange(k) + 0.5) / k) ** (1 / max(1.0, steep))
-    return np.concatenate([smooth, margins[k:]]), more
+    return np.concatenate([smooth, margins[k:]])
 
 
-def _of(margins: Sequence[Array], errors: Sequence[Array], n: int) -> float:
+def _unseen(margins: Array, errors: Array) -> float:
+    """How likely a decision is to flip that is less sure than all of these.
+
+    Up to `UNSEEN` of as many are (at 95 % confidence), anywhere between zero and the smallest
+    margin for all that is known. Their errors are what others have that are nearest, beside what
+    grows with their margins.
+    """
+    near = np.argsort(np.abs(margins), kind="stable")[:NEIGHBOURS]
+    m, e = margins[near], np.nan_to_num(errors[near], nan=1e30)
+    grows = 1 + float(np.clip((m * e).sum() / max(float((m * m).sum()), 1e-12), -0.9, 9))
+    rest = e - (grows - 1) * m
+    above, below = m[m > 0].min(initial=np.inf), -m[m <= 0].max(initial=-np.inf)
+    above, below = (side if np.isfinite(side) else 0.0 for side in (above, below))
+    crossed = np.clip(-rest / grows, 0, above) + np.clip(rest / grows, 0, below)
+    return UNSEEN * float(crossed.mean()) / max(above + below, 1e-12)
+
+
+def _known(share: float, n: int) -> float:
+    """A share, and how far it may lie above what `n` cases show."""
+    return share + math.sqrt(share / max(n, 1))
+
+
+def _of(margins: Sequence[Array], errors: Sequence[Array], n: int, more: bool = False) -> float:
     m, e = np.concatenate(margins), np.concatenate(errors)
-    return float(_likely(m, e, len(m)).sum()) / max(n, 1)
+    every = float(_likely(m, e, len(m)).sum()) + (_unseen(m, e) if more and len(m) else 0.0)
+    return _known(every / max(n, 1), n)
 
 
 def _chances(want: list[Any], got: list[Any]) -> float:
@@ -123,13 +145,13 @@ def _logit(p: Array) -> Array:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
-def _margins(want: list[Any], got: list[Any]) -> float:
+def _margins(want: list[Any], got: list[Any], more: bool = False) -> float:
     flat = [(np.ravel(a), np.ravel(b)) for a, b in zip(want, got, strict=True)]
     n = weighty([a > 0 for a, _ in flat])
-    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n)
+    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n, more)
 
 
-def _scores(want: list[Any], got: list[Any]) -> float:
+def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
     """By how far the top class is ahead; a line of text changes if any of its steps does."""
     tops = [a.argmax(-1) for a in want]
     text = is_text(tops)
@@ -143,7 +165,7 @@ def _scores(want: list[Any], got: list[Any]) -> float:
         margins.append(ahead.ravel())
         errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
     if not text:
-        return _of(margins, errors, weighty([t.ravel() for t in tops]))
+        return _of(margins, errors, weighty([t.ravel() for t in tops]), more)
     n: int = sum(t.size // t.shape[-1] for t in tops)
     every = _likely(np.concatenate(margins), np.concatenate(errors), n)
     ends = np.cumsum([t.size for t in tops])[:-1]
@@ -151,7 +173,7 @@ def _scores(want: list[Any], got: list[Any]) -> float:
         np.minimum(part.reshape(t.shape).sum(-1), 1).ravel()
         for part, t in zip(np.split(every, ends), tops, strict=True)
     ]
-    return sum(float(part.sum()) for part in lines) / max(n, 1)
+    return _known(sum(float(part.sum()) for part in lines) / max(n, 1), n)
 
 
 def _forgive(scores: Array, top: Array) -> None:
@@ -168,5 +190,5 @@ _SHARES = {
     "scores": _scores,
     "logits": _scores,
 }
-#: Of outputs whose logits are judged in their stead.
+#: Of outputs whose logits are judged in their stead: what is less sure than the samples counts too.
 _LOGIT_SHARES = {"chances": _margins, "scores": _scores}

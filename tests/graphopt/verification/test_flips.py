@@ -42,6 +42,21 @@ def test_few_samples_tell_how_many_of_many_flip(text, said, decided, size):
     assert np.mean(np.array(found) > 0.5 * truth) > 0.9, "few parts see much too little"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_near_tie_among_few_samples_is_no_rule(seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(72, 8)) * 4
+    noise = 0.01 * rng.normal(size=rows.shape)
+
+    def found(rows):
+        return flips(guard("y = Softmax(x)", [softmax(rows)]), [{"y": softmax(rows + noise)}])
+
+    tie = rows.copy()
+    tie[0, :2] = rows[0].max() + np.array([1.0, 1.0 + 1e-7])
+    assert found(tie) < 0.7
+    assert found(tie) < found(rows) + 0.35
+
+
 def test_what_does_not_come_near_a_margin_flips_nothing():
     rows = np.full((64, 3), [4.0, 0.0, 0.0]) + np.random.default_rng(0).normal(size=(64, 3)) / 9
     judge = guard("y = Softmax(x)", [softmax(rows)])
@@ -118,6 +133,6 @@ def test_answers_beyond_what_float32_shows_are_judged_by_their_logits(operator):
 
     assert max(found(0.1)) < 0.1
     few, strained = found(100)  # hardly one of these answers changes, but others would
-    assert few > 0.15
+    assert few > 0.3
     assert strained > 1
     assert min(found(300)) > 3
