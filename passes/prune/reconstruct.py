@@ -179,7 +179,8 @@ def _inverse(h: Array) -> Array:
     if h.dtype == np.float64:
         return found
     probe = np.random.default_rng(0).standard_normal((len(h), 4)).astype(h.dtype)
-    solution = found @ probe
-    correction = found @ (probe - h @ solution)  # that a step of iterative refinement would make
-    off = np.linalg.norm(correction) / np.linalg.norm(solution)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is no inverse at all
+        solution = found @ probe
+        correction = found @ (probe - h @ solution)  # what a step of iterative refinement makes
+        off = np.linalg.norm(correction) / np.linalg.norm(solution)
     return found if off < EXACT else inverse(h.astype(np.float64)).astype(h.dtype)
