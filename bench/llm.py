@@ -4,8 +4,8 @@
     python bench/llm.py --work DIR [--specs SPEC ...] [--rows 64] [--layers 32 --hidden 4096 ...]
 
 Builds the model with random weights under DIR (13.5 GB, kept), runs every spec in a process of its
-own, and decodes with its result. With `--rows` passes are given so many rows of random tokens as
-samples (weights of `weight_only` are rounded for them). *Held* is the most anonymous memory of the process: pages mapped
+own, and decodes with its result. With `--rows` passes get so many rows of random tokens as samples
+(`weight_only` rounds for them). *Held* is the most anonymous memory of the process: pages mapped
 from files, which the system can drop, are not counted. The last result is kept.
 """
 
