@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import Arrays, open_session, seeded
+from graphopt.execution.runtime import IN_PARTS, Arrays, open_session, seeded
 
 __all__ = ["Staged"]
 
@@ -38,7 +38,7 @@ class Staged:
         model: the model, which may be edited after the values requested so far.
         samples: feeds, one run each.
         carried: also remember what later nodes read of a stage, such as a residual stream, so that
-            no node runs twice, however deep the model. It is not to be edited then.
+            no node runs twice, however deep the model. None: if no session holds its weights.
         folder: where values lie, and stay when the process ends: those of a run that was ended, of
             the same model and samples, are known. None: a temporary one.
 
@@ -52,10 +52,13 @@ class Staged:
         model: ir.Model,
         samples: Iterable[Arrays],
         *,
-        carried: bool = False,
+        carried: bool | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.model, self._carried, self._lasting = model, carried, folder is not None
+        self.model, self._lasting = model, folder is not None
+        weights = (v.const_value for v in model.graph.initializers.values())
+        large = sum(w.nbytes for w in weights if w is not None) > IN_PARTS
+        self._carried = large if carried is None else carried
         self._folder = folder or Path(tempfile.mkdtemp(prefix="graphopt-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[ir.Value, int] = {}

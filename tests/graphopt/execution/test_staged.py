@@ -3,6 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.errors import ModelError
+from graphopt.execution import staged as staged_values
 from graphopt.execution.observe import observe
 from graphopt.execution.runtime import run
 from graphopt.execution.staged import Staged
@@ -74,8 +75,10 @@ def test_outputs_of_one_node_can_be_asked_for_one_by_one():
     np.testing.assert_array_equal(y, run(model, feeds)["y"])
 
 
-def test_carried_residuals_let_every_node_run_once(monkeypatch):
+@pytest.mark.parametrize("carried", [True, None], ids=["asked for", "too large"])
+def test_carried_residuals_let_every_node_run_once(carried, monkeypatch):
     """Without the sum kept, each stage of a deep model would start from its first again."""
+    monkeypatch.setattr(staged_values, "IN_PARTS", 100)
     rng = np.random.default_rng(0)
     depth = 5
     text = "  ".join(
@@ -92,7 +95,7 @@ def test_carried_residuals_let_every_node_run_once(monkeypatch):
         ir.convenience, "extract", lambda *args: ran.append(extract(*args)) or ran[-1]
     )
     samples = [{"x": rng.standard_normal((2, 4)).astype(np.float32)} for _ in range(2)]
-    with Staged(model, samples, carried=True) as staged:
+    with Staged(model, samples, carried=carried) as staged:
         for k, value in enumerate(wanted):
             got = [array for (array,) in staged.values([value])]
             staged.forget(wanted[k + 1 :])
