@@ -10,6 +10,7 @@ import pytest
 from graphopt.passes.weight_only import finished
 
 import graphopt
+from graphopt.execution import runtime, staged
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -116,6 +117,31 @@ def test_where_nothing_can_be_kept_nothing_is(source):
     (source / "cache").write_text("no folder")
     done = started(source, "", "o.onnx", "cache", 99)
     assert done.stdout.split()[-1] == str(LAYERS), done.stderr
+
+
+@pytest.mark.parametrize("given", [None, "x.npz"], ids=["nearest", "samples"])
+def test_a_model_in_parts_becomes_the_same_bytes(source, given, monkeypatch):
+    """What runs part by part, its matrices and values on disk, is what fits into memory too."""
+    names = []
+    for large in (False, True):
+        if large:
+            monkeypatch.setattr(runtime, "IN_PARTS", 100)
+            monkeypatch.setattr(staged, "IN_PARTS", 100)
+            monkeypatch.setattr(finished, "LARGE", 0)
+        made = graphopt.optimize(
+            source / "m.onnx",
+            "weight_only",
+            samples=source / given if given else None,
+            measure=False,
+            budget=graphopt.Budget(max_disagreement=float("inf")),
+            cache=source / "cache",
+        )
+        assert made.report.steps[0].edits == LAYERS
+        names.append(f"{large}/o.onnx")
+        (source / names[-1]).parent.mkdir()
+        made.write(source / names[-1], external=True)
+    assert (source / "cache" / "weights").is_dir()
+    assert both(source, names[0]) == both(source, names[1])
 
 
 def test_small_models_keep_nothing(source):
