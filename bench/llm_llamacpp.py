@@ -25,6 +25,8 @@ import numpy as np
 BLOCK, BYTES = 32, 18
 #: Standard deviation of integers drawn evenly from -8 to 7.
 SPREAD = 4.61
+#: Tokens of the prompt, as `graphopt bench --tokens` reads.
+PROMPT = 128
 
 
 def main() -> None:
@@ -34,7 +36,6 @@ def main() -> None:
     parser.add_argument("--graphopt", default="graphopt")
     parser.add_argument("--threads", type=int, nargs="*", default=[2, 1])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=24)
     sizes = {"layers": 32, "hidden": 4096, "inner": 11008, "heads": 32, "kv_heads": 32}
     for name, size in {**sizes, "vocabulary": 32000}.items():
@@ -43,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     path = args.work / f"llama-{args.layers}x{args.hidden}.gguf"
     if args.decode:
-        print(json.dumps(decode(path, args.decode, args.prompt, args.tokens, args.vocabulary)))
+        print(json.dumps(decode(path, args.decode, args.tokens, args.vocabulary)))
         return
     if not path.exists():
         args.work.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ def said(command: list[str]) -> dict:
     return json.loads(done.stdout)
 
 
-def decode(path: Path, threads: int, prompt: int, new: int, vocabulary: int) -> dict[str, float]:
+def decode(path: Path, threads: int, new: int, vocabulary: int) -> dict[str, float]:
     """Tokens a second of a prompt and of new ones, which are what is likeliest each."""
     import llama_cpp as cpp
 
@@ -85,7 +86,7 @@ def decode(path: Path, threads: int, prompt: int, new: int, vocabulary: int) -> 
     how.n_ctx, how.n_batch = 512, 512
     how.n_threads = how.n_threads_batch = threads
     context = cpp.llama_init_from_model(model, how)
-    given, times = [k % 97 for k in range(1, prompt + 1)], []
+    given, times = [k % 97 for k in range(1, PROMPT + 1)], []
     for _ in range(new + 1):
         array = (cpp.llama_token * len(given))(*given)
         began = time.perf_counter()
@@ -95,7 +96,7 @@ def decode(path: Path, threads: int, prompt: int, new: int, vocabulary: int) -> 
         times.append(time.perf_counter() - began)
         given = [int(np.ctypeslib.as_array(logits, (vocabulary,)).argmax())]
     return {
-        "prompt_per_second": prompt / times[0],
+        "prompt_per_second": PROMPT / times[0],
         "new_per_second": 1 / statistics.median(times[1:]),
     }
 
