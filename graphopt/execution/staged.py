@@ -192,13 +192,15 @@ class Staged:
         return self._folder / f"{_file_name(value)}.whole"
 
     def _write(self, value: ir.Value, run: int, array: Array) -> None:
+        path = self._path(value, run)
         try:
-            with open(self._path(value, run), "wb") as file:
+            with open(path, "wb") as file:
                 np.save(file, array)
                 if self._lasting:
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
+            path.unlink(missing_ok=True)
             raise ModelError(
                 f"values of the model cannot be kept in {self._folder}: {error.strerror or error}"
             ) from error

@@ -126,7 +126,8 @@ def test_values_in_a_lasting_folder_are_known_to_the_next_run(tmp_path, monkeypa
         np.testing.assert_allclose(array, expected["c"], rtol=1e-6)
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", [None, "kept"])
+def test_a_full_disk_is_told(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model, _, samples = build()
 
@@ -135,5 +136,5 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr("numpy.save", full)
     with pytest.raises(ModelError, match=r"cannot be kept in .*: No space left on device"):
-        Staged(model, samples)
-    assert not list(tmp_path.iterdir())
+        Staged(model, samples, folder=tmp_path / folder if folder else None)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
