@@ -6,9 +6,13 @@ one might as well have met the margin of another that is about as sure:
     share  =  mean over decisions i of the share of i's neighbours j, by margin, with
               m_i and m_i + e_j on different sides
 
-Errors may grow with margins (logits do), so neighbours alone are exchanged. A share p of n
-decisions is known to sqrt(p / n): that much is added. Outputs that decide on the same rows (the
-digits of one captcha) make one answer together, and their shares add up.
+Errors may grow with margins (logits do), so neighbours alone are exchanged. Whether the least sure
+of the samples is a near tie is luck, so the k = 2 sqrt(n) smallest margins of each side lie where
+their distribution has them: F(m) = (k / n) (m / m_k)^a, even (a = 1) where ties are as frequent as
+what is somewhat surer, steeper where they are rare (Hill's estimate of a, less its error). So
+found a share is known to 1 / sqrt(k) of itself: twice that is added.
+Outputs that decide on the same rows (the digits of one captcha) make one answer together, and their
+shares add up.
 """
 
 from __future__ import annotations
@@ -29,8 +33,8 @@ __all__ = ["flips"]
 Array = np.ndarray[Any, Any]
 #: Neighbours whose errors a margin meets, and pairs that are looked at in all.
 NEIGHBOURS, PAIRS = 33, 4_000_000
-#: What never happened in n cases may happen in this many of the next n: the rule of three.
-UNSEEN = 3
+#: Standard errors by which a share may be larger, and a distribution less steep.
+SIGMAS = 2.0
 #: Chances beyond this are as sure as can be.
 SURE = 1e-6
 
@@ -49,54 +53,55 @@ def flips(guard: Guard, got: Iterable[Outputs]) -> float:
         rows = sum(int(np.prod(a.shape[:-1])) for a in want)
         logits = guard.margins(name, made) if alike else None
         if logits is not None:
-            shares[rows] += _LOGIT_SHARES[kind](*logits, True)
+            shares[rows] += _LOGIT_SHARES[kind](*logits)
         else:
             shares[rows] += find(want, have) if alike else 1.0
     return max(shares.values(), default=0.0) / max(guard.limit, 1e-9)
 
 
-def _exchanged(margins: Array, errors: Array) -> Array:
-    """For each margin, the share of its neighbours' errors that would cross it."""
+def _likely(margins: Array, errors: Array) -> Array:
+    """How likely each decision is to flip: by how many of its neighbours' errors it would."""
     n = len(margins)
     order = np.argsort(margins, kind="stable")
-    m, e = margins[order], np.nan_to_num(errors[order], nan=np.inf)
+    m, e = margins[order].astype(np.float64), np.nan_to_num(errors[order], nan=np.inf)
+    first = int(np.searchsorted(m, 0, side="right"))  # that is on the upper side
+    above, more_above = _even(m[first:])
+    below, more_below = _even(-m[:first][::-1])
+    m = np.concatenate([-below[::-1], above])
+    more = np.repeat([more_below, more_above], [first, n - first])
     width = max(1, min(NEIGHBOURS, n, PAIRS // max(n, 1)))
     starts = np.clip(np.arange(n) - width // 2, 0, n - width)
+    upper = np.arange(n) >= first
     crossed = np.zeros(n)
     for k in range(width):
-        moved = m + e[starts + k] * np.where(np.isinf(e[starts + k]), -np.sign(m), 1)
-        crossed += np.where(m > 0, moved < 0, moved > 0)
+        moved = m + e[starts + k] * np.where(np.isinf(e[starts + k]), np.where(upper, -1, 1), 1)
+        crossed += np.where(upper, moved < 0, moved > 0)
     out = np.empty(n)
-    out[order] = crossed / width
+    out[order] = crossed / width * more
     return out
 
 
-def _unseen(margins: Array, errors: Array) -> float:
-    """How likely a decision is to flip that is less sure than all of these.
+def _even(margins: Array) -> tuple[Array, float]:
+    """Margins of one side, rising, the smallest as their distribution has them.
 
-    Up to `UNSEEN` of as many are (at 95 % confidence), anywhere between zero and the smallest
-    margin for all that is known. Their errors are what others have that are nearest, beside what
-    grows with their margins.
+    Beside them: by how much a share that follows from them may be larger.
     """
-    near = np.argsort(np.abs(margins), kind="stable")[:NEIGHBOURS]
-    m, e = margins[near], np.nan_to_num(errors[near], nan=1e30)
-    grows = 1 + float(np.clip((m * e).sum() / max(float((m * m).sum()), 1e-12), -0.9, 9))
-    rest = e - (grows - 1) * m
-    above, below = m[m > 0].min(initial=np.inf), -m[m <= 0].max(initial=-np.inf)
-    above, below = (side if np.isfinite(side) else 0.0 for side in (above, below))
-    crossed = np.clip(-rest / grows, 0, above) + np.clip(rest / grows, 0, below)
-    return UNSEEN * float(crossed.mean()) / max(above + below, 1e-12)
+    n = len(margins)
+    k = min(n, int(2 * math.sqrt(n)))
+    if not k or not 0 < margins[k - 1] < np.inf:
+        return margins, 1.0 + SIGMAS
+    top = margins[k - 1]
+    more = 1 + SIGMAS / math.sqrt(k)
+    logs = float(np.log(top / np.maximum(margins[:k], 1e-12 * top)).sum())
+    if logs < 1e-3:  # all alike
+        return margins, more
+    steep = (k - 1) / logs * (1 - SIGMAS / math.sqrt(k))
+    smooth = top * ((np.arange(k) + 0.5) / k) ** (1 / max(1.0, steep))
+    return np.concatenate([smooth, margins[k:]]), more
 
 
-def _known(share: float, n: int) -> float:
-    """A share, and how far it may lie above what `n` cases show."""
-    return share + math.sqrt(share / max(n, 1))
-
-
-def _of(margins: Sequence[Array], errors: Sequence[Array], n: int, more: bool = False) -> float:
-    m, e = np.concatenate(margins), np.concatenate(errors)
-    every = float(_exchanged(m, e).sum()) + (_unseen(m, e) if more and len(m) else 0.0)
-    return _known(every / max(n, 1), n)
+def _of(margins: Sequence[Array], errors: Sequence[Array], n: int) -> float:
+    return float(_likely(np.concatenate(margins), np.concatenate(errors)).sum()) / max(n, 1)
 
 
 def _chances(want: list[Any], got: list[Any]) -> float:
@@ -114,13 +119,13 @@ def _logit(p: Array) -> Array:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
-def _margins(want: list[Any], got: list[Any], more: bool = False) -> float:
+def _margins(want: list[Any], got: list[Any]) -> float:
     flat = [(np.ravel(a), np.ravel(b)) for a, b in zip(want, got, strict=True)]
     n = weighty([a > 0 for a, _ in flat])
-    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n, more)
+    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n)
 
 
-def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
+def _scores(want: list[Any], got: list[Any]) -> float:
     """By how far the top class is ahead; a line of text changes if any of its steps does."""
     tops = [a.argmax(-1) for a in want]
     text = is_text(tops)
@@ -134,15 +139,15 @@ def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
         margins.append(ahead.ravel())
         errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
     if not text:
-        return _of(margins, errors, weighty([t.ravel() for t in tops]), more)
-    every = _exchanged(np.concatenate(margins), np.concatenate(errors))
+        return _of(margins, errors, weighty([t.ravel() for t in tops]))
+    every = _likely(np.concatenate(margins), np.concatenate(errors))
     ends = np.cumsum([t.size for t in tops])[:-1]
     lines = [
         np.minimum(part.reshape(t.shape).sum(-1), 1).ravel()
         for part, t in zip(np.split(every, ends), tops, strict=True)
     ]
     n = sum(map(np.size, lines))
-    return _known(sum(float(part.sum()) for part in lines) / max(n, 1), n)
+    return sum(float(part.sum()) for part in lines) / max(n, 1)
 
 
 def _forgive(scores: Array, top: Array) -> None:
@@ -159,5 +164,5 @@ _SHARES = {
     "scores": _scores,
     "logits": _scores,
 }
-#: Of outputs whose logits are judged in their stead: what is less sure than the samples counts too.
+#: Of outputs whose logits are judged in their stead.
 _LOGIT_SHARES = {"chances": _margins, "scores": _scores}

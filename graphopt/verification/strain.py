@@ -8,7 +8,8 @@ they strain together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,15 @@ def strain(guard: Guard, got: Iterable[Outputs]) -> float:
     return total
 
 
-def _squared(off: Array, margin: Array) -> Array:
+def _squared(off: Sequence[Array], margin: Sequence[Array]) -> list[Array]:
     """(error / margin)^2 of each decision, one at most."""
-    off, margin = np.nan_to_num(np.abs(off), nan=np.inf), np.maximum(np.abs(margin), 1e-9)
-    return np.asarray(np.minimum(off / margin, 1.0) ** 2)
+    sizes = np.concatenate([np.abs(m).ravel() for m in margin] or [np.zeros(0)])
+    ties = min(len(sizes), int(4 * math.sqrt(len(sizes))))
+    least = max(float(np.partition(sizes, ties - 1)[ties - 1]), 1e-9) if ties else 1e-9
+    return [
+        np.minimum(np.nan_to_num(np.abs(e), nan=np.inf) / np.maximum(np.abs(m), least), 1.0) ** 2
+        for e, m in zip(off, margin, strict=True)
+    ]
 
 
 def _share(parts: Iterable[Array], n: int) -> float:
@@ -70,9 +76,9 @@ def _decisions_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _chances_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    pairs = list(zip(want, got, strict=True))
+    off = [b - a for a, b in zip(want, got, strict=True)]
     at = [
-        _share([_squared(b - a, a - t) for a, b in pairs], weighty([np.ravel(a > t) for a in want]))
+        _share(_squared(off, [a - t for a in want]), weighty([np.ravel(a > t) for a in want]))
         for t in THRESHOLDS
     ]
     return max(at) / limit
@@ -81,7 +87,7 @@ def _chances_strain(want: list[Any], got: list[Any], limit: float) -> float:
 def _sure_strain(want: list[Any], got: list[Any], limit: float) -> float:
     """Of the logits of chances, whose thresholds are near zero beside them."""
     n = weighty([np.ravel(a > 0) for a in want])
-    return _share([_squared(b - a, a) for a, b in zip(want, got, strict=True)], n) / limit
+    return _share(_squared([b - a for a, b in zip(want, got, strict=True)], want), n) / limit
 
 
 def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
@@ -90,18 +96,16 @@ def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
     """By how far the top class is ahead; a line of text strains as all its steps do."""
-    steps, lines, tops = [], [], []
-    text = is_text([a.argmax(-1) for a in want])
-    for a, b in zip(want, got, strict=True):
+    tops = [a.argmax(-1) for a in want]
+    ahead, off = [], []
+    for a, b, top in zip(want, got, tops, strict=True):
         x, y = (logarithms(v) for v in (a, b))
-        top = x.argmax(-1)[..., None]
-        ahead = ahead_of(x, top)
-        part = _squared(ahead_of(y, top) - ahead, ahead)
-        steps.append(part)
-        tops.append(top.ravel())
-        if text:
-            lines.append(np.minimum(part.sum(-1), 1.0))
-    single = _share(steps, weighty(tops))
+        ahead.append(ahead_of(x, top[..., None]))
+        off.append(ahead_of(y, top[..., None]) - ahead[-1])
+    steps = _squared(off, ahead)
+    text = is_text(tops)
+    lines = [np.minimum(part.sum(-1), 1.0) for part in steps] if text else []
+    single = _share(steps, weighty([t.ravel() for t in tops]))
     return max(single, _share(lines, sum(map(np.size, lines)))) / limit
 
 

@@ -118,6 +118,6 @@ def test_answers_beyond_what_float32_shows_are_judged_by_their_logits(operator):
 
     assert max(found(0.1)) < 0.1
     few, strained = found(100)  # hardly one of these answers changes, but others would
-    assert few > 0.3
+    assert few > 0.15
     assert strained > 1
     assert min(found(300)) > 3

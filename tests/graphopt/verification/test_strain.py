@@ -55,9 +55,20 @@ def test_another_shape_strains_as_much_as_can_be():
     assert strain(judge, [{"y": softmax(ROWS)[:5]}]) == pytest.approx(100)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_near_tie_among_few_samples_does_not_decide_which_error_is_larger(seed):
+    rng = np.random.default_rng(seed)
+    rows, noise = rng.normal(size=(2, 128, 5))
+    rows[0] = [2.0, 2.0 + 1e-6, 0, 0, 0]
+    small, large = (softmax(rows + size * noise) for size in (0.01, 0.013))
+    judge = guard("y = Softmax(x)", [softmax(rows)])
+    ratio = strain(judge, [{"y": large}]) / strain(judge, [{"y": small}])
+    assert ratio == pytest.approx(1.3**2, rel=0.02)
+
+
 def test_a_line_strains_as_all_its_steps_do():
     lines = softmax(RNG.normal(size=(8, 50, 5)) * 3)
-    moved = softmax(np.log(lines) + 0.05 * RNG.normal(size=lines.shape))
+    moved = softmax(np.log(lines) + 0.3 * RNG.normal(size=lines.shape))
     rows = guard("y = Softmax(x)", [lines.reshape(-1, 5)])
     whole = guard("y = Softmax(x)", [lines])
     few = strain(rows, [{"y": moved.reshape(-1, 5)}])
