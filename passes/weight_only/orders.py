@@ -7,7 +7,7 @@ weight's turn comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
+from graphopt.samples.stream import Feeds, cut
 
 __all__ = ["RUNS", "orders_of"]
 
@@ -31,6 +32,8 @@ Rows = Callable[[], Array] | None
 
 #: Runs of samples and rows of all that moments are taken of.
 RUNS, ROWS = 16, 1 << 15
+#: Tokens that go through the model at a time.
+TOKENS = 1024
 #: The longest row rounded for them: its moment takes 1.2 GB, and as much to factorize.
 LONGEST = 12288
 #: Rows that accuracy levels are compared on.
@@ -53,7 +56,7 @@ def orders_of(
         yield from [(None, None)] * len(wanted)
         return
     open_ = [finished.known(str(op.y.name), [SHARE]) is None for op in wanted]
-    runs, folder = islice(ctx.samples, RUNS), finished.values
+    runs, folder = _pieces(islice(ctx.samples, RUNS)), finished.values
     with Staged(model.clone(), runs, carried=True, folder=folder) as seen:
         values = {v.name: v for v in seen.model.graph.inputs}
         values.update({o.name: o for n in seen.model.graph for o in n.outputs})
@@ -81,6 +84,13 @@ def orders_of(
             if seen.leads_to(value, later):
                 next(seen.values([value]), None)
             seen.forget(later)
+
+
+def _pieces(samples: Iterable[Feeds]) -> Iterator[Feeds]:
+    """The runs, long ones in parts: all that a block computes of one is in memory at a time."""
+    for feed in samples:
+        length = max((a.shape[1] for a in feed.values() if a.ndim == 2), default=1)
+        yield from cut([feed], max(1, TOKENS // max(length, 1)))
 
 
 def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:
