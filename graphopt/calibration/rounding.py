@@ -94,22 +94,17 @@ def compensated(
     )
     left, done, off = w.copy(), np.empty_like(w), np.empty_like(w)
 
-    def rounded(start: int, stop: int) -> None:
-        if stop - start > FEW:
-            middle = (start + stop) // 2
-            rounded(start, middle)
-            left[middle:stop] += upper[start:middle, middle:stop].T @ off[start:middle]
-            rounded(middle, stop)
-            return
-        for k in range(start, stop):
+    for stop in range(FEW, len(w) + FEW, FEW):
+        for k in range(stop - FEW, min(stop, len(w))):
             np.rint(left[k] / steps[k], out=done[k])
             np.clip(done[k], low[k], high[k], out=done[k])
             made = done[k] * steps[k]
             left[k] -= made
             np.subtract(w[k], made, out=off[k])
             left[k + 1 : stop] += upper[k, k + 1 : stop, None] * off[k]
-
-    rounded(0, len(w))
+        count = stop & -stop  # as many as halving and halving again tells at once
+        before, behind = slice(stop - count, stop), slice(stop, stop + count)
+        left[behind] += upper[before, behind].T @ off[before]
     less = order._weighed(left) - order._damped(off) < order.errors(w - plain * steps)
     out = np.empty((w.shape[1], w.shape[0]), w.dtype)
     out[:, places] = np.where(less, done, plain).T

@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 from graphopt.passes.int8 import Int8
@@ -63,6 +65,18 @@ def test_moments_of_one_direction_are_factorized_in_single_precision(monkeypatch
     one, two = Order.of(h, np.float32), Order.of(h)
     assert one.upper.dtype == np.float32
     np.testing.assert_allclose(one.upper, two.upper, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_left_for_the_collector():
+    """It rests while a pass runs: arrays that know each other would pile up, matrix by matrix."""
+    w, order = normal(64, 48), Order.of(np.eye(48))
+    gc.collect()
+    gc.disable()
+    try:
+        compensated(w, np.rint(w), np.ones((1, 1)), order, -7, 7)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_integers_stay_in_range():
