@@ -57,11 +57,14 @@ class ExecuTorch(TorchDevice):
         super().convert(in_steps(model), target, path)
 
     def open(self, path: Path, target: Target) -> ExecuTorchSession:
-        """Open the program in the portable runtime with XNNPACK."""
+        """Open the program in the portable runtime with XNNPACK; its threads are the process's."""
+        from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
         import_module(KERNELS)
         names = read_names(path, self.name)
+        if portable_lib._threadpool_get_thread_count() != max(target.threads, 1):
+            portable_lib._unsafe_reset_threadpool(max(target.threads, 1))
         try:
             program = Runtime.get().load_program(path)
             raw = program.load_method("forward")

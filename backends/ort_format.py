@@ -19,6 +19,7 @@ from graphopt.backends.ort import accepted_opset
 
 from graphopt.backend import Session
 from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.runtime import BESIDE
 from graphopt.deploy.sessions import open_manifest
 from graphopt.formats import save
 from graphopt.target import Int8Scheme, Target
@@ -66,7 +67,12 @@ class OrtFormat(Device):
 
     def open(self, path: Path, target: Target) -> Session:
         """Open the file in onnxruntime as it is installed; a reduced build opens it the same."""
-        return open_manifest(path, Manifest(target.name))
+        return self.session(path, target)
+
+    def session(self, path: Path, target: Target, *, beside: bool = False) -> Session:
+        """Open a file alone, or beside others that run in turn with it: then nothing spins."""
+        config = BESIDE if beside else {}
+        return open_manifest(path, Manifest(target.name, threads=target.threads, config=config))
 
 
 BACKEND = OrtFormat()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,12 +39,13 @@ class StableHlo(TorchDevice):
     no_int8: ClassVar[str] = "XLA computes Q/DQ in floats on CPUs, beside what rounding costs"
 
     def open(self, path: Path, target: Target) -> StableHloSession:
-        """Compile the artifact for the CPU by PJRT."""
+        """Compile the artifact for the CPU by PJRT; its threads are those of the first opened."""
         import jax
         from jax._src.lib import xla_client  # no public function compiles an artifact
 
         names = read_names(path, self.name)
-        device = jax.devices("cpu")[0]
+        with _threads(target.threads):
+            device = jax.devices("cpu")[0]
         places = xla_client.DeviceList((device,))
         options = xla_client.CompileOptions()
         try:
@@ -89,6 +91,19 @@ def convert() -> None:
     given = tuple(jax.numpy.asarray(t.numpy()) for t in tensors)
     jitted = jax.jit(lambda *inputs: function(weights, inputs), keep_unused=True)
     path.write_bytes(jax.export.export(jitted)(*given).mlir_module_serialized)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """XLA has so many threads in this process, if it starts in the block: it reads NPROC then."""
+    before = os.environ.get("NPROC")
+    os.environ["NPROC"] = str(max(count, 1))
+    try:
+        yield
+    finally:
+        del os.environ["NPROC"]
+        if before is not None:
+            os.environ["NPROC"] = before
 
 
 @contextlib.contextmanager

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Every small model through every device target, each file executed by its own runtime.
 
-    python bench/devices.py --models DIR [--glyphs DIR] [--targets a,b] [--again] [--out DIR]
+    python bench/devices.py make WORK --models DIR --glyphs DIR [--targets a,b] [--only a,b]
+    python bench/devices.py time WORK [--targets a,b]
 
-DIR holds NAME.onnx with NAME.npz (`in:` and `out:` arrays) beside it. Each cell is the relative L2
-error of the runtime's outputs against the framework's, and the median milliseconds of a run on one
-thread; or why the model was refused. Rows are kept in devices.json, so that targets whose packages
-clash can be added from an environment of their own.
+DIR of --models holds NAME.onnx with NAME.npz (`in:` and `out:` arrays) beside it: `make` writes
+each for every target and compares the runtime's outputs with the framework's (relative L2 error),
+or keeps why it was refused. DIR of --glyphs holds trained models (NAME.onnx; glyphs.npz with
+x_train, x_val, y_val): their accuracy item by item, in float and after int8 by the target's rules.
 
---glyphs adds trained models (NAME.onnx; glyphs.npz with x_train, x_val, y_val): accuracy in float
-and after int8 by the target's rules, item by item.
+`time` opens all that was kept in WORK in one process for each target, on one thread, where they
+take turns; it takes a few seconds for each target, on a machine that should be quiet. Rows are kept
+in devices.json, so that targets whose packages clash can be added from environments of their own.
 """
 
 from __future__ import annotations
@@ -19,58 +21,55 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from devices_page import SPEC, TARGETS, page
 from graphopt.backends.devices.device import difference
 
-from graphopt import load, optimize
+from graphopt import Context, load, optimize
+from graphopt.analyses.cost import cost
 from graphopt.backend import backend_of, find_target
 from graphopt.errors import GraphOptError, MissingExtra
-from graphopt.samples import Samples
+from graphopt.samples import Samples, bind_shapes
 
-TARGETS = ("cpu", "ort", "openvino-f32", "litert", "mnn", "ncnn", "executorch", "stablehlo")
-SPEC = "clean, fold, fuse, int8"
-RUNS, ITEMS, CALIBRATION = 30, 1000, 512
+ITEMS, CALIBRATION = 1000, 512
+#: Rounds of turns, and seconds of one turn; a turn has two runs before it and one at least.
+ROUNDS, TURN = 7, 0.03
 #: Models in int8, by what a target asks for: some ask for the same.
 _QUANTIZED: dict[Any, Any] = {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("make", "time", "turns"))
+    parser.add_argument("work", type=Path)
     parser.add_argument("--models", type=Path)
     parser.add_argument("--glyphs", type=Path)
     parser.add_argument("--targets", default=",".join(TARGETS))
-    parser.add_argument("--again", action="store_true", help="also what devices.json has")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("--only", default="", help="names of models, with commas")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
+    if args.what == "turns":
+        print("\n" + json.dumps(turns(args.work, args.targets)))
+        return
     file = args.out / "devices.json"
-    for folder, run in ((args.models, small), (args.glyphs, glyphs)):
-        for path in sorted(folder.glob("*.onnx")) if folder else []:
-            for name in args.targets.split(","):
-                key = f"{run.__name__}/{path.stem}/{name}"
-                if args.names and path.stem not in args.names:
-                    continue
-                if key in read(file) and not args.again:
-                    continue
-                try:
-                    found = run(path, find_target(name))
-                except MissingExtra as error:
-                    print(key, error)
-                    continue
-                if found:
-                    rows = read(file)
-                    rows[key] = found
-                    file.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
-                    print(key, found, flush=True)
+    for name in args.targets.split(","):
+        try:
+            find_target(name)
+        except MissingExtra as error:
+            print(error)
+            continue
+        (make if args.what == "make" else times)(name, file, args)
     (args.out / "devices.md").write_text(page(read(file)))
 
 
@@ -79,60 +78,92 @@ def read(file: Path) -> dict[str, Any]:
     return found
 
 
-def small(path: Path, target: Any) -> dict[str, Any]:
-    """Error, milliseconds and bytes of one model, or why it was refused."""
+def keep(file: Path, key: str, row: dict[str, Any]) -> None:
+    rows = read(file)
+    rows[key] = row
+    file.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    print(key, row, flush=True)
+
+
+def make(name: str, file: Path, args: argparse.Namespace) -> None:
+    """Write and compare each model for one target."""
+    for folder, run in ((args.models, small), (args.glyphs, glyphs)):
+        for path in sorted(folder.glob("*.onnx")) if folder else []:
+            if not args.only or path.stem in args.only.split(","):
+                key = f"{run.__name__}/{path.stem}/{name}"
+                shutil.rmtree(args.work / key, ignore_errors=True)
+                keep(file, key, run(path, find_target(name), args.work / key))
+
+
+def small(path: Path, target: Any, folder: Path) -> dict[str, Any]:
+    """Error and bytes of one model, or why it was refused."""
     with np.load(path.with_suffix(".npz")) as data:
         feeds = {k[3:]: data[k] for k in data.files if k.startswith("in:")}
         expected = {k[4:]: data[k] for k in data.files if k.startswith("out:")}
-    backend = backend_of(target)
-    assert backend is not None
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            file = backend.lower(load(path), target, Path(folder, "model.onnx"))
-            session = backend.session(file, alone(target))
-        except GraphOptError as error:
-            return {"refused": re.sub(r"/tmp/\S+/", "", str(error))[:300]}
-        error = difference(expected, session(feeds))
-        return {"error": error, "ms": milliseconds(session, feeds), "bytes": size(folder)}
+    try:
+        session = written(load(path), target, folder / "float", feeds)
+    except GraphOptError as error:
+        shutil.rmtree(folder)
+        return {"refused": re.sub(r"/\S+/", "", str(error))[:300]}
+    error = difference(expected, session(feeds))
+    return {"error": error, "bytes": size(folder / "float")}
 
 
-def glyphs(path: Path, target: Any) -> dict[str, Any]:
-    """Accuracy and milliseconds of one trained model in float and in int8."""
-    if target.int8 is None:
-        return {}
+def glyphs(path: Path, target: Any, folder: Path) -> dict[str, Any]:
+    """Accuracy and bytes of one trained model in float and in int8, and the share in integers."""
     with np.load(path.parent / "glyphs.npz") as data:
         train, x = (images(data[k][:n]) for k, n in (("x_train", CALIBRATION), ("x_val", ITEMS)))
         labels = data["y_val"][:ITEMS]
     model = load(path)
     (name,) = [v.name for v in model.graph.inputs]
-    key = path, target.int8, target.operators, target.opset  # all that SPEC asks a target
-    if key not in _QUANTIZED:
-        batches = [{name: train[k : k + 32]} for k in range(0, CALIBRATION, 32)]
-        samples = Samples(batches, "calibration")
-        result = optimize(
-            model, SPEC, target=target, samples=samples, measure=False, verify="graph"
-        )
-        _QUANTIZED[key] = result.model
-    backend = backend_of(target)
-    assert backend is not None
+    forms = {"float": model}
+    if target.int8 is not None:
+        key = path, target.int8, target.operators, target.opset  # all that SPEC asks a target
+        if key not in _QUANTIZED:
+            batches = [{name: train[k : k + 32]} for k in range(0, CALIBRATION, 32)]
+            samples = Samples(batches, "calibration")
+            result = optimize(
+                model, SPEC, target=target, samples=samples, measure=False, verify="graph"
+            )
+            _QUANTIZED[key] = result.model
+        forms["int8"] = _QUANTIZED[key]
     found: dict[str, Any] = {}
-    for form, one in (("float", model), ("int8", _QUANTIZED[key])):
-        with tempfile.TemporaryDirectory() as folder:
-            file = backend.lower(one, target, Path(folder, "model.onnx"))
-            session = backend.session(file, alone(target))
-            right = 0
-            for k, label in enumerate(labels):
-                (scores,) = session({name: x[k : k + 1]}).values()
-                right += int(scores.argmax(-1)[0] == label)
-            found[form] = right / len(labels)
-            found[f"{form} ms"] = milliseconds(session, {name: x[:1]})
-            found[f"{form} bytes"] = size(folder)
+    for form, one in forms.items():
+        session = written(one, target, folder / form, {name: x[:1]})
+        scores = [next(iter(session({name: x[k : k + 1]}).values())) for k in range(ITEMS)]
+        right = sum(int(s.argmax(-1)[0] == label) for s, label in zip(scores, labels, strict=True))
+        found[form] = {"accuracy": right / ITEMS, "bytes": size(folder / form)}
+        if form == "int8":
+            found[form]["integers"] = integers(one)
     return found
 
 
-def size(folder: str) -> int:
+def written(model: Any, target: Any, folder: Path, feeds: Any) -> Any:
+    """A session of the model's file in `folder`, where what it is run on lies beside it."""
+    folder.mkdir(parents=True)
+    backend = backend_of(target)
+    assert backend is not None
+    file = backend.lower(model, target, folder / "model.onnx")
+    np.savez(folder.with_suffix(".npz"), **feeds)
+    return backend.session(file, alone(target))
+
+
+def integers(model: Any) -> float:
+    """The share of multiply-accumulates whose data and weights are integers."""
+
+    def whole(node: Any, k: int) -> bool:
+        source = node.inputs[k].producer() if node.inputs[k] is not None else None
+        return source is not None and source.op_type == "DequantizeLinear"
+
+    counted = cost(Context(model, shapes=bind_shapes(model)[0])).nodes
+    macs = {node: counted[node.name].macs or 0 for node in model.graph.all_nodes()}
+    between = sum(n for node, n in macs.items() if n and whole(node, 0) and whole(node, 1))
+    return between / sum(macs.values())
+
+
+def size(folder: Path) -> int:
     """Bytes of what is deployed."""
-    return sum(f.stat().st_size for f in Path(folder).iterdir() if ".session." not in f.name)
+    return sum(f.stat().st_size for f in folder.iterdir() if ".session." not in f.name)
 
 
 def images(pixels: Any) -> Any:
@@ -143,71 +174,38 @@ def alone(target: Any) -> Any:
     return dataclasses.replace(target, threads=1)
 
 
-def milliseconds(session: Any, feeds: Any) -> float:
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        session(feeds)
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+def times(name: str, file: Path, args: argparse.Namespace) -> None:
+    """Milliseconds of all that was kept for one target, in a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "turns", str(args.work), "--targets", name]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    for key, found in json.loads(said.splitlines()[-1]).items():
+        kind, model, form = key.split("/")
+        row = read(file)[f"{kind}/{model}/{name}"]
+        (row if kind == "small" else row[form])["ms"] = found
+        keep(file, f"{kind}/{model}/{name}", row)
 
 
-def page(rows: dict[str, Any]) -> str:
-    """The table of small models, the one of trained models, and the refusals."""
-    cells = {tuple(key.split("/")): row for key, row in rows.items()}
-    names = sorted({name for kind, name, _ in cells if kind == "small"})
-    targets = [t for t in TARGETS if any(key[2] == t for key in cells)]
-    lines = [
-        "# Small models on every device target",
-        "",
-        "`python bench/devices.py --models DIR --glyphs DIR`: each file was written by its target, "
-        "compared with ONNX Runtime before it was kept, and executed by its own runtime. Cells: "
-        "relative L2 error against the outputs of the framework that exported the model, and the "
-        f"median milliseconds of {RUNS} runs on one thread (x86; the machine was shared: orders "
-        "of magnitude).",
-        "",
-        f"| model | {' | '.join(targets)} |",
-        f"|---|{'---|' * len(targets)}",
-    ]
-    for name in names:
-        found = [cells.get(("small", name, t)) for t in targets]
-        lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
-    tried = [[row for n in names if (row := cells.get(("small", n, t)))] for t in targets]
-    ran = [f"{sum('error' in row for row in rows)} of {len(rows)}" for rows in tried]
-    lines.append(f"| executed | {' | '.join(ran)} |")
-    trained = sorted(key for key in cells if key[0] == "glyphs")
-    if trained:
-        lines += [
-            "",
-            "# Trained models, float and int8 by each target's rules",
-            "",
-            f"Points of accuracy on {ITEMS} validation glyphs, item by item; `-p {SPEC}`, "
-            f"{CALIBRATION} samples. Milliseconds as above: the machine was shared.",
-            "",
-            "| model | target | float | int8 | difference | float ms | int8 ms | size |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-    for key in trained:
-        row = cells[key]
-        ratio = row["int8 bytes"] / row["float bytes"]
-        lines.append(
-            f"| {key[1]} | {key[2]} | {row['float']:.1%} | {row['int8']:.1%} | "
-            f"{100 * (row['int8'] - row['float']):+.1f} | {row['float ms']:.2f} | "
-            f"{row['int8 ms']:.2f} | {ratio:.2f} |"
-        )
-    refused = sorted(key for key, row in cells.items() if "refused" in row)
-    if refused:
-        lines += ["", "# Refused", "", "| model | target | because |", "|---|---|---|"]
-    for key in refused:
-        said = cells[key]["refused"].replace("|", "/").replace("\n", " ")
-        lines.append(f"| {key[1]} | {key[2]} | {said} |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    return "refused" if "refused" in row else f"{row['error']:.1e}, {row['ms']:.2f} ms"
+def turns(work: Path, name: str) -> dict[str, float]:
+    """Median milliseconds of every file of one target, which take turns in this process."""
+    target = alone(find_target(name))
+    backend = backend_of(target)
+    assert backend is not None
+    opened = {}
+    for feeds in sorted(work.glob(f"*/*/{name}/*.npz")):
+        session = backend.session(feeds.with_suffix("") / f"model{target.suffix}", target)
+        kind, model, _, form = feeds.with_suffix("").relative_to(work).parts
+        with np.load(feeds) as data:
+            opened[f"{kind}/{model}/{form}"] = session, {k: data[k] for k in data.files}
+    taken: dict[str, list[float]] = {key: [] for key in opened}
+    for _ in range(ROUNDS):
+        for key, (session, given) in opened.items():
+            for _ in range(2):
+                session(given)
+            end = time.perf_counter() + TURN
+            while (start := time.perf_counter()) < end:
+                session(given)
+                taken[key].append(1e3 * (time.perf_counter() - start))
+    return {key: statistics.median(runs) for key, runs in taken.items()}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ rng = np.random.default_rng(0)
 X = rng.standard_normal((400, 8)).astype(np.float32)
 CLASSES = (X[:, 0] + X[:, 1] > 0).astype(int) + (X[:, 2] * X[:, 3] > 0.5)
 NUMBERS = (X[:, 0] * X[:, 1] + np.abs(X[:, 2])).astype(np.float32)
+#: One more column: which of 30 towns, of no order.
+TOWNS = np.random.default_rng(1).permutation(30)[np.digitize(NUMBERS, np.linspace(-2, 3, 29))]
+WITH_TOWNS = np.c_[X, TOWNS].astype(np.float32)
 
 
 def sklearn(folder):
@@ -78,6 +81,15 @@ def xgboost(folder):
     save("classes", "multi:softprob", CLASSES, "ubj", num_class=3)
     save("numbers", "reg:squarederror", NUMBERS)
     save("counts", "count:poisson", np.round(np.abs(NUMBERS)))
+    save("dart", "multi:softprob", CLASSES, num_class=3, booster="dart", rate_drop=0.3)
+    save("share", "reg:logistic", NUMBERS > 1)
+    save("quantiles", "reg:quantileerror", NUMBERS, quantile_alpha=[0.1, 0.5, 0.9])
+    save("several", "reg:squarederror", np.stack([NUMBERS, X[:, 0]], 1))
+    save("labels", "binary:logistic", np.stack([CLASSES > 0, X[:, 0] > 0], 1))
+    rows = xgboost.DMatrix(
+        WITH_TOWNS, NUMBERS, feature_types=["q"] * 8 + ["c"], enable_categorical=True
+    )
+    xgboost.train({"max_depth": 4}, rows, 25).save_model(folder / "categories.json")
 
 
 def lightgbm(folder):
@@ -91,6 +103,10 @@ def lightgbm(folder):
     save("classes", "multiclass", CLASSES, num_class=3)
     save("numbers", "regression", NUMBERS)
     save("depth", "regression", NUMBERS, max_depth=3)
+    save("dart", "regression", NUMBERS, boosting="dart")
+    sets = {"objective": "regression", "verbose": -1, "min_data_per_group": 5, "cat_smooth": 1}
+    rows = lightgbm.Dataset(WITH_TOWNS, NUMBERS, categorical_feature=[8])
+    lightgbm.train(sets, rows, 25).save_model(folder / "categories.txt")
 
 
 def keras(folder):

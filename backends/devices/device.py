@@ -158,7 +158,7 @@ class Device(abc.ABC):
 
     def measure(self, a: Path, b: Path, feeds: Arrays, target: Target, seconds: float) -> Timing:
         """Time two files on the same feeds in interleaved pairs."""
-        first, second = self.open(a, target), self.open(b, target)
+        first, second = (self.session(path, target, beside=True) for path in (a, b))
         return time_pair(lambda: first(feeds), lambda: second(feeds), seconds)
 
     def profile(self, path: Path, feeds: Arrays, target: Target) -> dict[str, float]:

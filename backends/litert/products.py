@@ -1,4 +1,8 @@
-"""Products of matrices: with weights FULLY_CONNECTED, of two results BATCH_MATMUL."""
+"""Products of matrices: with weights FULLY_CONNECTED, of two results BATCH_MATMUL.
+
+A product of integers whose result stays float keeps its weights as integers: LiteRT has a kernel
+that finds the range of the data on every run. Written with floats, it would unpack the weights.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def matmul(w: Writer, node: ir.Node) -> None:
         tail = tail_of(w, node)
         for one in tail.nodes:
             w.skip(one)
-        weights = w.weight(b, right, (1, 0))
+        weights = w.weight(b, right, (1, 0), kept=_rounded(a))
         w.give(tail.value, connected(w, w.read(a), weights, tail.bias, tail.activation))
         return
     if len(left) == 1 or len(right) == 1:
@@ -36,6 +40,12 @@ def matmul(w: Writer, node: ir.Node) -> None:
         x = w.reshape(x, (1,) * (y.rank - x.rank) + x.shape)
     shape = w.shape(node.outputs[0])
     w.give(node.outputs[0], w.emit("BATCH_MATMUL", [x, y], shape, "BatchMatMul", adjY=turned))
+
+
+def _rounded(data: ir.Value) -> bool:
+    """Whether data is rounded to integers: then a kernel may that rounds it on every run."""
+    node = data.producer()
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def connected(
@@ -64,7 +74,7 @@ def gemm(w: Writer, node: ir.Node) -> None:
     if alpha != 1.0 and array is not None:
         weights = w.floats((array * np.float32(alpha)).transpose(order))
     else:
-        weights = w.weight(b, w.shape(b), order)
+        weights = w.weight(b, w.shape(b), order, kept=_rounded(a))
     outputs = weights.shape[0]
     known = w.real(c)
     tail = tail_of(w, node)

@@ -134,15 +134,34 @@ class Writer(Emitter):
         held.append(Held(made, axes))
         return made
 
-    def weight(self, value: ir.Value, shape: Sequence[int], order: Sequence[int]) -> Tensor:
-        """A value reshaped and then transposed; of a constant this is done here."""
+    def weight(
+        self, value: ir.Value, shape: Sequence[int], order: Sequence[int], *, kept: bool = False
+    ) -> Tensor:
+        """A value reshaped and then transposed; of a constant this is done here.
+
+        `kept`: a constant in integers without zero point stays one, though the operator gives
+        floats.
+        """
         value = self._source(value)
+        if kept and self.grid is None and (held := self._integers_of(value)) is not None:
+            value = held
         array = self.array(value)
         if array is None:
             given = self.read(value)
             return self.transpose(self.reshape(given, shape), order)
         grid = self._grid_of(value, tuple(shape), tuple(order))
         return self.file.constant(_signed(array, grid).reshape(shape).transpose(order), grid)
+
+    def _integers_of(self, value: ir.Value) -> ir.Value | None:
+        """The integers of a constant that a DequantizeLinear reads, if it has no zero point."""
+        node = value.producer()
+        if node is None or node.op_type != "DequantizeLinear" or self.array(node.inputs[0]) is None:
+            return None
+        zeros = [self.array(v) for v in node.inputs[2:]]
+        plain = all(z is not None and not z.any() for z in zeros)
+        signed = node.inputs[0] is not None and self.dtype(node.inputs[0]) == "int8"
+        blocks = self.attribute(node, "block_size", 0)
+        return node.inputs[0] if plain and signed and not blocks else None
 
     def _constant(self, value: ir.Value, array: Array, axes: Axes) -> Tensor:
         grid = self._grid_of(value, array.shape, axes)

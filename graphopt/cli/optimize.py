@@ -185,7 +185,9 @@ def _run(options: dict[str, Any]) -> int:
         output = click.get_current_context().with_resource(new_folder(into)) / source.name
     else:
         folder = None
-    model = load(source, trust="pickle" if "pickle" in options["trust"] else "")
+    with progress(not options["as_json"]) as shown:  # other frameworks' converters take seconds
+        shown(f"reading {source.name}", 0, 0)
+        model = load(source, trust="pickle" if "pickle" in options["trust"] else "")
     samples = (
         open_samples(options["samples"], model, preprocess=options["preprocess"])
         if options["samples"]

@@ -39,6 +39,8 @@ def main(framework: str, path: str, folder: str) -> None:
         return answer(missing=error.name or str(error))
     except Exception as error:
         traceback.print_exc()
+        if traceback.extract_tb(error.__traceback__)[-1].filename == script:
+            return answer(refused=str(error))  # said here, not by the converter
         return answer(error=_line(error))
     answer(done=True)
     import numpy as np
@@ -61,7 +63,8 @@ def main(framework: str, path: str, folder: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    said = str(error).partition("Stack trace:")[0]
+    return f"{type(error).__name__}: {' '.join(said.split())[:400]}"
 
 
 def _text(x: Any) -> Any:

@@ -97,6 +97,8 @@ def converter(
                     f"reading models of {title} ({told['missing']} is not there, and {variable} "
                     "names no other Python that has it)",
                 )
+            if "refused" in told:
+                raise ModelError(told["refused"])
             if "error" in told:
                 logger.info("what the converter said:\n%s", log.read_text(errors="replace"))
                 raise ModelError(f"{title}'s converter does not take it: {told['error']}")

@@ -36,24 +36,22 @@ def _in_two_tables(trees: Ensemble, wide: bool) -> dict[str, Any]:
         while stack:
             number, node = stack.pop()
             row = rows[number]
-            nodes["treeids"].append(tree)
-            nodes["nodeids"].append(node)
-            split = row if isinstance(row, Split) else Split("LEAF", 0, 0.0, False, -1, -1)
-            yes = no = 0
-            if isinstance(row, Split):
-                no, yes = next(ids), next(ids)
-                stack += [(row.yes, yes), (row.no, no)]
-            else:
+            if isinstance(row, Leaf):
+                _place(nodes, tree, node, Split("LEAF", 0, 0.0, False, 0, 0))
                 votes["treeids"] += [tree] * len(row.weights)
                 votes["nodeids"] += [node] * len(row.weights)
                 votes["ids"] += [o for o, _ in row.weights]
                 votes["weights"] += [w for _, w in row.weights]
-            nodes["modes"].append(f"BRANCH_{split.mode}" if split.mode != "LEAF" else "LEAF")
-            nodes["featureids"].append(split.feature)
-            nodes["values"].append(split.value)
-            nodes["truenodeids"].append(yes)
-            nodes["falsenodeids"].append(no)
-            nodes["missing_value_tracks_true"].append(int(split.missing))
+                continue
+            no, yes = next(ids), next(ids)
+            stack += [(row.yes, yes), (row.no, no)]
+            if not row.members:
+                _place(nodes, tree, node, row.between(yes, no))
+                continue
+            ways = [node, *(next(ids) for _ in row.members[1:]), no]
+            for k, value in enumerate(row.members):
+                equal = Split("EQ", row.feature, value, row.missing, yes, ways[k + 1])
+                _place(nodes, tree, ways[k], equal)
     if not any(nodes["missing_value_tracks_true"]):
         del nodes["missing_value_tracks_true"]
     made: dict[str, Any] = {f"nodes_{k}": v for k, v in nodes.items() if k != "values"}
@@ -64,6 +62,18 @@ def _in_two_tables(trees: Ensemble, wide: bool) -> dict[str, Any]:
     if trees.aggregate != "SUM":
         made["aggregate_function"] = trees.aggregate
     return made
+
+
+def _place(nodes: dict[str, list[Any]], tree: int, node: int, split: Split) -> None:
+    """Add a node, whose branches are the ids of others."""
+    nodes["treeids"].append(tree)
+    nodes["nodeids"].append(node)
+    nodes["modes"].append(f"BRANCH_{split.mode}" if split.mode != "LEAF" else "LEAF")
+    nodes["featureids"].append(split.feature)
+    nodes["values"].append(split.value)
+    nodes["truenodeids"].append(split.yes)
+    nodes["falsenodeids"].append(split.no)
+    nodes["missing_value_tracks_true"].append(int(split.missing))
 
 
 def _stored(name: str, values: Sequence[float], wide: bool) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 TreeEnsembleClassifier and TreeEnsembleRegressor (versions 1, 3 and 5) and TreeEnsemble (version 5)
 say the same in different words. Here a tree is a number in a table of splits and leaves; equal
-subtrees have one number.
+subtrees have one number. The first two write a set of categories as a chain of equalities with one
+way out, `x == a ? A : (x == b ? A : B)`, which is one EQ here, of several numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Split:
     """`yes` where x[feature] `mode` value (or x is NaN and `missing`), else `no`.
 
     Attributes:
-        members: the numbers that a MEMBER is one of.
+        members: the numbers that a MEMBER is one of, or an EQ that has several.
         yes, no: numbers in the table.
     """
 
@@ -174,7 +175,19 @@ def _read_old(op: str, given: Mapping[str, Any], table: Table) -> Ensemble:
         if modes[k] not in MODES[:-1]:
             raise Unreadable(f"splits of mode {modes[k]}")
         split = Split(modes[k], features[k], values[k], bool(missing[k]), -1, -1)
-        return split, at[trees[k], yes[k]], at[trees[k], no[k]]
+        chain = [k]
+        while True:
+            below = at[trees[k], no[chain[-1]]]
+            if modes[k] != "EQ" or any(
+                x[below] != x[k] for x in (modes, features, missing, trees, yes)
+            ):
+                break
+            if below in chain:
+                raise Unreadable("a chain of equalities has no end")
+            chain.append(below)
+        if len(chain) > 1:
+            split = dataclasses.replace(split, members=tuple(values[j] for j in chain))
+        return split, at[trees[k], yes[k]], below
 
     roots = tuple(_tree(start, row, table, len(ids)) for start in starts)
     labels = given.get("classlabels_int64s") or given.get("classlabels_strings") or ()

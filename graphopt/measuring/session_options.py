@@ -17,12 +17,15 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
+import onnx_ir as ir
+
 from graphopt.backend import Arrays, Timing, find_target
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import processors
 from graphopt.deploy.runtime import CPU
 from graphopt.errors import InputError, ModelError
 from graphopt.formats import load
+from graphopt.graph.ensembles import DOMAIN, ENSEMBLES
 from graphopt.measuring.statistics import compare_times, verdict
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
 from graphopt.replacing import alone_in
@@ -33,6 +36,9 @@ __all__ = ["Tuned", "options", "tune"]
 
 Change = Callable[[Manifest], Manifest]
 Progress = Callable[[str, int, int], None]
+Shapes = Mapping[str, tuple[int, ...]]
+#: Rows that trees are tried on at least.
+MANY = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,8 @@ def tune(
         path: a model file, with or without a manifest beside it.
         target: what it was lowered for; None finds it by the name in the manifest.
         shapes: concrete shapes of inputs with dynamic axes.
-        feeds: inputs to run on; drawn for the inputs' meaning if None.
+        feeds: inputs to run on; drawn for the inputs' meaning if None, for trees at 256 rows at
+            least.
         fixed: sizes of named dynamic dimensions that never change in use; tried as an option.
         every: False tries numbers of threads alone, which matter most.
         seconds: bound on the timed part.
@@ -86,7 +93,7 @@ def tune(
     if feeds is None:
         model = load(path)
         bound, _ = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()})
-        feeds = next(iter(stand_ins(model, seed=0, shapes=bound)))
+        feeds = next(iter(stand_ins(model, seed=0, shapes=_of_many_rows(model, bound))))
     offered = list(options(best, fixed or {}, every))
     before = path.stat()
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
@@ -98,6 +105,23 @@ def tune(
                 raise InputError(f"{path} was replaced while it was tuned; tune it again")
             write_manifest(path, best)
     return tuple(tried)
+
+
+def _of_many_rows(model: ir.Model, shapes: Shapes) -> Shapes:
+    """The shapes, at `MANY` rows if trees read a free number of them.
+
+    For few rows ONNX Runtime takes one thread through trees, whatever it has: a count chosen there
+    would be chosen for nothing, and hold for many rows too.
+    """
+    if not any(n.domain == DOMAIN and n.op_type in ENSEMBLES for n in model.graph.all_nodes()):
+        return shapes
+    ranks = {v.name: v.shape for v in model.graph.inputs}
+    return {
+        name: (max(MANY, shape[0]), *shape[1:])
+        if shape and (known := ranks.get(name)) is not None and not isinstance(known[0], int)
+        else shape
+        for name, shape in shapes.items()
+    }
 
 
 def options(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.backend import backend_of
+from graphopt.backend import Backend, backend_of
 from graphopt.context import Progress, silent
 from graphopt.deploy.manifest import (
     Manifest,
@@ -19,7 +19,7 @@ from graphopt.deploy.manifest import (
     write_manifest,
 )
 from graphopt.errors import BudgetMissed, GraphOptError
-from graphopt.formats import save
+from graphopt.formats import load, save
 from graphopt.graph.provenance import strip
 from graphopt.io.writing import place_weights, weights_beside
 from graphopt.measuring.session_options import Tuned, tune
@@ -110,6 +110,8 @@ class Result:
         backend = backend_of(self.target)
         tried: Sequence[Tuned] = ()
         notes: list[str] = []
+        progress = progress or silent
+        progress(f"writing {path.name}", 0, 0)
         if backend is None or path.suffix in (".pt2", ".gopt"):
             save(model, path)
         else:
@@ -118,7 +120,8 @@ class Result:
                 path = backend.lower(model, self.target, path)
                 if self.manifest is not None:
                     write_manifest(path, self.manifest)
-            tried, notes = self._tune(path, progress or silent)
+            tried, notes = self._tune(path, progress)
+            notes += _fallen(backend, path)
             if strip_provenance:
                 sign(path)
         files = [path, path.with_name(f"{path.name}.data")] if weights_beside(model) else [path]
@@ -162,3 +165,14 @@ class Result:
             return tried, []
         where = manifest_path(path).name
         return tried, [f"session options that help here: {', '.join(gains)}; {where}"]
+
+
+def _fallen(backend: Backend, path: Path) -> list[str]:
+    """What a device that is known from data alone leaves to the CPU of the model at `path`."""
+    check = getattr(backend, "falls_off", None)
+    if check is None:
+        return []
+    model = load(path)
+    count, falls = sum(n.op_type != "Constant" for n in model.graph), len(check(model))
+    told = f"{falls} of {count} nodes fall off the device; graphopt targets {path.name} says why"
+    return [told] if falls else []

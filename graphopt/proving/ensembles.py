@@ -235,7 +235,7 @@ def _test(split: Split) -> tuple[object, ...]:
 def _taken(split: Split, x: np.ndarray) -> np.ndarray:
     """Which numbers go the way of `yes`."""
     v = split.value
-    if split.mode == "MEMBER":
+    if split.members or split.mode == "MEMBER":
         made = np.isin(x, split.members)
     else:
         made = {

@@ -146,6 +146,7 @@ def _combine(merged: ir.Model, outputs: Sequence[Sequence[ir.Value]], combine: C
                     f"--combine {combine}: output {value.name} is {dtype}, no floating-point "
                     "numbers; --combine none keeps every model's"
                 )
+            _check_fits(values[0], value, combine)
         names = Names(merged)
         first = values[0]
         end = ir.node("Identity", [first], name=names.fresh("combined"))
@@ -161,6 +162,21 @@ def _combine(merged: ir.Model, outputs: Sequence[Sequence[ir.Value]], combine: C
         graph.remove(end, safe=True)
         graph.outputs[k] = made
         first.name, made.name = names.fresh(f"{name}_0"), name
+
+
+def _check_fits(first: ir.Value, other: ir.Value, combine: Combine) -> None:
+    """Outputs at one place have one shape, but for the axis along which they come side by side."""
+    a, b = first.shape, other.shape
+    if a is None or b is None:
+        return
+    axes = len(a) - (combine == "concat")
+    pairs = zip(a[:axes], b[:axes], strict=False)
+    alike = all(x == y for x, y in pairs if isinstance(x, int) and isinstance(y, int))
+    if len(a) != len(b) or not alike:
+        raise UsageError(
+            f"--combine {combine}: output {first.name} is {a} in one model and {b} in another; "
+            "--combine none keeps every model's"
+        )
 
 
 def _mean(op: Builder, values: Sequence[ir.Value]) -> ir.Value:

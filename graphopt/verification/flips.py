@@ -59,14 +59,17 @@ def flips(guard: Guard, got: Iterable[Outputs]) -> float:
     return max(shares.values(), default=0.0) / max(guard.limit, 1e-9)
 
 
-def _likely(margins: Array, errors: Array) -> Array:
-    """How likely each decision is to flip: by how many of its neighbours' errors it would."""
+def _likely(margins: Array, errors: Array, cases: int) -> Array:
+    """How likely each decision is to flip: by how many of its neighbours' errors it would.
+
+    Of `cases` that know nothing of each other: lines of text are such, not their letters.
+    """
     n = len(margins)
     order = np.argsort(margins, kind="stable")
     m, e = margins[order].astype(np.float64), np.nan_to_num(errors[order], nan=np.inf)
     first = int(np.searchsorted(m, 0, side="right"))  # that is on the upper side
-    above, more_above = _even(m[first:])
-    below, more_below = _even(-m[:first][::-1])
+    above, more_above = _even(m[first:], cases / max(n, 1))
+    below, more_below = _even(-m[:first][::-1], cases / max(n, 1))
     m = np.concatenate([-below[::-1], above])
     more = np.repeat([more_below, more_above], [first, n - first])
     width = max(1, min(NEIGHBOURS, n, PAIRS // max(n, 1)))
@@ -81,13 +84,13 @@ def _likely(margins: Array, errors: Array) -> Array:
     return out
 
 
-def _even(margins: Array) -> tuple[Array, float]:
+def _even(margins: Array, cases: float) -> tuple[Array, float]:
     """Margins of one side, rising, the smallest as their distribution has them.
 
-    Beside them: by how much a share that follows from them may be larger.
+    Beside them: by how much a share that follows from them may be larger. Each is so many cases.
     """
     n = len(margins)
-    k = min(n, int(2 * math.sqrt(n)))
+    k = min(n, int(2 * math.sqrt(n * cases)))
     if not k or not 0 < margins[k - 1] < np.inf:
         return margins, 1.0 + SIGMAS
     top = margins[k - 1]
@@ -101,7 +104,8 @@ def _even(margins: Array) -> tuple[Array, float]:
 
 
 def _of(margins: Sequence[Array], errors: Sequence[Array], n: int) -> float:
-    return float(_likely(np.concatenate(margins), np.concatenate(errors)).sum()) / max(n, 1)
+    m, e = np.concatenate(margins), np.concatenate(errors)
+    return float(_likely(m, e, len(m)).sum()) / max(n, 1)
 
 
 def _chances(want: list[Any], got: list[Any]) -> float:
@@ -140,13 +144,13 @@ def _scores(want: list[Any], got: list[Any]) -> float:
         errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
     if not text:
         return _of(margins, errors, weighty([t.ravel() for t in tops]))
-    every = _likely(np.concatenate(margins), np.concatenate(errors))
+    n: int = sum(t.size // t.shape[-1] for t in tops)
+    every = _likely(np.concatenate(margins), np.concatenate(errors), n)
     ends = np.cumsum([t.size for t in tops])[:-1]
     lines = [
         np.minimum(part.reshape(t.shape).sum(-1), 1).ravel()
         for part, t in zip(np.split(every, ends), tops, strict=True)
     ]
-    n = sum(map(np.size, lines))
     return sum(float(part.sum()) for part in lines) / max(n, 1)
 
 

@@ -35,9 +35,15 @@ class _Range(NamedTuple):
             return False
         return self.low > self.high or (self.low == self.high and self.low in self.apart)
 
+    def may_be(self, number: float) -> bool:
+        return self.low <= number <= self.high and number not in self.apart
+
 
 def unreachable(trees: Ensemble, dtype: type[np.floating]) -> Ensemble:
-    """s(x ? A : B) -> A where what the splits above s leave of x always goes to A"""
+    """s(x ? A : B) -> A where what the splits above s leave of x always goes to A
+
+    x in M ? A : B -> x in N ? A : B, N what they leave of M
+    """
     return _each(trees, lambda root, table: _reached(root, {}, table, dtype))
 
 
@@ -47,15 +53,19 @@ def _reached(
     row = table.rows[number]
     if isinstance(row, Leaf):
         return number
-    sides = _sides(row, known.get(row.feature, _Range()), dtype)
+    x = known.get(row.feature, _Range())
+    if row.mode == "EQ" and (left := [m for m in row.members if x.may_be(m)]):
+        members = tuple(left) if len(left) > 1 else ()
+        row = dataclasses.replace(row, value=left[0], members=members)
+    sides = _sides(row, x, dtype)
     below = [
         None if side.empty else _reached(k, {**known, row.feature: side}, table, dtype)
         for k, side in zip((row.yes, row.no), sides, strict=True)
     ]
     yes, no = below
     if yes is None or no is None:
-        left = no if yes is None else yes
-        return number if left is None else left
+        only = no if yes is None else yes
+        return number if only is None else only
     return table.add(row.between(yes, no))
 
 
@@ -65,8 +75,8 @@ def _sides(split: Split, x: _Range, dtype: type[np.floating]) -> tuple[_Range, _
     first = x.nan and (split.missing or split.mode in ("NEQ", "MEMBER"))
     second = x.nan and not (split.missing or split.mode == "NEQ")
     if split.mode in ("EQ", "NEQ", "MEMBER"):
-        met = split.members if split.mode == "MEMBER" else (t,)
-        inside = [m for m in met if x.low <= m <= x.high and m not in x.apart]
+        met = split.members if split.members or split.mode == "MEMBER" else (t,)
+        inside = [m for m in met if x.may_be(m)]
         yes = x._replace(low=min(inside, default=np.inf), high=max(inside, default=-np.inf))
         no = x._replace(apart=x.apart | set(met))
         if split.mode == "NEQ":

@@ -131,7 +131,7 @@ def _counts(trees: Ensemble) -> tuple[int, int]:
     while stack:
         row = rows[stack.pop()]
         if isinstance(row, Split):
-            splits += 1
+            splits += len(row.members) if row.mode == "EQ" and row.members else 1
             stack += [row.yes, row.no]
         else:
             votes += len(row.weights)

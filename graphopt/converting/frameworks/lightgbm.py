@@ -11,6 +11,9 @@ def convert(path: str, onnx_path: str) -> Any:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     model = lightgbm.Booster(model_file=path)
+    with open(path) as text:
+        if any(line.strip() == "is_linear=1" for line in text):
+            raise ValueError("its leaves hold linear models (linear_tree), which ONNX has not")
     columns = [("x", FloatTensorType([None, model.num_feature()]))]
     made = convert_lightgbm(model, initial_types=columns, zipmap=False)
     _scale(made, _factor(path, model))

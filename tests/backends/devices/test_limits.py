@@ -210,6 +210,19 @@ def test_the_command_says_it_node_by_node(tmp_path, capsys):
             assert "qnn: 2 of 2 nodes fall off" in said
 
 
+@pytest.mark.parametrize(("text", "left"), [("y = Sigmoid(x)", 1), ("y = Hardmax(x)", 2)])
+def test_optimize_says_how_much_of_its_result_falls_off(text, left, tmp_path):
+    """Known from data; of what the device takes nothing is said."""
+    model = parse_model(f"a = Asinh(x) {text.replace('(x)', '(a)')}", inputs={"x": ("n", 4)})
+    made = optimize(model, "clean", target=find_target("coreml"), measure=False)
+    written = made.write(tmp_path / "m.onnx")
+    told = f"{left} of 2 nodes fall off the device; graphopt targets m.onnx says why"
+    assert told in written.report.notes
+    made = optimize(parse_model("y = Sigmoid(x)"), "clean", target=find_target("coreml"))
+    notes = made.write(tmp_path / "n.onnx").report.notes
+    assert not any("fall off" in n for n in notes)
+
+
 def test_why_a_target_has_no_integers_is_said(capsys):
     with pytest.raises(SystemExit):
         main(["targets"])

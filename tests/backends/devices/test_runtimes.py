@@ -1,6 +1,8 @@
 """A small network through each runtime that is installed; its own outputs beside ONNX Runtime's."""
 
+import dataclasses
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -66,6 +68,47 @@ def test_the_file_computes_what_the_model_computes(name, tmp_path):
         assert list(got) == ["y"]
         assert got["y"].dtype == np.float32
         np.testing.assert_allclose(got["y"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["executorch", "ort"])
+def test_threads_are_those_of_the_target(name, tmp_path):
+    """Both take every processor by themselves."""
+    target = made(name)
+    model = parse_model(NET, inputs={"x": X.shape}, constants=CONSTANTS)
+    path = backend_of(target).lower(model, target, tmp_path / "m.onnx")
+    for threads in (1, 2):
+        chosen = dataclasses.replace(target, threads=threads)
+        opened = backend_of(target).session(path, chosen, beside=True)
+        if name == "ort":
+            options = opened.raw.get_session_options()
+            assert options.intra_op_num_threads == threads
+            assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+        else:
+            from executorch.extension.pybindings import portable_lib
+
+            assert portable_lib._threadpool_get_thread_count() == threads
+
+
+def test_stablehlo_starts_with_the_threads_of_its_first_session(tmp_path):
+    """XLA reads them once, in a process of its own here."""
+    target = made("stablehlo")
+    model = parse_model(NET, inputs={"x": X.shape}, constants=CONSTANTS)
+    path = backend_of(target).lower(model, target, tmp_path / "m.onnx")
+    code = (
+        "import dataclasses, os; from pathlib import Path\n"
+        "from graphopt.backend import backend_of, find_target\n"
+        "target = dataclasses.replace(find_target('stablehlo'), threads=3)\n"
+        f"opened = backend_of(target).session(Path({str(path)!r}), target)\n"
+        "import numpy as np; opened({'x': np.zeros((2, 3, 8, 8), np.float32)})\n"
+        "tasks = Path('/proc/self/task').iterdir()\n"
+        "print(sum('XLAEigen' in (t / 'comm').read_text() for t in tasks), 'NPROC' in os.environ)"
+    )
+    if not sys.platform.startswith("linux"):
+        pytest.skip("threads are counted in /proc")
+    environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["3", "False"]
 
 
 @pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "ncnn", "ort"])

@@ -57,6 +57,26 @@ def test_a_convolution_with_its_bias_and_relu(tmp_path):
     np.testing.assert_allclose(kernel.quantization.scale, WS, rtol=1e-6)
 
 
+@pytest.mark.parametrize("op", ["o = MatMul(d, k)", "o = Gemm(d, k, b)"])
+def test_a_product_whose_result_stays_float_keeps_its_weights_as_integers(op, tmp_path):
+    """The range of the data is found on every run; weights of a model in floats are unpacked."""
+    integers, scale, zero = quantized(drawn(5, 6))
+    constants = {"w": integers.T.copy(), "ws": scale, "wz": zero, "b": drawn(5)}
+    text = IN + f"k = DequantizeLinear<axis=1>(w, ws, wz)  {op}  y = Softmax(o)"
+    path, session = lower(tmp_path, text, {"x": (2, 6)}, constants)
+    assert operators(path) == ["QUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED", "SOFTMAX"]
+    (graph,) = parsed(path).subgraphs
+    (weights,) = (t for t in graph.tensors if list(t.shape) == [5, 6])
+    np.testing.assert_allclose(weights.quantization.scale, scale, rtol=1e-6)
+    x = drawn(2, 6)
+    made = x @ (integers.T * scale) + (constants["b"] if "Gemm" in op else 0)
+    expected = np.exp(made) / np.exp(made).sum(-1, keepdims=True)
+    np.testing.assert_allclose(session({"x": x})["y"], expected, atol=0.03)
+    text = f"k = DequantizeLinear<axis=1>(w, ws, wz)  {op.replace('(d', '(x')}  y = Softmax(o)"
+    path, _ = lower(tmp_path, text, {"x": (2, 6)}, constants)
+    assert "DEQUANTIZE" in operators(path)
+
+
 def test_a_product_has_its_scales_along_the_rows_of_its_transposed_weights(tmp_path):
     w, ws, wz = quantized(drawn(6, 8))
     constants = {"w": np.ascontiguousarray(w.T), "ws": ws, "wz": wz}

@@ -62,6 +62,32 @@ def xgboost(folder):
     numbers = xgboost.train({"max_depth": 3}, xgboost.DMatrix(X, X[:, 3]), 8)
     numbers.save_model(folder / "numbers.json")
 
+    def save(name, target, **given):
+        made = xgboost.train({"max_depth": 3, **given}, xgboost.DMatrix(X, target), 8)
+        made.save_model(folder / f"{name}.json")
+        return made
+
+    two = np.stack([X[:, 3] > 0, X[:, 0] > 0], 1)
+    save("dart", Y, objective="multi:softprob", num_class=3, booster="dart", rate_drop=0.3)
+    save("dart_number", X[:, 3], booster="dart", rate_drop=0.3, normalize_type="forest")
+    save("share", X[:, 3] > 0, objective="reg:logistic")
+    save("score", X[:, 3] > 0, objective="binary:logitraw")
+    save("quantiles", X[:, 3], objective="reg:quantileerror", quantile_alpha=[0.1, 0.5, 0.9])
+    save("several", X[:, :3])
+    save("two_labels", two, objective="binary:logistic")
+    save("linear", X[:, 3], booster="gblinear")
+    save("hinge", X[:, 3] > 0, objective="binary:hinge")
+    save("vectors", X[:, :3], multi_strategy="multi_output_tree", tree_method="hist")
+    save("counts", np.abs(np.round(X[:, :2])), objective="count:poisson")
+    early = save("whole", X[:, 3])
+    early.set_attr(best_iteration="3")
+    early.save_model(folder / "early.json")
+    early[:4].save_model(folder / "best.json")
+    kinds = np.c_[X, rng.integers(0, 30, len(X))]
+    types = ["q"] * X.shape[1] + ["c"]
+    rows = xgboost.DMatrix(kinds, kinds[:, -1] % 3, feature_types=types, enable_categorical=True)
+    xgboost.train({"max_depth": 3}, rows, 8).save_model(folder / "categories.json")
+
 
 def lightgbm(folder):
     import lightgbm
@@ -79,6 +105,10 @@ def lightgbm(folder):
     table = lightgbm.Dataset(np.c_[X, kinds], kinds % 3, categorical_feature=[4])
     one = {"min_data_per_group": 1, "cat_smooth": 1, **quiet}
     lightgbm.train(one, table, 8).save_model(folder / "categories.txt")
+    dart = {"boosting": "dart", **quiet}
+    lightgbm.train(dart, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "dart.txt")
+    linear = {"linear_tree": True, **quiet}
+    lightgbm.train(linear, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "linear.txt")
 
 
 def keras(folder):

@@ -261,9 +261,11 @@ def python_of(framework, module):
         ),
         ("sklearn", "skl2onnx", ["histogram.joblib", "histogram_classes.joblib"]),
         ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json", "rank.json"]),
-        ("xgboost", "xgboost", ["labels.json"]),
+        ("xgboost", "xgboost", ["labels.json", "best.json", "categories.json"]),
+        ("xgboost", "xgboost", ["dart.json", "dart_number.json", "share.json", "score.json"]),
+        ("xgboost", "xgboost", ["quantiles.json", "several.json", "two_labels.json"]),
         ("lightgbm", "lightgbm", ["categories.txt", "classes.txt", "numbers.txt"]),
-        ("lightgbm", "lightgbm", ["forest.txt", "steep.txt"]),
+        ("lightgbm", "lightgbm", ["forest.txt", "steep.txt", "dart.txt"]),
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
         ("jax", "jax2onnx", ["functions.py:dense"]),
         ("tensorflow", "tensorflow", ["dense", "dense.tflite"]),
@@ -278,3 +280,28 @@ def test_real_models(framework, module, files, tmp_path):
         assert any("It agrees with" in n for n in model.graph.meta[NOTES])
         result = graphopt.optimize(model, "trees,clean,fold,fuse", measure=False)
         assert all(s.status in ("kept", "unchanged") for s in result.report.steps)
+        assert not any("left alone" in n for s in result.report.steps for n in s.notes)
+
+
+@pytest.mark.parametrize(
+    ("framework", "name", "why"),
+    [
+        ("xgboost", "linear.json", "linear.json: its booster is 'gblinear', which has no trees"),
+        ("xgboost", "hinge.json", "'binary:hinge', gives labels without probabilities"),
+        ("xgboost", "vectors.json", "multi_strategy='one_output_per_tree'"),
+        ("xgboost", "counts.json", "'count:poisson', is not known with several outputs"),
+        ("xgboost", "early.json", r"it was stopped early.*save booster\[:4\]"),
+        (
+            "xgboost",
+            "no_model.json",
+            "no_model.json: XGBoost does not read it: Invalid cast, [^:]*$",
+        ),
+        ("lightgbm", "linear.txt", "linear.txt: its leaves hold linear models"),
+    ],
+)
+def test_real_models_that_are_refused(framework, name, why, tmp_path):
+    python = python_of(framework, framework)
+    subprocess.run([python, str(REAL), framework, str(tmp_path)], check=True, capture_output=True)
+    (tmp_path / "no_model.json").write_text('{"a": 1}')
+    with pytest.raises(ModelError, match=why):
+        graphopt.load(tmp_path / name)

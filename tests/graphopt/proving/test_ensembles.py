@@ -55,6 +55,26 @@ def test_the_same_in_other_words():
     assert same_ensemble(trees(ONE), trees(turned))
 
 
+def chain(*categories, missing=0):
+    """Whether x[0] is one of the categories: 2, else 3. The way out is shared."""
+    n = len(categories)
+    return {
+        "nodes_treeids": (0,) * (n + 2), "nodes_nodeids": tuple(range(n + 2)),
+        "nodes_featureids": (0,) * (n + 2), "nodes_modes": ("BRANCH_EQ",) * n + ("LEAF",) * 2,
+        "nodes_values": (*categories, 0.0, 0.0), "nodes_truenodeids": (n,) * n + (0, 0),
+        "nodes_falsenodeids": (*range(1, n), n + 1, 0, 0),
+        "nodes_missing_value_tracks_true": (missing,) * n + (0, 0),
+        "target_treeids": (0, 0), "target_nodeids": (n, n + 1), "target_ids": (0, 0),
+        "target_weights": (2.0, 3.0),
+    }  # fmt: skip
+
+
+def test_sets_of_categories():
+    assert same_ensemble(trees(chain(1.0, 4.0)), trees(chain(4.0, 1.0, 4.0)))
+    for other in (chain(1.0), chain(1.0, 5.0), chain(1.0, 4.0, 5.0), chain(1.0, 4.0, missing=1)):
+        assert not same_ensemble(trees(chain(1.0, 4.0)), trees(other))
+
+
 def test_sums_of_trees():
     again, doubled = stump(0, 1.0, 2.0, 3.0, tree=1), stump(0, 1.0, 4.0, 6.0)
     assert same_ensemble(trees(ONE, again), trees(doubled))

@@ -121,6 +121,19 @@ def test_subgraphs_keep_their_outer_values():
             "mean",
             "numbers of",
         ),
+        *(
+            (
+                [parse_model(f"y = Softmax(x{k})", inputs={f"x{k}": ("n", k)}) for k in (2, 3)],
+                combine,
+                r"output y is \[n,2\] in one model and \[n,3\] in another",
+            )
+            for combine in ("mean", "vote")
+        ),
+        (
+            [parse_model(f"y = Softmax(x{k})", inputs={f"x{k}": (k, 2)}) for k in (2, 3)],
+            "concat",
+            r"output y is \[2,2\] in one",
+        ),
     ],
 )
 def test_what_cannot_be_merged(models, combine, message):

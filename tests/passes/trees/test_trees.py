@@ -40,9 +40,12 @@ def old(op, *trees, version=1, dtype=np.float32, wide=False, **more):
                 votes += [(tree, node, o, w) for o, w in one.items()]
                 continue
             yes, no = next(ids), next(ids)
-            rows.append(
-                (tree, node, one["f"], f"BRANCH_{one['m']}", one["v"], yes, no, one["missing"])
-            )
+            values = one["v"] if isinstance(one["v"], list) else [one["v"]]  # a chain of EQ
+            ways = [node, *(next(ids) for _ in values[1:]), no]
+            rows += [
+                (tree, way, one["f"], f"BRANCH_{one['m']}", v, yes, below, one["missing"])
+                for v, way, below in zip(values, ways, ways[1:], strict=False)
+            ]
             todo += [(yes, one["yes"]), (no, one["no"])]
     names = ("treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids")
     columns = dict(zip((*names, "missing_value_tracks_true"), zip(*rows, strict=True), strict=True))
@@ -296,11 +299,40 @@ def test_branches_that_meet_again_are_left_alone():
     assert [r.reason for r in ctx.refusals] == ["branches of a tree meet again"]
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_set_of_categories_is_a_chain_of_equalities_with_one_way_out(missing):
+    """As LightGBM's and XGBoost's categories are converted; what is in it twice is left out."""
+    inner = split(0, [1.0, 2.0, 5.0, 7.0], {0: 3.0}, {0: 4.0}, "EQ", missing)
+    tree = split(0, [0.0, 1.0, 2.0], {0: 1.0}, split(1, 0.5, inner, {0: 2.0}), "EQ", missing)
+    one = reduced(old("Regressor", tree), ["UnreachableBranch"])
+    assert splits(one) == [(0, 0), (0, 1), (0, 2), (1, 0.5), (0, 5), (0, 7)]
+    ways = attribute(one, "nodes_truenodeids")
+    assert ways[0] == ways[1] == ways[2]
+    inner = split(0, [0.0, 2.0], {0: 3.0}, {0: 4.0}, "EQ", missing)
+    tree = split(0, [0.0, 1.0], inner, {0: 2.0}, "EQ", missing)
+    one = reduced(old("Regressor", tree), ["UnreachableBranch"])
+    assert splits(one) == [(0, 0), (0, 1), (0, 0)]
+
+
+def test_a_chain_of_equalities_without_an_end_is_left_alone():
+    one = old("Regressor", split(0, [1.0, 2.0], {0: 1.0}, {0: 2.0}, "EQ"))
+    node = one.graph.node("trees")
+    ways = list(attribute(one, "nodes_falsenodeids"))
+    ways[1] = 0  # from the second back to the first
+    node.attributes["nodes_falsenodeids"] = ir.AttrInt64s("nodes_falsenodeids", ways)
+    ctx = Context(one)
+    assert Trees().run(one, ctx) == 0
+    assert [r.reason for r in ctx.refusals] == ["a chain of equalities has no end"]
+
+
 def random_tree(rng, depth, classifier):
     if depth == 0 or rng.random() < 0.15:
         return {int(k): float(rng.integers(0, 4)) for k in range(3 if classifier else 1)}
     modes = ["LEQ", "LEQ", "LT", "GTE", "GT", "EQ", "NEQ"]
     branches = [random_tree(rng, depth - 1, classifier) for _ in range(2)]
+    if rng.random() < 0.2:
+        some = rng.permutation([-1.0, -0.5, 0.0, 0.5, 1.0])[: rng.integers(2, 5)].tolist()
+        return split(int(rng.integers(3)), some, *branches, "EQ", int(rng.random() < 0.3))
     return split(
         int(rng.integers(3)), float(rng.integers(-2, 3)) / 2, *branches, str(rng.choice(modes)),
         int(rng.random() < 0.3),
