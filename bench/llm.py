@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A decoder of 7 billion parameters in half precision: time and memory of passes, tokens a second.
 
-    python bench/llm.py --work DIR [--specs SPEC ...] [--tokens 24] [--layers 32 --hidden 4096 ...]
+    python bench/llm.py --work DIR [--specs SPEC ...] [--rows 64] [--layers 32 --hidden 4096 ...]
 
 Builds the model with random weights under DIR (13.5 GB, kept), runs every spec in a process of its
-own, and decodes with its result. *Held* is the most anonymous memory of the process: pages mapped
+own, and decodes with its result. With `--rows` passes get so many rows of random tokens as samples
+(`weight_only` rounds for them). *Held* is the most anonymous memory of the process: pages mapped
 from files, which the system can drop, are not counted. The last result is kept.
 """
 
@@ -20,20 +21,24 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from llm_model import Shape, build
 
 GRAPHOPT = [sys.executable, "-P", "-m", "graphopt"]
+#: Tokens of a row of samples.
+LENGTH = 256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--specs", nargs="*", default=["clean,fold,fuse", "weight_only"])
+    parser.add_argument("--rows", type=int, default=0, help="samples, of 256 tokens each")
     parser.add_argument("--tokens", type=int, default=24)
     for field in dataclasses.fields(Shape)[:-1]:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     args = vars(parser.parse_args())
-    work, specs, tokens = (args.pop(name) for name in ("work", "specs", "tokens"))
+    work, specs, rows, tokens = (args.pop(name) for name in ("work", "specs", "rows", "tokens"))
     shape = Shape(**args)
     source = work / "source" / "model.onnx"
     needed = 3 * 2 * shape.layers * shape.hidden * (4 * shape.hidden + 3 * shape.inner)
@@ -42,26 +47,32 @@ def main() -> None:
         if shutil.disk_usage(work).free < needed:
             raise SystemExit(f"{work} lacks {needed / 1e9:.0f} GB of free space")
         build(shape, source)
+    given = []
+    if rows:
+        ids = np.random.default_rng(0).integers(0, shape.vocabulary, (rows, LENGTH))
+        np.savez(work / "tokens.npz", input_ids=ids)
+        # of random weights no token is sure: what the result says is not judged
+        given = ["--samples", str(work / "tokens.npz"), "--max-disagreement", "none"]
     print(
         "| spec | wall s | CPU s | held GB | size GB | edits proved | new tokens/s | of roofline |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for spec in specs:
         print(
-            "| " + " | ".join([spec, *row(spec, source, work / "result", tokens)]) + " |",
+            "| " + " | ".join([spec, *row(spec, source, given, work / "result", tokens)]) + " |",
             flush=True,
         )
 
 
-def row(spec: str, source: Path, folder: Path, tokens: int) -> list[str]:
+def row(spec: str, source: Path, given: list[str], folder: Path, tokens: int) -> list[str]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     out, report = folder / "model.onnx", folder / "report.json"
-    command = [*GRAPHOPT, "optimize", str(source), "-p", spec, "--no-measure", "-o", str(out)]
+    command = [*GRAPHOPT, "optimize", str(source), "-p", spec, *given, "--no-measure"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began, held = time.perf_counter(), 0
     with subprocess.Popen(
-        [*command, "--report", str(report)], stdout=subprocess.DEVNULL
+        [*command, "-o", str(out), "--report", str(report)], stdout=subprocess.DEVNULL
     ) as process:
         while process.poll() is None:
             held = max(held, anonymous(process.pid))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from graphopt.cache import Cache
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.resume import Progress
 from graphopt.execution.observe import observe
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.stream import cut, inputs_of
 
 __all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
 
@@ -112,7 +112,7 @@ def calibrate(
         state = Progress(cache, model, repr((method, rows, group)))
         figures = [array for s in sums.values() for array in s.state]
         runs = state.resumed(lambda: iter(samples), figures)
-        for arrays in observe(model, group, _cut(runs, rows)):
+        for arrays in observe(model, group, cut(runs, rows)):
             for name, array in arrays.items():
                 sums[name].add(array)
         found.update((name, s.result()) for name, s in sums.items())
@@ -243,15 +243,3 @@ def _batch(model: ir.Model, feed: Feeds) -> int:
     lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
     free = all(i.batch is None for i in inputs_of(model) if i.name in feed)
     return lengths.pop() if free and len(lengths) == 1 else 0
-
-
-def _cut(samples: Iterable[Feeds], rows: int) -> Iterator[Feeds]:
-    """The feeds, in parts of `rows` rows where they are longer; 0 leaves them whole."""
-    for feed in samples:
-        lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
-        length = lengths.pop() if len(lengths) == 1 else 0
-        if rows < 1 or length <= rows:
-            yield feed
-            continue
-        for start in range(0, length, rows):
-            yield {k: a[start : start + rows] for k, a in feed.items()}

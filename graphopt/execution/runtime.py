@@ -27,6 +27,7 @@ from graphopt.execution.caches import in_floats
 from graphopt.execution.guard import fatal_division, guarded, serve
 from graphopt.execution.parts import copied_bytes, parts_of, proto_of
 from graphopt.graph.evaluation import RANDOM
+from graphopt.graph.spill import SPILLED, spill
 from graphopt.io.skeleton import Placed, Skeleton, skeleton_of
 from graphopt.io.tensors import chunks
 
@@ -157,12 +158,20 @@ def _predictor_in_parts(
         for part in parts:
             held = [one for one in large if one.name in part.reads]
             with _opened(proto_of(proto, part, known), held, optimize, division) as run_part:
-                known.update(run_part({n: a for n, a in known.items() if n in part.reads}))
+                made = run_part({n: a for n, a in known.items() if n in part.reads})
+            known.update((n, _on_disk(a)) for n, a in made.items())
             for name in part.last - set(outputs):
                 known.pop(name, None)
         return {name: known[name] for name in outputs}
 
     return predict
+
+
+def _on_disk(array: Any) -> Any:
+    """What a part gives, mapped from a temporary file if it is large."""
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject or array.nbytes < SPILLED:
+        return array
+    return spill(ir.Tensor(array)).numpy()
 
 
 def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:

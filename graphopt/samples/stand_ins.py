@@ -84,6 +84,8 @@ def _carried(model: ir.Model, drawn: Samples) -> Samples:
         except ModelError:
             return drawn
         same = {n: made[s] for n, s in states.items() if made[s].shape == feeds[n].shape}
+        if not same and all(one[n].shape == first[n].shape for one in others for n in states):
+            return Samples([*runs, *others], drawn.source, synthetic=True)  # all of them grow
         runs.append({**feeds, **{n: a for n, a in same.items() if np.isfinite(a).all()}})
     return Samples(runs, drawn.source, synthetic=True)
 

@@ -20,7 +20,7 @@ from graphopt.passes.int8.plan import Plan
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.ranges import groups
-from graphopt.calibration.rounding import Order, compensated, errors
+from graphopt.calibration.rounding import Order, compensated
 from graphopt.context import Context
 from graphopt.execution.observe import observe
 from graphopt.execution.runtime import Arrays
@@ -108,9 +108,7 @@ def refine(
         step = steps.get(x.name or "", 0.0) if x is not None else 0.0
         h = h + np.eye(len(h)) * step**2 / 12
         grid = scales.astype(np.float64)[:, None]
-        rounded = compensated(w, grid, Order.of(h), -top, top)
-        better = errors(rounded * grid - w, h) < errors(near * grid - w, h)
-        chosen = np.where(better[:, None], rounded, near)
+        chosen = compensated(w, near, grid, Order.of(h), -top, top)
         back = np.moveaxis(chosen.reshape(shape), 0, kind.axis).astype(np.int8)
         shift = -((chosen * grid - w) @ mean)
         out[node.name or ""] = Refined(np.ascontiguousarray(back), scales, shift)

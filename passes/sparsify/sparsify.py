@@ -229,7 +229,7 @@ def _moments(model: ir.Model, ctx: Context, wanted: Sequence[Linear]) -> Iterato
     """E[x x^T] of what each of `wanted` multiplies; None where it is not finite."""
     assert ctx.samples is not None
     rng = np.random.default_rng(ctx.seed)
-    with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
+    with Staged(model.clone(), islice(ctx.samples, RUNS), carried=True) as seen:
         values = {v.name: v for v in seen.model.graph.inputs}
         values.update({o.name: o for n in seen.model.graph for o in n.outputs})
         read = [values[op.x.name] for op in wanted]

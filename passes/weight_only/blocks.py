@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphopt.calibration.rounding import Order, compensated, errors
+from graphopt.calibration.rounding import Order, compensated
 
 __all__ = [
     "Blocks",
@@ -149,7 +149,7 @@ def sizes_of(row: int, whole: bool) -> Sequence[int]:
 def order_of(h: Array, size: int) -> Order:
     """The order for rows that multiply x with E[x x^T] = h [k, k], filled up to whole blocks."""
     more = -len(h) % size
-    return Order.of(np.pad(h, ((0, more), (0, more))))
+    return Order.of(np.pad(h, ((0, more), (0, more))) if more else h, np.float32)
 
 
 def _part(w: Array, form: Form, dtype: Any, order: Order | None) -> tuple[Array, Array, Array]:
@@ -195,11 +195,8 @@ def _made_up_for(
     """The integers rounded for what they multiply, in the rows where that leaves less error."""
     rows, size = len(blocks), blocks.shape[2]
     steps, shift = (np.repeat(a, size, axis=1) for a in (scales, zeros))
-    w = blocks.reshape(rows, -1).astype(np.float64)
-    plain = near.reshape(rows, -1)
-    found = compensated(w, steps, order, -shift, top - shift)
-    better = errors(found * steps - w, order.h) < errors(plain * steps - w, order.h)
-    return np.where(better[:, None], found, plain).reshape(blocks.shape)
+    w, plain = blocks.reshape(rows, -1), near.reshape(rows, -1)
+    return compensated(w, plain, steps, order, -shift, top - shift).reshape(blocks.shape)
 
 
 def _flat(numbers: Array, bits: int) -> Array:

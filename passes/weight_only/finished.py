@@ -1,6 +1,6 @@
 """Checkpoints of a quantization: one that was killed goes on at the matrix where it was.
 
-    DIR/weights/<model, samples, options>/<matrix>.q.npy ...
+    DIR/weights/<model, samples, options>/<matrix>.q.npy ..., values/
 
 Only large models are worth it. What is finished is mapped from there instead of held, and goes with
 the model it is in; what a kill leaves is taken up by the next run of the same pass over the same
@@ -14,7 +14,7 @@ import hashlib
 import io
 import shutil
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ from graphopt.io.digest import digest
 from graphopt.replacing import replace_files
 from graphopt.samples import Samples
 
-__all__ = ["Finished"]
+__all__ = ["SHARE", "Finished"]
 
 Array = np.ndarray[Any, Any]
 
 #: Bytes of matrices from which on they are kept.
 LARGE = 1 << 30
+#: What is kept of a product that is done.
+SHARE = "share"
 
 
 class Finished:
@@ -58,7 +60,21 @@ class Finished:
         name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:24]
         self._folder = ctx.cache.folder / "weights" / name
         if self._folder.is_dir():
-            ctx.note(f"goes on from what a run that was ended had finished ({self._folder})")
+            count = len(list(self._folder.glob(f"*.{SHARE}.npy")))
+            done = f", {count} products" if count else ""
+            ctx.note(f"goes on from what a run that was ended had finished ({self._folder}{done})")
+
+    @property
+    def values(self) -> Path | None:
+        """Where values of the samples stay until all is done."""
+        return None if self._folder is None else self._folder / "values"
+
+    def share(self, name: str, make: Callable[[], float]) -> float:
+        """What `make` gives of a product whose matrix is done, as an earlier run left it."""
+        known = self.known(name, [SHARE])
+        if known is None:
+            known = self.keep(name, {SHARE: np.array([make()])})
+        return float(known[SHARE][0])
 
     def known(self, name: str, parts: Iterable[str]) -> dict[str, Array] | None:
         """The arrays of a matrix, mapped, if it is done."""

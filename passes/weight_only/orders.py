@@ -7,13 +7,14 @@ weight's turn comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from graphopt.passes.weight_only.blocks import Form, order_of
+from graphopt.passes.weight_only.finished import SHARE, Finished
 from graphopt.passes.weight_only.writer import Asked
 
 from graphopt.analyses.linear import Linear
@@ -21,6 +22,7 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
+from graphopt.samples.stream import Feeds, cut
 
 __all__ = ["RUNS", "orders_of"]
 
@@ -28,8 +30,12 @@ Array = np.ndarray[Any, Any]
 #: Rows of what a product reads, found where they are asked for.
 Rows = Callable[[], Array] | None
 
-#: Samples and rows of one run that moments are taken of, and the longest row rounded for them.
-RUNS, ROWS, LONGEST = 16, 2048, 4096
+#: Runs of samples and rows of all that moments are taken of.
+RUNS, ROWS = 16, 1 << 15
+#: Tokens that go through the model at a time.
+TOKENS = 1024
+#: The longest row rounded for them: its moment takes 1.2 GB, and as much to factorize.
+LONGEST = 12288
 #: Rows that accuracy levels are compared on.
 SEEN = 64
 
@@ -39,15 +45,19 @@ def orders_of(
     ctx: Context,
     wanted: Sequence[Linear],
     forms: Mapping[ir.Node, Form],
+    finished: Finished,
 ) -> Generator[tuple[Asked, Rows], None, None]:
     """For each of `wanted` what gives the order to round its weight in, and what it reads.
 
-    Both are known from real samples alone, and found out where they are asked for.
+    Both are known from real samples alone, and found out where they are asked for. What leads only
+    to products that an earlier run has finished is not run again.
     """
     if ctx.samples is None or ctx.samples.synthetic:
         yield from [(None, None)] * len(wanted)
         return
-    with Staged(model.clone(), islice(ctx.samples, RUNS)) as seen:
+    open_ = [finished.known(str(op.y.name), [SHARE]) is None for op in wanted]
+    runs, folder = _pieces(islice(ctx.samples, RUNS)), finished.values
+    with Staged(model.clone(), runs, carried=True, folder=folder) as seen:
         values = {v.name: v for v in seen.model.graph.inputs}
         values.update({o.name: o for n in seen.model.graph for o in n.outputs})
         read = [values[op.x.name] for op in wanted]
@@ -70,9 +80,17 @@ def orders_of(
                 return rows_of(op, x, SEEN, np.random.default_rng(ctx.seed))
 
             yield asked, rows
-            if last is None or value is not last[0]:  # later ones start from here
+            later = list(compress(read[k + 1 :], open_[k + 1 :]))
+            if seen.leads_to(value, later):
                 next(seen.values([value]), None)
-            seen.forget(read[k + 1 :])
+            seen.forget(later)
+
+
+def _pieces(samples: Iterable[Feeds]) -> Iterator[Feeds]:
+    """The runs, long ones in parts: all that a block computes of one is in memory at a time."""
+    for feed in samples:
+        length = max((a.shape[1] for a in feed.values() if a.ndim == 2), default=1)
+        yield from cut([feed], max(1, TOKENS // max(length, 1)))
 
 
 def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:
@@ -80,6 +98,6 @@ def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | Non
     moments = Moments.zero(1, op.in_channels)
     rng = np.random.default_rng(seed)
     for (x,) in seen.values([value]):
-        moments.add(rows_of(op, x, ROWS, rng)[None])
+        moments.add(rows_of(op, x, ROWS // seen.runs, rng)[None])
     (second,) = moments.second
     return second if np.isfinite(second).all() else None

@@ -14,8 +14,9 @@ of a row of x to 8 bits when it runs: without that the product is slower than th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -143,20 +144,25 @@ class WeightOnly(Pass):
         if not wanted and not lookups and not mixtures:
             return settled or ctx.nothing(NOTHING)
         forms = self._forms(model, wanted + lookups, ctx, bits)
-        orders = orders_of(model, ctx, wanted, forms)
         nbytes = sum(
             op.weight.const_value.nbytes for op in wanted + lookups if op.weight.const_value
         )
         options = f"{self}, standard form" if standard else str(self)
         finished = Finished(model, ctx, options, nbytes, RUNS)
+        orders = orders_of(model, ctx, wanted, forms, finished)
         writer = BlockWriter(model, ctx, finished, standard=standard)
+        rounded = ctx.target.int8 is not None and not standard  # activations, when it runs
         shares = []
         for op in ctx.track(wanted + lookups, len(wanted + lookups), "rounding weights"):
             order, rows = next(orders) if op.at else (None, None)
+            name = str(op.y.name)
             made = writer.replace(op, forms[op.node], order)
-            if rows is not None and ctx.target.int8 is not None and not standard:
-                shares.append((op.node.name or "", agreement(made, rows())))
-                provenance.explain([made], f"{self}: {said(shares[-1][1])}")
+            if rows is None:
+                continue
+            share = finished.share(name, partial(_share, made, rows, rounded))
+            if rounded:
+                shares.append((op.node.name or "", share))
+                provenance.explain([made], f"{self}: {said(share)}")
         orders.close()
         for node, form in ctx.track(mixtures.items(), len(mixtures), "rounding experts"):
             pack_experts(writer, node, form)
@@ -260,6 +266,11 @@ class WeightOnly(Pass):
         if not np.isfinite(op.array()).all():
             return "its matrix is not finite"
         return ""
+
+
+def _share(made: ir.Node, rows: Callable[[], Array], rounded: bool) -> float:
+    """Share of rows whose answer is the same as without rounding what is multiplied."""
+    return agreement(made, rows()) if rounded else 1.0
 
 
 def _tables(model: ir.Model, ctx: Context) -> dict[ir.Node, Linear]:

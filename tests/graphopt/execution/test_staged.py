@@ -1,6 +1,10 @@
 import numpy as np
 import onnx_ir as ir
+import pytest
 
+from graphopt.errors import ModelError
+from graphopt.execution import staged as staged_values
+from graphopt.execution.observe import observe
 from graphopt.execution.runtime import run
 from graphopt.execution.staged import Staged
 from graphopt.testing import parse_model
@@ -69,3 +73,68 @@ def test_outputs_of_one_node_can_be_asked_for_one_by_one():
         list(staged.values([values["c"], values["b"]]))
         ((y,),) = staged.values([values["y"]])
     np.testing.assert_array_equal(y, run(model, feeds)["y"])
+
+
+@pytest.mark.parametrize("carried", [True, None], ids=["asked for", "too large"])
+def test_carried_residuals_let_every_node_run_once(carried, monkeypatch):
+    """Without the sum kept, each stage of a deep model would start from its first again."""
+    monkeypatch.setattr(staged_values, "IN_PARTS", 100)
+    rng = np.random.default_rng(0)
+    depth = 5
+    text = "  ".join(
+        f"a{k} = MatMul (h{k}, w{k})  r{k} = Relu (a{k})  h{k + 1} = Add (h{k}, r{k})"
+        for k in range(depth)
+    ).replace("h0", "x")
+    constants = {f"w{k}": rng.standard_normal((4, 4)).astype(np.float32) for k in range(depth)}
+    model = parse_model(f"{text}  y = Neg (h{depth})", inputs={"x": (2, 4)}, constants=constants)
+    values = {o.name: o for n in model.graph for o in n.outputs}
+    wanted = [values[f"r{k}"] for k in range(depth)]
+    ran = []
+    extract = ir.convenience.extract
+    monkeypatch.setattr(
+        ir.convenience, "extract", lambda *args: ran.append(extract(*args)) or ran[-1]
+    )
+    samples = [{"x": rng.standard_normal((2, 4)).astype(np.float32)} for _ in range(2)]
+    with Staged(model, samples, carried=carried) as staged:
+        for k, value in enumerate(wanted):
+            got = [array for (array,) in staged.values([value])]
+            staged.forget(wanted[k + 1 :])
+    assert [n.op_type for graph in ran for n in graph].count("MatMul") == depth
+    last = f"r{depth - 1}"
+    for sample, array in zip(samples, got, strict=True):
+        (expected,) = observe(model, [last], [sample])
+        np.testing.assert_allclose(array, expected[last], rtol=1e-6)
+
+
+def test_values_in_a_lasting_folder_are_known_to_the_next_run(tmp_path, monkeypatch):
+    model, values, samples = build()
+    with Staged(model, samples, carried=True, folder=tmp_path / "kept") as staged:
+        list(staged.values([values["b"]]))
+    ran = []
+    extract = ir.convenience.extract
+    monkeypatch.setattr(
+        ir.convenience, "extract", lambda *args: ran.append(extract(*args)) or ran[-1]
+    )
+    with Staged(model, samples, carried=True, folder=tmp_path / "kept") as again:
+        assert not again.leads_to(values["a"], [values["c"]])
+        assert not again.leads_to(values["b"], [values["c"]])
+        assert again.leads_to(values["c"], [values["y"]])
+        got = [array for (array,) in again.values([values["c"]])]
+    assert [n.op_type for graph in ran for n in graph] == ["MatMul"]
+    for sample, array in zip(samples, got, strict=True):
+        (expected,) = observe(model, ["c"], [sample])
+        np.testing.assert_allclose(array, expected["c"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("folder", [None, "kept"])
+def test_a_full_disk_is_told(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model, _, samples = build()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(ModelError, match=r"cannot be kept in .*: No space left on device"):
+        Staged(model, samples, folder=tmp_path / folder if folder else None)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

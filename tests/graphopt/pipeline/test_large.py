@@ -1,10 +1,12 @@
 """Models whose weights no session holds: proved steps are not run, others are, part by part."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import graphopt
 from graphopt.execution import runtime
+from graphopt.pipeline import probing
 from graphopt.reporting.records import Evidence
 from graphopt.testing import parse_model
 
@@ -45,3 +47,14 @@ def test_what_is_not_proved_is_run(large):
     lossy = graphopt.optimize(large, "weight_only(bits=8)", samples=[X], measure=False)
     error = next(iter(lossy.report.steps[0].error_vs_source.values())).rel_l2
     assert 1e-4 < error < 0.02
+
+
+def test_a_run_of_many_rows_is_compared_on_its_first(monkeypatch):
+    monkeypatch.setattr(runtime, "IN_PARTS", 1000)
+    monkeypatch.setattr(probing, "PROBE_MACS", 2 * 2 * W.size)  # two rows through both products
+    weights = {"w": W, "v": W.T.copy()}
+    model = parse_model(TEXT, inputs=X, constants=weights)
+    model.graph.inputs[0].shape = ir.Shape(["batch", 128])
+    rows = {"x": RNG.standard_normal((40, 128)).astype(np.float16)}
+    result = graphopt.optimize(model, "weight_only(bits=8)", samples=rows, measure=False)
+    assert "compared on the first rows of each run (2)" in " ".join(result.report.notes)

@@ -133,3 +133,31 @@ def test_what_stays_as_it_is(reason):
     before = ir.to_proto(model)
     assert KvCache().run(model, Context(model, target=target)) == 0
     assert ir.to_proto(model) == before
+
+
+@pytest.mark.parametrize("spec", ["clean,fold,fuse", "weight_only(bits=8)", "kv_cache"])
+def test_sliding_windows_stay(spec, tmp_path):
+    """A window of 6 tokens: what is before it counts neither in the prompt nor one by one."""
+    model = decoder()
+    (attention,) = (n for n in model.graph if n.op_type == "GroupQueryAttention")
+    plain = model.clone()
+    attention.attributes["local_window_size"] = ir.AttrInt64("local_window_size", 6)
+    given = {"samples": tokens(), "cache": "off", "measure": False}
+    given["budget"] = Budget(max_disagreement=float("inf"))  # of random weights no token is sure
+    result = graphopt.optimize(model, spec, **given)
+    assert result.report.steps[-1].status != "undone"
+    result.write(tmp_path / "o.onnx")
+    made = graphopt.load(tmp_path / "o.onnx")
+    (kept,) = (n for n in made.graph if n.op_type == "GroupQueryAttention")
+    assert kept.attributes["local_window_size"].as_int() == 6
+    feed = next(iter(open_samples(tokens(1, 16), model)))
+    wanted, got, unlike = (run(m, feed)["logits"] for m in (model, made, plain))
+    near = np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
+    assert near < 0.02 < 0.1 < np.linalg.norm(unlike - wanted) / np.linalg.norm(wanted)
+    decoded = [decode(save(m, tmp_path / "d.onnx"), prompt=12, new=8) for m in (model, made)]
+    assert len(decoded[1].tokens) == len(decoded[0].tokens) == 9
+
+
+def save(model, path):
+    graphopt.save(model, path)
+    return path

@@ -10,6 +10,7 @@ import pytest
 from graphopt.passes.weight_only import finished
 
 import graphopt
+from graphopt.execution import runtime, staged
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -24,11 +25,17 @@ def drawn(*dims):
 PROGRAM = """
 import os, signal, sys
 import graphopt
+from graphopt.execution.staged import Staged
 from graphopt.passes.weight_only import finished, writer
 model, samples, out, cache, most = sys.argv[1:]
 finished.LARGE = 0
-rounded = writer.in_blocks
-count = 0
+rounded, compute = writer.in_blocks, Staged._compute
+count = stages = 0
+def staged(*given):
+    global stages
+    stages += 1
+    return compute(*given)
+Staged._compute = staged
 def counted(*given):
     global count
     if count == int(most):
@@ -39,7 +46,7 @@ writer.in_blocks = counted
 result = graphopt.optimize(model, "weight_only", samples=samples or None, measure=False,
                            budget=graphopt.Budget(max_disagreement=float("inf")), cache=cache)
 result.write(out, external=True)
-print(count)
+print(stages, count)
 """
 
 
@@ -76,7 +83,8 @@ def test_a_killed_run_goes_on(source, given):
     assert killed.returncode == -signal.SIGKILL
     assert not (source / "o.onnx").exists()
     (kept,) = (source / "cache" / "weights").iterdir()
-    assert len(list(kept.glob("*.npy"))) == 8  # no zero points: blocks are symmetric
+    assert len(list(kept.glob("*.q.npy"))) == len(list(kept.glob("*.scale.npy"))) == 4
+    assert not list(kept.glob("*.zero.npy"))  # blocks are symmetric
     part = next(kept.glob("*.q.npy"))  # a file cut off, as a power cut may leave it, is made again
     part.write_bytes(part.read_bytes()[:200])
     again = started(source, samples, "o.onnx", "cache", 99)
@@ -84,6 +92,19 @@ def test_a_killed_run_goes_on(source, given):
     assert both(source, "o.onnx") == both(source, "whole/o.onnx")
     assert list((source / "cache" / "weights").iterdir()) == []
     assert list((source / "other" / "weights").iterdir()) == []
+
+
+def test_layers_that_are_finished_are_not_run_again(source):
+    """Values of the samples are there too: a deep model is not run again up to where it was."""
+    killed = started(source, source / "x.npz", "o.onnx", "cache", 4)
+    assert killed.returncode == -signal.SIGKILL
+    again = started(source, source / "x.npz", "o.onnx", "cache", 99)
+    stages, rounded = map(int, again.stdout.split()[-2:])
+    assert rounded == LAYERS - 4, again.stderr
+    assert stages == LAYERS - 5  # the value that the next matrix multiplies was there
+    whole = started(source, source / "x.npz", "whole/o.onnx", "other", 99)
+    assert whole.stdout.split()[-2:] == [str(LAYERS), str(LAYERS)]
+    assert both(source, "o.onnx") == both(source, "whole/o.onnx")
 
 
 def test_another_run_takes_nothing_up(source):
@@ -96,6 +117,31 @@ def test_where_nothing_can_be_kept_nothing_is(source):
     (source / "cache").write_text("no folder")
     done = started(source, "", "o.onnx", "cache", 99)
     assert done.stdout.split()[-1] == str(LAYERS), done.stderr
+
+
+@pytest.mark.parametrize("given", [None, "x.npz"], ids=["nearest", "samples"])
+def test_a_model_in_parts_becomes_the_same_bytes(source, given, monkeypatch):
+    """What runs part by part, its matrices and values on disk, is what fits into memory too."""
+    names = []
+    for large in (False, True):
+        if large:
+            monkeypatch.setattr(runtime, "IN_PARTS", 100)
+            monkeypatch.setattr(staged, "IN_PARTS", 100)
+            monkeypatch.setattr(finished, "LARGE", 0)
+        made = graphopt.optimize(
+            source / "m.onnx",
+            "weight_only",
+            samples=source / given if given else None,
+            measure=False,
+            budget=graphopt.Budget(max_disagreement=float("inf")),
+            cache=source / "cache",
+        )
+        assert made.report.steps[0].edits == LAYERS
+        names.append(f"{large}/o.onnx")
+        (source / names[-1]).parent.mkdir()
+        made.write(source / names[-1], external=True)
+    assert (source / "cache" / "weights").is_dir()
+    assert both(source, names[0]) == both(source, names[1])
 
 
 def test_small_models_keep_nothing(source):
