@@ -21,7 +21,7 @@ from graphopt.cache import Cache
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.resume import Progress
 from graphopt.execution.observe import observe
-from graphopt.samples.stream import cut, inputs_of
+from graphopt.samples.stream import cut, free_rows
 
 __all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
 
@@ -219,7 +219,7 @@ def groups(
         known[name] = None if static is None else 4 * math.prod(static)
     largest = max((s for s in known.values() if s is not None), default=limit // 16)
     sizes = {name: largest if size is None else size for name, size in known.items()}
-    rows = _batch(model, feed)
+    rows = free_rows(model, feed)
     share = 1.0
     if rows > 1 and sum(sizes.values()) > limit:
         kept = max(1, int(rows * limit / sum(sizes.values())))
@@ -236,10 +236,3 @@ def groups(
         out[-1].append(name)
         used += size
     return out, rows
-
-
-def _batch(model: ir.Model, feed: Feeds) -> int:
-    """Rows of a feed that may be run in parts, or 0."""
-    lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
-    free = all(i.batch is None for i in inputs_of(model) if i.name in feed)
-    return lengths.pop() if free and len(lengths) == 1 else 0

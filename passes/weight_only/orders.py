@@ -22,7 +22,7 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
-from graphopt.samples.stream import Feeds, cut
+from graphopt.samples.stream import Feeds, cut, free_rows
 
 __all__ = ["RUNS", "orders_of"]
 
@@ -56,7 +56,7 @@ def orders_of(
         yield from [(None, None)] * len(wanted)
         return
     open_ = [finished.known(str(op.y.name), [SHARE]) is None for op in wanted]
-    runs, folder = _pieces(islice(ctx.samples, RUNS)), finished.values
+    runs, folder = _pieces(ctx.model, islice(ctx.samples, RUNS)), finished.values
     with Staged(model.clone(), runs, carried=True, folder=folder) as seen:
         values = {v.name: v for v in seen.model.graph.inputs}
         values.update({o.name: o for n in seen.model.graph for o in n.outputs})
@@ -86,11 +86,12 @@ def orders_of(
             seen.forget(later)
 
 
-def _pieces(samples: Iterable[Feeds]) -> Iterator[Feeds]:
+def _pieces(model: ir.Model, samples: Iterable[Feeds]) -> Iterator[Feeds]:
     """The runs, long ones in parts: all that a block computes of one is in memory at a time."""
     for feed in samples:
-        length = max((a.shape[1] for a in feed.values() if a.ndim == 2), default=1)
-        yield from cut([feed], max(1, TOKENS // max(length, 1)))
+        ids = (a.shape[1] for a in feed.values() if a.ndim == 2 and a.dtype.kind in "iu")
+        rows = max(1, TOKENS // max([*ids, 1])) if free_rows(model, feed) else 0
+        yield from cut([feed], rows)
 
 
 def _moment(seen: Staged, op: Linear, value: ir.Value, seed: int) -> Array | None:
