@@ -9,8 +9,9 @@ one might as well have met the margin of another that is about as sure:
 Errors may grow with margins (logits do), so neighbours alone are exchanged. Whether the least sure
 of the samples is a near tie is luck, so the k = 2 sqrt(n) smallest margins of each side lie where
 their distribution has them: F(m) = (k / n) (m / m_k)^a, even (a = 1) where ties are as frequent as
-what is somewhat surer, steeper where they are rare (Hill's estimate of a, less its error). Of n
-others a share p is seen to sqrt(p / n): that much is added.
+what is somewhat surer, steeper where they are rare (Hill's estimate of a, less its error). So
+found a share is known to 1 / sqrt(k) of itself, and of n others a share p is seen to sqrt(p / n):
+twice the one is added, and the other.
 Outputs that decide on the same rows (the digits of one captcha) make one answer together, and their
 shares add up.
 """
@@ -33,7 +34,7 @@ __all__ = ["flips"]
 Array = np.ndarray[Any, Any]
 #: Neighbours whose errors a margin meets, and pairs that are looked at in all.
 NEIGHBOURS, PAIRS = 33, 4_000_000
-#: Standard errors by which a distribution may be less steep than it looks.
+#: Standard errors by which a share may be larger, and a distribution less steep, than it looks.
 SIGMAS = 2.0
 #: What never happened in n cases may happen in this many of the next n: the rule of three.
 UNSEEN = 3
@@ -120,7 +121,9 @@ def _unseen(margins: Array, errors: Array) -> float:
 
 
 def _known(share: float, n: int) -> float:
-    """A share, and how far it may lie above what `n` cases show."""
+    """A share that follows from `n` cases, and how far it may lie above, of these and of others."""
+    ties = 2 * math.sqrt(max(n, 1))
+    share *= 1 + SIGMAS / math.sqrt(ties)
     return share + math.sqrt(share / max(n, 1))
 
 
