@@ -129,7 +129,7 @@ def test_in_a_pipeline_a_weaker_share_is_tried():
         model,
         "sparsify(ratio=0.9)",
         samples={"x": X},
-        budget=Budget(max_disagreement=0.15),
+        budget=Budget(max_disagreement=0.2),
         measure=False,
     )
     assert result.report.steps[0].status == "kept"
