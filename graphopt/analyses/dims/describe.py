@@ -137,9 +137,7 @@ def _dimension(
     )
     claimed = set().union(*(kinds.get(c, set()) for c in labels))
     kind = next((k for k in KINDS if k in claimed), "features")
-    residual = kind == "head size" or (
-        kind != "heads" and is_residual([p for p, _ in mine], roles, order)
-    )
+    residual = kind != "heads" and is_residual([p for p, _ in mine], roles, order)
     scope: Literal["inner", "residual"] = "residual" if residual else "inner"
     where = (*mine[anchor][0].key, int(np.argmax(labels[mine[anchor][1]] >= 0)), KINDS.index(kind))
     return where, Dimension(
@@ -182,7 +180,8 @@ def _outer(
     """Kinds of dimensions that share an axis with another: KV groups, heads in them, groups.
 
     Of two dimensions whose product is an axis, one is enough in the inner scope: KV groups go
-    before the query heads inside them, channels inside a group before whole groups.
+    before the query heads inside them, heads before the size of each (which goes where they cannot),
+    channels inside a group before whole groups.
     """
     result: dict[int, tuple[str, Literal["inner", "residual"]]] = {}
     owners: dict[int, list[Dimension]] = {}
@@ -199,6 +198,10 @@ def _outer(
             result[id(first)] = ("kv groups", first.scope)
             result[id(other)] = ("heads", "residual")
     for _, d, labels in found:
+        if d.kind == "head size" and any(
+            o.kind == "heads" and o.scope == "inner" for c in labels for o in owners[c]
+        ):
+            result[id(d)] = (d.kind, "residual")
         if d.kind == "groups":
             alone = all(
                 len([o for o in owners[c] if o is not d]) == 0 for c in labels if c in owners

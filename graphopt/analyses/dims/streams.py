@@ -3,11 +3,12 @@
 x + f(x)            a stream: f reads x and writes what is added to it
 f(x) + g(x)         parallel branches: nothing of the sum's width is read on the way to it
 x * g(x) + x        a gate: what is added carries x itself
+x2 + f(x1)          parts of one tensor: f reads others of its positions than it adds to
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, permutations
 
 import onnx_ir as ir
@@ -43,6 +44,7 @@ def is_residual(
         order: position in the graph of every node.
     """
     written: dict[ir.Value, Writers] = {}
+    read: dict[ir.Node, Writers] = {}  # by node that reads the dimension: what wrote it there
     starts = [k for k, p in enumerate(places) if k == 0 or p.node is not places[k - 1].node]
     for start, end in pairwise([*starts, len(places)]):
         node = places[start].node
@@ -50,10 +52,13 @@ def is_residual(
         inputs = [k for k in mine if not places[k].tensor.output and not places[k].constant]
         sources = {k: written.get(places[k].tensor.value, frozenset()) for k in inputs}
         if node.op_type in SUMS and any(
-            a and b and a.isdisjoint(b) and _follows(a, b, order)
+            a and b and a.isdisjoint(b) and _follows(a, frozenset(_readers(read, b)), order)
             for a, b in permutations(sources.values(), 2)
         ):
             return True
+        taken = [s for k, s in sources.items() if roles[k] == "reads"]
+        if taken:
+            read[node] = frozenset[ir.Node]().union(*taken)
         through = frozenset[ir.Node]().union(
             *(s for k, s in sources.items() if roles[k] != "reads")
         )
@@ -65,9 +70,16 @@ def is_residual(
     return False
 
 
+def _readers(read: Mapping[ir.Node, Writers], writers: Writers) -> Iterator[ir.Node]:
+    """The nodes that read what one of `writers` has written."""
+    return (node for node, sources in read.items() if not sources.isdisjoint(writers))
+
+
 def _follows(later: Writers, earlier: Writers, order: Mapping[ir.Node, int]) -> bool:
-    """Whether a node of `later` is computed from one of `earlier`."""
-    first = min(order[node] for node in earlier)
+    """Whether a node of `later` is one of `earlier`, or computed from one."""
+    if not later.isdisjoint(earlier):
+        return True
+    first = min((order[node] for node in earlier), default=len(order))
     seen: set[ir.Node] = set()
     ahead = list(later)
     while ahead:

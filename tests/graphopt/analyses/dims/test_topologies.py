@@ -274,8 +274,38 @@ def test_rotary_halves_are_identified():
         arrays={"split": ints(2, 5, 3, 8), "lo": ints(0), "mid": ints(4), "hi": ints(2**62),
                 "last": ints(-1)},
     )  # fmt: skip
-    assert (4, "head size", "residual") in [s[1:] for s in sizes(built)]
+    assert [s[1:] for s in sizes(built)] == [(4, "head size", "inner")]  # of heads none may go
     holds(built)
+
+
+def test_the_size_of_heads_goes_where_heads_cannot():
+    """Heads of a gate made of the stream itself, in groups of a convolution, or just one."""
+    gated = model(
+        """gr = Reshape(x, split)  gm = ReduceMean <keepdims=1, axes=[3]> (gr)
+        gt = Transpose <perm=[0,2,1,3]> (gm)  gb = Mul(bias, gt)"""
+        + ATTENTION.replace("Add(z, bias)", "Add(z, gb)"),
+        TOKENS, opset=17, wq=(12, 12), wk=(12, 12), wv=(12, 12), wo=(12, 12), bias=(1, 4, 1, 1),
+        arrays={"split": ints(2, 5, 4, 3), "join": ints(0, 0, -1), "scale": np.float32(0.5)},
+    )  # fmt: skip
+    assert [s[1:] for s in sizes(gated)] == [(3, "head size", "inner")] * 2
+    grouped = model(
+        """q = Conv <group=4> (x, wq)  k = Conv <group=4> (x, wk)  v = Conv <group=4> (x, wv)
+        qr = Reshape(q, split)  kr = Reshape(k, split)  vr = Reshape(v, split)
+        qt = Transpose <perm=[0,1,3,2]> (qr)  vt = Transpose <perm=[0,1,3,2]> (vr)
+        s = MatMul(qt, kr)  p = Softmax(s)  o = MatMul(p, vt)
+        ot = Transpose <perm=[0,1,3,2]> (o)  oc = Reshape(ot, join)  out = Conv(oc, wo)
+        y = Add(x, out)""",
+        {"x": (2, 12, 5)}, wq=(12, 3, 1), wk=(12, 3, 1), wv=(12, 3, 1), wo=(12, 12, 1),
+        arrays={"split": ints(2, 4, 3, 5), "join": ints(2, 12, 5)},
+    )  # fmt: skip
+    assert [s[1:] for s in sizes(grouped)] == [(3, "head size", "inner")] * 2
+    alone = model(
+        ATTENTION, TOKENS, wq=(12, 12), wk=(12, 12), wv=(12, 12), wo=(12, 12), bias=(1, 1, 1, 1),
+        arrays={"split": ints(2, 5, 1, 12), "join": ints(0, 0, -1), "scale": np.float32(0.5)},
+    )  # fmt: skip
+    assert [s[1:] for s in sizes(alone)] == [(12, "head size", "inner")] * 2
+    for built in (gated, grouped, alone):
+        holds(built)
 
 
 def test_gated_feed_forward():
@@ -497,4 +527,19 @@ def test_a_sum_is_a_stream_where_it_adds_what_was_made_of_itself(text, scope):
     assert [(size, kind, where) for _, size, kind, where in sizes(built)] == [
         (8, "features", scope)
     ]
+    holds(built)
+
+
+def test_parts_of_one_tensor_that_follow_each_other_are_no_stream():
+    """Res2Net: every part of a split is worked on with what became of the part before it."""
+    built = model(
+        """a = Conv(x, w0)  a1, a2, a3 = Split <num_outputs=3, axis=1> (a)
+        b1 = Conv <pads=[1,1,1,1]> (a1, w1)  c1 = Relu(b1)  t = Add(c1, a2)
+        b2 = Conv <pads=[1,1,1,1]> (t, w2)  c2 = Relu(b2)  u = Add(c2, a3)
+        b3 = Conv <pads=[1,1,1,1]> (u, w3)  c3 = Relu(b3)
+        d = Concat <axis=1> (c1, c2, c3)  y = Conv(d, w4)""",
+        IMAGE, w0=(12, 3, 1, 1), w1=(4, 4, 3, 3), w2=(4, 4, 3, 3), w3=(4, 4, 3, 3),
+        w4=(5, 12, 1, 1),
+    )  # fmt: skip
+    assert [s[1:] for s in sizes(built)] == [(4, "channels", "inner")] * 4
     holds(built)
