@@ -180,8 +180,8 @@ def _outer(
     """Kinds of dimensions that share an axis with another: KV groups, heads in them, groups.
 
     Of two dimensions whose product is an axis, one is enough in the inner scope: KV groups go
-    before the query heads inside them, heads before the size of each (which goes where they cannot),
-    channels inside a group before whole groups.
+    before the query heads inside them, heads before the size of each (where they cannot go, that
+    does), channels inside a group before whole groups.
     """
     result: dict[int, tuple[str, Literal["inner", "residual"]]] = {}
     owners: dict[int, list[Dimension]] = {}
