@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphopt.analyses.dims.axes import Tensor
 from graphopt.analyses.dims.operation import Operation
 from graphopt.analyses.dims.system import ONE
+from graphopt.analyses.shapes.symbolic import Dim
 
 __all__ = ["OPERATORS", "contract", "matmul", "spatial"]
 
 WINDOW = "a window slides along it"
 
 
-def spatial(op: Operation, *tensors: Tensor) -> None:
-    """Axes from the third on are read by sliding windows: none can go."""
-    for t in tensors:
-        op.freeze(t.axes[2:], WINDOW)
+def spatial(op: Operation, x: Tensor, y: Tensor, kernel: Sequence[Dim]) -> None:
+    """Axes from the third on: a window of one carries them, wider ones let no position go."""
+    count = x.rank - 2
+    strides = list(op.attribute("strides") or [1] * count)
+    pads = list(op.attribute("pads") or [0] * 2 * count)
+    for k in range(count):
+        single = kernel[k] == 1 and strides[k] == 1 and not (pads[k] or pads[k + count])
+        if single and x.sizes[k + 2] == y.sizes[k + 2]:
+            op.same(x[k + 2], y[k + 2])
+        else:
+            op.freeze((x[k + 2], y[k + 2]), WINDOW)
 
 
 def conv(op: Operation) -> None:
@@ -32,7 +42,8 @@ def fused_conv(op: Operation) -> None:
 def grouped(op: Operation, x: Tensor, w: Tensor, y: Tensor, like_outputs: list[Tensor]) -> None:
     """The channels of a convolution: group g is an axis of its own, and its number an attribute."""
     op.same(x[0], y[0])
-    spatial(op, x, w, y)
+    op.freeze(w.axes[2:], WINDOW)
+    spatial(op, x, y, w.sizes[2:])
     op.same(w[0], y[1])
     for b in like_outputs:
         if b.rank == 1:
@@ -77,7 +88,8 @@ def conv_transpose(op: Operation) -> None:
     """x (N, g*c, ...), w (g*c, o, ...), b (g*o) -> y (N, g*o, ...)."""
     x, w, y = op.x(0), op.x(1), op.y()
     op.same(x[0], y[0])
-    spatial(op, x, w, y)
+    op.freeze(w.axes[2:], WINDOW)
+    spatial(op, x, y, w.sizes[2:])
     op.same(x[1], w[0])
     if op.has(2):
         op.same(op.x(2)[0], y[1])

@@ -10,12 +10,14 @@ __all__ = ["OPERATORS"]
 
 def pool(op: Operation) -> None:
     """(N, C, ...) -> (N, C, ...) by windows over the rest."""
-    x = op.x(0)
-    spatial(op, x)
-    for y in op.outputs():
-        op.same(x[0], y[0])
-        op.same(x[1], y[1])
-        spatial(op, y)
+    x, y = op.x(0), op.y()
+    op.same(x[0], y[0])
+    op.same(x[1], y[1])
+    spatial(op, x, y, op.attribute("kernel_shape"))
+    if op.made(1):
+        op.all_same(y, op.y(1))
+        if op.node.outputs[1].uses():
+            op.freeze(op.y(1), "its elements are positions in the whole tensor")
 
 
 def global_pool(op: Operation) -> None:

@@ -543,3 +543,40 @@ def test_parts_of_one_tensor_that_follow_each_other_are_no_stream():
     )  # fmt: skip
     assert [s[1:] for s in sizes(built)] == [(4, "channels", "inner")] * 4
     holds(built)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "weight"),
+    [
+        ("Conv (v, ws, b)", (5, 5, 1)),
+        ("ConvTranspose (v, ws, b)", (5, 5, 1)),
+        ("Conv <group=5, auto_pad=\"SAME_UPPER\"> (v, ws, b)", (5, 1, 1)),
+    ],
+)
+def test_a_window_of_one_carries_the_axis_it_slides_along(tokens, weight):
+    """gMLP: a convolution of size one mixes tokens, feature by feature."""
+    built = model(
+        f"""h = MatMul(x, w0)  u, v = Split <num_outputs=2, axis=2> (h)  t = {tokens}
+        m = MaxPool <kernel_shape=[1]> (t)  g = Mul(u, m)  y = MatMul(g, w1)""",
+        TOKENS, w0=(12, 16), ws=weight, b=(5,), w1=(8, 12),
+    )  # fmt: skip
+    assert sizes(built) == [("w0", 8, "features", "inner")]
+    holds(built)
+
+
+@pytest.mark.parametrize("how", ["kernel_shape=[2]", "kernel_shape=[1], strides=[2]"])
+def test_wider_windows_and_strides_let_no_position_go(how):
+    built = model(
+        f"h = MatMul(x, w0)  m = MaxPool <{how}> (h)  y = MatMul(m, w1)",
+        TOKENS, w0=(12, 9), w1=(8 if "2]" in how[:17] else 5, 3),
+    )  # fmt: skip
+    assert sizes(built) == []
+
+
+def test_indices_of_a_maximum_point_into_the_whole_tensor():
+    built = model(
+        """h = Conv(x, w0)  m, i = MaxPool <kernel_shape=[2,2], strides=[2,2]> (h)
+        f = Cast <to=1> (i)  s = Add(f, m)  y = Conv(s, w1)""",
+        IMAGE, w0=(8, 3, 1, 1), w1=(4, 8, 1, 1),
+    )  # fmt: skip
+    assert sizes(built) == []
