@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.least_squares import Gram
 from graphopt.passes.prune.linear import Refittable, refittable
+from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.rectified import Rows, fit_rectified, sloped_range
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw, fit_share
@@ -44,6 +45,7 @@ def refit(
     dirty: set[str],
     samples: Iterable[Arrays],
     ctx: Context,
+    padding: Padding | None = None,
 ) -> int:
     """Refit the linear operators of `model`, a cut of `source`; returns how many were.
 
@@ -54,6 +56,7 @@ def refit(
         dirty: names of values that the cut changed.
         samples: calibration data, iterated twice.
         ctx: asked before each change.
+        padding: tokens of the samples that do not count.
     """
     origin = {n.name: n for n in source.graph}
     place = {n: k for k, n in enumerate(model.graph)}
@@ -69,7 +72,7 @@ def refit(
                 pairs = partial(_pairs, was, now, *needs[k])
                 if isinstance(op, Refittable):
                     sloped = sloped_range(_sum_of(op, place)[1])
-                    fitted = _fit_linear(op, pairs, axes, sloped, now.runs, ctx)
+                    fitted = _fit_linear(op, pairs, axes, sloped, now.runs, ctx, padding)
                 else:
                     twin = origin[op.node.name]
                     fitted = _fit_cell(op, twin, pairs(), axes, sweep == 0, now.runs)
@@ -188,6 +191,7 @@ def _fit_linear(
     sloped: tuple[float, float] | None,
     runs: int,
     ctx: Context,
+    padding: Padding | None,
 ) -> Fitted | str:
     w, bias = op.matrix(), op.bias() if op.can_shift else None
     if w.shape[2] > FEATURES_MOST:
@@ -202,7 +206,8 @@ def _fit_linear(
             at = draw(y.shape)
             known = op.channels(_total(np.zeros_like(y), after), at) if after else 0.0
             share = fit_share(run, runs, len(x))
-            yield Rows(op.features(x, y.shape, at), op.channels(y, at), known, share)
+            keep = padding.rows(op, run, at) if padding else None
+            yield Rows(op.features(x, y.shape, at), op.channels(y, at), known, share).only(keep)
 
     gram = Gram(w.shape[0], w.shape[2], w.shape[1], shift=op.can_shift)
     for part in rows():

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.gradients import gradient_scores
+from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.readers import readers
 from graphopt.passes.prune.reconstruct import Reader, eliminate
 from graphopt.passes.prune.scores import MAGNITUDES, magnitude
@@ -36,6 +37,7 @@ def curves(
     dims: Mapping[str, Dimension],
     samples: Iterable[Arrays] | None,
     ctx: Context,
+    padding: Padding | None = None,
 ) -> dict[str, Curve]:
     """A curve for each dimension.
 
@@ -48,7 +50,7 @@ def curves(
     if score not in NO_SAMPLES and samples is None:
         raise UsageError(f"prune: score='{score}' needs samples; give --samples, or score='l2'")
     if score == "reconstruction" or score == "activation":  # `in` would not narrow the type
-        return _observed(score == "reconstruction", model, dims, samples or (), ctx)
+        return _observed(score == "reconstruction", model, dims, samples or (), ctx, padding)
     if score == "taylor" or score == "fisher":
         scores = gradient_scores(score, model, dims, samples or (), ctx)
         return {name: Curve.of_scores(found) for name, found in scores.items()}
@@ -65,13 +67,14 @@ def _observed(
     dims: Mapping[str, Dimension],
     samples: Iterable[Arrays],
     ctx: Context,
+    padding: Padding | None,
 ) -> dict[str, Curve]:
     """Costs as relative errors of the readers' outputs, with or without refitting them.
 
     The units of one dimension are put in order while the next one's readers are observed.
     """
     found: dict[str, Future[Curve]] = {}
-    seen = ctx.track(readers(model, dims, samples, ctx), len(dims), "scoring dimensions")
+    seen = ctx.track(readers(model, dims, samples, ctx, padding), len(dims), "scoring dimensions")
     with ThreadPoolExecutor(1) as beside:
         for name, known in seen:
             wait(found.values())  # moments of many features are large: two dimensions' at most

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose, fewest, source_size
 from graphopt.passes.prune.compensation import refit
 from graphopt.passes.prune.curves import NO_SAMPLES, Score, curves
+from graphopt.passes.prune.padding import Padding, padding_of
 from graphopt.passes.prune.sampling import enough_of
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.sensitivity import scan
@@ -121,13 +122,16 @@ class Prune(Pass):
         if not work(dims, self.of, ctx).free(dims):
             return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
         samples = self._samples(model, ctx)
-        found = curves(self.score, model, dims, samples, ctx)
+        padding = None if samples is None else padding_of(model, samples, ctx)
+        found = curves(self.score, model, dims, samples, ctx, padding)
         if self.spread == "sensitivity":
             if samples is None:
                 raise UsageError("prune: spread='sensitivity' needs samples; give --samples")
             counts = self._counts(dims, ctx)
-            found = scan(model, dims, found, counts, samples, ctx, compensate=self.compensate)
-        return self.apply(model, ctx, dims, found, samples)
+            found = scan(
+                model, dims, found, counts, samples, ctx, padding, compensate=self.compensate
+            )
+        return self.apply(model, ctx, dims, found, samples, padding)
 
     def apply(
         self,
@@ -136,6 +140,7 @@ class Prune(Pass):
         dims: Mapping[str, Dimension],
         found: Mapping[str, Curve],
         samples: Samples | None,
+        padding: Padding | None = None,
     ) -> int:
         """What `run` does once there is a curve for every dimension."""
         amount = work(dims, self.of, ctx)
@@ -161,7 +166,7 @@ class Prune(Pass):
         source = model.clone() if self.compensate and samples is not None else None
         edits = cut(model, kept, ctx)
         if source is not None and samples is not None:
-            edits += refit(source, model, where, dirty, samples, ctx)
+            edits += refit(source, model, where, dirty, samples, ctx, padding)
             ctx.invalidate()
         elif self.compensate:
             ctx.note("no samples were given, so nothing was refitted: expect a large loss")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.compensation import known_terms
 from graphopt.passes.prune.linear import Refittable, refittable
+from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw
@@ -27,7 +28,11 @@ Reading = tuple[Refittable | Cell, dict[str, Array]]
 
 
 def readers(
-    model: ir.Model, dims: Mapping[str, Dimension], samples: Iterable[Arrays], ctx: Context
+    model: ir.Model,
+    dims: Mapping[str, Dimension],
+    samples: Iterable[Arrays],
+    ctx: Context,
+    padding: Padding | None = None,
 ) -> Iterator[tuple[str, list[Reader]]]:
     """Each dimension's name with its linear readers (none where nothing linear reads it)."""
     nodes = {n.name: n for n in model.graph}
@@ -38,7 +43,7 @@ def readers(
         for k, name in enumerate(names):
             made: list[Reader] = []
             for op, units in found[name]:
-                made += _observe(op, units, _values(op, place), run, ctx)
+                made += _observe(op, units, _values(op, place), run, ctx, padding)
             yield name, made
             later = [op for n in names[k + 1 :] for op, _ in found[n]]
             run.forget([v for op in later for v in _values(op, place)])
@@ -75,6 +80,7 @@ def _observe(
     values: list[ir.Value],
     run: Staged,
     ctx: Context,
+    padding: Padding | None,
 ) -> list[Reader]:
     """The operator as readers: covariance of its features, variance of the sum it goes into."""
     if isinstance(op, Cell):
@@ -87,16 +93,18 @@ def _observe(
     draw = Draw(op, features, run.runs, ctx.seed)
     waiting: list[Array] = []
     samples = 0
-    for inputs, result, *terms in run.values(values):
+    for number, (inputs, result, *terms) in enumerate(run.values(values)):
         samples += result.shape[0]
         at = draw(result.shape)
-        waiting.append(op.features(inputs, result.shape, at))
+        keep = padding.rows(op, number, at) if padding else None
+        some = slice(None) if keep is None else keep
+        waiting.append(op.features(inputs, result.shape, at)[:, some])
         if sum(f.shape[1] for f in waiting) >= features:  # each sum takes a square of features
             moments.add(np.concatenate(waiting, axis=1))
             waiting.clear()
         for term in terms:
             result = result + term
-        rows = op.channels(result, at).transpose(1, 0, 2).reshape(-1, groups * outputs)
+        rows = op.channels(result, at)[:, some].transpose(1, 0, 2).reshape(-1, groups * outputs)
         rows = rows.astype(np.float64)
         total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
     if waiting:

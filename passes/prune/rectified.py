@@ -42,6 +42,13 @@ class Rows:
     known: Array | float
     share: float
 
+    def only(self, keep: Array | None) -> Rows:
+        """Those of the rows where `keep` (bool) holds; all if None."""
+        if keep is None:
+            return self
+        known = self.known[:, keep] if isinstance(self.known, np.ndarray) else self.known
+        return Rows(self.features[:, keep], self.wanted[:, keep], known, self.share)
+
 
 def sloped_range(value: ir.Value) -> tuple[float, float] | None:
     """The range outside of which nothing that reads the value changes with it, or None."""

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.compensation import refit
+from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.selection import selection
 
 from graphopt.analyses.dims import Dimension
@@ -41,6 +42,7 @@ def scan(
     counts: Mapping[str, Sequence[int]],
     samples: Iterable[Arrays],
     ctx: Context,
+    padding: Padding | None = None,
     *,
     compensate: bool,
 ) -> dict[str, Curve]:
@@ -53,6 +55,7 @@ def scan(
         counts: counts each may keep, largest first.
         samples: the first few runs are used.
         ctx: says how long it takes.
+        padding: tokens of the samples that do not count.
         compensate: refit what reads the units, as the pruned model will be.
     """
     inputs = {v.name for v in model.graph.inputs}
@@ -67,7 +70,7 @@ def scan(
                 units = found[name].kept(count)
                 yield (
                     (name, count),
-                    _cut(model, dims, name, units, feeds, compensate=compensate),
+                    _cut(model, dims, name, units, feeds, padding, compensate=compensate),
                 )
 
     moved = sensitivities(model, feeds, changes())
@@ -84,6 +87,7 @@ def _cut(
     name: str,
     units: Array,
     feeds: Sequence[Arrays],
+    padding: Padding | None,
     *,
     compensate: bool,
 ) -> ir.Model:
@@ -94,7 +98,7 @@ def _cut(
     if compensate:
         readers = {m.node for m in dims[name].members if m.role == "reads"}
         made = {o.name or "" for n in model.graph if n.name in readers for o in n.outputs}
-        refit(model, copy, selection(dims, kept), made, feeds, Context(copy))
+        refit(model, copy, selection(dims, kept), made, feeds, Context(copy), padding)
     return copy
 
 
