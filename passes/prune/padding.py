@@ -77,7 +77,12 @@ def padding_of(model: ir.Model, samples: Iterable[Arrays], ctx: Context) -> Padd
         if full is None:
             continue
         dims = dims or ctx.get(dimensions)
-        turned = dict(_tokens(model, value, dims))
+        turned = {
+            rowed: order
+            for other in model.graph.inputs
+            if other is not value and _beside(full, other.name or "", name)
+            for rowed, order in _tokens(model, other, dims)
+        }
         if turned and _without_influence(model, name, full, turned):
             return Padding([np.asarray(f[name]) != 0 for f in samples], turned)
     return None
@@ -87,8 +92,17 @@ def _is_mask(array: Array) -> bool:
     return bool(np.isin(array, (0, 1)).all() and array.any() and not array.all())
 
 
-def _tokens(model: ir.Model, mask: ir.Value, dims: Dimensions) -> Iterator[tuple[Rowed, bool]]:
-    """Values whose axes, but for one of channels, are the mask's (`Padding.turned`)."""
+def _beside(feeds: Arrays, name: str, mask: str) -> bool:
+    """Whether an input has something for each place of the mask."""
+    return name in feeds and feeds[name].shape[:2] == feeds[mask].shape
+
+
+def _tokens(model: ir.Model, given: ir.Value, dims: Dimensions) -> Iterator[tuple[Rowed, bool]]:
+    """Values whose axes, but for one of channels, are the first two of `given`.
+
+    An input for each place of the mask, such as ids; the mask itself may be taken to where it is
+    used by indices.
+    """
     axes, classes = dims.plan.axes, dims.plan.classes
 
     def known(value: ir.Value) -> list[int] | None:
@@ -98,7 +112,7 @@ def _tokens(model: ir.Model, mask: ir.Value, dims: Dimensions) -> Iterator[tuple
             return None
         return [int(classes[a]) if a >= 0 else -1 for a in found[0]]
 
-    wanted = [c for c in known(mask) or () if c >= 0]
+    wanted = [c for c in (known(given) or ())[:2] if c >= 0]
     if len(wanted) == 0 or len(set(wanted)) < len(wanted):
         return
     flat = {
@@ -126,7 +140,7 @@ def _without_influence(
     mask = np.asarray(feeds[name]) != 0
     other = dict(feeds)
     for key, array in feeds.items():
-        if key != name and array.shape[:2] == mask.shape:
+        if key != name and _beside(feeds, key, name):
             other[key] = array.copy()
             other[key][~mask] = np.resize(array[mask][::-1], (int((~mask).sum()), *array.shape[2:]))
     with opened(model) as predict:

@@ -52,7 +52,8 @@ class Prune(Pass):
     Attributes:
         ratio: share of the MACs to remove, in [0, 1).
         of: what `ratio` is a share of: "macs", "params", or "units".
-        scope: "inner" leaves the width of residual streams and the size of heads; "all" does not.
+        scope: "inner" leaves the width of residual streams, and the size of heads where heads can
+            go; "all" does not.
         score: what a unit is worth: "reconstruction" error of what reads it (needs samples),
             "activation" (norm of weight times norm of input; needs samples), the loss without it
             to first or second order, "taylor" or "fisher" (need samples and the torch extra), or of

@@ -43,7 +43,8 @@ class Dimension:
         size: number of units.
         kind: "channels", "features", "hidden", "heads", "kv groups", "head size" or "groups".
         scope: "inner", or "residual" where removing units touches what scope="all" allows: the
-            width of a residual stream, the size of heads, groups besides what is inside them.
+            width of a residual stream, the size of heads that can go themselves, groups besides
+            what is inside them.
         members: every axis that carries it, in graph order.
     """
 

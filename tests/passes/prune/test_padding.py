@@ -55,6 +55,21 @@ def test_the_mask_is_the_input_whose_zeros_no_output_depends_on():
     assert not {("kt", -1), ("h", 1), ("y", -1), ("count", -1)} & found.turned.keys()
 
 
+def test_a_mask_that_is_taken_by_indices_is_one_too():
+    """Newer exporters look the mask up at places they compute."""
+    text = TEXT.replace(
+        "m = Cast <to=1> (mask)",
+        """mf = Reshape(mask, flat)  at = Range(zero, all, step)  square = Shape(mask)
+        ar = Reshape(at, square)  mg = Gather(mf, ar)  m = Cast <to=1> (mg)""",
+    )
+    built = model(
+        text, flat=np.array([-1], np.int64), zero=np.int64(0), step=np.int64(1),
+        all=np.int64(16 * LENGTH),
+    )  # fmt: skip
+    found = padding_of(built, feeds(), Context(built))
+    assert {("h", -1), ("o", -1)} <= found.turned.keys()
+
+
 @pytest.mark.parametrize(
     "change",
     [
