@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from graphopt import tune
 
@@ -19,6 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # every command that a test starts would compile all of graphopt anew
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# a busy machine is no fault of a property, nor of what its examples are drawn from
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 NUMBERS = itertools.count()
 ROOT = Path(__file__).parent
 #: Whose tests take seconds, for the processes and the training that they start.
