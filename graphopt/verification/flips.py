@@ -85,13 +85,18 @@ def _likely(margins: Array, errors: Array, cases: int) -> Array:
     return out
 
 
+def _near_ties(n: float) -> float:
+    """How many of `n` margins are taken for near ties, whose distribution is fitted."""
+    return 2 * math.sqrt(n)
+
+
 def _even(margins: Array, cases: float) -> Array:
     """Margins of one side, rising, the smallest as their distribution has them.
 
     Each is so many cases.
     """
     n = len(margins)
-    k = min(n, int(2 * math.sqrt(n * cases)))
+    k = min(n, int(_near_ties(n * cases)))
     if not k or not 0 < margins[k - 1] < np.inf:
         return margins
     top = margins[k - 1]
@@ -122,8 +127,7 @@ def _unseen(margins: Array, errors: Array) -> float:
 
 def _known(share: float, n: int) -> float:
     """A share that follows from `n` cases, and how far it may lie above, of these and of others."""
-    ties = 2 * math.sqrt(max(n, 1))
-    share *= 1 + SIGMAS / math.sqrt(ties)
+    share *= 1 + SIGMAS / math.sqrt(_near_ties(max(n, 1)))
     return share + math.sqrt(share / max(n, 1))
 
 
