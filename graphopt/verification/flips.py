@@ -25,7 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.verification.agreement import THRESHOLDS, Outputs, is_text, weighty
+from graphopt.verification.agreement import (
+    THRESHOLDS,
+    Outputs,
+    chance_channels,
+    is_text,
+    weighty,
+)
 from graphopt.verification.guard import Guard
 from graphopt.verification.strain import ahead_of, logarithms
 
@@ -147,6 +153,12 @@ def _chances(want: list[Any], got: list[Any]) -> float:
     return max(shares)
 
 
+def _detections(want: list[Any], got: list[Any]) -> float:
+    axis, chances = chance_channels(want)
+    which = np.flatnonzero(chances)
+    return _chances(*([np.take(one, which, axis) for one in made] for made in (want, got)))
+
+
 def _logit(p: Array) -> Array:
     p = np.clip(p.astype(np.float64), SURE, 1 - SURE)
     return np.asarray(np.log(p) - np.log1p(-p))
@@ -193,6 +205,7 @@ def _forgive(scores: Array, top: Array) -> None:
 
 _SHARES = {
     "chances": _chances,
+    "detections": _detections,
     "margins": _margins,
     "scores": _scores,
     "logits": _scores,
