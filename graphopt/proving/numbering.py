@@ -177,9 +177,12 @@ class Walk:
         if turned is not None:
             return turned
         graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
+        fixed: dict[int, Term] = {}
         if graphs:
-            attributes["\0graphs"] = graphs
             args += [None] * (len(node.inputs) - len(args))
+            if domain == "" and node.op_type == "Loop":
+                args, graphs, fixed = self._varying(node, args, graphs[0])
+            attributes["\0graphs"] = graphs
             args += _captured(graphs)
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
@@ -192,7 +195,8 @@ class Walk:
             self.facts.take(node.outputs, facts)
             return found
         made = []
-        for k, value in enumerate(node.outputs):
+        changing = [v for k, v in enumerate(node.outputs) if k not in fixed]
+        for k, value in enumerate(changing):
 
             def make(k: int = k, value: ir.Value = value) -> Term:
                 fact = self.facts.fact(value)
@@ -205,6 +209,8 @@ class Walk:
             made.append(known or self.terms.named((key, k), make))
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
             made = [self._computed(node, args, made[0])]
+        for k, term in sorted(fixed.items()):
+            made.insert(k, term)
         if same is not None:
             self.terms.made[same] = made, [self.facts.fact(v) for v in node.outputs]
         return made
@@ -360,13 +366,41 @@ class Walk:
         self.scope = outer
         return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
 
-    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> Body:
-        """A loop's body: its outputs as terms over its own inputs."""
-        holder = next((o.name for o in node.outputs if o.name), node.name)
-        for j, value in enumerate(graph.inputs):
-            self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
-        inputs = tuple(self.values[v] for v in graph.inputs)
-        return Body(inputs, tuple(self._inside(node, graph, k)))
+    def _body(
+        self, node: ir.Node, graph: ir.Graph, k: int, known: Mapping[int, Term] | None = None
+    ) -> Body:
+        """A loop's body: its outputs as terms over its own inputs, but those that are `known`."""
+        known = known or {}
+        changing = [o.name for j, o in enumerate(node.outputs, 2) if o.name and j not in known]
+        holder = next(iter(changing), node.name)
+        free = [value for j, value in enumerate(graph.inputs) if j not in known]
+        for j, value in enumerate(free):
+            self.values[value] = self._leaf(("bound", holder, k, j, len(free)), "bound", value)
+        for j, term in known.items():
+            self.values[graph.inputs[j]] = term
+            self.facts.learn(graph.inputs[j], term.dtype, term.dims, term.tensor)
+        return Body(tuple(self.values[v] for v in free), tuple(self._inside(node, graph, k)))
+
+    def _varying(
+        self, node: ir.Node, args: list[Term | None], body: Body
+    ) -> tuple[list[Term | None], tuple[Body], dict[int, Term]]:
+        """A Loop without the state that no turn changes: s' = s means s = s_0 throughout.
+
+        Its inputs, its body, and by place the outputs that are an input of it.
+        """
+        fixed = {
+            k: term
+            for k, term in enumerate(args[2:])
+            if term is not None and body.outputs[1 + k : 2 + k] == (body.inputs[2 + k],)
+        }
+        if not fixed:
+            return args, (body,), fixed
+        whole = self._body(
+            node, node.attributes["body"].as_graph(), 0, {2 + k: t for k, t in fixed.items()}
+        )
+        outputs = tuple(t for k, t in enumerate(whole.outputs) if k - 1 not in fixed)
+        left = [t for k, t in enumerate(args) if k - 2 not in fixed]
+        return left, (Body(whole.inputs, outputs),), fixed
 
 
 def _captured(bodies: Sequence[Body]) -> list[Term]:
