@@ -125,10 +125,6 @@ TABLE: dict[str, Callable[[], Made]] = {
         "Mamba", hidden_size=32, num_hidden_layers=2, vocab_size=100, state_size=8,
         time_step_rank=4,
     ),
-    "mamba2": lambda: writes(
-        "Mamba2", hidden_size=32, num_hidden_layers=2, vocab_size=100, state_size=8, num_heads=8,
-        head_dim=8, n_groups=2, chunk_size=8,
-    ),
     "rwkv": lambda: writes("Rwkv", 4, vocab_size=100, hidden_size=32, num_hidden_layers=2),
     "recurrent_gemma": lambda: writes(
         "RecurrentGemma", 6, vocab_size=100, hidden_size=32, num_hidden_layers=3,

@@ -1,12 +1,14 @@
 """Parameters left when half of the units go, over many architectures: what is frozen, and why.
 
+    python bench/prune_structures.py --out structures  # architectures written for this
+    python bench/prune_published.py --out published    # some of transformers
     python bench/prune_units.py --models DIR [--models DIR ...] [--out bench/results/prune_units.md]
 
 Every NAME.onnx of each DIR, as its exporter wrote it, through `clean,fold` and then
-`prune(ratio=0.5, of="units")` without samples. A model that is pruned nowhere would leave 1; one
-whose every matrix loses half of its rows and columns .25; tables of tokens and the widths of
-residual streams stay. *Frozen first* is the reason that holds most parameters of the result's
-axes, of those that stand for more than a tenth.
+`prune(ratio=0.5, of="units")`, by weights alone: which units go makes no difference here. A model
+that is pruned nowhere would leave 1; one whose every matrix loses half of its rows and columns .25;
+tables of tokens and the widths of residual streams stay. *Frozen first* is the reason that holds
+most parameters of the result's axes, of those that stand for more than a tenth.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def parameters(model: ir.Model) -> dict[str, int]:
 def row(path: Path) -> tuple[str, float, int, str]:
     """Name, share of the parameters left, prunable dimensions, why most of the rest stays."""
     exact = optimize(str(path), "clean,fold", measure=False, verify="graph").model
-    spec = "clean,fold,prune(ratio=0.5,of='units')"
+    spec = "clean,fold,prune(ratio=0.5,of='units',score='l2',compensate=False)"
     pruned = optimize(str(path), spec, measure=False, verify="graph").model
     before, dims = parameters(exact), Context(exact).get(dimensions)
     reasons: Counter[str] = Counter()
