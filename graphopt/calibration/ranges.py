@@ -21,7 +21,7 @@ from graphopt.cache import Cache
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.resume import Progress
 from graphopt.execution.observe import observe
-from graphopt.samples.stream import cut, free_rows
+from graphopt.samples.rows import cut, free_rows
 
 __all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
 

@@ -12,6 +12,7 @@ from graphopt.errors import SamplesError
 from graphopt.execution.runtime import in_parts
 from graphopt.pipeline.state import State
 from graphopt.samples import Feeds, Samples, synthetic
+from graphopt.samples.rows import first_rows
 from graphopt.samples.stream import inputs_of
 from graphopt.verification.branches import Sought, seek
 
@@ -34,7 +35,7 @@ def probe_of(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
     cut = False
     for feeds in samples:
         if large and row * _batch(feeds) > PROBE_MACS:
-            whole, feeds = feeds, _first_rows(source, feeds, max(1, int(PROBE_MACS / row)))
+            whole, feeds = feeds, first_rows(source.model, feeds, max(1, int(PROBE_MACS / row)))
             cut = cut or _batch(feeds) < _batch(whole)
         spent += row * _batch(feeds)
         if len(runs) >= PROBE_RUNS or (len(runs) >= 2 and spent > PROBE_MACS):
@@ -44,18 +45,6 @@ def probe_of(source: State, samples: Samples, notes: list[str]) -> list[Feeds]:
     if cut:
         notes.append(f"outputs were compared on the first rows of each run ({_batch(runs[0])})")
     return runs
-
-
-def _first_rows(source: State, feeds: Feeds, rows: int) -> Feeds:
-    """The first rows of a run, where the model takes any number; else the whole run."""
-    held = [i for i in inputs_of(source.model) if i.dims and i.axis is not None]
-    axes = {i.name: i.axis or 0 for i in held}
-    if any(isinstance(i.dims[axes[i.name]], int) for i in held if i.dims):
-        return feeds
-    return {
-        n: a[(slice(None),) * axes[n] + (slice(rows),)] if n in axes else a
-        for n, a in feeds.items()
-    }
 
 
 def beyond(

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphopt.errors import SamplesError
 from graphopt.graph.axes import axis_name
 
-__all__ = ["Feeds", "Input", "Samples", "cut", "fit", "free_rows", "inputs_of"]
+__all__ = ["Feeds", "Input", "Samples", "fit", "inputs_of"]
 
 logger = logging.getLogger("graphopt")
 
@@ -365,22 +365,3 @@ def _finite(name: str, array: Array, where: str, k: int) -> Array:
     if array.dtype.kind not in "iubOSU" and np.isnan(array).any():
         raise SamplesError(f"{where}, sample {k}: input '{name}' holds NaN")
     return array
-
-
-def free_rows(model: ir.Model, feed: Mapping[str, Array]) -> int:
-    """Rows of a feed that may be run in parts, or 0."""
-    lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
-    free = all(i.batch is None for i in inputs_of(model) if i.name in feed)
-    return lengths.pop() if free and len(lengths) == 1 else 0
-
-
-def cut(samples: Iterable[Mapping[str, Array]], rows: int) -> Iterator[Feeds]:
-    """The feeds, in parts of `rows` rows where they are longer; 0 leaves them whole."""
-    for feed in samples:
-        lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
-        length = lengths.pop() if len(lengths) == 1 else 0
-        if rows < 1 or length <= rows:
-            yield dict(feed)
-            continue
-        for start in range(0, length, rows):
-            yield {k: a[start : start + rows] for k, a in feed.items()}

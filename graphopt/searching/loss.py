@@ -29,6 +29,7 @@ from graphopt.errors import GraphOptError
 from graphopt.execution.runtime import run_each
 from graphopt.pipeline.prepare import Setting
 from graphopt.samples import Feeds, Samples
+from graphopt.samples.rows import first_rows
 from graphopt.samples.stream import inputs_of
 from graphopt.searching.space import Choice, Group, Space
 
@@ -161,7 +162,7 @@ def few(samples: Samples, setting: Setting, rows: int) -> list[Feeds]:
     left = rows
     for feeds in samples:
         there = max((len(a) for a in feeds.values() if a.ndim), default=1) if free else 1
-        found.append({n: a[:left] for n, a in feeds.items()} if free and there > left else feeds)
+        found.append(first_rows(setting.source.model, feeds, left) if there > left else feeds)
         left -= there
         if left <= 0:
             break

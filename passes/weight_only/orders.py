@@ -22,7 +22,8 @@ from graphopt.calibration.moments import Moments, rows_of
 from graphopt.calibration.rounding import Order
 from graphopt.context import Context
 from graphopt.execution.staged import Staged
-from graphopt.samples.stream import Feeds, cut, free_rows
+from graphopt.samples.rows import cut, free_rows
+from graphopt.samples.stream import Feeds
 
 __all__ = ["RUNS", "orders_of"]
 

@@ -1,0 +1,45 @@
+"""Rows of a run: how many there are, the first of them, and a run in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.samples.stream import Feeds, inputs_of
+
+__all__ = ["cut", "first_rows", "free_rows"]
+
+Array = np.ndarray[Any, Any]
+
+
+def free_rows(model: ir.Model, feed: Mapping[str, Array]) -> int:
+    """Rows of a feed that may be run in parts, or 0."""
+    lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
+    free = all(i.batch is None for i in inputs_of(model) if i.name in feed)
+    return lengths.pop() if free and len(lengths) == 1 else 0
+
+
+def cut(samples: Iterable[Mapping[str, Array]], rows: int) -> Iterator[Feeds]:
+    """The feeds, in parts of `rows` rows where they are longer; 0 leaves them whole."""
+    for feed in samples:
+        lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
+        length = lengths.pop() if len(lengths) == 1 else 0
+        if rows < 1 or length <= rows:
+            yield dict(feed)
+            continue
+        for start in range(0, length, rows):
+            yield {k: a[start : start + rows] for k, a in feed.items()}
+
+
+def first_rows(model: ir.Model, feed: Mapping[str, Array], rows: int) -> Feeds:
+    """The first rows of a run, where the model takes any number of them; else the whole run."""
+    held = [i for i in inputs_of(model) if i.dims and i.axis is not None]
+    axes = {i.name: i.axis or 0 for i in held}
+    if any(isinstance(i.dims[axes[i.name]], int) for i in held if i.dims):
+        return dict(feed)
+    return {
+        n: a[(slice(None),) * axes[n] + (slice(rows),)] if n in axes else a for n, a in feed.items()
+    }
