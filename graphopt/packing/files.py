@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from graphopt.entropy.container import Run
 from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
-from graphopt.io import wire
+from graphopt.graph.proto import tensors_of
+from graphopt import wire
 from graphopt.io.reading import data_path, looks_like
-from graphopt.io.skeleton import tensors_of
 from graphopt.io.tensors import MappedFile
 
 __all__ = ["files_of"]
