@@ -76,7 +76,8 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
         late = len(at) - high  # as of the end: of later taps the first tensors have none
         if low < high:
             mine = [q[len(q) - late - (high - low) : len(q) - late] for q in held[: whole.shape[1]]]
-            whole[at[low:high] - begin] = np.stack(mine, axis=1)
+            one = np.dtype((np.void, whole.shape[1]))  # a group, moved as a whole
+            whole.view(one)[at[low:high] - begin] = np.stack(mine, axis=1).view(one)
         for k in range(first, last):
             part = whole[grid.starts[k] - begin : grid.starts[k + 1] - begin]
             found.append(part.reshape(shapes[k]))
@@ -161,7 +162,7 @@ def _two(
         classes = levels + kinds * np.uint8(LEVELS)
     one = np.where(known[:paired] == 0, np.uint8(VALUES - 1), classes[:paired])
     both = classes[paired:].copy()
-    both[: after - paired][known[paired:after] == 0] += NONE
+    both[: after - paired] += (known[paired:after] == 0).view(np.uint8) * np.uint8(NONE)
     values = yield one, VALUE
     pairs = yield both, PAIR
     first = pairs // np.uint8(NEARS)

@@ -1,4 +1,4 @@
-"""The tensors of a model as protobuf, wherever they are: weights, attributes, subgraphs, functions."""
+"""The tensors of a model as protobuf: weights, attributes, those of subgraphs and functions."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from graphopt import wire
 from graphopt.entropy.container import Run
 from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
 from graphopt.graph.proto import tensors_of
-from graphopt import wire
 from graphopt.io.reading import data_path, looks_like
 from graphopt.io.tensors import MappedFile
 
