@@ -97,7 +97,8 @@ def packs(folder):
 
 
 def contents(data):
-    return [(f.name, b"".join(bytes(c) for c in f.content)) for f in read_pack(io.BytesIO(data))]
+    """The bytes of each file (names have no checksum but the records')."""
+    return [b"".join(bytes(c) for c in f.content) for f in read_pack(io.BytesIO(data))]
 
 
 def damaged(data, others, way, rng):

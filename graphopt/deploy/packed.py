@@ -21,7 +21,6 @@ from google.protobuf.message import DecodeError
 from graphopt import wire
 from graphopt.entropy.container import Stored, read_pack
 from graphopt.errors import ModelError
-from graphopt.graph.proto import tensors_of
 
 __all__ = ["decoded"]
 
@@ -30,13 +29,18 @@ Array = np.ndarray[Any, Any]
 #: Tensors of fewer bytes stay in the graph, where shapes may be made of them.
 SMALLEST = 1 << 16
 _TOKEN = "\0graphopt-weight:"
-_Types = onnx.TensorProto
 #: Types whose arrays are the bytes of a tensor.
-_PLAIN = {_Types.FLOAT, _Types.DOUBLE, _Types.FLOAT16, _Types.INT8, _Types.UINT8}
+_PLAIN = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+}
 
 
 def decoded(pack: Path) -> tuple[bytes, dict[str, Array]] | None:
-    """The model in `pack`, and weights by name that its graph says are elsewhere.
+    """The model in `pack`, and weights by name that its graph says are in a file.
 
     None if the pack holds external data, of models that may be too large for memory.
 
@@ -54,20 +58,21 @@ def decoded(pack: Path) -> tuple[bytes, dict[str, Array]] | None:
     except (wire.Malformed, DecodeError) as error:
         raise ModelError("what is in the pack is no ONNX model") from error
     weights = {}
-    for number, tensor in enumerate(tensors_of(proto)):
+    for tensor in proto.graph.initializer:
         location = tensor.external_data[0].value if tensor.external_data else ""
-        if tensor.data_location != _Types.EXTERNAL or not location.startswith(_TOKEN):
+        if not location.startswith(_TOKEN):
             continue
         span = spans[int(location.removeprefix(_TOKEN))]
-        data = image.bytes_at(span.offset, span.length)
-        array = _array(tensor, data) if number < len(proto.graph.initializer) else None
+        array = _array(tensor, image.bytes_at(span.offset, span.length))
         if array is not None:
             weights[tensor.name] = array
-        else:
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = bytes(data)
-    return proto.SerializeToString(), weights
+            tensor.external_data[0].value = "held"
+    pieces = wire.fill(proto.SerializeToString(), _TOKEN.encode(), [s.length for s in spans])
+    left = [
+        image.bytes_at(spans[p.index].offset, p.length) if isinstance(p, wire.Hole) else p
+        for p in pieces
+    ]
+    return b"".join(left), weights
 
 
 class _Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -17,12 +17,11 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.graph.collector import resting_collector
-from graphopt.graph.proto import tensors_of
 from graphopt.graph.traverse import subgraphs
 from graphopt.io.reading import THRESHOLD, graphs_of, set_aside
 from graphopt.io.tensors import SparseTensor, chunks
 
-__all__ = ["TOKEN", "Held", "Placed", "Skeleton", "locate", "skeleton_of"]
+__all__ = ["TOKEN", "Held", "Placed", "Skeleton", "locate", "skeleton_of", "tensors_of"]
 
 #: Marks places for tensors in a serialized graph; NUL keeps it apart from any name.
 TOKEN = "\0graphopt-tensor:"
@@ -210,6 +209,24 @@ def _hollow(
 
 def _large(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= THRESHOLD
+
+
+def tensors_of(message: Any) -> Iterator[Any]:
+    """Every tensor within a model's graphs and functions."""
+    if isinstance(message, onnx.ModelProto):
+        parts: list[Any] = [message.graph, *message.functions]
+    elif isinstance(message, onnx.GraphProto):
+        yield from message.initializer
+        for sparse in message.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        parts = list(message.node)
+    elif isinstance(message, (onnx.FunctionProto, onnx.NodeProto)):
+        parts = [*(message.node if isinstance(message, onnx.FunctionProto) else message.attribute)]
+    else:
+        yield from (message.t, *message.tensors)
+        parts = [*([message.g] if message.HasField("g") else ()), *message.graphs]
+    for part in parts:
+        yield from tensors_of(part)
 
 
 def _finish(graph: onnx.GraphProto, sparse: dict[str, onnx.SparseTensorProto]) -> None:

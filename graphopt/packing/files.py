@@ -13,8 +13,8 @@ from graphopt import wire
 from graphopt.entropy.container import Run
 from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
-from graphopt.graph.proto import tensors_of
 from graphopt.io.reading import data_path, looks_like
+from graphopt.io.skeleton import tensors_of
 from graphopt.io.tensors import MappedFile
 
 __all__ = ["files_of"]
