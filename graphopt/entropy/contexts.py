@@ -7,6 +7,8 @@ from the taps of its group that are known:
 
     class  =  (log E[row] + log E[column] - log E[all],  how large the known taps are)
 
+Kernels are smooth: signs are coded as those of the known taps around, or as others (`lean_of`).
+
 All symbols of one wave, of all tensors, are classed at once from earlier waves, so that decoding is
 a few array operations and one call of the coder a class. Sums are of integers, and what is done to
 them is rounded as IEEE 754 says: classes are the same everywhere.
@@ -14,6 +16,7 @@ them is rounded as IEEE 754 says: classes are the same everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -21,7 +24,7 @@ import numpy as np
 
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, NONE, VALUES
 
-__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "parts_of", "waves"]
+__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "lean_of", "parts_of", "waves"]
 
 Array = np.ndarray[Any, Any]
 #: Rows, columns and taps of a tensor.
@@ -105,6 +108,7 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
     heat, levels = _Heat(grid), known  # no levels yet
     heat.count(row, column)
     found: list[Array] = []
+    alike = [(bounds[first], bounds[last], int(grid.depths[first])) for first, last in grid.alike]
     for tap in range(0, grid.depths[-1], 2):
         cut = len(row) - (len(at) - deep[tap])
         row, column, known, fresh, levels = (a[cut:] for a in (row, column, known, fresh, levels))
@@ -114,7 +118,12 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
             levels = heat.levels(row, column, tap)
             fresh = np.zeros(len(row), np.uint8)
         if tap:
-            first, second = yield from _two(levels, known, tap, *ends)
+            lean = np.empty(len(row), np.int8)
+            for low, high, depth in alike:
+                if depth > tap:
+                    part = slice(low - deep[tap], high - deep[tap])
+                    lean[part] = lean_of([q[len(q) - len(row) :][part] for q in found], depth)
+            first, second = yield from _two(levels, known, lean, tap, *ends)
         else:
             first, second = yield from _at_first(grid, row, column, grid.early[at], flags, ends)
         size = np.abs(first).view(np.uint8)
@@ -132,14 +141,14 @@ def _at_first(
     grid: _Grid, row: Array, column: Array, early: Array, flags: _Heat, ends: tuple[int, int]
 ) -> Generator[Wave, Array, tuple[Array, Array]]:
     """As `_two`, nothing known: of early groups first, which tell the levels of the others."""
-    known = np.zeros(len(row), np.uint8)
+    known, lean = np.zeros(len(row), np.uint8), np.zeros(len(row), np.int8)
     first, second = (np.empty(len(row), np.int8) for _ in range(2))
     heat = _Heat(grid)
     for told, each, mine in ((flags, 1, early), (heat, 2, ~early)):
         part = np.flatnonzero(mine)
         r, c = row[part], column[part]
         one, paired = np.searchsorted(part, ends)
-        a, b = yield from _two(told.levels(r, c, each), known[part], 0, one, paired)
+        a, b = yield from _two(told.levels(r, c, each), known[part], lean[part], 0, one, paired)
         first[part], second[part[one:]] = a, b
         if told is flags:
             size = np.abs(a)
@@ -150,9 +159,9 @@ def _at_first(
 
 
 def _two(
-    levels: Array, known: Array, tap: int, paired: int, after: int
+    levels: Array, known: Array, lean: Array, tap: int, paired: int, after: int
 ) -> Generator[Wave, Array, tuple[Array, Array]]:
-    """Two taps of groups of these levels, of whose earlier ones so much is known.
+    """Two taps of groups of these levels, of whose earlier ones so much is known and that lean so.
 
     Groups before `paired` have but one tap left, those before `after` no others.
     """
@@ -168,10 +177,34 @@ def _two(
     first = pairs // np.uint8(NEARS)
     second = pairs - first * np.uint8(NEARS)
     q = np.concatenate([values, first, second]).view(np.int8) - np.int8(NEAR)
+    lean = np.concatenate([lean, lean[paired:]])
+    q = (q ^ lean) - lean
     where = np.flatnonzero(np.abs(q) == NEAR)
     tails = yield np.concatenate([levels, levels[paired:]])[where], TAIL
     q[where] += np.sign(q[where]) * tails.view(np.int8)
     return q[: len(levels)], q[len(levels) :]
+
+
+def lean_of(known: Sequence[Array], depth: int) -> Array:
+    """Whether the next tap's sign is likely to be minus: -1, else 0, of groups with known taps.
+
+    All known taps tell, those beside the next two above all.
+
+    Args:
+        known: int8, those of a group of `depth` taps, in order; sums are modulo 256.
+    """
+    tap, wide = len(known), math.isqrt(depth)
+    if wide**2 != depth:
+        wide = depth  # a row
+    beside = {tap - 1 if tap % wide else -1, tap - wide, min(tap + 1, depth - 1) - wide}
+    total = np.zeros_like(known[0])
+    for k, q in enumerate(known):
+        total += q
+        if k in beside:
+            total += q
+            total += q
+    lean: Array = total >> 7
+    return lean
 
 
 def _steps(taps: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.entropy.ans import Decoder, bits_of, encode, frequencies, rounded
-from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, parts_of, waves
+from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, lean_of, parts_of, waves
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, PAIRS, VALUES, apart, joint
 from graphopt.errors import ModelError
 from graphopt.varint import decode_varint, encode_varint
@@ -33,8 +33,6 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-#: Weights that are made of integers at once, in the processor's cache.
-_CACHED = 1 << 15
 #: Bits that magnitudes without a symbol of their own take at most, and the largest of them.
 _BITS = 23
 MOST = LARGEST + (1 << _BITS) - 2
@@ -86,11 +84,8 @@ class Rounded:
             column = np.repeat(steps_of(np.float32(1), self.column), self.taps)
             column = column[: self.q.shape[1]]
             first, second, q = (column, row, self.q.T) if self.turned else (row, column, self.q)
-            lines = max(1, _CACHED // max(1, out.shape[1]))
-            for k in range(0, len(out), lines):
-                part = out[k : k + lines]
-                np.multiply(first[k : k + lines, None], second, out=part)
-                part *= q[k : k + lines]
+            np.multiply(first[:, None], second, out=out)
+            out *= q
 
 
 def steps_of(step: np.float32, levels: Array) -> Array:
@@ -146,12 +141,22 @@ def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]
 
 def _two(held: Sequence[Array], tap: int) -> list[Array]:
     """Symbols of two taps of groups [groups, taps]: of those that have one, of pairs, of tails."""
-    one = [h[:, tap] for h in held if h.shape[1] == tap + 1]
-    first, second = ([h[:, tap + k] for h in held if h.shape[1] > tap + 1] for k in (0, 1))
+    led = [_led(h, tap) for h in held if h.shape[1] > tap]
+    one = [q[:, 0] for q in led if q.shape[1] == 1]
+    first, second = ([q[:, k] for q in led if q.shape[1] == 2] for k in (0, 1))
     parts = [np.concatenate([*q, np.zeros(0, np.int8)]) for q in (one, first, second)]
     single, a, b = ((np.clip(q, -NEAR, NEAR) + NEAR).astype(np.uint8) for q in parts)
     sizes = np.abs(np.concatenate(parts)).view(np.uint8)
     return [single, a * np.uint8(NEARS) + b, sizes[sizes >= NEAR] - np.uint8(NEAR)]
+
+
+def _led(held: Array, tap: int) -> Array:
+    """One or two taps from `tap` on of groups [groups, taps], with the signs that are coded."""
+    if not tap:
+        return held[:, :2]
+    lean = lean_of(list(held[:, :tap].T), held.shape[1])[:, None]
+    led: Array = (held[:, tap : tap + 2] ^ lean) - lean
+    return led
 
 
 def counts_of(tensor: Rounded) -> list[Array]:
