@@ -84,12 +84,13 @@ def test_smooth_kernels_cost_less_by_their_signs():
 
 
 def test_signs_lean_to_those_of_known_taps_above_all_of_those_beside():
-    taps = [np.array(v, np.int8) for v in ([2, -2], [0, 0], [-3, 1], [1, -1])]
-    assert lean_of(taps[:1], 9).tolist() == [0, -1]  # the one before
-    assert lean_of(taps, 9).tolist() == [0, -1]  # the one before, in the row below the first
-    assert lean_of(taps, 8).tolist() == [0, -1]
-    assert lean_of(taps[:3], 9).tolist() == [0, -1]  # below the first of a row: 6 - 3
-    assert lean_of(taps[:3], 8).tolist() == [-1, 0]  # after the third of a row: 2 - 9
+    taps = [np.array(v, np.int8) for v in ([4, -9], [1, -2], [-2, 1], [0, 3])]
+    assert lean_of(taps[:1], 9).tolist() == [0, -1]
+    # 3 x 3: beside the fourth and fifth of nine are the first two
+    assert lean_of(taps[:3], 9).tolist() == [0, -1]
+    # a row: beside the fourth is the third alone
+    assert lean_of(taps[:3], 8).tolist() == [-1, -1]
+    assert lean_of([taps[0], taps[3]], 8).tolist() == [0, 0]  # 4 and -9 + 3 * 3
 
 
 def test_the_values_are_products_of_exact_steps():
