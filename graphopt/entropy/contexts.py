@@ -24,7 +24,7 @@ import numpy as np
 
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, NONE, VALUES
 
-__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "lean_of", "parts_of", "waves"]
+__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "lean_of", "order_of", "parts_of", "waves"]
 
 Array = np.ndarray[Any, Any]
 #: Rows, columns and taps of a tensor.
@@ -69,7 +69,7 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
         flags[part] = symbols
         heat.add(row, column, symbols)
         heat.count(row, column)
-    at = np.flatnonzero(flags)
+    at = np.flatnonzero(flags.view(np.bool_))
     held = yield from _taps(grid, at, heat)
     found: list[Array] = []
     for first, last in grid.alike:
@@ -85,6 +85,17 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
             part = whole[grid.starts[k] - begin : grid.starts[k + 1] - begin]
             found.append(part.reshape(shapes[k]))
     return found
+
+
+def order_of(classes: Array) -> Array:
+    """A stable order of uint8 classes: words of each and its place are sorted by vectors."""
+    if len(classes) > 1 << 24:
+        return np.argsort(classes, kind="stable")
+    words = classes.astype(np.uint32) << np.uint32(24)
+    words |= np.arange(len(classes), dtype=np.uint32)
+    words.sort()
+    words &= np.uint32((1 << 24) - 1)
+    return words
 
 
 def parts_of(shapes: Sequence[Shape]) -> tuple[list[Array], Array]:
@@ -242,7 +253,7 @@ class _Grid:
         wave = _WAVES.take((row + column) & np.uint8(len(_WAVES) - 1))
         self.early = wave == 0
         count = np.bincount(wave, minlength=_WAVES.max() + 1)
-        self.waves = np.split(np.argsort(wave, kind="stable"), np.cumsum(count)[:-1])
+        self.waves = np.split(order_of(wave).astype(np.int64), np.cumsum(count)[:-1])
         cuts = np.flatnonzero(np.diff(self.depths)) + 1
         self.alike = list(zip([0, *cuts], [*cuts, len(shapes)], strict=True))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.entropy.ans import Decoder, bits_of, encode, frequencies, rounded
-from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, lean_of, parts_of, waves
+from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, lean_of, order_of, parts_of, waves
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, PAIRS, VALUES, apart, joint
 from graphopt.errors import ModelError
 from graphopt.varint import decode_varint, encode_varint
@@ -278,19 +278,8 @@ class _Symbols:
         if len(used) < 2:
             return sorted_
         sent = np.empty_like(sorted_)
-        sent[_order(classes)] = sorted_
+        sent[order_of(classes)] = sorted_
         return sent
-
-
-def _order(classes: Array) -> Array:
-    """A stable order of uint8 classes: as one word with its place each is sorted by AVX."""
-    if len(classes) > 1 << 24:
-        return np.argsort(classes, kind="stable")
-    words = classes.astype(np.uint32) << np.uint32(24)
-    words |= np.arange(len(classes), dtype=np.uint32)
-    words.sort()
-    words &= np.uint32((1 << 24) - 1)
-    return words
 
 
 def _decoded(symbols: _Symbols, shapes: Sequence[Shape]) -> tuple[list[Array], Array, Array]:
