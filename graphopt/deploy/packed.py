@@ -90,7 +90,7 @@ class _Image:
             for kind, length in _whole(stored.runs):
                 held = self.view[at : at + length]
                 if kind != "text" and length >= SMALLEST:
-                    held = memoryview(mmap.mmap(-1, length))  # given back when it is freed
+                    held = _room(length)
                     self._starts.append(at)
                     self._held.append(held)
                 _fill(held, parts)
@@ -118,6 +118,16 @@ def _whole(runs: Iterator[tuple[str, int]] | tuple[tuple[str, int], ...]) -> Ite
     for kind, alike in groupby(runs, key=lambda run: run[0]):
         sizes = [n for _, n in alike]
         yield from ((kind, n) for n in ([sum(sizes)] if kind == "rounded" else sizes))
+
+
+def _room(size: int) -> memoryview:
+    """Zeros in pages of their own, which go back to the system when they are freed."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return memoryview(mmap.mmap(-1, size))
+    made = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        made.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(made)
 
 
 def _fill(held: memoryview, parts: Iterator[bytes | memoryview]) -> None:

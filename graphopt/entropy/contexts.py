@@ -24,7 +24,7 @@ import numpy as np
 
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, NONE, VALUES
 
-__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "lean_of", "order_of", "parts_of", "waves"]
+__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "lean_of", "parts_of", "sorted_by", "waves"]
 
 Array = np.ndarray[Any, Any]
 #: Rows, columns and taps of a tensor.
@@ -87,15 +87,17 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
     return found
 
 
-def order_of(classes: Array) -> Array:
-    """A stable order of uint8 classes: words of each and its place are sorted by vectors."""
-    if len(classes) > 1 << 24:
-        return np.argsort(classes, kind="stable")
+def sorted_by(classes: Array, count: int) -> tuple[Array, list[int]]:
+    """A stable order of fewer than 2^24 things of these classes, uint8, and where each class ends.
+
+    Words of each class and its place are sorted, which processors do by vectors.
+    """
     words = classes.astype(np.uint32) << np.uint32(24)
     words |= np.arange(len(classes), dtype=np.uint32)
     words.sort()
+    ends: list[int] = np.searchsorted(words, np.arange(1, count + 1) << 24).tolist()
     words &= np.uint32((1 << 24) - 1)
-    return words
+    return words, ends
 
 
 def parts_of(shapes: Sequence[Shape]) -> tuple[list[Array], Array]:
@@ -252,8 +254,8 @@ class _Grid:
         row, column = local[0].take(self.row), local[1].take(self.column)
         wave = _WAVES.take((row + column) & np.uint8(len(_WAVES) - 1))
         self.early = wave == 0
-        count = np.bincount(wave, minlength=_WAVES.max() + 1)
-        self.waves = np.split(order_of(wave).astype(np.int64), np.cumsum(count)[:-1])
+        order, ends = sorted_by(wave, int(_WAVES.max()) + 1)
+        self.waves = np.split(order.astype(np.int64), ends[:-1])
         cuts = np.flatnonzero(np.diff(self.depths)) + 1
         self.alike = list(zip([0, *cuts], [*cuts, len(shapes)], strict=True))
 

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from graphopt.entropy.ans import Decoder, bits_of, encode, frequencies, rounded
-from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, lean_of, order_of, parts_of, waves
+from graphopt.entropy.contexts import (
+    FAR,
+    FLAGS,
+    LARGEST,
+    Shape,
+    lean_of,
+    parts_of,
+    sorted_by,
+    waves,
+)
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, PAIRS, VALUES, apart, joint
 from graphopt.errors import ModelError
 from graphopt.varint import decode_varint, encode_varint
@@ -269,16 +278,14 @@ class _Symbols:
     def take(self, kind: int, classes: Array) -> Array:
         """The symbols of a wave, uint8."""
         codes = self._codes[kind]
-        counts = np.bincount(classes, minlength=len(codes))
-        sorted_, at = np.empty(len(classes), np.uint8), 0
-        used = np.flatnonzero(counts)
-        for k in used:
-            self._coder.take(codes[k], sorted_[at : at + counts[k]])
-            at += counts[k]
-        if len(used) < 2:
-            return sorted_
-        sent = np.empty_like(sorted_)
-        sent[order_of(classes)] = sorted_
+        order, ends = sorted_by(classes, len(codes))
+        found, at = np.empty(len(classes), np.uint8), 0
+        for k, end in enumerate(ends):
+            if end > at:
+                self._coder.take(codes[k], found[at:end])
+                at = end
+        sent = np.empty_like(found)
+        sent[order] = found
         return sent
 
 
