@@ -6,6 +6,7 @@ nothing is written to disk, read again and parsed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from bisect import bisect_right
@@ -125,7 +126,7 @@ def _room(size: int) -> memoryview:
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
         return memoryview(mmap.mmap(-1, size))
     made = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    with contextlib.suppress(AttributeError, OSError):  # not on every system
         made.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(made)
 
