@@ -2,7 +2,6 @@
 
 python bench/storage.py lossless --models DIR [--models DIR ...] --out FILE.json
 python bench/storage.py rounded --glyphs DIR --out FILE.json
-python bench/storage.py damage --model FILE.onnx|FILE.gopt [--trials 100000] [--seconds 300]
 python bench/storage.py curve --trials NAME=FILE.json ... --out FILE.png
 python bench/storage.py opening --model FILE.onnx
 python bench/storage.py table --rounded FILE.json --lossless FILE.json
@@ -10,12 +9,9 @@ python bench/storage.py table --rounded FILE.json --lossless FILE.json
 
 import argparse
 import dataclasses
-import io
 import json
-import struct
 import tempfile
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +20,7 @@ import zstandard
 
 from graphopt import load, session
 from graphopt.budget import Budget
-from graphopt.entropy.container import MAGIC, read_pack, unpack
+from graphopt.entropy.container import read_pack, unpack
 from graphopt.entropy.integers import Rounded, counts_of, tables_of
 from graphopt.errors import GraphOptError
 from graphopt.packing.coding import Coded, pieces_of, write
@@ -164,64 +160,6 @@ def prepared(images):
     return ((images / 255 - 0.5) / 0.25).astype(np.float32).reshape(-1, 1, 32, 32)
 
 
-def damage(given):
-    """Flipped, cut, spliced, and flipped under right checksums: each must be refused.
-
-    Or be read as the very same model.
-    """
-    import resource
-
-    data = Path(given.model).read_bytes()
-    if not data.startswith(MAGIC):
-        with tempfile.TemporaryDirectory() as folder:
-            pack = Path(folder, "m.gopt")
-            pack_lossless(Path(given.model), pack)
-            data = pack.read_bytes()
-    whole = contents(data)
-    rng = np.random.default_rng(0)
-    refused = same = trial = 0
-    began, longest = time.monotonic(), 0.0
-    while trial < given.trials and time.monotonic() - began < given.seconds:
-        bad = bytearray(data)
-        at, other = (int(v) for v in rng.integers(len(bad), size=2))
-        size = int(rng.integers(1, 2000))
-        if trial % 4 == 1:
-            del bad[at:]
-        elif trial % 4 == 2:
-            bad[at : at + size] = data[other : other + size]
-        else:
-            bad[at] ^= 1 << int(rng.integers(8))
-        if trial % 4 == 3:
-            bad = resealed(data, bad)
-        start = time.monotonic()
-        try:
-            assert contents(bytes(bad)) == whole, f"trial {trial}: a wrong model"
-            same += 1
-        except GraphOptError:
-            refused += 1
-        longest = max(longest, time.monotonic() - start)
-        trial += 1
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{trial} trials: {refused} refused, {same} unchanged; {memory} MiB at most", end="")
-    print(f", {longest:.2f} s of one at most")
-
-
-def contents(data):
-    return [(f.name, b"".join(bytes(c) for c in f.content)) for f in read_pack(io.BytesIO(data))]
-
-
-def resealed(data, bad):
-    """`bad` with the records' checksums made right, where `data` has them."""
-    at, crc = len(MAGIC) + 2, zlib.crc32(MAGIC)
-    while at < len(data):
-        (length,) = struct.unpack_from("<I", data, at + 1)
-        end = at + 5 + length
-        crc = zlib.crc32(bad[at:end], crc)
-        bad[end : end + 4] = struct.pack("<I", crc)
-        at = end + 4
-    return bad
-
-
 def table(given):
     """Markdown of what the other commands wrote."""
     lines = []
@@ -305,11 +243,6 @@ def main():
     one.add_argument("--passes", default="")
     one.add_argument("--recover", action="store_true")
     one.set_defaults(run=rounded)
-    one = commands.add_parser("damage")
-    one.add_argument("--model", required=True)
-    one.add_argument("--trials", type=int, default=100_000)
-    one.add_argument("--seconds", type=float, default=float("inf"))
-    one.set_defaults(run=damage)
     one = commands.add_parser("opening")
     one.add_argument("--model", required=True)
     one.set_defaults(run=opening)

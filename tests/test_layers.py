@@ -98,7 +98,7 @@ FLOORS = (
         "reporting",
         "target",
     },
-    {"blame", "blas", "children", "replacing", "user_code", "varint"},
+    {"blame", "blas", "children", "replacing", "user_code", "varint", "wire"},
     {"errors"},
 )
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from graphopt.deploy.drift import Outside, Watch
 from graphopt.deploy.manifest import Manifest, read_manifest
+from graphopt.deploy.packed import decoded
 from graphopt.deploy.prepared import prepared_for
 from graphopt.deploy.processors import threads_to_ask_for
-from graphopt.deploy.runtime import CPU, session_options
+from graphopt.deploy.runtime import CPU, open_cpu, session_options
 from graphopt.entropy.container import is_pack, unpack
 from graphopt.errors import InputError, MissingExtra, ModelError
 from graphopt.plugins import BACKENDS, find
@@ -134,7 +135,8 @@ def session(
 
     Args:
         path: an .onnx file, the folder that a backend wrote it into (as `model.onnx`), or a pack
-            (.gopt), which is unpacked into a temporary folder for as long as opening takes.
+            (.gopt); for targets other than the CPU, and if it has external data, it is unpacked
+            into a temporary folder for as long as opening takes.
         threads: overrides the manifest's.
         watch: count the values that leave the ranges an int8 model was calibrated to, for
             `session.drift()`; each run takes about twice as long.
@@ -152,6 +154,9 @@ def session(
     if threads is not None:
         manifest = dataclasses.replace(manifest, threads=threads)
     if is_pack(file):
+        plain = manifest.provider == CPU and not (manifest.backend or manifest.plugin or watch)
+        if plain and (held := decoded(file)) is not None:
+            return _open_held(file, manifest, *held)
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             unpack(file, whole := Path(folder, "model.onnx"))
             opened = open_manifest(whole, manifest)
@@ -179,6 +184,24 @@ def open_manifest(
         return _open_ort(path, manifest, devices, profile)
     except RuntimeError as error:  # OpenVINO raises no narrower public type
         raise _refused(path, manifest, error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("onnxruntime"):
+            raise _refused(path, manifest, error) from error
+        raise
+
+
+def _open_held(
+    path: Path, manifest: Manifest, graph: bytes, weights: Mapping[str, Any]
+) -> OrtSession:
+    """A graph and its weights, both in memory, on the CPU provider."""
+    import onnxruntime as ort
+
+    options = _options(manifest)
+    options.add_external_initializers(
+        list(weights), [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
+    )
+    try:
+        return OrtSession(open_cpu(graph, options))
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise _refused(path, manifest, error) from error
@@ -228,15 +251,7 @@ def _open_ort(
     import onnxruntime as ort
 
     prepared = prepared_for(path, manifest) if profile is None else None
-    options = session_options(
-        optimize=prepared is None,
-        threads=manifest.threads or threads_to_ask_for(),
-        config=manifest.config,
-    )
-    options.enable_cpu_mem_arena = manifest.arena
-    options.enable_mem_pattern = manifest.pattern
-    for name, size in manifest.free_dimensions.items():
-        options.add_free_dimension_override_by_name(name, size)
+    options = _options(manifest, optimize=prepared is None)
     path = prepared or path
     if profile is not None:
         options.enable_profiling = True
@@ -254,6 +269,20 @@ def _open_ort(
         # a replayed graph names no nodes in a profile
         raw = _open_provider(path, options, manifest, given if profile is None else _eager(given))
     return BoundSession(raw, manifest.bind) if manifest.bind else OrtSession(raw)
+
+
+def _options(manifest: Manifest, *, optimize: bool = True) -> Any:
+    """The runtime's options that a manifest asks for, whatever the provider."""
+    options = session_options(
+        optimize=optimize,
+        threads=manifest.threads or threads_to_ask_for(),
+        config=manifest.config,
+    )
+    options.enable_cpu_mem_arena = manifest.arena
+    options.enable_mem_pattern = manifest.pattern
+    for name, size in manifest.free_dimensions.items():
+        options.add_free_dimension_override_by_name(name, size)
+    return options
 
 
 def _open_provider(path: Path, options: Any, manifest: Manifest, given: Mapping[str, str]) -> Any:

@@ -30,7 +30,7 @@ from graphopt.replacing import check_replaceable, replace_files
 
 __all__ = ["KINDS", "LAST", "Run", "Stored", "is_pack", "read_pack", "unpack", "write_pack"]
 
-MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 3
+MAGIC, VERSION = b"\x89gopt\r\n\x1a\n", 4
 #: Bytes of a chunk, before it is coded; those of the first record, decoded.
 CHUNK, _HEAD = 16 << 20, 64 << 20
 #: Kinds of runs: the bytes of one number where they are floats or small integers; 0: other.

@@ -7,6 +7,8 @@ from the taps of its group that are known:
 
     class  =  (log E[row] + log E[column] - log E[all],  how large the known taps are)
 
+Kernels are smooth: signs are coded as those of the known taps around, or as others (`lean_of`).
+
 All symbols of one wave, of all tensors, are classed at once from earlier waves, so that decoding is
 a few array operations and one call of the coder a class. Sums are of integers, and what is done to
 them is rounded as IEEE 754 says: classes are the same everywhere.
@@ -14,6 +16,7 @@ them is rounded as IEEE 754 says: classes are the same everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -21,7 +24,7 @@ import numpy as np
 
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, NONE, VALUES
 
-__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "parts_of", "waves"]
+__all__ = ["FAR", "FLAGS", "LARGEST", "Shape", "Wave", "lean_of", "parts_of", "sorted_by", "waves"]
 
 Array = np.ndarray[Any, Any]
 #: Rows, columns and taps of a tensor.
@@ -66,7 +69,7 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
         flags[part] = symbols
         heat.add(row, column, symbols)
         heat.count(row, column)
-    at = np.flatnonzero(flags)
+    at = np.flatnonzero(flags.view(np.bool_))
     held = yield from _taps(grid, at, heat)
     found: list[Array] = []
     for first, last in grid.alike:
@@ -76,11 +79,25 @@ def waves(shapes: Sequence[Shape]) -> Generator[Wave, Array, list[Array]]:
         late = len(at) - high  # as of the end: of later taps the first tensors have none
         if low < high:
             mine = [q[len(q) - late - (high - low) : len(q) - late] for q in held[: whole.shape[1]]]
-            whole[at[low:high] - begin] = np.stack(mine, axis=1)
+            one = np.dtype((np.void, whole.shape[1]))  # a group, moved as a whole
+            whole.view(one)[at[low:high] - begin] = np.stack(mine, axis=1).view(one)
         for k in range(first, last):
             part = whole[grid.starts[k] - begin : grid.starts[k + 1] - begin]
             found.append(part.reshape(shapes[k]))
     return found
+
+
+def sorted_by(classes: Array, count: int) -> tuple[Array, list[int]]:
+    """A stable order of fewer than 2^24 things of these classes, uint8, and where each class ends.
+
+    Words of each class and its place are sorted, which processors do by vectors.
+    """
+    words = classes.astype(np.uint32) << np.uint32(24)
+    words |= np.arange(len(classes), dtype=np.uint32)
+    words.sort()
+    ends: list[int] = np.searchsorted(words, np.arange(1, count + 1) << 24).tolist()
+    words &= np.uint32((1 << 24) - 1)
+    return words, ends
 
 
 def parts_of(shapes: Sequence[Shape]) -> tuple[list[Array], Array]:
@@ -104,6 +121,7 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
     heat, levels = _Heat(grid), known  # no levels yet
     heat.count(row, column)
     found: list[Array] = []
+    alike = [(bounds[first], bounds[last], int(grid.depths[first])) for first, last in grid.alike]
     for tap in range(0, grid.depths[-1], 2):
         cut = len(row) - (len(at) - deep[tap])
         row, column, known, fresh, levels = (a[cut:] for a in (row, column, known, fresh, levels))
@@ -113,7 +131,12 @@ def _taps(grid: _Grid, at: Array, flags: _Heat) -> Generator[Wave, Array, list[A
             levels = heat.levels(row, column, tap)
             fresh = np.zeros(len(row), np.uint8)
         if tap:
-            first, second = yield from _two(levels, known, tap, *ends)
+            lean = np.empty(len(row), np.int8)
+            for low, high, depth in alike:
+                if depth > tap:
+                    part = slice(low - deep[tap], high - deep[tap])
+                    lean[part] = lean_of([q[len(q) - len(row) :][part] for q in found], depth)
+            first, second = yield from _two(levels, known, lean, tap, *ends)
         else:
             first, second = yield from _at_first(grid, row, column, grid.early[at], flags, ends)
         size = np.abs(first).view(np.uint8)
@@ -131,14 +154,14 @@ def _at_first(
     grid: _Grid, row: Array, column: Array, early: Array, flags: _Heat, ends: tuple[int, int]
 ) -> Generator[Wave, Array, tuple[Array, Array]]:
     """As `_two`, nothing known: of early groups first, which tell the levels of the others."""
-    known = np.zeros(len(row), np.uint8)
+    known, lean = np.zeros(len(row), np.uint8), np.zeros(len(row), np.int8)
     first, second = (np.empty(len(row), np.int8) for _ in range(2))
     heat = _Heat(grid)
     for told, each, mine in ((flags, 1, early), (heat, 2, ~early)):
         part = np.flatnonzero(mine)
         r, c = row[part], column[part]
         one, paired = np.searchsorted(part, ends)
-        a, b = yield from _two(told.levels(r, c, each), known[part], 0, one, paired)
+        a, b = yield from _two(told.levels(r, c, each), known[part], lean[part], 0, one, paired)
         first[part], second[part[one:]] = a, b
         if told is flags:
             size = np.abs(a)
@@ -149,9 +172,9 @@ def _at_first(
 
 
 def _two(
-    levels: Array, known: Array, tap: int, paired: int, after: int
+    levels: Array, known: Array, lean: Array, tap: int, paired: int, after: int
 ) -> Generator[Wave, Array, tuple[Array, Array]]:
-    """Two taps of groups of these levels, of whose earlier ones so much is known.
+    """Two taps of groups of these levels, of whose earlier ones so much is known and that lean so.
 
     Groups before `paired` have but one tap left, those before `after` no others.
     """
@@ -161,16 +184,40 @@ def _two(
         classes = levels + kinds * np.uint8(LEVELS)
     one = np.where(known[:paired] == 0, np.uint8(VALUES - 1), classes[:paired])
     both = classes[paired:].copy()
-    both[: after - paired][known[paired:after] == 0] += NONE
+    both[: after - paired] += (known[paired:after] == 0).view(np.uint8) * np.uint8(NONE)
     values = yield one, VALUE
     pairs = yield both, PAIR
     first = pairs // np.uint8(NEARS)
     second = pairs - first * np.uint8(NEARS)
     q = np.concatenate([values, first, second]).view(np.int8) - np.int8(NEAR)
+    lean = np.concatenate([lean, lean[paired:]])
+    q = (q ^ lean) - lean
     where = np.flatnonzero(np.abs(q) == NEAR)
     tails = yield np.concatenate([levels, levels[paired:]])[where], TAIL
     q[where] += np.sign(q[where]) * tails.view(np.int8)
     return q[: len(levels)], q[len(levels) :]
+
+
+def lean_of(known: Sequence[Array], depth: int) -> Array:
+    """Whether the next tap's sign is likely to be minus: -1, else 0, of groups with known taps.
+
+    All known taps tell, those beside the next two above all.
+
+    Args:
+        known: int8, those of a group of `depth` taps, in order; sums are modulo 256.
+    """
+    tap, wide = len(known), math.isqrt(depth)
+    if wide**2 != depth:
+        wide = depth  # a row
+    beside = {tap - 1 if tap % wide else -1, tap - wide, min(tap + 1, depth - 1) - wide}
+    total = np.zeros_like(known[0])
+    for k, q in enumerate(known):
+        total += q
+        if k in beside:
+            total += q
+            total += q
+    lean: Array = total >> 7
+    return lean
 
 
 def _steps(taps: int) -> tuple[int, ...]:
@@ -207,8 +254,8 @@ class _Grid:
         row, column = local[0].take(self.row), local[1].take(self.column)
         wave = _WAVES.take((row + column) & np.uint8(len(_WAVES) - 1))
         self.early = wave == 0
-        count = np.bincount(wave, minlength=_WAVES.max() + 1)
-        self.waves = np.split(np.argsort(wave, kind="stable"), np.cumsum(count)[:-1])
+        order, ends = sorted_by(wave, int(_WAVES.max()) + 1)
+        self.waves = np.split(order.astype(np.int64), ends[:-1])
         cuts = np.flatnonzero(np.diff(self.depths)) + 1
         self.alike = list(zip([0, *cuts], [*cuts, len(shapes)], strict=True))
 

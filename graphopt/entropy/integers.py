@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from graphopt.entropy.ans import Decoder, bits_of, encode, frequencies, rounded
-from graphopt.entropy.contexts import FAR, FLAGS, LARGEST, Shape, parts_of, waves
+from graphopt.entropy.contexts import (
+    FAR,
+    FLAGS,
+    LARGEST,
+    Shape,
+    lean_of,
+    parts_of,
+    sorted_by,
+    waves,
+)
 from graphopt.entropy.pairs import LEVELS, NEAR, NEARS, PAIRS, VALUES, apart, joint
 from graphopt.errors import ModelError
 from graphopt.varint import decode_varint, encode_varint
@@ -141,12 +150,22 @@ def symbols_of(tensors: Sequence[Rounded]) -> Iterator[tuple[int, Array, Array]]
 
 def _two(held: Sequence[Array], tap: int) -> list[Array]:
     """Symbols of two taps of groups [groups, taps]: of those that have one, of pairs, of tails."""
-    one = [h[:, tap] for h in held if h.shape[1] == tap + 1]
-    first, second = ([h[:, tap + k] for h in held if h.shape[1] > tap + 1] for k in (0, 1))
+    led = [_led(h, tap) for h in held if h.shape[1] > tap]
+    one = [q[:, 0] for q in led if q.shape[1] == 1]
+    first, second = ([q[:, k] for q in led if q.shape[1] == 2] for k in (0, 1))
     parts = [np.concatenate([*q, np.zeros(0, np.int8)]) for q in (one, first, second)]
     single, a, b = ((np.clip(q, -NEAR, NEAR) + NEAR).astype(np.uint8) for q in parts)
     sizes = np.abs(np.concatenate(parts)).view(np.uint8)
     return [single, a * np.uint8(NEARS) + b, sizes[sizes >= NEAR] - np.uint8(NEAR)]
+
+
+def _led(held: Array, tap: int) -> Array:
+    """One or two taps from `tap` on of groups [groups, taps], with the signs that are coded."""
+    if not tap:
+        return held[:, :2]
+    lean = lean_of(list(held[:, :tap].T), held.shape[1])[:, None]
+    led: Array = (held[:, tap : tap + 2] ^ lean) - lean
+    return led
 
 
 def counts_of(tensor: Rounded) -> list[Array]:
@@ -259,16 +278,14 @@ class _Symbols:
     def take(self, kind: int, classes: Array) -> Array:
         """The symbols of a wave, uint8."""
         codes = self._codes[kind]
-        counts = np.bincount(classes, minlength=len(codes))
-        sorted_, at = np.empty(len(classes), np.uint8), 0
-        used = np.flatnonzero(counts)
-        for k in used:
-            self._coder.take(codes[k], sorted_[at : at + counts[k]])
-            at += counts[k]
-        if len(used) < 2:
-            return sorted_
-        sent = np.empty_like(sorted_)
-        sent[np.argsort(classes, kind="stable")] = sorted_
+        order, ends = sorted_by(classes, len(codes))
+        found, at = np.empty(len(classes), np.uint8), 0
+        for k, end in enumerate(ends):
+            if end > at:
+                self._coder.take(codes[k], found[at:end])
+                at = end
+        sent = np.empty_like(found)
+        sent[order] = found
         return sent
 
 

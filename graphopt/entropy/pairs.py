@@ -4,7 +4,9 @@ Magnitudes up to NEAR - 1 are told apart, NEAR stands for all larger ones. The s
 class that the first one makes likely, so that the frequencies of pairs follow from those of single
 integers, which are all that a pack holds:
 
-    f(a, b | class)  =  f(a | class) f(b | class after a) / f(class after a)
+    f(a, b | class)  =  f(a | class) f(+-b | class after a) / f(class after a)
+
+with the sign of a: what follows something is likely to have its sign.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ _SECOND[NONE:, NEAR] = VALUES - 1
 def joint(near: Array) -> Array:
     """Frequencies of pairs [PAIRS, NEARS^2] float64, of those of integers [VALUES, NEARS]."""
     sums = np.maximum(near.sum(axis=1), 1)
+    after = near[_SECOND]
+    after[:, :NEAR] = after[:, :NEAR, ::-1]
     # integers below 2^24, so that products are exact
-    both = near[_FIRST].astype(np.float64)[:, :, None] * near[_SECOND]
+    both = near[_FIRST].astype(np.float64)[:, :, None] * after
     made: Array = (both / sums[_SECOND][:, :, None]).reshape(PAIRS, -1)
     return made
 
@@ -50,5 +54,6 @@ def apart(counts: Array) -> Array:
     counts = counts.reshape(PAIRS, NEARS, NEARS)
     made = np.zeros((VALUES, NEARS), np.int64)
     np.add.at(made, _FIRST, counts.sum(axis=2))
-    np.add.at(made, _SECOND, counts)
+    np.add.at(made, _SECOND[:, NEAR:], counts[:, NEAR:])
+    np.add.at(made, _SECOND[:, :NEAR], counts[:, :NEAR, ::-1])
     return made

@@ -14,10 +14,10 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from graphopt import wire
 from graphopt.errors import ModelError
 from graphopt.graph.collector import resting_collector
 from graphopt.graph.traverse import all_graphs
-from graphopt.io import wire
 from graphopt.io.checking import check_structure, check_versions
 from graphopt.io.mending import mend, take_maps
 from graphopt.io.tensors import MappedFile, MappedTensor, ProtoTensor, SparseTensor

@@ -15,9 +15,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from graphopt import wire
 from graphopt.errors import ModelError, UsageError
 from graphopt.graph.collector import resting_collector
-from graphopt.io import wire
 from graphopt.io.reading import graphs_of, read_model, source_of
 from graphopt.io.skeleton import TOKEN, Skeleton, locate, skeleton_of
 from graphopt.io.tensors import MappedTensor, chunks, share_key

@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from graphopt import wire
 from graphopt.entropy.container import Run
 from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
-from graphopt.io import wire
 from graphopt.io.reading import data_path, looks_like
 from graphopt.io.skeleton import tensors_of
 from graphopt.io.tensors import MappedFile
@@ -65,12 +65,13 @@ def files_of(path: Path, rounded: Pieces | None = None) -> list[tuple[str, list[
     rounded = rounded or {}
     inside: list[_Part] = []
     beside: dict[str, list[_Part]] = {}
-    for tensor in tensors_of(proto):
+    for number, tensor in enumerate(tensors_of(proto)):
         if tensor.data_location != _Types.EXTERNAL:
             continue
         said = {e.key: e.value for e in tensor.external_data}
         kind, location = _KINDS.get(tensor.data_type, "text"), said.get("location", "")
-        name = tensor.name if tensor.name in rounded else ""
+        weight = number < len(proto.graph.initializer)  # a node's may have the same name
+        name = tensor.name if weight and tensor.name in rounded else ""
         if location.startswith(_TOKEN):
             span = spans[int(location.removeprefix(_TOKEN))]
             inside.append((span.offset, span.length, kind, name))

@@ -189,16 +189,17 @@ def pack_rounded(
         worst = compare_outputs(setting.judge.source, outputs).worst
         chosen = dataclasses.replace(chosen, error=worst)
     write(chosen.coded, target, progress)
+    told = _told(layers, chosen.coded)
     return RoundedPack(
         before=before,
         after=target.stat().st_size,
-        graph=target.stat().st_size - chosen.coded.bytes,
+        graph=target.stat().st_size - sum(one.after for one in told),
         passes=passes,
         step=2.0 ** (best / FINE),
         metric=None if source is None or chosen.metric is None else (source, chosen.metric),
         error=chosen.error,
         disagreement=chosen.disagreement,
-        tensors=_told(layers, chosen.coded),
+        tensors=told,
         trials=tuple((2.0 ** (k / FINE), *told) for k, told in sorted(tried.items())),
     )
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from graphopt.entropy.contexts import lean_of
 from graphopt.entropy.integers import (
     TAPS,
     Rounded,
@@ -65,6 +66,31 @@ def test_rows_and_columns_of_different_size_cost_less_than_their_entropy():
     one = tensor(q)
     flat = Rounded(one.q, one.step, 0 * one.row, 0 * one.column, 9, False)
     assert 8 * len(coded(flat)[0]) / q.size < 0.9 * entropy(q)
+
+
+def test_smooth_kernels_cost_less_by_their_signs():
+    rng = np.random.default_rng(4)
+    rough = rng.laplace(size=(64, 64, 3, 3))
+    smooth = rough.copy()
+    smooth[:, :, 1:] += 0.7 * smooth[:, :, :-1]
+    smooth[..., 1:] += 0.7 * smooth[..., :-1]
+    mixed = np.abs(smooth) * np.sign(rng.standard_normal(smooth.shape))
+    bits = []
+    for w in (smooth, mixed):
+        one = tensor(np.rint(w / w.std()).reshape(64, -1))
+        counts = counts_of(one)
+        bits.append(bits_taken(counts, tables_of([counts])) / one.q.size)
+    assert bits[0] < bits[1] - 0.07
+
+
+def test_signs_lean_to_those_of_known_taps_above_all_of_those_beside():
+    taps = [np.array(v, np.int8) for v in ([4, -9], [1, -2], [-2, 1], [0, 3])]
+    assert lean_of(taps[:1], 9).tolist() == [0, -1]
+    # 3 x 3: beside the fourth and fifth of nine are the first two
+    assert lean_of(taps[:3], 9).tolist() == [0, -1]
+    # a row: beside the fourth is the third alone
+    assert lean_of(taps[:3], 8).tolist() == [-1, -1]
+    assert lean_of([taps[0], taps[3]], 8).tolist() == [0, 0]  # 4 and -9 + 3 * 3
 
 
 def test_the_values_are_products_of_exact_steps():

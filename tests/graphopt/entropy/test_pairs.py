@@ -27,3 +27,18 @@ def test_counts_of_pairs_are_those_of_their_integers():
     assert made[LEVELS + level, zero] == 3
     assert made[VALUES - 1, one] == 3
     assert made.sum() == 16
+
+
+def test_what_follows_something_is_counted_by_whether_it_has_its_sign():
+    counts = np.zeros((PAIRS, NEARS**2), np.int64)
+    level, minus, plus = 7, NEAR - 1, NEAR + 1
+    counts[level, minus * NEARS + minus] = 5
+    counts[level, plus * NEARS + plus] = 3
+    counts[level, minus * NEARS + plus] = 2
+    made = apart(counts)
+    assert made[level, [minus, plus]].tolist() == [7, 3]
+    assert made[3 * LEVELS + level, [minus, plus]].tolist() == [2, 8]
+    near = np.ones((VALUES, NEARS))
+    near[3 * LEVELS + level, plus] = 8
+    both = joint(near).reshape(PAIRS, NEARS, NEARS)[level]
+    assert both[plus, plus] == both[minus, minus] == 8 * both[plus, minus] == 8 * both[minus, plus]

@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from graphopt.entropy import planes
 from graphopt.entropy.planes import pack_numbers, unpack_numbers
 
 pytest.importorskip("constriction")
@@ -31,6 +32,18 @@ def test_rows_of_different_scale_have_tables_of_their_own():
     rows = normal(400 * 512).reshape(400, 512)
     scaled = rows * np.exp2(np.repeat([-9, -3, 0, 5], 100)[:, None])
     assert ratio(scaled.astype("f4")) < ratio(rows.astype("f4")) + 0.01
+
+
+def test_large_planes_are_coded_for_speed_where_it_costs_little(monkeypatch):
+    weights = normal(200_000).astype("<f4").tobytes()
+    small = pack_numbers(weights, 4)
+    monkeypatch.setattr(planes, "_LARGE", 200_000)
+    quick = pack_numbers(weights, 4)
+    assert (small[4], quick[4]) == (planes._CODED, planes._TEXT)
+    assert len(small) < len(quick) < len(small) + 0.004 * len(weights)
+    assert unpack_numbers(memoryview(quick), 4, len(weights)) == weights
+    rows = normal(200_000).reshape(400, 500) * np.exp2(np.arange(400) % 40 - 20)[:, None]
+    assert pack_numbers(rows.astype("<f4").tobytes(), 4)[4] == planes._CODED
 
 
 def test_floats_that_were_halves():
