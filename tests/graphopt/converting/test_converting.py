@@ -305,3 +305,19 @@ def test_real_models_that_are_refused(framework, name, why, tmp_path):
     (tmp_path / "no_model.json").write_text('{"a": 1}')
     with pytest.raises(ModelError, match=why):
         graphopt.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("own_layer.keras", r"its class 'Doubled' is defined elsewhere: .*write model.export\("),
+        ("lambda.keras", r"a Lambda layer of it holds Python code.*write model.export\("),
+        ("cut.keras", r"cut.keras: it is no whole .keras file: write one by model.save\(.*\)$"),
+    ],
+)
+def test_keras_files_that_are_refused_say_what_to_do(name, why, tmp_path):
+    python = python_of("keras", "keras")
+    subprocess.run([python, str(REAL), "keras", str(tmp_path)], check=True, capture_output=True)
+    (tmp_path / "cut.keras").write_bytes((tmp_path / "dense.keras").read_bytes()[:1000])
+    with pytest.raises(ModelError, match=why):
+        graphopt.load(tmp_path / name)
