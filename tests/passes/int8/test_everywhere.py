@@ -85,6 +85,14 @@ def test_weights_are_unsigned_around_128():
     np.testing.assert_allclose(floats, w, atol=float(scale.numpy()) / 2 * 1.001)
 
 
+def test_once_is_enough():
+    feeds = [{"i": np.random.default_rng(0).integers(0, 20, (2, 6))}]
+    made, _, _ = quantized(net(), feeds)
+    _, ctx, error = quantized(made, feeds)
+    assert error == 0
+    assert any("as the target wants it: kept" in n for n in ctx.notes)
+
+
 def test_what_multiplies_no_weights_is_not_worth_it():
     model = parse_model("a = Neg(x)  y = Softmax(a)", inputs={"x": (1, 4)})
     made, ctx, error = quantized(model, [{"x": normal(1, 4)}])
