@@ -4,6 +4,8 @@
     scores       one class of several in each row    the same top class; of written lines of such
                                                      rows also the same text, repeats collapsed
     chances      a probability of one thing each     the same side of 0.3, 0.5 and 0.7
+    detections   chances beside coordinates          the ones as chances, the others as values, and
+                                                     so the chances that decide anything
     margins      one sum of either sign each         as values, and on the same side of zero
     embedding    rows of unit length                 the angle between the two
     values       anything else                       error of each channel relative to its spread;
@@ -26,6 +28,7 @@ import numpy as np
 from graphopt.reporting.records import FEW, Agreement
 
 __all__ = [
+    "ALIKE",
     "JUDGES",
     "MAX_ERROR",
     "MAX_TURN",
@@ -34,19 +37,21 @@ __all__ = [
     "TURNED",
     "Kind",
     "as_rows",
+    "chance_channels",
     "distributed",
     "is_text",
     "near",
     "spread_error",
     "turn_of",
+    "values_of",
     "weighty",
 ]
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Any]
 Kind = Literal[
-    "decisions", "scores", "logits", "chances", "margins", "embedding", "values", "features",
-    "state",
+    "decisions", "scores", "logits", "chances", "detections", "margins", "embedding", "values",
+    "features", "state",
 ]  # fmt: skip
 
 #: What lossy steps may change of what is not decided, where decisions may change by 1 %:
@@ -55,8 +60,12 @@ MAX_TURN, MAX_ERROR = 0.01, 0.1
 #: Features whose top class is believed must be this close in angle too; logits of either sign this
 #: close in value, and states, of which other outputs say what matters.
 TURNED, NEAR, STATE = 0.05, 0.5, 0.15
+#: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
+ALIKE = 30
 #: Up to so many channels each is a figure of its own, such as a mark or a coordinate.
 EACH = 16
+#: What varies by less than this share of the whole tensor is what float32 rounds away.
+ROUNDING = 1e-6
 #: Rows from which on a channel has a spread of its own.
 SEVERAL = 4
 #: Labels that last longer than this many steps, in the mean, are no letters.
@@ -169,8 +178,8 @@ def spread_error(want: list[Any], got: list[Any], each: int = EACH) -> float:
     """RMS error of each channel over its standard deviation: the worst of few, the mean of many.
 
     Few are as many as `each`.
-    Channels are the axis whose parts differ most in scale; one that never varies counts by the
-    spread of all, and so do all where there are too few rows to tell.
+    Channels are the axis whose parts differ most in scale; one that never varies, to a thousandth
+    of itself, counts by the spread of all, and so do all where there are too few rows to tell.
     """
     axis = _channels(want)
 
@@ -185,11 +194,9 @@ def spread_error(want: list[Any], got: list[Any], each: int = EACH) -> float:
     x, y = np.where(finite, x, 0), np.where(finite, y, 0)
     error = np.sqrt(((x - y) ** 2).mean(axis=0))
     several = len(x) >= SEVERAL
-    spread, whole = (
-        x.std(axis=0) * several,
-        float(x.std()) or float(np.abs(x).max(initial=0)) or 1.0,
-    )
-    spread = np.where(spread > 1e-3 * whole, spread, whole)
+    largest = np.abs(x).max(axis=0, initial=0)
+    spread, whole = x.std(axis=0) * several, float(x.std()) or float(largest.max(initial=0)) or 1.0
+    spread = np.where(spread > np.maximum(1e-3 * largest, ROUNDING * whole), spread, whole)
     if not error.size:
         return 0.0
     shares = np.minimum(error / spread, 1e6)
@@ -209,6 +216,36 @@ def _channels(arrays: list[Any]) -> int:
         if float(power.std()) > best + 1e-9:
             best, chosen = float(power.std()), axis
     return chosen
+
+
+def chance_channels(arrays: Sequence[Array]) -> tuple[int, Array]:
+    """The axis of channels of very different scale, and which of them are chances.
+
+    None is, and the axis is 0, where there are no chances beside larger numbers.
+    """
+    axis = _channels(list(arrays)) if arrays[0].ndim in (2, 3) else 0
+    if not axis or any(a.ndim <= axis or not a.size for a in arrays):
+        return 0, np.zeros(0, bool)
+    parts = [np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]) for a in arrays]
+    if len({p.shape[1] for p in parts}) > 1:
+        return 0, np.zeros(0, bool)
+    low, high = (np.array([f(p, axis=0) for p in parts]) for f in (np.min, np.max))
+    chances = (low.min(axis=0) >= 0) & (high.max(axis=0) <= 1)
+    largest = np.maximum(-low.min(axis=0), high.max(axis=0))
+    beside = bool(chances.any() and (largest[~chances] > ALIKE).any())
+    return (axis, chances) if beside else (0, np.zeros(0, bool))
+
+
+def values_of(want: Sequence[Array]) -> Callable[[Sequence[Array]], list[Array]]:
+    """Takes, of detections, the channels that are judged as values.
+
+    Those are all but the chances that decide nothing: things that are nowhere in the samples.
+    """
+    axis, chances = chance_channels(want)
+    others = tuple(k for k in range(want[0].ndim) if k != axis)
+    high = np.max([a.max(axis=others) for a in want], axis=0)
+    kept = np.flatnonzero(~chances | (high > THRESHOLDS[0]))
+    return lambda arrays: [np.take(a, kept, axis) for a in arrays]
 
 
 def near(want: Sequence[Array]) -> float:
@@ -233,6 +270,20 @@ def _margins(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
     return max(signs, values, key=lambda one: one.over)
 
 
+def _detections(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
+    """Chances by their sides of the thresholds, all else as values: the worse of the two."""
+    if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
+        return _values(want, got, limit, share)
+    axis, chances = chance_channels(want)
+    which, values = np.flatnonzero(chances), values_of(want)
+    a, b = ([np.take(one, which, axis) for one in made] for made in (want, got))
+    return max(
+        _chances(a, b, limit, share),
+        _values(values(want), values(got), limit, share),
+        key=lambda one: one.over,
+    )
+
+
 def _state(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     return Agreement("values", len(want), None, spread_error(want, got, 0), STATE * share)
 
@@ -255,6 +306,7 @@ JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, float], Agreement]] = 
     "scores": _scores,
     "logits": _logits,
     "chances": _chances,
+    "detections": _detections,
     "margins": _margins,
     "embedding": _embedding,
     "values": _values,

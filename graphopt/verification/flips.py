@@ -25,7 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.verification.agreement import THRESHOLDS, Outputs, is_text, weighty
+from graphopt.verification.agreement import (
+    THRESHOLDS,
+    Outputs,
+    chance_channels,
+    is_text,
+    weighty,
+)
 from graphopt.verification.guard import Guard
 from graphopt.verification.strain import ahead_of, logarithms
 
@@ -85,13 +91,18 @@ def _likely(margins: Array, errors: Array, cases: int) -> Array:
     return out
 
 
+def _near_ties(n: float) -> float:
+    """How many of `n` margins are taken for near ties, whose distribution is fitted."""
+    return 2 * math.sqrt(n)
+
+
 def _even(margins: Array, cases: float) -> Array:
     """Margins of one side, rising, the smallest as their distribution has them.
 
     Each is so many cases.
     """
     n = len(margins)
-    k = min(n, int(2 * math.sqrt(n * cases)))
+    k = min(n, int(_near_ties(n * cases)))
     if not k or not 0 < margins[k - 1] < np.inf:
         return margins
     top = margins[k - 1]
@@ -122,8 +133,7 @@ def _unseen(margins: Array, errors: Array) -> float:
 
 def _known(share: float, n: int) -> float:
     """A share that follows from `n` cases, and how far it may lie above, of these and of others."""
-    ties = 2 * math.sqrt(max(n, 1))
-    share *= 1 + SIGMAS / math.sqrt(ties)
+    share *= 1 + SIGMAS / math.sqrt(_near_ties(max(n, 1)))
     return share + math.sqrt(share / max(n, 1))
 
 
@@ -141,6 +151,12 @@ def _chances(want: list[Any], got: list[Any]) -> float:
         margins = [a - _logit(np.array(t)) for a, _ in pairs]
         shares.append(_of(margins, errors, weighty([m > 0 for m in margins])))
     return max(shares)
+
+
+def _detections(want: list[Any], got: list[Any]) -> float:
+    axis, chances = chance_channels(want)
+    which = np.flatnonzero(chances)
+    return _chances(*([np.take(one, which, axis) for one in made] for made in (want, got)))
 
 
 def _logit(p: Array) -> Array:
@@ -189,6 +205,7 @@ def _forgive(scores: Array, top: Array) -> None:
 
 _SHARES = {
     "chances": _chances,
+    "detections": _detections,
     "margins": _margins,
     "scores": _scores,
     "logits": _scores,

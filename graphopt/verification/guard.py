@@ -17,11 +17,13 @@ import onnx_ir as ir
 from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.records import FEW, Agreement
 from graphopt.verification.agreement import (
+    ALIKE,
     JUDGES,
     Array,
     Kind,
     Outputs,
     as_rows,
+    chance_channels,
     distributed,
 )
 from graphopt.verification.saturation import LOGITS, made_by, opened_with_logits, saturated
@@ -32,8 +34,6 @@ __all__ = ["Guard", "kind_of"]
 _ONE_CLASS = 0.9
 #: Rows of no known meaning are features if they are at least so wide, by whole vectors.
 _WIDE, _VECTOR = 64, 32
-#: Columns whose scales differ by more are no scores of one kind (coordinates beside chances).
-_ALIKE = 30
 #: Columns from which on a few may have another scale.
 _MANY = 512
 #: What ends in these, with this share of either sign at least, may be the logit of one thing.
@@ -53,6 +53,8 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "decisions"
     node = made_by(value)
     known = _BY_OPERATOR.get(node.op_type) if node is not None else None
+    if chance_channels(arrays)[0]:
+        return "detections"
     # else the last axis is no row of classes
     alike = len({a.shape[-1:] for a in arrays}) == 1 and not _follows_inputs(value)
     parts = [as_rows(a)[:256] if alike else a.reshape(-1, 1) for a in arrays if a.size]
@@ -70,13 +72,23 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "embedding"
     # of thousands of classes some never come up, and one is "nothing"
     low, high = np.quantile(rows.std(axis=0), (0.01, 0.99) if rows.shape[1] >= _MANY else (0, 1))
-    near = high <= _ALIKE * low
+    near = high <= ALIKE * low
     largest = np.bincount(rows.argmax(axis=1)).max() / len(rows)
     classes = len(rows) < FEW or largest <= _ONE_CLASS
+    near = near and _rows_alike(arrays)
     if arrays[0].ndim not in (2, 3) or not (near and classes):
         return "values"
     width = rows.shape[1]
     return "features" if width >= _WIDE and width % _VECTOR == 0 else "logits"
+
+
+def _rows_alike(arrays: Sequence[Array]) -> bool:
+    """Whether the rows of a run have one scale, as logits do and channels of boxes do not."""
+    if arrays[0].ndim != 3 or len({a.shape[1] for a in arrays}) > 1:
+        return True
+    scales = np.mean([np.abs(a).mean(axis=(0, 2)) for a in arrays], axis=0)
+    some = scales[scales > 0]
+    return not some.size or float(some.max()) <= ALIKE * float(some.min())
 
 
 def _follows_inputs(value: ir.Value) -> bool:

@@ -23,11 +23,13 @@ from graphopt.verification.agreement import (
     Kind,
     Outputs,
     as_rows,
+    chance_channels,
     distributed,
     is_text,
     near,
     spread_error,
     turn_of,
+    values_of,
     weighty,
 )
 from graphopt.verification.guard import Guard
@@ -94,6 +96,13 @@ def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
     return max(_sure_strain(want, got, limit), _values_strain(want, got, limit))
 
 
+def _detections_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    axis, chances = chance_channels(want)
+    which, values = np.flatnonzero(chances), values_of(want)
+    a, b = ([np.take(one, which, axis) for one in made] for made in (want, got))
+    return max(_chances_strain(a, b, limit), _values_strain(values(want), values(got), limit))
+
+
 def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
     """By how far the top class is ahead; a line of text strains as all its steps do."""
     tops = [a.argmax(-1) for a in want]
@@ -154,6 +163,7 @@ _STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
     "scores": _scores_strain,
     "logits": _logits_strain,
     "chances": _chances_strain,
+    "detections": _detections_strain,
     "margins": _margins_strain,
     "embedding": _embedding_strain,
     "values": _values_strain,

@@ -101,6 +101,50 @@ def test_scores_beside_coordinates_count():
     assert judged("y = Relu(x)", [want], [near]).over < 1
 
 
+def found_in(channels: int, anchors: int, present: int = 1) -> np.ndarray:
+    """[1, channels, anchors]: boxes in pixels, then classes; the first ones are in the picture."""
+    rng = np.random.default_rng(5)
+    boxes = rng.uniform(0, 640, (1, 4, anchors))
+    chances = rng.uniform(0, 2e-3, (1, channels - 4, anchors))
+    chances[:, :present, : anchors // 40] = rng.uniform(0.1, 0.95, (1, present, anchors // 40))
+    return np.concatenate([boxes, chances], 1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_chances_of_a_detector_are_decisions_beside_its_boxes(turned):
+    """Anchors last or first: a score lost where something is counts, noise where nothing is not."""
+    form = (lambda a: a.swapaxes(1, 2)) if turned else (lambda a: a)
+    want = found_in(24, 4000)
+    assert kind_of(output("y = Relu(x)"), [form(want)]) == "detections"
+    rng = np.random.default_rng(6)
+    quiet, lost, moved = want.copy(), want.copy(), want.copy()
+    quiet[:, 5:] = rng.uniform(0, 2e-3, quiet[:, 5:].shape)
+    lost[:, 4, :3] = 0.01
+    moved[:, 0] += 60 * rng.normal(size=4000)
+    for got, over in ((quiet, False), (lost, True), (moved, True)):
+        found = judged("y = Relu(x)", [form(want)], [form(got)])
+        assert (found.over > 1) == over
+        guard = Guard(parse_model("y = Relu(x)", inputs={"x": (4, 8)}), [{"y": form(want)}], [{}])
+        assert (strain(guard, [{"y": form(got)}]) > 1) == over
+    assert judged("y = Relu(x)", [form(want)], [form(lost)]).kind == "chances"
+    assert judged("y = Relu(x)", [form(want)], [form(moved)]).kind == "values"
+
+
+def test_channels_of_anchors_are_no_rows_of_classes():
+    """Boxes and scores as shares of the picture: the first anchor of the largest is no class."""
+    want = found_in(6, 800) / np.array([640.0] * 4 + [1.0] * 2).reshape(1, 6, 1)
+    assert kind_of(output("y = Relu(x)"), [want]) == "values"
+    assert kind_of(output("y = Relu(x)"), [RNG.normal(size=(1, 6, 810))]) == "logits"
+
+
+def test_a_channel_far_smaller_than_others_has_its_own_spread():
+    """Scores of a thousandth beside pixels; what does not vary at all counts by all."""
+    want = np.stack([RNG.uniform(0, 640, 500), RNG.uniform(0, 1e-2, 500), np.full(500, 7.0)], 1)
+    off = want + np.array([0, 5e-3, 0])
+    assert spread_error([want], [off]) > 1
+    assert spread_error([want], [want + np.array([0, 0, 0.5])]) < 0.01
+
+
 def test_embeddings_are_compared_by_angle():
     rows = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)
     near = rows + 0.05 * RNG.normal(size=rows.shape) / 8**0.5
