@@ -94,8 +94,10 @@ def _kind(node: ir.Node, is_float: Callable[[ir.Value], bool]) -> Operator | Non
         held = len(node.inputs) > 2 and weight_of(node.inputs[2]) is not None
         kind = Operator((0,), "integer", weight=1, bias=2 if held else None)
     values = [v for k in kind.data if (v := node.inputs[k]) is not None]
-    if not all(map(is_float, values)) or all(weight_of(v) is not None for v in values):
-        return None if node.op_type != "Gather" or not values else kind
+    if not values or not all(map(is_float, values)):
+        return None
+    if node.op_type != "Gather" and all(weight_of(v) is not None for v in values):
+        return None
     if kind.output == "either" and any(made):
         return dataclasses.replace(kind, output="integer")
     return kind if any(made) else dataclasses.replace(kind, output="either")

@@ -73,6 +73,18 @@ def test_nothing_stays_float():
     assert widths(made).keys() == {"UINT8"}
 
 
+def test_whole_numbers_are_not_rounded():
+    text = """
+    n = Shape(x)  b = Gather(n, zero)  s = Concat<axis=0>(b, rest)  f = Reshape(x, s)
+    m = MatMul(f, w)  k = ArgMax<axis=1>(m)  y = Add(k, rest)
+    """
+    constants = {"zero": np.array([0]), "rest": np.array([-1]), "w": normal(12, 3)}
+    model = parse_model(text, inputs={"x": (2, 3, 4)}, constants=constants)
+    made, _, _ = quantized(model, [{"x": normal(2, 3, 4)}])
+    rounded = [n.inputs[0].name for n in made.graph if n.op_type == "QuantizeLinear"]
+    assert rounded == ["x", "f", "m"]
+
+
 def test_weights_are_unsigned_around_128():
     w = normal(4, 3, 3, 3)
     model = parse_model("y = Conv(x, w)", inputs={"x": (1, 3, 8, 8)}, constants={"w": w})
