@@ -141,7 +141,7 @@ LIMITS = (
     Limit(
         "its weights are floats: the HTP wants them quantized",
         float_weights,
-        frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+        frozenset({"Conv", "ConvTranspose", "Gemm", "LSTM", "MatMul"}),
     ),
     Limit("it reads 8 bits and makes 16, or the other way: the HTP wants one width", two_widths),
     Limit("it has more than five axes", rank_above(5)),

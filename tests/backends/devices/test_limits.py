@@ -75,6 +75,13 @@ def test_qnn_takes_activations_of_16_bits_beside_weights_of_8(domain, opset):
             "its weights are floats",
         ),
         (
+            "o = LSTM<hidden_size=2>(xd, w, r)" + OUT,
+            {"x": (5, 1, 3)},
+            {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)},
+            "LSTM",
+            "its weights are floats",
+        ),
+        (
             "o = Neg(xd)  oq = QuantizeLinear(o, s, h)  y = DequantizeLinear(oq, s, h)",
             X,
             {"h": np.uint16(0)},
