@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.graph.evaluation import deterministic, evaluate
 from graphopt.graph.traverse import subgraphs
+from graphopt.proving.bodies import ControlFlow, captured
 from graphopt.proving.sequences import WITHOUT_SEQUENCE
 from graphopt.proving.sizes import own_unknowns, shareable, window_sizes
 from graphopt.proving.spelling import BREAKS, MOVED, attributes_of, hashable
@@ -29,17 +30,6 @@ __all__ = ["Numbered", "Walk", "numbered"]
 
 #: Constants up to this many elements are computed when a term is made.
 COMPUTED = 1 << 16
-#: Loops of up to so many turns are followed turn by turn.
-TURNS = 16
-
-
-class Body(NamedTuple):
-    """The subgraph of a loop."""
-
-    inputs: tuple[Term, ...]
-    outputs: tuple[Term, ...]
-
-
 #: The subgraphs that a value is in, from the outermost on, and its name.
 Name = tuple[tuple[str, ...], str]
 
@@ -61,7 +51,7 @@ def numbered(model: ir.Model) -> Numbered:
     return walk.done(model)
 
 
-class Walk:
+class Walk(ControlFlow):
     """One graph's values as terms.
 
     Args:
@@ -91,7 +81,7 @@ class Walk:
         self.met: Callable[[ir.Value], None] = lambda value: None
         for value in model.graph.inputs:
             if not value.is_initializer():
-                self.values[value] = self._leaf(("input", value.name), "input", value)
+                self.values[value] = self.leaf(("input", value.name), "input", value)
 
     def of(self, value: ir.Value | None) -> Term | None:
         """The term of a value that was visited, or is constant."""
@@ -101,7 +91,7 @@ class Walk:
         if term is None:
             tensor = value.const_value if value.is_initializer() else None
             if tensor is None or (value.is_graph_input() and self._overridable):
-                return self._leaf(("free", value.name), "input", value)
+                return self.leaf(("free", value.name), "input", value)
             term = self.values[value] = self.terms.constant(tensor)
             if value.is_graph_input():
                 self.facts.learn(value, term.dtype, term.dims, tensor)
@@ -111,7 +101,7 @@ class Walk:
         """Give every output of `node` its term; its inputs have theirs."""
         made = self._made(node)
         if len(made) != len(node.outputs):  # as of a Loop whose body has another number of them
-            made = [self._leaf(("odd", node.name, v.name), "input", v) for v in node.outputs]
+            made = [self.leaf(("odd", node.name, v.name), "input", v) for v in node.outputs]
         for value, term in zip(node.outputs, made, strict=True):
             self.put(value, term)
             self.met(value)
@@ -132,7 +122,9 @@ class Walk:
         """What is kept of a graph all of whose nodes were visited."""
         return Numbered(self.terms, self.names, tuple(map(self.of, model.graph.outputs)))
 
-    def _leaf(self, key: Any, op: str, value: ir.Value) -> Term:
+    def leaf(self, key: Any, op: str, value: ir.Value) -> Term:
+        """The term of a value that no operator makes, named `key`."""
+
         def make() -> Term:
             fact = self.facts.fact(value)
             return Term(op, attributes={"name": key}, dims=fact.dims, dtype=fact.dtype)
@@ -155,7 +147,7 @@ class Walk:
             if args and args[0] is not None and self._passes_on(node, args):
                 return [args[0], *self._rest(node)]
             if node.op_type == "If":
-                return self._branches(node, args, attributes)
+                return self.branches(node, args)
             if node.op_type == "CastLike" and args[1] is not None and args[1].dtype is not None:
                 return [self._cast(node, args[0], args[1].dtype)]
             if node.op_type in WITHOUT_SEQUENCE:
@@ -173,14 +165,17 @@ class Walk:
             args.pop()
         if self.trusted and node.op_type == "Conv" and domain == "":
             self._convolved(node.inputs[0], *args[:2])
-        turned = self._turns(node, args) if domain == "" and node.op_type == "Loop" else None
+        turned = self.turns(node, args) if domain == "" and node.op_type == "Loop" else None
         if turned is not None:
             return turned
-        graphs = tuple(self._body(node, g, k) for k, g in enumerate(subgraphs(node)))
+        graphs = tuple(self.body(node, g, k) for k, g in enumerate(subgraphs(node)))
+        fixed: dict[int, Term] = {}
         if graphs:
-            attributes["\0graphs"] = graphs
             args += [None] * (len(node.inputs) - len(args))
-            args += _captured(graphs)
+            if domain == "" and node.op_type == "Loop":
+                args, graphs, fixed = self.varying(node, args, graphs[0])
+            attributes["\0graphs"] = graphs
+            args += captured(graphs)
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
         version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
@@ -192,7 +187,8 @@ class Walk:
             self.facts.take(node.outputs, facts)
             return found
         made = []
-        for k, value in enumerate(node.outputs):
+        changing = [v for k, v in enumerate(node.outputs) if k not in fixed]
+        for k, value in enumerate(changing):
 
             def make(k: int = k, value: ir.Value = value) -> Term:
                 fact = self.facts.fact(value)
@@ -205,6 +201,8 @@ class Walk:
             made.append(known or self.terms.named((key, k), make))
         if len(made) == 1 and made[0].op != "const" and stable and not graphs and args:
             made = [self._computed(node, args, made[0])]
+        for k, term in sorted(fixed.items()):
+            made.insert(k, term)
         if same is not None:
             self.terms.made[same] = made, [self.facts.fact(v) for v in node.outputs]
         return made
@@ -248,7 +246,7 @@ class Walk:
     def _rest(self, node: ir.Node) -> list[Term]:
         """Terms for outputs that nobody reads."""
         return [
-            self._leaf(("unread", node.name, k), "input", o) for k, o in enumerate(node.outputs[1:])
+            self.leaf(("unread", node.name, k), "input", o) for k, o in enumerate(node.outputs[1:])
         ]
 
     def _cast(self, node: ir.Node, x: Term | None, to: ir.DataType) -> Term:
@@ -290,100 +288,3 @@ class Walk:
         if found is None or term.dtype is None or found[0].dtype != term.dtype.numpy():
             return term
         return self.terms.constant(ir.Tensor(np.array(found[0], order="C"), dtype=term.dtype))
-
-    def _branches(
-        self, node: ir.Node, args: Sequence[Term | None], attributes: dict[str, Any]
-    ) -> list[Term]:
-        """An If: the branch that is always taken, or both."""
-        condition = args[0]
-        bodies = [node.attributes[k].as_graph() for k in ("then_branch", "else_branch")]
-        if condition is not None and condition.op == "const":
-            k = 0 if condition.array().ravel()[0] else 1
-            return self._inside(node, bodies[k], k)
-        inside = [self._inside(node, b, k) for k, b in enumerate(bodies)]
-        if any(len(b) != len(node.outputs) for b in inside):
-            return []
-        made = []
-        for k, value in enumerate(node.outputs):
-            pair = tuple(b[k] for b in inside)
-            key = ("If", condition, pair)
-
-            def make(pair: tuple[Term, ...] = pair, value: ir.Value = value) -> Term:
-                fact = self.facts.fact(value)
-                return Term(
-                    "If", (condition, *pair), {}, 0, fact.dims, fact.dtype, None, node, self.opset
-                )
-
-            made.append(self.terms.named(key, make))
-        return made
-
-    def _turns(self, node: ir.Node, args: Sequence[Term | None]) -> list[Term] | None:
-        """A Loop of few turns, one after the other; None if nothing says how many."""
-        limit, start, *state = args
-        body = node.attributes["body"].as_graph()
-        if limit is None or limit.op != "const" or (start is not None and start.op != "const"):
-            return None
-        turns = int(limit.array().reshape(-1)[0])
-        if not 0 < turns <= TURNS or len(body.outputs) != len(state) + 1 or None in state:
-            return None
-        if start is not None and not start.array().all():
-            return None
-        outside = [self.facts.fact(v) for v in body.inputs]
-        found = self._followed(node, body, turns, [s for s in state if s is not None])
-        self.facts.forget(body)
-        self.facts.enter(body, outside)
-        return found
-
-    def _followed(
-        self, node: ir.Node, body: ir.Graph, turns: int, state: list[Term]
-    ) -> list[Term] | None:
-        """The state after so many turns; None if one of them may be the last."""
-        going = self.terms.constant(ir.Tensor(np.array(True)))
-        for turn in range(turns):
-            count = self.terms.constant(ir.Tensor(np.array(turn, np.int64)))
-            self.facts.forget(body)  # each turn has shapes and data of its own
-            for value, term in zip(body.inputs, [count, going, *state], strict=False):
-                self.values[value] = term
-                self.facts.learn(value, term.dtype, term.dims, term.tensor)
-            again, *state = self._inside(node, body, turn)
-            if again is not going:
-                return None
-        return state
-
-    def _inside(self, node: ir.Node, graph: ir.Graph, k: int) -> list[Term]:
-        """The outputs of the k-th subgraph of a node."""
-        self.facts.forget(graph)  # its values have the sizes of their terms
-        outer = self.scope
-        self.scope = (*outer, f"{node.name or node.outputs[0].name}.{k}")
-        for inner in graph:
-            self.visit(inner)
-        self.scope = outer
-        return [self.of(v) for v in graph.outputs]  # type: ignore[misc]
-
-    def _body(self, node: ir.Node, graph: ir.Graph, k: int) -> Body:
-        """A loop's body: its outputs as terms over its own inputs."""
-        holder = next((o.name for o in node.outputs if o.name), node.name)
-        for j, value in enumerate(graph.inputs):
-            self.values[value] = self._leaf(("bound", holder, k, j), "bound", value)
-        inputs = tuple(self.values[v] for v in graph.inputs)
-        return Body(inputs, tuple(self._inside(node, graph, k)))
-
-
-def _captured(bodies: Sequence[Body]) -> list[Term]:
-    """What bodies read of the values outside: the largest terms without an input of theirs."""
-    depends: dict[Term, bool] = {t: True for body in bodies for t in body.inputs}
-    stack = [t for body in bodies for t in body.outputs]
-    found = dict.fromkeys(stack)
-    while stack:
-        term = stack[-1]
-        args = [a for a in term.args if a is not None]
-        waiting = [a for a in args if a not in depends]
-        if term in depends or not waiting:
-            stack.pop()
-            if term not in depends:
-                depends[term] = any(depends[a] for a in args)
-            if depends[term]:
-                found.update(dict.fromkeys(args))
-        else:
-            stack += waiting
-    return [t for t in found if not depends[t] and t.op not in ("const", "data")]

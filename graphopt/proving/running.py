@@ -189,7 +189,7 @@ class Run:
         """The outputs of a Loop: its state after the last turn, then what each turn gave."""
         assert term.node is not None
         (body,) = term.attributes["\0graphs"]
-        limit, start, *state = inputs[: len(term.node.inputs)]
+        limit, start, *state = inputs[: len(body.inputs)]
         going = start is None or bool(start.all())
         given: list[list[Array]] = []
         turns = TURNS + 1 if limit is None else int(limit.ravel()[0])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 from graphopt.passes.clean import arithmetic, casts, noops, operands, sequences
 from graphopt.passes.clean.branches import resolve_branches, unroll_loops
+from graphopt.passes.clean.carried import hoist_invariants
 from graphopt.passes.clean.constants import lift_constants, unlist_initializers
 from graphopt.passes.clean.dead import remove_unused
 from graphopt.passes.clean.duplicates import merge_initializers, merge_nodes
@@ -75,6 +76,7 @@ THEMES: tuple[Theme, ...] = (
     remove_unused,
     resolve_branches,
     unroll_loops,
+    hoist_invariants,
     merge_initializers,
     simplify,
     merge_nodes,

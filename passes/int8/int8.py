@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
+from graphopt.passes.clean.carried import hoist_invariants
 from graphopt.passes.int8.applying import apply, drop_unused
 from graphopt.passes.int8.calibrator_choice import best_ranges
 from graphopt.passes.int8.constant_weights import settle_weights
@@ -143,6 +144,7 @@ class Int8(Pass):
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")
         halves = open_halves(model, ctx)
         given = self._opened(model, ctx, scheme)
+        settled += hoist_invariants(model, ctx)
         weights = settle_weights(model, ctx)
         settled += (halves is not None) + bool(given) + open_fused(model, ctx) + weights.edits
         static = samples is not None or bool(given)

@@ -225,7 +225,7 @@ def make_plan(
     for node in inner_nodes(graph):  # no ranges are observed there: what needs none may join
         if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
             _recurrent(plan, node, target, allowed)
-        elif node.op_type in ("Conv", "Gemm") and reads_blocks(node, target):
+        elif node.op_type in ("Conv", "Gemm", "MatMul") and reads_blocks(node, target):
             take(node, "blocks", plan.blocks)
     _trim(plan)
     if PRODUCT in target.operators:
