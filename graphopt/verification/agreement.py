@@ -221,13 +221,13 @@ def _channels(arrays: list[Any]) -> int:
 def chance_channels(arrays: Sequence[Array]) -> tuple[int, Array]:
     """The axis of channels of very different scale, and which of them are chances.
 
-    None is, and the axis is 0, where there are no chances beside larger numbers.
+    None is, and the axis is 0, where there are no chances beside larger numbers, or few of them.
     """
     axis = _channels(list(arrays)) if arrays[0].ndim in (2, 3) else 0
     if not axis or any(a.ndim <= axis or not a.size for a in arrays):
         return 0, np.zeros(0, bool)
     parts = [np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]) for a in arrays]
-    if len({p.shape[1] for p in parts}) > 1:
+    if len({p.shape[1] for p in parts}) > 1 or max(map(len, parts)) < FEW:
         return 0, np.zeros(0, bool)
     low, high = (np.array([f(p, axis=0) for p in parts]) for f in (np.min, np.max))
     chances = (low.min(axis=0) >= 0) & (high.max(axis=0) <= 1)

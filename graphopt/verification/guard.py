@@ -128,7 +128,11 @@ class Guard:
                 self.kinds[value.name or ""] = kind_of(value, arrays)
         decided = any(kind in ("scores", "chances") for kind in self.kinds.values())
         for name, kind in self.kinds.items():
-            if kind in ("values", "logits") and len(self.kinds) > 1 and self._returns(name):
+            if (
+                kind in ("values", "logits", "detections")
+                and len(self.kinds) > 1
+                and self._returns(name)
+            ):
                 self.kinds[name] = "state"
             elif kind == "logits" and decided:  # coordinates, or what the scores are made of
                 self.kinds[name] = "values"

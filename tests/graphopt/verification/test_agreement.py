@@ -130,6 +130,19 @@ def test_the_chances_of_a_detector_are_decisions_beside_its_boxes(turned):
     assert judged("y = Relu(x)", [form(want)], [form(moved)]).kind == "values"
 
 
+def test_a_state_is_no_detector():
+    """Cells of an LSTM: some of 128 stay within 0 and 1, others grow large."""
+    state = RNG.normal(size=(2, 1, 128)) * np.geomspace(1e-2, 60, 128)
+    state[..., :9] = np.abs(np.tanh(state[..., :9]))
+    runs = [state * (1 + 0.1 * k) for k in range(24)]
+    assert kind_of(output("y = Relu(x)"), runs) != "detections"
+    model = parse_model("p = Softmax(x)  y = Relu(s)", inputs={"x": (64, 8), "s": (40, 1, 128)})
+    model.graph.outputs.extend(n.outputs[0] for n in model.graph if n.op_type == "Softmax")
+    many = np.concatenate([state] * 20)
+    expected = [{"p": softmax(ROWS), "y": many}]
+    assert Guard(model, expected, [{"s": many.copy()}]).kinds == {"y": "state", "p": "scores"}
+
+
 def test_channels_of_anchors_are_no_rows_of_classes():
     """Boxes and scores as shares of the picture: the first anchor of the largest is no class."""
     want = found_in(6, 800) / np.array([640.0] * 4 + [1.0] * 2).reshape(1, 6, 1)
