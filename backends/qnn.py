@@ -58,6 +58,8 @@ INT8 = Int8Scheme(
     activation="uint8",
     weight="uint8",
     per_channel=False,
+    everywhere=True,
+    wide="uint16",
     operators=OPERATORS - {"Cast", "LSTM", "QuantizeLinear", "DequantizeLinear"},
 )
 
@@ -82,6 +84,28 @@ def computes_floats(node: ir.Node, shapes: Shapes) -> bool:
     return any(
         v.is_graph_output() or any(u.op_type not in after for u, _ in v.uses()) for v in made
     )
+
+
+def float_weights(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether a constant that it multiplies is not quantized."""
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    return value is not None and constant_value(value) is not None
+
+
+def two_widths(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether activations that it reads and those that it makes have different types."""
+    found: set[ir.DataType | None] = set()
+    for value in node.inputs:
+        source = None if value is None else value.producer()
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        assert source.inputs[0] is not None
+        if constant_value(source.inputs[0]) is None:
+            found.add(shapes.dtype(source.inputs[0]))
+    users = [u for v in node.outputs for u, _ in v.uses()]
+    users += [u for n in users if n.op_type in _ACTIVATIONS for u, _ in n.outputs[0].uses()]
+    found |= {shapes.dtype(n.outputs[0]) for n in users if n.op_type == "QuantizeLinear"}
+    return node.op_type not in _GRIDS and len(found) > 1
 
 
 def gathers_negative(node: ir.Node, shapes: Shapes) -> bool:
@@ -114,6 +138,12 @@ def blocked(node: ir.Node, shapes: Shapes) -> bool:
 LIMITS = (
     Limit("its shape is dynamic: the HTP wants fixed ones", dynamic),
     Limit("it computes in float: the HTP wants Q/DQ around it (int8)", computes_floats),
+    Limit(
+        "its weights are floats: the HTP wants them quantized",
+        float_weights,
+        frozenset({"Conv", "ConvTranspose", "Gemm", "LSTM", "MatMul"}),
+    ),
+    Limit("it reads 8 bits and makes 16, or the other way: the HTP wants one width", two_widths),
     Limit("it has more than five axes", rank_above(5)),
     Limit("its indices count from the end", gathers_negative, frozenset({"Gather"})),
     Limit("only the second norm is taken", unequal("p", 2), frozenset({"LpNormalization"})),

@@ -3,15 +3,18 @@
 
     GRAPHOPT_PYTHON_SKLEARN=... python bench/forests.py make WORK
     python bench/forests.py time WORK
+    python bench/forests.py rows WORK
 
 `make` trains on scikit-learn's 1,797 digits of 8 x 8, converts, and reduces (`trees, clean`).
 `time` opens source and result on one thread and on two, each in a process of its own, in ONNX
 Runtime; the four take turns, about 3 s for each number of rows, on a machine that should be quiet.
+`rows` shows what `graphopt.tune` chooses for each reduced one: threads, and rows of a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import tempfile
 from contextlib import ExitStack
@@ -22,7 +25,8 @@ import numpy as np
 import graphopt
 from graphopt.backend import Timing, find_target
 from graphopt.converting.process import interpreter
-from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest
+from graphopt.deploy.processors import processors
 from graphopt.measuring.statistics import compare_times
 from graphopt.measuring.worker import alternate, keep_feeds, served
 
@@ -51,17 +55,20 @@ FORESTS = {
         "'verbose': -1}, lightgbm.Dataset(x, y), 50).save_model(folder + '/boosted.txt')",
     ),
 }
-ROWS, THREADS, SECONDS = (1, 16, 256), (1, 2), 3.0
+ROWS, THREADS, SECONDS, TUNING = (1, 16, 256), (1, 2), 3.0, 20.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("make", "time"))
+    parser.add_argument("what", choices=("make", "time", "rows"))
     parser.add_argument("work", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.what == "make":
         make(args.work)
+        return
+    if args.what == "rows":
+        chosen_rows(args.work)
         return
     heads = "model", "rows", "kB", "source ms (1, 2 threads)", "reduced ms", "1 thread", "2 threads"
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
@@ -80,6 +87,19 @@ def make(work: Path) -> None:
         result = graphopt.optimize(source, "trees, clean", measure=False)
         graphopt.save(result.model, work / f"{name}.reduced.onnx")
         print(result)
+
+
+def chosen_rows(work: Path) -> None:
+    """Threads and rows of a run that are chosen for each reduced one."""
+    print("| model | threads | rows at once | rows a second, of one by one |\n|---|---|---|---|")
+    for name in FORESTS:
+        shutil.copy(work / f"{name}.reduced.onnx", file := work / f"{name}.tuned.onnx")
+        manifest_path(file).unlink(missing_ok=True)
+        last = graphopt.tune(file, seconds=TUNING)[-1:]
+        how = read_manifest(file) or Manifest("cpu")
+        told = [f"{1e3 / t.timing.b_ms:,.0f}, {1e3 / t.timing.a_ms:,.0f}" for t in last if how.rows]
+        threads = how.threads or processors()
+        print(f"| {name} | {threads} | {how.rows or '?'} | {''.join(told)} |", flush=True)
 
 
 def timed(name: str, rows: int, work: Path) -> str:

@@ -38,6 +38,8 @@ class Int8Scheme:
         dynamic: operators better quantized at run time (activation ranges found on the fly),
             unless what they read already is integer.
         bias: type of biases: "int32" at the scale of data times weight, or "float32" as they were.
+        everywhere: it computes in integers alone: Q/DQ stand around all of `operators`.
+        wide: type of activations of 16 bits, for what 8 bits spoil; "" for none.
         stores: what is computed from constants is computed once, on loading: weights of float
             operators can lie in the file as integers.
     """
@@ -52,6 +54,8 @@ class Int8Scheme:
     conv_pack: int = 1
     dynamic: frozenset[str] = frozenset()
     bias: Literal["int32", "float32"] = "int32"
+    everywhere: bool = False
+    wide: Literal["", "uint16"] = ""
     stores: bool = False
 
 

@@ -71,9 +71,10 @@ class Converted:
                 yield model, source
                 return
         told = [e for e in faults if not isinstance(e, MissingExtra)]
-        if len(told) < 2:
+        said = dict.fromkeys(map(str, told))
+        if len(said) < 2:
             raise (told or faults)[0]
-        raise ModelError("; ".join(map(str, told)))
+        raise ModelError("; ".join(said))
 
     def _converted(self, path: str, backend: str, stack: ExitStack) -> tuple[ir.Model, Converter]:
         title = f"{self.title} on {backend}" if backend else self.title

@@ -51,6 +51,7 @@ class Manifest:
         threads: threads of one run; 0 takes what the machine has when the model is opened.
         config: session configuration entries.
         free_dimensions: sizes of named dynamic dimensions, where they are fixed.
+        rows: rows of one run at which trees take the most rows a second, as measured; 0: unknown.
         arena: activations come from a pool that the session keeps.
         pattern: their places in it are planned ahead where shapes repeat.
         backend: the backend that opens the model, where it is a file of another runtime.
@@ -72,6 +73,7 @@ class Manifest:
     threads: int = 0
     config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     free_dimensions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rows: int = 0
     arena: bool = True
     pattern: bool = True
     backend: str = ""

@@ -37,9 +37,9 @@ def warnings_of(model: ir.Model) -> list[str]:
     source = source_of(model)
     found: list[str] = []
     for graph in graphs_of(model):
-        for name, tensor, weighted in _constants(graph):
+        for name, tensor, weighted, chosen in _constants(graph):
             nan, inf = _count(tensor)
-            if nan or (inf and weighted):
+            if (nan and not chosen) or (inf and weighted):
                 counts = f"{nan} NaN" if not inf else f"{nan} NaN and {inf} Inf"
                 found.append(f"'{name}' ({counts} of {tensor.size} values)")
     notes = [*(source.notes if source is not None else ()), *model.graph.meta.get(NOTES, ())]
@@ -53,22 +53,30 @@ def warnings_of(model: ir.Model) -> list[str]:
     return notes
 
 
-def _constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol, bool]]:
-    """Float constants of a graph, and whether an operator uses them as weights."""
+def _constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol, bool, bool]]:
+    """Float constants of a graph, whether they are weights, and whether Where chooses them."""
     for name, value in graph.initializers.items():
         if value.const_value is not None and value.const_value.dtype in _FLOATS:
-            yield name, value.const_value, _is_weight(value)
+            yield name, value.const_value, _is_weight(value), _is_chosen(value)
     for node in graph:
         if node.op_type != "Constant":
             continue
         made = node.outputs[0]
         tensor = ir.convenience.get_const_tensor(made)
         if tensor is not None and tensor.dtype in _FLOATS:
-            yield made.name or "Constant", tensor, _is_weight(made)
+            yield made.name or "Constant", tensor, _is_weight(made), _is_chosen(made)
 
 
 def _is_weight(value: ir.Value) -> bool:
     return any(node.op_type in _WEIGHTED for node, _ in value.uses())
+
+
+def _is_chosen(value: ir.Value) -> bool:
+    """Whether Where alone reads it: JAX gives NaN for what lies beyond a table."""
+    users = [node for node, _ in value.uses()]
+    return bool(users) and all(
+        n.op_type == "Where" or (n.op_type == "Expand" and _is_chosen(n.outputs[0])) for n in users
+    )
 
 
 def _count(tensor: ir.TensorProtocol) -> tuple[int, int]:

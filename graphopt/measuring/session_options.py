@@ -5,6 +5,7 @@
 Each option is tried against the best so far, both in processes of their own, in alternating bursts.
 It stays if the whole 95 % interval of the ratio lies beyond noise and 2 %, and goes into the
 manifest that `graphopt.session` opens the model by. Where nothing helps, nothing is written.
+Of trees the manifest then also says how many rows a run should take.
 """
 
 from __future__ import annotations
@@ -26,19 +27,22 @@ from graphopt.deploy.runtime import CPU
 from graphopt.errors import InputError, ModelError
 from graphopt.formats import load
 from graphopt.graph.ensembles import DOMAIN, ENSEMBLES
+from graphopt.measuring.batch_size import MOST, best_batch, reads_rows
 from graphopt.measuring.statistics import compare_times, verdict
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
 from graphopt.replacing import alone_in
 from graphopt.samples import bind_shapes, stand_ins
 from graphopt.target import Target
 
-__all__ = ["Tuned", "options", "tune"]
+__all__ = ["ROWS", "Tuned", "options", "tune"]
 
 Change = Callable[[Manifest], Manifest]
 Progress = Callable[[str, int, int], None]
 Shapes = Mapping[str, tuple[int, ...]]
 #: Rows that trees are tried on at least.
 MANY = 256
+#: What the option is called that says how many rows a run should take.
+ROWS = "rows="
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +76,15 @@ def tune(
         target: what it was lowered for; None finds it by the name in the manifest.
         shapes: concrete shapes of inputs with dynamic axes.
         feeds: inputs to run on; drawn for the inputs' meaning if None, for trees at 256 rows at
-            least.
+            least, and then at others to find how many rows a run should take.
         fixed: sizes of named dynamic dimensions that never change in use; tried as an option.
         every: False tries numbers of threads alone, which matter most.
         seconds: bound on the timed part.
         progress: told what is being tried.
 
     Returns:
-        Every option tried, in order.
+        Every option tried, in order. Of trees the last is the number of rows of a run that gives
+        the most rows a second, if that is not one: its milliseconds are those of one row.
 
     Raises:
         InputError: no such file, or not a manifest; or the model was replaced meanwhile.
@@ -90,15 +95,26 @@ def tune(
         raise InputError(f"there is no model at {path}")
     best = read_manifest(path) or Manifest("cpu")
     target = target or find_target(best.target)
+    many: Arrays | None = None
     if feeds is None:
         model = load(path)
         bound, _ = bind_shapes(model, {k: tuple(v) for k, v in (shapes or {}).items()})
-        feeds = next(iter(stand_ins(model, seed=0, shapes=_of_many_rows(model, bound))))
+        feeds = next(iter(stand_ins(model, seed=0, shapes=_of_many_rows(model, bound, MANY))))
+        if every and best.provider == CPU and reads_rows(model):
+            many = next(iter(stand_ins(model, seed=0, shapes=_of_many_rows(model, bound, MOST))))
     offered = list(options(best, fixed or {}, every))
     before = path.stat()
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         opened = partial(served, path, target, keep_feeds(feeds, Path(folder)))
         tried, best = _climb(opened, best, offered, seconds, progress)
+        if many is not None:
+            progress("trying rows of a run", len(offered), len(offered) + 1)
+            file = keep_feeds(many, Path(folder))
+            found = best_batch(lambda n: served(path, target, file, best, rows=n), seconds / 2)
+            if found is not None:
+                rows, timing = found
+                tried.append(Tuned(f"{ROWS}{rows}", timing, kept=True))
+                best = dataclasses.replace(best, rows=rows)
     if any(t.kept for t in tried):
         with alone_in(path.parent):
             if not os.path.samestat(before, path.stat()):
@@ -107,8 +123,8 @@ def tune(
     return tuple(tried)
 
 
-def _of_many_rows(model: ir.Model, shapes: Shapes) -> Shapes:
-    """The shapes, at `MANY` rows if trees read a free number of them.
+def _of_many_rows(model: ir.Model, shapes: Shapes, rows: int) -> Shapes:
+    """The shapes, at `rows` rows at least if trees read a free number of them.
 
     For few rows ONNX Runtime takes one thread through trees, whatever it has: a count chosen there
     would be chosen for nothing, and hold for many rows too.
@@ -117,7 +133,7 @@ def _of_many_rows(model: ir.Model, shapes: Shapes) -> Shapes:
         return shapes
     ranks = {v.name: v.shape for v in model.graph.inputs}
     return {
-        name: (max(MANY, shape[0]), *shape[1:])
+        name: (max(rows, shape[0]), *shape[1:])
         if shape and (known := ranks.get(name)) is not None and not isinstance(known[0], int)
         else shape
         for name, shape in shapes.items()

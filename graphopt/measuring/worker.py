@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from graphopt.deploy.sessions import open_manifest
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.measuring.footprint import Weight, weigh
 from graphopt.measuring.statistics import Array
+from graphopt.samples.stream import cut
 from graphopt.target import Target
 
 __all__ = ["Served", "all_served", "alternate", "keep_feeds", "serve", "served"]
@@ -90,7 +92,12 @@ class Served:
 
 @contextmanager
 def served(
-    path: Path, target: Target, feeds_file: Path, manifest: Manifest | None = None
+    path: Path,
+    target: Target,
+    feeds_file: Path,
+    manifest: Manifest | None = None,
+    *,
+    rows: int = 0,
 ) -> Iterator[Served]:
     """The artifact at `path`, open in a process of its own until the block ends.
 
@@ -99,13 +106,14 @@ def served(
         target: where it runs, with how many threads.
         feeds_file: an .npz file with its inputs.
         manifest: opens it so; None leaves that to the target's backend.
+        rows: every run takes the next so many rows of the inputs; 0: all.
 
     Raises:
         ModelError: it does not open or run there.
     """
     how = json.dumps(dataclasses.asdict(manifest)) if manifest is not None else ""
     where = (target.backend, target.name, str(target.threads))
-    arguments = [str(path), *where, str(feeds_file), how]
+    arguments = [str(path), *where, str(feeds_file), str(rows), how]
     command = [*child_command("graphopt.measuring.worker", "main"), *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, **pipes) as process:
@@ -172,14 +180,16 @@ def all_served(
         ]
 
 
-def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[list[float]]:
-    """Answer every line, a number of seconds, with the milliseconds of the runs it took."""
+def serve(session: Session, runs: Sequence[Arrays], lines: Iterator[str]) -> Iterator[list[float]]:
+    """Answer every line, a number of seconds, with the milliseconds of the runs it took in turn."""
+    following = cycle(runs)
     for line in lines:
         for _ in range(WARM_RUNS):
-            session(feeds)
+            session(next(following))
         times: list[float] = []
         end = time.perf_counter() + float(line)
         while len(times) < MIN_RUNS or time.perf_counter() < end:
+            feeds = next(following)
             began = time.perf_counter()
             session(feeds)
             times.append((time.perf_counter() - began) * 1e3)
@@ -187,14 +197,14 @@ def serve(session: Session, feeds: Arrays, lines: Iterator[str]) -> Iterator[lis
 
 
 def main() -> None:
-    """Serve ARTIFACT on BACKEND's TARGET with THREADS, on FEEDS, as MANIFEST says: JSON lines."""
+    """Serve ARTIFACT on BACKEND's TARGET with THREADS, on ROWS of FEEDS, as MANIFEST says."""
     # what runtimes print goes where errors go; the lines of this protocol have the pipe alone
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    path, code, name, threads, file, how = sys.argv[1:]
+    path, code, name, threads, file, rows, how = sys.argv[1:]
     tempfile.tempdir = str(Path(file).parent)  # the parent removes it, however this process ends
     with np.load(file) as given:
-        feeds = {name: given[name] for name in given.files}
+        runs = list(cut([{name: given[name] for name in given.files}], int(rows)))
     try:
         backend = named_backend(code)
         assert backend is not None
@@ -202,11 +212,11 @@ def main() -> None:
         target = dataclasses.replace(found, backend=code, threads=int(threads))
         manifest = manifest_from(json.loads(how)) if how else None
         opener = partial(open_manifest, Path(path), manifest) if manifest else None
-        weight, session = weigh(Path(path), target, feeds, opener)
+        weight, session = weigh(Path(path), target, runs[0], opener)
     except Exception as error:  # runtimes raise of every kind; the parent makes a ModelError of it
         text = str(error) if isinstance(error, GraphOptError) else described(error)
         print(json.dumps({"error": text}), file=said, flush=True)
         return
     print(json.dumps(dataclasses.asdict(weight)), file=said, flush=True)
-    for times in serve(session, feeds, iter(sys.stdin)):
+    for times in serve(session, runs, iter(sys.stdin)):
         print(json.dumps(times), file=said, flush=True)

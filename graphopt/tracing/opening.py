@@ -47,8 +47,17 @@ def load_program(path: Path) -> ir.Model:
     return model
 
 
+#: How a module becomes a file that is read.
+_EXPORT = (
+    "where the module is at hand, write "
+    "torch.export.save(torch.export.export(module, example_inputs), 'NAME.pt2')"
+)
+
+
 def _not_a_program(path: Path, error: Exception) -> str:
     names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    if any("/code/" in n for n in names):
+        return f"this is a TorchScript program, not one of torch.export: {_EXPORT}"
     if any(n.endswith("data.pkl") for n in names) and not any("models/" in n for n in names):
         return (
             "this is a PyTorch checkpoint (weights without a graph), not a program written by "
@@ -56,7 +65,7 @@ def _not_a_program(path: Path, error: Exception) -> str:
             "these weights loaded and example inputs"
         )
     if not names:
-        return "this is not a program written by torch.export.save"
+        return f"this is not a program written by torch.export.save: {_EXPORT}"
     lines = [t for t in str(error).splitlines() if t.strip()] or [type(error).__name__]
     return f"PyTorch cannot read this program: {lines[0][:300]}"
 

@@ -53,8 +53,7 @@ def apply(
             weights[node], shifts[node] = (better.integers, scales), better.shift
     writer = Writer(model, ctx)
     tie(writer, plan.tables, plan.dynamic, weights)
-    whole = scheme.bias == "int32"
-    insert(writer, plan, grids, weights, shifts=shifts, integer_bias=whole, pack=scheme.conv_pack)
+    insert(writer, plan, grids, weights, scheme, shifts)
     quantized: dict[ir.Value, list[ir.Value]] = {}
     dead = [*plan.tables, *plan.recurrent]
     for node, kind in plan.dynamic.items():

@@ -27,12 +27,17 @@ class Grid:
     Attributes:
         scale: float32 step between neighbouring integers.
         zero: the integer that stands for 0.0.
-        dtype: "uint8" or "int8".
+        dtype: "uint8", "int8" or "uint16".
     """
 
     scale: float
     zero: int
     dtype: str = "uint8"
+
+    @property
+    def domain(self) -> str:
+        """Whose Q and DQ round to it: the standard's have 16 bits from opset 21 on."""
+        return "com.microsoft" if self.dtype == "uint16" else ""
 
     @property
     def span(self) -> Range:

@@ -2,6 +2,7 @@
 
 float producer    x -> Q -> DQ -> integer nodes        (float users keep reading x)
 integer producer  y -> Q -> DQ -> every user
+wide reader       y -> Q -> DQ -> Q -> DQ -> reader    (16 bits; so does one of 8 bits read 16)
 HardSigmoid(x)    x -> DQ at a times its step -> Add(b) -> Q on [0, 1], whose ends clip
 """
 
@@ -16,15 +17,20 @@ from graphopt.passes.int8.channel_padding import missing_channels, padded, with_
 from graphopt.passes.int8.grid import Grid
 from graphopt.passes.int8.operators import Operator
 from graphopt.passes.int8.plan import Plan
+from graphopt.passes.int8.plan_grids import read_grid
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import remove_dead
 from graphopt.graph.constants import weight_of
+from graphopt.target import Int8Scheme
 
 __all__ = ["insert", "integers_of"]
 
 Array = np.ndarray[Any, Any]
+
+#: What stands for 0.0 among unsigned weights.
+UNSIGNED_ZERO = 128
 
 
 def insert(
@@ -32,37 +38,40 @@ def insert(
     plan: Plan,
     grids: Mapping[ir.Value, Grid],
     weights: Mapping[ir.Node, tuple[Array, Array]],
-    *,
-    shifts: Mapping[ir.Node, Array] | None = None,
-    integer_bias: bool = True,
-    pack: int = 1,
+    scheme: Int8Scheme,
+    shifts: Mapping[ir.Node, Array],
 ) -> None:
     """Put Q/DQ around the nodes of `plan`; `weights` holds (integers, scales) by node.
 
-    Biases stay as they are unless `integer_bias`; `shifts` are added to those that become integers.
-    Convolutions of few channels get as many as `pack` divides.
+    Biases become integers if the scheme's are, with `shifts` added. Convolutions of few channels
+    get as many as the scheme's pack divides.
     """
-    rounded: dict[ir.Value, ir.Value] = {}
+    rounded: dict[tuple[ir.Value, str], ir.Value] = {}
+    made_on: dict[ir.Value, Grid] = {}
     wider: dict[tuple[ir.Value, int], ir.Value] = {}
     made = plan.made_by()
     for value, grid in grids.items():
         producer = made.get(value)
         if producer is not None and plan.whole(producer):
-            rounded[value] = _round_all(writer, value, grid, producer)
+            made_on[_round_all(writer, value, grid, producer)] = grid
     for node, kind in plan.nodes.items():
         for position in kind.data:
             read = node.inputs[position]
             assert read is not None
-            if read not in grids:
+            found = grids.get(read) or made_on.get(read)
+            if found is None:
                 continue
-            if read not in rounded:
-                rounded[read] = _round(writer, read, grids[read], node)
-            node.replace_input_with(position, rounded[read])
-        if node.op_type == "HardSigmoid":
+            grid = read_grid(found, node, plan, scheme)
+            if read in made_on and grid.dtype == found.dtype:
+                continue
+            if (read, grid.dtype) not in rounded:
+                rounded[read, grid.dtype] = _round(writer, read, grid, node)
+            node.replace_input_with(position, rounded[read, grid.dtype])
+        if node.op_type == "HardSigmoid" and kind.fixed is not None:
             _line(writer, node)
         if kind.weight is not None and node not in plan.joined:
             integers, scales = weights[node]
-            missing = missing_channels(node, pack)
+            missing = missing_channels(node, scheme.conv_pack)
             if missing:
                 read = node.inputs[0]
                 assert read is not None
@@ -70,9 +79,9 @@ def insert(
                     wider[read, missing] = padded(writer, read, missing, node)
                 node.replace_input_with(0, wider[read, missing])
                 integers = with_zeros(integers, missing)
-            _weigh(writer, node, kind, integers, scales)
-            if kind.bias is not None and integer_bias:
-                _bias(writer, node, kind, scales, (shifts or {}).get(node))
+            _weigh(writer, node, kind, integers, scales, scheme.weight)
+            if kind.bias is not None and scheme.bias == "int32":
+                _bias(writer, node, kind, scales, shifts.get(node))
 
 
 def integers_of(node: ir.Node) -> list[ir.Value]:
@@ -109,7 +118,8 @@ def _round(writer: Writer, value: ir.Value, grid: Grid, node: ir.Node) -> ir.Val
     info = np.iinfo(grid.dtype)
     integers = np.clip(np.rint(weight.array() / grid.scale) + grid.zero, info.min, info.max)
     q = writer.initializer(integers.astype(grid.dtype), f"{value.name}_q")
-    return writer.dequantize(q, *writer.grid(grid), None, node, f"{value.name}_dq")
+    name = f"{value.name}_dq"
+    return writer.dequantize(q, *writer.grid(grid), None, node, name, domain=grid.domain)
 
 
 def _pair(
@@ -118,7 +128,12 @@ def _pair(
     """Q and DQ right after the producer `at` (at the start of the graph for an input)."""
     scale, zero = writer.grid(grid)
     q = writer.node(
-        "QuantizeLinear", [value, scale, zero], f"{value.name}_q", origin=[origin], after=at
+        "QuantizeLinear",
+        [value, scale, zero],
+        f"{value.name}_q",
+        origin=[origin],
+        after=at,
+        domain=grid.domain,
     )
     dq = writer.node(
         "DequantizeLinear",
@@ -126,6 +141,7 @@ def _pair(
         f"{value.name}_dq",
         origin=[origin],
         after=q,
+        domain=grid.domain,
     )
     q.outputs[0].type = ir.TensorType(ir.DataType[grid.dtype.upper()])
     q.outputs[0].shape = dq.outputs[0].shape = value.shape
@@ -156,18 +172,24 @@ def _line(writer: Writer, node: ir.Node) -> None:
     remove_dead([node])
 
 
-def _weigh(writer: Writer, node: ir.Node, kind: Operator, integers: Array, scales: Array) -> None:
+def _weigh(
+    writer: Writer, node: ir.Node, kind: Operator, integers: Array, scales: Array, dtype: str
+) -> None:
     assert kind.weight is not None
     value = node.inputs[kind.weight]
     weight = weight_of(value)
     assert value is not None
     assert weight is not None
     axis = kind.axis if scales.ndim else None
+    zero = None
+    if dtype == "uint8":
+        integers = (integers.astype(np.int16) + UNSIGNED_ZERO).astype(np.uint8)
+        zero = writer.shared(np.asarray(UNSIGNED_ZERO, np.uint8), "zero")
     q = writer.kept(
         (weight.key, scales.tobytes(), axis, integers.shape), integers, f"{value.name}_q"
     )
     scale = writer.shared(scales, f"{value.name}_scale")
-    dq = writer.dequantize(q, scale, None, axis, node, f"{value.name}_dq")
+    dq = writer.dequantize(q, scale, zero, axis, node, f"{value.name}_dq")
     node.replace_input_with(kind.weight, dq)
 
 

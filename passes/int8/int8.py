@@ -13,6 +13,7 @@ from graphopt.passes.int8.applying import apply, drop_unused
 from graphopt.passes.int8.calibrator_choice import best_ranges
 from graphopt.passes.int8.constant_weights import settle_weights
 from graphopt.passes.int8.equalization import balance
+from graphopt.passes.int8.everywhere import float_values, plan_everywhere
 from graphopt.passes.int8.halves import close_halves, open_halves
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
@@ -159,12 +160,16 @@ class Int8(Pass):
                 known = unknown.get(name) or chosen.left.get(name)
                 return known or (None if asked(node) else "its edit was denied")
 
+            modes = {**forms, **chosen.forms}
+            if scheme.everywhere:
+                floats = float_values(ctx)
+                return plan_everywhere(graph, scheme, reason, lambda v: v.name in floats, modes)
             return make_plan(
                 graph,
                 ctx.target,
                 reason,
                 static=static,
-                forms={**forms, **chosen.forms},
+                forms=modes,
                 bits=lambda n: stored_bits(n.name or "", chosen) if asked(n) else 0,
             )
 

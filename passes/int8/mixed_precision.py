@@ -11,6 +11,9 @@ and then block by block, since blocks have none of the rest of their row.
 Meanwhile what stays float has its weights in 16 bits, which spoil nothing: integers that compute
 come before integers that lie in the file. Then those have as few bits as the rest allows.
 
+Where the target has activations of 16 bits, these come before float: all of the model gets them,
+and then the stages that bear 8 bits go back, the least sensitive first, by halving.
+
 Before all that: where everything in integers is too much, ranges fitted to their readers and
 weights rounded to the nearest are tried, and what strains least is where the search starts.
 """
@@ -23,6 +26,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 
 import onnx_ir as ir
+from graphopt.passes.int8.everywhere import WIDE, stages
 from graphopt.passes.int8.plan import Choice, Plan, Quantize, reads_blocks
 from graphopt.passes.int8.speed import gains_in_blocks
 from graphopt.passes.int8.stored import weights_to_store
@@ -98,9 +102,37 @@ class _Search:
         """Everything if the budget is met, else the most that was found to meet it."""
         if self._met(Choice(self.slow)):
             return Choice(self.slow)
+        if self.ctx.target.int8 is not None and self.ctx.target.int8.wide:
+            return self._widened(plan)
         start = self._start(plan)
         if start != Choice(self.slow) and self._met(start):
             return start
+        return self._narrowed(plan, start)
+
+    def _widened(self, plan: Plan) -> Choice:
+        """Activations of 16 bits as few as the budget asks for; where they do not do, floats."""
+        every = stages(plan)
+
+        def with_16(wide: Sequence[Unit]) -> Choice:
+            return Choice(self.slow, forms={n: WIDE for u in wide for n in u})
+
+        if not self._met(with_16(every)):
+            return self._narrowed(plan, with_16(every))
+
+        def alone(stage: Unit) -> Choice:
+            return with_16([u for u in every if u != stage])
+
+        moved = movements(self.model, self.ctx, every, alone, self.quantize)
+        ranked = sorted(every, key=lambda u: -moved[u])
+        count = self._fewest(len(ranked), lambda k: with_16(ranked[:k]))
+        self.ctx.note(
+            f"{count} of {len(ranked)} stages have activations of 16 bits, so that the outputs "
+            f"still say what they have to; {ranked[0][0]} is the most sensitive to 8 bits."
+        )
+        return with_16(ranked[:count])
+
+    def _narrowed(self, plan: Plan, start: Choice) -> Choice:
+        """With as many units in integers as the budget allows, the others in float."""
         moved = unit_sensitivities(self.model, self.ctx, plan, self.quantize, start)
         ranked = self._ranked(moved)
         total = math.sqrt(sum(moved.values())) or 1.0
@@ -128,7 +160,7 @@ class _Search:
                 f"{len(left)} of {len(ranked)} int8 units went back to float, so that "
                 "the outputs still say what they have to."
             )
-        chosen = dataclasses.replace(without(left), forms=forms)
+        chosen = dataclasses.replace(without(left), forms={**start.forms, **forms})
         if not any(start.bits.values()):
             return chosen
         chosen = self._stored(chosen)
@@ -184,7 +216,9 @@ class _Search:
             "blocks": {n.name for n in (*plan.nodes, *plan.dynamic) if self._in_blocks(n)},
         }
         offers = OFFERS
-        for form in ("dynamic", "blocks", ""):
+        assert self.ctx.target.int8 is not None
+        static = self.ctx.target.int8.everywhere
+        for form in ("",) if static else ("dynamic", "blocks", ""):
             able = [u for u in left if not form or names[form].issuperset(u)]
             groups = [able] if form and able else _halves(able)  # all of them is what has failed
             while groups and offers:
@@ -192,7 +226,8 @@ class _Search:
                 rest = [u for u in left if u not in group]
                 more = {n: form for u in group for n in u if form}
                 offers -= 1
-                if self._met(dataclasses.replace(without(rest), forms={**forms, **more})):
+                trial = without(rest)
+                if self._met(dataclasses.replace(trial, forms={**trial.forms, **forms, **more})):
                     left, forms = rest, {**forms, **more}
                 else:
                     groups += _halves(group)

@@ -57,6 +57,7 @@ class Plan:
         dynamic: nodes whose activations are quantized at run time.
         blocks: products (convolutions unfolded) that round both operands block by block.
         tables, recurrent: lookups and LSTMs to make integer.
+        wide: static nodes whose activations have 16 bits.
         left: nodes with weights that stay float, and why.
         stored: float nodes that read weights from integers, at which positions, of how many bits.
     """
@@ -68,6 +69,7 @@ class Plan:
     blocks: list[ir.Node] = dataclasses.field(default_factory=list)
     tables: list[ir.Node] = dataclasses.field(default_factory=list)
     recurrent: list[ir.Node] = dataclasses.field(default_factory=list)
+    wide: set[ir.Node] = dataclasses.field(default_factory=set)
     left: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
     stored: dict[ir.Node, tuple[tuple[int, ...], int]] = dataclasses.field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from graphopt.calibration.ranges import Range
 from graphopt.graph.constants import weight_of
 from graphopt.target import Int8Scheme
 
-__all__ = ["make_grids", "make_weights", "observed"]
+__all__ = ["make_grids", "make_weights", "observed", "read_grid"]
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +50,7 @@ def make_grids(plan: Plan, ranges: Mapping[str, Range], scheme: Int8Scheme) -> d
             together = [*_data(node, kind), *_results(plan, node)]
             for value in together[1:]:
                 parent[root(value)] = root(together[0])
+    wide = _wide_values(plan, values)
     joined: dict[ir.Value, Range] = {}
     for value in values:
         found = fixed.get(value) or _range(value, ranges)
@@ -57,10 +58,29 @@ def make_grids(plan: Plan, ranges: Mapping[str, Range], scheme: Int8Scheme) -> d
         joined[key] = found if key not in joined else joined[key].join(found)
     return {
         v: activation_grid(
-            joined[root(v)], scheme.activation, symmetric=scheme.symmetric_activation
+            joined[root(v)],
+            scheme.wide if v in wide else scheme.activation,
+            symmetric=scheme.symmetric_activation,
         )
         for v in values
     }
+
+
+def read_grid(grid: Grid, node: ir.Node, plan: Plan, scheme: Int8Scheme) -> Grid:
+    """The grid on which `node` reads a value that is on `grid`: one of its own type."""
+    dtype = scheme.wide if node in plan.wide else scheme.activation
+    if grid.dtype == dtype:
+        return grid
+    return activation_grid(grid.span, dtype, symmetric=scheme.symmetric_activation)
+
+
+def _wide_values(plan: Plan, values: Collection[ir.Value]) -> set[ir.Value]:
+    """Values of 16 bits: made by a wide node, or by a float one and read by wide ones alone."""
+    if not plan.wide:
+        return set()
+    made = plan.made_by()
+    narrow = {v for n, k in plan.nodes.items() if n not in plan.wide for v in _data(n, k)}
+    return {v for v in values if (made[v] in plan.wide if v in made else v not in narrow)}
 
 
 def make_weights(
@@ -82,7 +102,7 @@ def make_weights(
         scales = weight_scales(array, axis, bits=bits)
         bias = None if kind.bias is None else weight_of(node.inputs[kind.bias])
         if bias is not None and node in plan.nodes:
-            step = grids[_data(node, kind)[0]].scale
+            step = read_grid(grids[_data(node, kind)[0]], node, plan, scheme).scale
             peak = np.abs(bias.array().reshape(-1))
             least = (peak if scales.ndim else peak.max(initial=0)) / (step * 2**30)
             scales = np.maximum(scales, least).astype(np.float32)

@@ -50,7 +50,7 @@ class Form:
         return (
             self.activations <= {scheme.activation}
             and self.weights <= {scheme.weight}
-            and self.symmetric
+            and (self.symmetric or scheme.everywhere)  # such devices have zero points
         )
 
     def __str__(self) -> str:

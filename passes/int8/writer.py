@@ -111,6 +111,8 @@ class Writer:
         axis: int | None,
         before: ir.Node,
         name: str,
+        *,
+        domain: str = "",
     ) -> ir.Value:
         """A constant as float again; it is part of `before`, so its provenance is not repeated.
 
@@ -122,6 +124,7 @@ class Writer:
             name,
             origin=[],
             before=before,
+            domain=domain,
             attributes=None if axis is None else {"axis": axis},
         )
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), q.shape

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_a_program_file(net, graphopt):
     torch.export.save(torch.export.export(module, inputs), "net.pt2")
     torch.save(module.state_dict(), "weights.pt2")
     Path("text.pt2").write_text("hello")
+    with zipfile.ZipFile("script.pt2", "w") as script:
+        script.writestr("script/code/__torch__.py", "")
     before = Path("net.pt2").read_bytes()
     code, out, _ = graphopt("optimize", "net.pt2", "-p", "fuse", "--no-measure")
     assert code == 0
@@ -101,7 +104,8 @@ def test_a_program_file(net, graphopt):
     assert "outputs are equal" in out
     for name, message in (
         ("weights.pt2", "a PyTorch checkpoint (weights without a graph)"),
-        ("text.pt2", "not a program written by torch.export.save"),
+        ("text.pt2", "not a program written by torch.export.save: where the module is at hand"),
+        ("script.pt2", "this is a TorchScript program, not one of torch.export: where"),
         ("none.pt2", "no such file"),
     ):
         code, _, err = graphopt("inspect", name)

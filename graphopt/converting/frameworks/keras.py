@@ -1,5 +1,7 @@
 """Keras 3: .keras files on the backend that KERAS_BACKEND names."""
 
+import re
+import zipfile
 from typing import Any
 
 
@@ -8,7 +10,12 @@ def convert(path: str, onnx_path: str) -> Any:
     import keras
     import numpy as np
 
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no whole .keras file: write one by model.save('NAME.keras')")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(_told(" ".join(str(error).split()))) from error
     sizes = [[3 if d is None else d for d in x.shape] for x in model.inputs]
     some = [np.zeros(s, x.dtype) for s, x in zip(sizes, model.inputs, strict=True)]
     model(some[0] if len(some) == 1 else some, training=False)  # none that has not run is exported
@@ -25,6 +32,18 @@ def convert(path: str, onnx_path: str) -> Any:
         return [np.asarray(keras.ops.convert_to_numpy(x)) for x in keras.tree.flatten(made)]
 
     return predict
+
+
+def _told(text: str) -> str:
+    """What keeps a file from being read without the code that it came from, and what to do."""
+    unknown = re.search(r"Could not locate (class|function) '([^']+)'", text)
+    if unknown:
+        what = f"its {unknown[1]} '{unknown[2]}' is defined elsewhere"
+    elif "Python lambda" in text:
+        what = "a Lambda layer of it holds Python code, which is not run"
+    else:
+        return f"Keras does not read it: {text[:300]}"
+    return f"{what}: where the model is at hand, write model.export('NAME.onnx', format='onnx')"
 
 
 def _scan_forwards() -> None:

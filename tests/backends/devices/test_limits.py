@@ -67,6 +67,27 @@ def test_qnn_takes_activations_of_16_bits_beside_weights_of_8(domain, opset):
             "it has more than five axes",
         ),
         ("o = Gather(xd, j)" + OUT, X, {"j": np.array([-1])}, "Gather", "its indices count from"),
+        (
+            "o = MatMul(xd, w)" + OUT,
+            X,
+            {"w": np.ones((8, 4), np.float32)},
+            "MatMul",
+            "its weights are floats",
+        ),
+        (
+            "o = LSTM<hidden_size=2>(xd, w, r)" + OUT,
+            {"x": (5, 1, 3)},
+            {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)},
+            "LSTM",
+            "its weights are floats",
+        ),
+        (
+            "o = Neg(xd)  oq = QuantizeLinear(o, s, h)  y = DequantizeLinear(oq, s, h)",
+            X,
+            {"h": np.uint16(0)},
+            "Neg",
+            "it reads 8 bits and makes 16",
+        ),
         ("o = LpNormalization<p=1>(xd)" + OUT, X, {}, "LpNormalization", "only the second norm"),
         (
             "wd = DequantizeLinear(w, s, i)  o = MatMul(xd, wd)" + OUT,

@@ -125,6 +125,13 @@ def keras(folder):
     both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))
     save("both_ways", keras.Input((None, 5)), both, layers.Dense(2))
 
+    class Doubled(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    save("own_layer", keras.Input((8,)), Doubled())
+    save("lambda", keras.Input((8,)), layers.Lambda(lambda x: 2 * x))
+
 
 def jax(folder):
     (folder / "functions.py").write_text(

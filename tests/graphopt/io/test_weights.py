@@ -32,3 +32,10 @@ def test_infinite_mask_is_meant():
 def test_nan_anywhere_is_wrong():
     (sentence,) = weights(w=np.ones((3, 3), "f4"), m=np.full(3, np.nan, "f4"))
     assert "3 NaN of 3" in sentence
+
+
+@pytest.mark.parametrize("text", ["y = Where(c, x, m)", "e = Expand(m, s)  y = Where(c, x, e)"])
+def test_a_nan_that_where_chooses_is_what_jax_gives_beyond_a_table(text):
+    inputs = {"x": (2, 3), "c": np.ones((2, 3), bool)}
+    constants = {"m": np.array(np.nan, "f4"), "s": np.array([2, 3])}
+    assert warnings_of(parse_model(text, inputs=inputs, constants=constants)) == []
