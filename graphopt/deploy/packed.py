@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from graphopt import wire
 from graphopt.entropy.container import Stored, read_pack
 from graphopt.errors import ModelError
+from graphopt.wire import Hole, Malformed, fill, strip
 
 __all__ = ["decoded"]
 
@@ -54,9 +54,9 @@ def decoded(pack: Path) -> tuple[bytes, dict[str, Array]] | None:
             return None
         image = _Image(files[0])
     try:
-        graph, spans = wire.strip(image.view, SMALLEST, lambda k: f"{_TOKEN}{k}")
+        graph, spans = strip(image.view, SMALLEST, lambda k: f"{_TOKEN}{k}")
         proto = onnx.ModelProto.FromString(graph)
-    except (wire.Malformed, DecodeError) as error:
+    except (Malformed, DecodeError) as error:
         raise ModelError("what is in the pack is no ONNX model") from error
     weights = {}
     for tensor in proto.graph.initializer:
@@ -68,9 +68,9 @@ def decoded(pack: Path) -> tuple[bytes, dict[str, Array]] | None:
         if array is not None:
             weights[tensor.name] = array
             tensor.external_data[0].value = "held"
-    pieces = wire.fill(proto.SerializeToString(), _TOKEN.encode(), [s.length for s in spans])
+    pieces = fill(proto.SerializeToString(), _TOKEN.encode(), [s.length for s in spans])
     left = [
-        image.bytes_at(spans[p.index].offset, p.length) if isinstance(p, wire.Hole) else p
+        image.bytes_at(spans[p.index].offset, p.length) if isinstance(p, Hole) else p
         for p in pieces
     ]
     return b"".join(left), weights

@@ -14,13 +14,13 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from graphopt import wire
 from graphopt.errors import ModelError
 from graphopt.graph.collector import resting_collector
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure, check_versions
 from graphopt.io.mending import mend, take_maps
 from graphopt.io.tensors import MappedFile, MappedTensor, ProtoTensor, SparseTensor
+from graphopt.wire import Malformed, TooDeep, Truncated, strip
 
 __all__ = [
     "EXAMPLES",
@@ -138,13 +138,13 @@ def _read(path: Path) -> ir.Model:
         raise ModelError("the file is empty")
     token = f"graphopt-{secrets.token_hex(8)}:"
     try:
-        skeleton, spans = wire.strip(file.view, THRESHOLD, lambda k: f"{token}{k}")
+        skeleton, spans = strip(file.view, THRESHOLD, lambda k: f"{token}{k}")
         proto = onnx.ModelProto.FromString(skeleton)
-    except wire.Truncated as error:
+    except Truncated as error:
         raise ModelError(looks_like(file) or f"the file is cut off: {error}") from error
-    except wire.TooDeep as error:
+    except TooDeep as error:
         raise ModelError(str(error)) from error
-    except (wire.Malformed, DecodeError) as error:
+    except (Malformed, DecodeError) as error:
         raise ModelError(looks_like(file) or "this is not an ONNX model") from error
     hint = None if proto.HasField("graph") else looks_like(file)
     if hint is not None:

@@ -15,13 +15,13 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from graphopt import wire
 from graphopt.errors import ModelError, UsageError
 from graphopt.graph.collector import resting_collector
 from graphopt.io.reading import graphs_of, read_model, source_of
 from graphopt.io.skeleton import TOKEN, Skeleton, locate, skeleton_of
 from graphopt.io.tensors import MappedTensor, chunks, share_key
 from graphopt.replacing import check_replaceable, replace_files, was_interrupted
+from graphopt.wire import Hole, Piece, fill
 
 __all__ = [
     "check_data",
@@ -80,14 +80,14 @@ def size_of(
 class _Plan:
     """What goes where. `data`: tensors with their offset in the data file, in order."""
 
-    pieces: list[wire.Piece]
+    pieces: list[Piece]
     embedded: list[ir.TensorProtocol]
     data_name: str
     data: list[tuple[int, ir.TensorProtocol]]
 
     @property
     def model_size(self) -> int:
-        return sum(p.length if isinstance(p, wire.Hole) else len(p) for p in self.pieces)
+        return sum(p.length if isinstance(p, Hole) else len(p) for p in self.pieces)
 
     @property
     def data_size(self) -> int:
@@ -95,7 +95,7 @@ class _Plan:
 
     def model_bytes(self) -> Iterator[bytes | memoryview]:
         for piece in self.pieces:
-            if isinstance(piece, wire.Hole):
+            if isinstance(piece, Hole):
                 yield from chunks(self.embedded[piece.index])
             else:
                 yield piece
@@ -135,7 +135,7 @@ def _plan(model: ir.Model | Skeleton, name: str, external: bool | None) -> _Plan
     else:
         embedded = [one.tensor for one in skeleton.held]
     serialized = proto.SerializeToString(deterministic=True)
-    pieces = wire.fill(serialized, TOKEN.encode(), [t.nbytes for t in embedded])
+    pieces = fill(serialized, TOKEN.encode(), [t.nbytes for t in embedded])
     plan = _Plan(pieces, embedded, data_name, data)
     if plan.model_size > _PROTOBUF_LIMIT:
         raise ModelError(

@@ -36,7 +36,7 @@ from graphopt.deploy.sessions import open_manifest
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.measuring.footprint import Weight, weigh
 from graphopt.measuring.statistics import Array
-from graphopt.samples.stream import cut
+from graphopt.samples.rows import cut
 from graphopt.target import Target
 
 __all__ = ["Served", "all_served", "alternate", "keep_feeds", "serve", "served"]

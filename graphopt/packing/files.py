@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from graphopt import wire
 from graphopt.entropy.container import Run
 from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
 from graphopt.io.reading import data_path, looks_like
 from graphopt.io.skeleton import tensors_of
 from graphopt.io.tensors import MappedFile
+from graphopt.wire import Malformed, strip
 
 __all__ = ["files_of"]
 
@@ -54,11 +54,11 @@ def files_of(path: Path, rounded: Pieces | None = None) -> list[tuple[str, list[
     """
     try:
         file = MappedFile(path)
-        skeleton, spans = wire.strip(file.view, SMALLEST, lambda k: f"{_TOKEN}{k}")
+        skeleton, spans = strip(file.view, SMALLEST, lambda k: f"{_TOKEN}{k}")
         proto = onnx.ModelProto.FromString(skeleton)
     except OSError as error:
         raise ModelError(f"{path}: the file cannot be read: {error.strerror}") from error
-    except (wire.Malformed, DecodeError) as error:
+    except (Malformed, DecodeError) as error:
         raise ModelError(f"{path}: {looks_like(file) or 'this is not an ONNX model'}") from error
     if not proto.HasField("graph"):
         raise ModelError(f"{path}: it holds no graph: this is not an ONNX model")

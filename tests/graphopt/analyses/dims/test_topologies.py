@@ -550,7 +550,7 @@ def test_parts_of_one_tensor_that_follow_each_other_are_no_stream():
     [
         ("Conv (v, ws, b)", (5, 5, 1)),
         ("ConvTranspose (v, ws, b)", (5, 5, 1)),
-        ("Conv <group=5, auto_pad=\"SAME_UPPER\"> (v, ws, b)", (5, 1, 1)),
+        ('Conv <group=5, auto_pad="SAME_UPPER"> (v, ws, b)', (5, 1, 1)),
     ],
 )
 def test_a_window_of_one_carries_the_axis_it_slides_along(tokens, weight):
