@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["all_graphs", "all_nodes", "inner_nodes", "subgraphs"]
+__all__ = ["all_graphs", "all_nodes", "inner_nodes", "passed_on", "subgraphs"]
 
 #: Standard operators that hold graphs; operators of other domains are looked at one by one.
 HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
@@ -48,3 +48,12 @@ def all_graphs(graph: ir.Graph) -> list[ir.Graph]:
             for inner in subgraphs(node):
                 found += all_graphs(inner)
     return found
+
+
+def passed_on(value: ir.Value) -> ir.Value:
+    """What reaches `value` through Identity alone."""
+    while (node := value.producer()) is not None and node.op_type == "Identity":
+        source = node.inputs[0]
+        assert source is not None
+        value = source
+    return value

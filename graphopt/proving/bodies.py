@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Shapes
+from graphopt.graph.traverse import passed_on
 from graphopt.proving.terms import Term, Terms
 
 __all__ = ["Body", "ControlFlow", "captured"]
@@ -135,25 +136,24 @@ class ControlFlow:
         return Body(tuple(self.values[v] for v in free), tuple(self._inside(node, graph, k)))
 
     def varying(
-        self, node: ir.Node, args: list[Term | None], body: Body
-    ) -> tuple[list[Term | None], tuple[Body], dict[int, Term]]:
+        self, node: ir.Node, args: list[Term | None]
+    ) -> tuple[list[Term | None], Body, dict[int, Term]]:
         """A Loop without the state that no turn changes: s' = s means s = s_0 throughout.
 
         Its inputs, its body, and by place the outputs that are an input of it.
         """
+        graph = node.attributes["body"].as_graph()
         fixed = {
             k: term
-            for k, term in enumerate(args[2:])
-            if term is not None and body.outputs[1 + k : 2 + k] == (body.inputs[2 + k],)
+            for k, (term, outer, inner) in enumerate(
+                zip(args[2:], graph.inputs[2:], graph.outputs[1:], strict=False)
+            )
+            if term is not None and passed_on(inner) is outer
         }
-        if not fixed:
-            return args, (body,), fixed
-        whole = self.body(
-            node, node.attributes["body"].as_graph(), 0, {2 + k: t for k, t in fixed.items()}
-        )
+        whole = self.body(node, graph, 0, {2 + k: t for k, t in fixed.items()})
         outputs = tuple(t for k, t in enumerate(whole.outputs) if k - 1 not in fixed)
         left = [t for k, t in enumerate(args) if k - 2 not in fixed]
-        return left, (Body(whole.inputs, outputs),), fixed
+        return left, Body(whole.inputs, outputs), fixed
 
 
 def captured(bodies: Sequence[Body]) -> list[Term]:

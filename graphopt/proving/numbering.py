@@ -20,7 +20,7 @@ from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.graph.evaluation import deterministic, evaluate
 from graphopt.graph.traverse import subgraphs
-from graphopt.proving.bodies import ControlFlow, captured
+from graphopt.proving.bodies import Body, ControlFlow, captured
 from graphopt.proving.sequences import WITHOUT_SEQUENCE
 from graphopt.proving.sizes import own_unknowns, shareable, window_sizes
 from graphopt.proving.spelling import BREAKS, MOVED, attributes_of, hashable
@@ -168,12 +168,15 @@ class Walk(ControlFlow):
         turned = self.turns(node, args) if domain == "" and node.op_type == "Loop" else None
         if turned is not None:
             return turned
-        graphs = tuple(self.body(node, g, k) for k, g in enumerate(subgraphs(node)))
+        graphs: tuple[Body, ...] = ()
         fixed: dict[int, Term] = {}
-        if graphs:
+        if next(subgraphs(node), None) is not None:
             args += [None] * (len(node.inputs) - len(args))
             if domain == "" and node.op_type == "Loop":
-                args, graphs, fixed = self.varying(node, args, graphs[0])
+                args, varying, fixed = self.varying(node, args)
+                graphs = (varying,)
+            else:
+                graphs = tuple(self.body(node, g, k) for k, g in enumerate(subgraphs(node)))
             attributes["\0graphs"] = graphs
             args += captured(graphs)
         op = f"{domain}:{node.op_type}" if domain else node.op_type

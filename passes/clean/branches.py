@@ -12,7 +12,7 @@ from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import constant_value
 from graphopt.graph.provenance import derive
-from graphopt.graph.traverse import all_nodes
+from graphopt.graph.traverse import all_nodes, passed_on
 
 __all__ = ["resolve_branches", "unroll_loops"]
 
@@ -89,11 +89,7 @@ def _turns(node: ir.Node, ctx: Context) -> int | None:
     if data is None or data.dtype == object or (start is not None and not _truth(start, ctx)):
         return None
     body = node.attributes["body"].as_graph()
-    goes_on = body.outputs[0]
-    while (producer := goes_on.producer()) is not None and producer.op_type == "Identity":
-        source = producer.inputs[0]
-        assert source is not None
-        goes_on = source
+    goes_on = passed_on(body.outputs[0])
     stays = goes_on is body.inputs[1] or goes_on is start or _truth(goes_on, ctx)
     return int(data.ravel()[0]) if stays else None
 

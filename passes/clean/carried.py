@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphopt import Context
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.provenance import derive
-from graphopt.graph.traverse import all_nodes
+from graphopt.graph.traverse import all_nodes, passed_on
 
 __all__ = ["hoist_invariants"]
 
@@ -52,17 +52,9 @@ def _fixed(node: ir.Node) -> list[int]:
         k
         for k in range(count)
         if node.inputs[given + k] is not None
-        and _origin(body.outputs[made + k]) is body.inputs[taken + k]
+        and passed_on(body.outputs[made + k]) is body.inputs[taken + k]
         and sum(v is body.inputs[taken + k] for v in body.outputs) <= 1
     ]
-
-
-def _origin(value: ir.Value) -> ir.Value:
-    """What an Identity of an Identity passes on."""
-    while (node := value.producer()) is not None and node.op_type == "Identity":
-        assert node.inputs[0] is not None
-        value = node.inputs[0]
-    return value
 
 
 def _hoist(node: ir.Node, fixed: list[int], builder: Builder) -> None:

@@ -54,6 +54,17 @@ def test_the_edit_is_proved():
     assert (step.evidence.proved > 0, step.evidence.checked, step.evidence.assumed) == (True, 0, 0)
 
 
+def test_edits_beside_carried_state_are_proved():
+    """tanh(x W + b) -> FusedGemm(x, W, b) in a body that carries W along: both graphs have one term."""
+    text = LOOP.replace("s2 = Tanh(m)", "a = Add(m, k) s2 = Tanh(a)")
+    text = text.replace("<float[4,4] w", "<float[4] k = {0.5, 0.25, 1.0, 2.0}, float[4,4] w")
+    result = optimize(model(text), "fuse", measure=False)
+    (step,) = result.report.steps
+    assert "FusedGemm" in {n.op_type for n in all_nodes(result.model.graph)}
+    assert step.evidence is not None
+    assert (step.evidence.proved > 0, step.evidence.checked, step.evidence.assumed) == (True, 0, 0)
+
+
 def test_a_scan_carries_its_weights_in_the_same_way():
     m = model(
         """g (float[1,4] x, float[5,1,4] xs) => (float[1,4] y, float[5,1,4] ys) <float[4,4] w = {
