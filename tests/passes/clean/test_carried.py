@@ -55,7 +55,7 @@ def test_the_edit_is_proved():
 
 
 def test_edits_beside_carried_state_are_proved():
-    """tanh(x W + b) -> FusedGemm(x, W, b) in a body that carries W along: both graphs have one term."""
+    """tanh(x W + b) -> FusedGemm(x, W, b) in a body that carries W: both graphs have one term."""
     text = LOOP.replace("s2 = Tanh(m)", "a = Add(m, k) s2 = Tanh(a)")
     text = text.replace("<float[4,4] w", "<float[4] k = {0.5, 0.25, 1.0, 2.0}, float[4,4] w")
     result = optimize(model(text), "fuse", measure=False)
