@@ -283,7 +283,7 @@ def swift_f0(part: str) -> list[Any]:
 
 @client(
     "basic-pitch",
-    "basic-pitch mir_eval pretty_midi mido resampy",
+    "basic-pitch importlib_resources mir_eval pretty_midi mido resampy",
     "basic_pitch/saved_models/icassp_2022/nmp.onnx",
     "music to notes",
     notes,
