@@ -272,9 +272,9 @@ def _margins(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 
 def _detections(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     """Chances by their sides of the thresholds, all else as values: the worse of the two."""
-    if any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
-        return _values(want, got, limit, share)
     axis, chances = chance_channels(want)
+    if not axis or any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
+        return _values(want, got, limit, share)
     which, values = np.flatnonzero(chances), values_of(want)
     a, b = ([np.take(one, which, axis) for one in made] for made in (want, got))
     return max(

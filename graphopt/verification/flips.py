@@ -155,6 +155,8 @@ def _chances(want: list[Any], got: list[Any]) -> float:
 
 def _detections(want: list[Any], got: list[Any]) -> float:
     axis, chances = chance_channels(want)
+    if not axis:  # the first runs may not show what all do
+        return 0.0
     which = np.flatnonzero(chances)
     return _chances(*([np.take(one, which, axis) for one in made] for made in (want, got)))
 

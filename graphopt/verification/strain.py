@@ -98,6 +98,8 @@ def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 def _detections_strain(want: list[Any], got: list[Any], limit: float) -> float:
     axis, chances = chance_channels(want)
+    if not axis:  # the first runs may not show what all do
+        return _values_strain(want, got, limit)
     which, values = np.flatnonzero(chances), values_of(want)
     a, b = ([np.take(one, which, axis) for one in made] for made in (want, got))
     return max(_chances_strain(a, b, limit), _values_strain(values(want), values(got), limit))

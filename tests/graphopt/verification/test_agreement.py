@@ -10,6 +10,7 @@ from graphopt.budget import MAX_DISAGREEMENT
 from graphopt.reporting.confidence import upper_bound
 from graphopt.testing import parse_model
 from graphopt.verification.agreement import spread_error
+from graphopt.verification.flips import flips
 from graphopt.verification.guard import Guard, kind_of
 from graphopt.verification.strain import strain
 
@@ -128,6 +129,22 @@ def test_the_chances_of_a_detector_are_decisions_beside_its_boxes(turned):
         assert (strain(guard, [{"y": form(got)}]) > 1) == over
     assert judged("y = Relu(x)", [form(want)], [form(lost)]).kind == "chances"
     assert judged("y = Relu(x)", [form(want)], [form(moved)]).kind == "values"
+
+
+def test_first_runs_of_a_detector_may_show_no_large_coordinate():
+    """Boxes in a corner of the first pictures: those runs alone are judged as values."""
+    near = found_in(6, 400)
+    near[:, :4] *= 2e-2
+    runs = [np.concatenate([near] * 2), np.concatenate([found_in(6, 400)] * 2)]
+    guard = Guard(
+        parse_model("y = Relu(x)", inputs={"x": (4, 8)}), [{"y": a} for a in runs], [{}] * 2
+    )
+    assert guard.kinds == {"y": "detections"}
+    moved = runs[0].copy()
+    moved[:, 0] += 6 * np.random.default_rng(0).normal(size=400)
+    assert strain(guard, [{"y": runs[0]}]) == 0
+    assert strain(guard, [{"y": moved}]) > 1
+    assert flips(guard, [{"y": moved}]) == 0
 
 
 def test_a_state_is_no_detector():
