@@ -8,16 +8,13 @@ Two layers or so of each, width 32, random weights; exported by torch's tracer, 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from prune_structures import lively
+from prune_structures import asked, lively
 from torch import Tensor, nn
 
 Made = tuple[nn.Module, tuple[Tensor, ...]]
@@ -192,16 +189,9 @@ TABLE: dict[str, Callable[[], Made]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    warnings.simplefilter("ignore")
-    for name in args.names or TABLE:
-        torch.manual_seed(0)
+    for name, path in asked(__doc__, TABLE):
         model, given = TABLE[name]()
-        path, failed = args.out / f"{name}.onnx", ""
+        failed = ""
         with torch.no_grad():
             lively(model)
             for way in ({"dynamo": False, "opset_version": 17}, {"dynamo": True}):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import prune_convolutions
@@ -39,19 +40,24 @@ def lively(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def asked(text: str, names: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """The architectures that the command line asks for, of `names`, and where each goes."""
+    parser = argparse.ArgumentParser(description=text.split("\n")[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    for name in args.names or TABLE:
+    for name in args.names or names:
         torch.manual_seed(0)
+        yield name, args.out / f"{name}.onnx"
+
+
+def main() -> None:
+    for name, path in asked(__doc__, TABLE):
         make, feeds = TABLE[name]
-        path = str(args.out / f"{name}.onnx")
         with torch.no_grad():
-            torch.onnx.export(lively(make()), feeds, path, dynamo=False, opset_version=17)
+            torch.onnx.export(lively(make()), feeds, str(path), dynamo=False, opset_version=17)
 
 
 if __name__ == "__main__":

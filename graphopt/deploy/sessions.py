@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -178,16 +179,10 @@ def open_manifest(
     devices = plugin_devices(manifest) if manifest.plugin else []
     if not (manifest.plugin or manifest.provider in (CPU, *_providers())):
         raise MissingExtra(manifest.extra, f"target '{manifest.target}'")
-    try:
+    with _refusals(path, manifest):
         if manifest.plugin and not devices:
             return _open_native(path, manifest, profile is not None)
         return _open_ort(path, manifest, devices, profile)
-    except RuntimeError as error:  # OpenVINO raises no narrower public type
-        raise _refused(path, manifest, error) from error
-    except Exception as error:
-        if type(error).__module__.startswith("onnxruntime"):
-            raise _refused(path, manifest, error) from error
-        raise
 
 
 def _open_held(
@@ -200,8 +195,17 @@ def _open_held(
     options.add_external_initializers(
         list(weights), [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
     )
-    try:
+    with _refusals(path, manifest):
         return OrtSession(open_cpu(graph, options))
+
+
+@contextlib.contextmanager
+def _refusals(path: Path, manifest: Manifest) -> Iterator[None]:
+    """Tell a runtime's errors as one of the model or the target."""
+    try:
+        yield
+    except RuntimeError as error:  # OpenVINO raises no narrower public type
+        raise _refused(path, manifest, error) from error
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise _refused(path, manifest, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ class Body(NamedTuple):
     outputs: tuple[Term, ...]
 
 
-class ControlFlow:
+class ControlFlow(ABC):
     """What a walk through a graph does where a node has graphs of its own.
 
     Attributes:
@@ -41,17 +42,17 @@ class ControlFlow:
     scope: tuple[str, ...]
     opset: int
 
+    @abstractmethod
     def visit(self, node: ir.Node) -> None:
         """Give every output of `node` its term."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of(self, value: ir.Value | None) -> Term | None:
         """The term of a value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leaf(self, key: Any, op: str, value: ir.Value) -> Term:
         """The term of a value that no operator makes."""
-        raise NotImplementedError
 
     def branches(self, node: ir.Node, args: Sequence[Term | None]) -> list[Term]:
         """An If: the branch that is always taken, or both."""

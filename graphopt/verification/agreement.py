@@ -37,13 +37,12 @@ __all__ = [
     "TURNED",
     "Kind",
     "as_rows",
-    "chance_channels",
+    "chances_beside_values",
     "distributed",
     "is_text",
     "near",
     "spread_error",
     "turn_of",
-    "values_of",
     "weighty",
 ]
 
@@ -218,34 +217,32 @@ def _channels(arrays: list[Any]) -> int:
     return chosen
 
 
-def chance_channels(arrays: Sequence[Array]) -> tuple[int, Array]:
-    """The axis of channels of very different scale, and which of them are chances.
+#: Takes some channels of each run.
+Taken = Callable[[Sequence[Array]], list[Array]]
 
-    None is, and the axis is 0, where there are no chances beside larger numbers, or few of them.
+
+def chances_beside_values(want: Sequence[Array]) -> tuple[Taken, Taken] | None:
+    """What takes the chances of detections, and what takes all that is judged as values.
+
+    Channels are the axis whose parts differ most in scale. Of chances those that decide nothing,
+    things that are nowhere in the samples, are no values. None where no chances stand beside larger
+    numbers, or few of them do.
     """
-    axis = _channels(list(arrays)) if arrays[0].ndim in (2, 3) else 0
-    if not axis or any(a.ndim <= axis or not a.size for a in arrays):
-        return 0, np.zeros(0, bool)
-    parts = [np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]) for a in arrays]
+    axis = _channels(list(want)) if want[0].ndim in (2, 3) else 0
+    if not axis or any(a.ndim <= axis or not a.size for a in want):
+        return None
+    parts = [np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]) for a in want]
     if len({p.shape[1] for p in parts}) > 1 or max(map(len, parts)) < FEW:
-        return 0, np.zeros(0, bool)
-    low, high = (np.array([f(p, axis=0) for p in parts]) for f in (np.min, np.max))
-    chances = (low.min(axis=0) >= 0) & (high.max(axis=0) <= 1)
-    largest = np.maximum(-low.min(axis=0), high.max(axis=0))
-    beside = bool(chances.any() and (largest[~chances] > ALIKE).any())
-    return (axis, chances) if beside else (0, np.zeros(0, bool))
-
-
-def values_of(want: Sequence[Array]) -> Callable[[Sequence[Array]], list[Array]]:
-    """Takes, of detections, the channels that are judged as values.
-
-    Those are all but the chances that decide nothing: things that are nowhere in the samples.
-    """
-    axis, chances = chance_channels(want)
-    others = tuple(k for k in range(want[0].ndim) if k != axis)
-    high = np.max([a.max(axis=others) for a in want], axis=0)
-    kept = np.flatnonzero(~chances | (high > THRESHOLDS[0]))
-    return lambda arrays: [np.take(a, kept, axis) for a in arrays]
+        return None
+    low, high = np.min([p.min(axis=0) for p in parts], 0), np.max([p.max(axis=0) for p in parts], 0)
+    chances = (low >= 0) & (high <= 1)
+    if not chances.any() or not (np.maximum(-low, high)[~chances] > ALIKE).any():
+        return None
+    which, others = np.flatnonzero(chances), np.flatnonzero(~chances | (high > THRESHOLDS[0]))
+    return (
+        lambda runs: [np.take(a, which, axis) for a in runs],
+        lambda runs: [np.take(a, others, axis) for a in runs],
+    )
 
 
 def near(want: Sequence[Array]) -> float:
@@ -272,13 +269,12 @@ def _margins(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 
 def _detections(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     """Chances by their sides of the thresholds, all else as values: the worse of the two."""
-    axis, chances = chance_channels(want)
-    if not axis or any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
+    split = chances_beside_values(want)
+    if split is None or any(a.shape != b.shape for a, b in zip(want, got, strict=True)):
         return _values(want, got, limit, share)
-    which, values = np.flatnonzero(chances), values_of(want)
-    a, b = ([np.take(one, which, axis) for one in made] for made in (want, got))
+    chances, values = split
     return max(
-        _chances(a, b, limit, share),
+        _chances(chances(want), chances(got), limit, share),
         _values(values(want), values(got), limit, share),
         key=lambda one: one.over,
     )

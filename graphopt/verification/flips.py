@@ -28,7 +28,7 @@ import numpy as np
 from graphopt.verification.agreement import (
     THRESHOLDS,
     Outputs,
-    chance_channels,
+    chances_beside_values,
     is_text,
     weighty,
 )
@@ -154,11 +154,10 @@ def _chances(want: list[Any], got: list[Any]) -> float:
 
 
 def _detections(want: list[Any], got: list[Any]) -> float:
-    axis, chances = chance_channels(want)
-    if not axis:  # the first runs may not show what all do
+    split = chances_beside_values(want)
+    if split is None:  # the first runs may not show what all do
         return 0.0
-    which = np.flatnonzero(chances)
-    return _chances(*([np.take(one, which, axis) for one in made] for made in (want, got)))
+    return _chances(split[0](want), split[0](got))
 
 
 def _logit(p: Array) -> Array:

@@ -23,7 +23,7 @@ from graphopt.verification.agreement import (
     Kind,
     Outputs,
     as_rows,
-    chance_channels,
+    chances_beside_values,
     distributed,
 )
 from graphopt.verification.saturation import LOGITS, made_by, opened_with_logits, saturated
@@ -53,7 +53,7 @@ def kind_of(value: ir.Value, arrays: Sequence[Array]) -> Kind:
         return "decisions"
     node = made_by(value)
     known = _BY_OPERATOR.get(node.op_type) if node is not None else None
-    if chance_channels(arrays)[0]:
+    if chances_beside_values(arrays) is not None:
         return "detections"
     # else the last axis is no row of classes
     alike = len({a.shape[-1:] for a in arrays}) == 1 and not _follows_inputs(value)

@@ -23,13 +23,12 @@ from graphopt.verification.agreement import (
     Kind,
     Outputs,
     as_rows,
-    chance_channels,
+    chances_beside_values,
     distributed,
     is_text,
     near,
     spread_error,
     turn_of,
-    values_of,
     weighty,
 )
 from graphopt.verification.guard import Guard
@@ -97,12 +96,12 @@ def _margins_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _detections_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    axis, chances = chance_channels(want)
-    if not axis:  # the first runs may not show what all do
+    split = chances_beside_values(want)
+    if split is None:  # the first runs may not show what all do
         return _values_strain(want, got, limit)
-    which, values = np.flatnonzero(chances), values_of(want)
-    a, b = ([np.take(one, which, axis) for one in made] for made in (want, got))
-    return max(_chances_strain(a, b, limit), _values_strain(values(want), values(got), limit))
+    chances, values = split
+    decided = _chances_strain(chances(want), chances(got), limit)
+    return max(decided, _values_strain(values(want), values(got), limit))
 
 
 def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:

@@ -4,7 +4,6 @@ import dataclasses
 from contextlib import contextmanager
 
 import numpy as np
-import onnx
 import pytest
 
 from graphopt import optimize, tune
@@ -15,22 +14,6 @@ from graphopt.measuring import session_options as tuning
 from graphopt.measuring.batch_size import best_batch, reads_rows
 from graphopt.measuring.worker import serve
 from graphopt.pipeline import result as results
-
-
-def forest(path, rows="n"):
-    """One split, written to `path`."""
-    node = onnx.helper.make_node(
-        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
-        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0],
-        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[0.0, 0.0, 0.0],
-        nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0],
-        target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0],
-    )  # fmt: skip
-    values = [onnx.helper.make_tensor_value_info(k, 1, [rows, w]) for k, w in (("x", 4), ("y", 1))]
-    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
-    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 1)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-    return path
 
 
 def pretend(monkeypatch, milliseconds, noise=0.005):
@@ -91,7 +74,7 @@ def test_runs_that_would_take_long_are_not_tried(monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "many"), [("n", True), (3, False)])
-def test_only_trees_with_a_free_number_of_rows_are_asked(rows, many, tmp_path):
+def test_only_trees_with_a_free_number_of_rows_are_asked(rows, many, tmp_path, forest):
     assert reads_rows(load(forest(tmp_path / "m.onnx", rows))) is many
 
 
@@ -102,7 +85,7 @@ def test_rows_differ_from_run_to_run():
     assert seen == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
 
 
-def test_the_manifest_and_the_report_say_how_many(tmp_path, monkeypatch):
+def test_the_manifest_and_the_report_say_how_many(tmp_path, monkeypatch, forest):
     opened = pretend(monkeypatch, lambda n: 0.001 * max(n, 64), noise=0.001)
 
     @contextmanager

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from graphopt import tune
@@ -61,20 +60,9 @@ def test_one_thread_is_not_asked_whether_it_should_spin(lowered, monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "tried"), [("n", 256), (3, 3)])
-def test_trees_are_tried_on_many_rows(rows, tried, tmp_path, monkeypatch):
+def test_trees_are_tried_on_many_rows(rows, tried, tmp_path, monkeypatch, forest):
     """For few ONNX Runtime takes one thread, whatever it is told."""
-    node = onnx.helper.make_node(
-        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
-        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0],
-        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[0.0, 0.0, 0.0],
-        nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0],
-        target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0],
-    )  # fmt: skip
-    values = [onnx.helper.make_tensor_value_info(k, 1, [rows, w]) for k, w in (("x", 4), ("y", 1))]
-    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
-    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 1)]
-    path = tmp_path / "trees.onnx"
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    path = forest(tmp_path / "trees.onnx", rows)
     shapes = []
     monkeypatch.setattr(tuning, "keep_feeds", lambda feeds, _: shapes.append(feeds["x"].shape))
     monkeypatch.setattr(tuning, "best_batch", lambda opened, seconds: None)
