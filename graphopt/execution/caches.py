@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graphopt.graph.attributes import attribute
 
-__all__ = ["CACHES", "as_held", "in_floats", "quantized_caches"]
+__all__ = ["CACHES", "as_floats", "as_held", "in_floats", "quantized_caches"]
 
 Array = np.ndarray[Any, Any]
 _Predict = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -47,24 +47,23 @@ def as_held(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     return {n: _rounded(a, scales[n]) if n in scales else a for n, a in feeds.items()}
 
 
+def as_floats(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs with the caches that `model` makes in integers in its other outputs' type."""
+    scales = quantized_caches(model)
+    dtypes = (v.dtype for v in model.graph.outputs)
+    floats = [t for t in dtypes if t is not None and t.is_floating_point()]
+    dtype = floats[0].numpy() if floats else np.dtype(np.float32)
+    return {
+        n: (a * scales[n]).astype(dtype) if n in scales and a.dtype.kind == "i" else a
+        for n, a in outputs.items()
+    }
+
+
 def in_floats(model: ir.Model, predict: _Predict) -> _Predict:
     """`predict` of a model with such caches, its cache given and returned in the logits' type."""
-    scales = quantized_caches(model)
-    if not scales:
+    if not quantized_caches(model):
         return predict
-    outputs = {v.name: v.dtype for v in model.graph.outputs}
-    floats = [t for t in outputs.values() if t is not None and t.is_floating_point()]
-    dtype = floats[0].numpy() if floats else np.dtype(np.float32)
-
-    def floating(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        given = {n: _rounded(a, scales[n]) if n in scales else a for n, a in feeds.items()}
-        made = predict(given)
-        return {
-            n: (a * scales[n]).astype(dtype) if n in scales and a.dtype.kind == "i" else a
-            for n, a in made.items()
-        }
-
-    return floating
+    return lambda feeds: as_floats(model, predict(as_held(model, feeds)))
 
 
 def _rounded(array: Array, scales: Array) -> Array:

@@ -6,6 +6,7 @@ the number of samples.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -49,13 +50,13 @@ def observe(
     held = {n: initializers[n].const_value for n in wanted if n in initializers and n not in given}
     constants = {n: tensor.numpy() for n, tensor in held.items() if tensor is not None}
     clone = with_outputs(model, [n for n in wanted if n not in given and n not in held])
-    feeds: list[Arrays] = []
+    ahead: deque[Arrays] = deque()
 
     def remembered() -> Iterator[Arrays]:
         for feed in samples:
-            feeds[:] = [feed]
+            ahead.append(feed)
             yield feed
 
     for outputs in run_each(clone, remembered()):
-        known = {**constants, **feeds[0], **outputs}
+        known = {**constants, **ahead.popleft(), **outputs}
         yield {name: known[name] for name in wanted}

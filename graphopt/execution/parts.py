@@ -2,13 +2,16 @@
 
     y = f_n(... f_2(f_1(x)))
 
-Parts are runs of nodes in the model's own order. What a later part reads of an earlier one is kept
-between them, and one part at a time is open, so that no more than its weights are held.
+Parts are runs of nodes in the model's own order, cut where the fewest values cross: at a block's
+end one does, the residual stream, which dominates all that follows (beside masks and positions,
+which cross everywhere). What a later part reads of an earlier one is kept between them, and one
+part at a time is open, so that no more than its weights are held.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,32 +58,64 @@ def _copied(one: Placed, optimize: bool) -> int:
 def parts_of(
     proto: onnx.ModelProto, large: Sequence[Placed], optimize: bool, limit: int
 ) -> list[Part]:
-    """The model's nodes in parts that copy about `limit` bytes of weights each."""
+    """The model's nodes in parts that copy about `limit` bytes of weights each.
+
+    A part ends where the fewest values cross, of the places where it has half of that or more.
+    """
     size = {one.name: _copied(one, optimize) for one in large}
     nodes = list(proto.graph.node)
     reads = [frozenset(_read(node)) for node in nodes]
     until = {name: len(nodes) for name in (o.name for o in proto.graph.output)}
     for k, names in enumerate(reads):
         until.update((n, max(k, until.get(n, 0))) for n in names)
+    crossing = _crossing(nodes, until)
     parts: list[Part] = []
-    start, held = 0, 0
-    seen: set[str] = set()
-    for k, names in enumerate(reads):
-        held += sum(size.get(n, 0) for n in names - seen)
-        seen |= names
-        if held >= limit or k + 1 == len(nodes):
-            made = [o for n in nodes[start : k + 1] for o in n.output if o]
-            inner = frozenset().union(*reads[start : k + 1]) - set(made)
-            parts.append(
-                Part(
-                    nodes=tuple(nodes[start : k + 1]),
-                    reads=inner,
-                    gives=tuple(o for o in made if until.get(o, -1) > k),
-                    last=frozenset(n for n in inner if until[n] <= k),
-                )
+    start = 0
+    while start < len(nodes):
+        end = _end(start, reads, size, crossing, limit)
+        made = [o for n in nodes[start:end] for o in n.output if o]
+        inner = frozenset().union(*reads[start:end]) - set(made)
+        parts.append(
+            Part(
+                nodes=tuple(nodes[start:end]),
+                reads=inner,
+                gives=tuple(o for o in made if until.get(o, -1) >= end),
+                last=frozenset(n for n in inner if until[n] < end),
             )
-            start, held, seen = k + 1, 0, set()
+        )
+        start = end
     return parts
+
+
+def _crossing(nodes: Sequence[onnx.NodeProto], until: Mapping[str, int]) -> list[int]:
+    """How many values that nodes up to the k-th made are read after it, for each k."""
+    change = [0] * (len(nodes) + 2)
+    for k, node in enumerate(nodes):
+        for name in node.output:
+            if until.get(name, -1) > k:
+                change[k] += 1
+                change[until[name]] -= 1
+    return list(itertools.accumulate(change))
+
+
+def _end(
+    start: int,
+    reads: Sequence[frozenset[str]],
+    size: Mapping[str, int],
+    crossing: Sequence[int],
+    limit: int,
+) -> int:
+    """Where the part ends that begins at node `start`."""
+    held, best = 0, None
+    seen: set[str] = set()
+    for k in range(start, len(reads)):
+        held += sum(size.get(n, 0) for n in reads[k] - seen)
+        seen |= reads[k]
+        if 2 * held >= limit and (best is None or crossing[k] <= crossing[best]):
+            best = k
+        if held >= limit and best is not None:
+            return best + 1
+    return len(reads)
 
 
 def proto_of(proto: onnx.ModelProto, part: Part, known: Mapping[str, Any]) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ between two of them is not noise.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import onnx_ir as ir
 
 from graphopt.deploy.runtime import BESIDE, open_cpu, session_options
 from graphopt.errors import ModelError
-from graphopt.execution.caches import in_floats
+from graphopt.execution.caches import as_floats, as_held, in_floats
 from graphopt.execution.guard import fatal_division, guarded, serve
 from graphopt.execution.parts import copied_bytes, parts_of, proto_of
 from graphopt.graph.evaluation import RANDOM
@@ -36,7 +37,11 @@ __all__ = ["in_parts", "open_session", "opened", "run", "run_each", "runtime_err
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 #: Bytes of weights that one session may copy.
 IN_PARTS = 1 << 30
-_Predict = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
+#: Runs that go through one part of such a model before the next part is opened.
+TOGETHER = 16
+_Outputs = dict[str, np.ndarray[Any, Any]]
+_Predict = Callable[[Arrays], _Outputs]
+_Stream = Callable[[Iterable[Arrays]], Iterator[_Outputs]]
 
 
 def open_session(path: Path, *, optimize: bool = False) -> Any:
@@ -60,12 +65,14 @@ def run_each(
 ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """Outputs by name for each of `feeds`, one session for all of them.
 
+    A model that runs in parts takes a few of them at a time, so that its weights are read once for
+    all of these.
+
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
-    with opened(model, optimize=optimize) as predict:
-        for feed in feeds:
-            yield predict(feed)
+    with _streaming(model, optimize) as stream:
+        yield from stream(feeds)
 
 
 def run(
@@ -85,16 +92,29 @@ def opened(model: ir.Model | Skeleton, *, optimize: bool = True) -> Iterator[_Pr
     Raises:
         ModelError: the runtime cannot load or run the model.
     """
+    with _streaming(model, optimize) as stream:
+        yield lambda feeds: next(stream([feeds]))
+
+
+@contextlib.contextmanager
+def _streaming(model: ir.Model | Skeleton, optimize: bool) -> Iterator[_Stream]:
     skeleton = skeleton_of(model)
     proto, large = skeleton.runnable
     proto = seeded(proto)
     division = fatal_division(skeleton.model)
     if in_parts(skeleton, optimize=optimize):
-        predict = _predictor_in_parts(proto, large, optimize, division)
-        yield in_floats(skeleton.model, predict)
+        together = _together(proto, large, optimize, division)
+
+        def stream(feeds: Iterable[Arrays]) -> Iterator[_Outputs]:
+            held = (as_held(skeleton.model, feed) for feed in feeds)
+            while runs := list(itertools.islice(held, TOGETHER)):
+                yield from (as_floats(skeleton.model, made) for made in together(runs))
+
+        yield stream
     else:
         with _opened(proto, large, optimize, division) as predict:
-            yield in_floats(skeleton.model, predict)
+            in_types = in_floats(skeleton.model, predict)
+            yield lambda feeds: map(in_types, feeds)
 
 
 def in_parts(skeleton: Skeleton, *, optimize: bool = False) -> bool:
@@ -146,25 +166,25 @@ def _opened(
         yield guard.run if division else _predictor(session)
 
 
-def _predictor_in_parts(
+def _together(
     proto: onnx.ModelProto, large: Sequence[Placed], optimize: bool, division: str
-) -> _Predict:
-    """Runs the model's parts one after another, each opened when its turn comes."""
+) -> Callable[[list[_Outputs]], Iterator[_Outputs]]:
+    """Takes runs through the model's parts one after another, each opened when its turn comes."""
     parts = parts_of(proto, large, optimize, IN_PARTS // 4)
     outputs = [o.name for o in proto.graph.output]
 
-    def predict(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        known: dict[str, Any] = dict(feeds)
+    def together(runs: list[_Outputs]) -> Iterator[_Outputs]:
         for part in parts:
             held = [one for one in large if one.name in part.reads]
-            with _opened(proto_of(proto, part, known), held, optimize, division) as run_part:
-                made = run_part({n: a for n, a in known.items() if n in part.reads})
-            known.update((n, _on_disk(a)) for n, a in made.items())
-            for name in part.last - set(outputs):
-                known.pop(name, None)
-        return {name: known[name] for name in outputs}
+            with _opened(proto_of(proto, part, runs[0]), held, optimize, division) as run_part:
+                for known in runs:
+                    made = run_part({n: a for n, a in known.items() if n in part.reads})
+                    known.update((n, _on_disk(a)) for n, a in made.items())
+                    for name in part.last - set(outputs):
+                        known.pop(name, None)
+        return ({name: run[name] for name in outputs} for run in runs)
 
-    return predict
+    return together
 
 
 def _on_disk(array: Any) -> Any:

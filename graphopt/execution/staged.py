@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
-from graphopt.execution.runtime import IN_PARTS, Arrays, open_session, seeded
+from graphopt.execution.runtime import IN_PARTS, Arrays, run_each
 
 __all__ = ["Staged"]
 
@@ -163,16 +163,17 @@ class Staged:
         part = ir.Model(
             graph, ir_version=self.model.ir_version, functions=list(self.model.functions.values())
         )
-        path = self._folder / "stage.onnx"
-        path.write_bytes(seeded(ir.to_proto(part)).SerializeToString())
-        session = open_session(path, optimize=True)
-        names = [o.name for o in graph.outputs]
+        names = [str(o.name) for o in graph.outputs]
+        feeds = (
+            {str(v.name): self._read(s, run) for v, s in zip(graph.inputs, sources, strict=True)}
+            for run in range(self.runs)
+        )
         self._remember(wanted)
-        for run in range(self.runs):
-            feeds = {v.name: self._read(s, run) for v, s in zip(graph.inputs, sources, strict=True)}
-            for value, array in zip(wanted, session.run(names, feeds), strict=True):
-                if isinstance(array, np.ndarray):
-                    self._write(value, run, array)
+        for run, made in enumerate(run_each(part, feeds, optimize=True)):
+            for value, name in zip(wanted, names, strict=True):
+                found: Any = made[name]
+                if isinstance(found, np.ndarray):
+                    self._write(value, run, found)
                 else:  # a sequence is made again
                     self._known.pop(value, None)
         for value in wanted if self._lasting else ():

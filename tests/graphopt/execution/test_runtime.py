@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -152,3 +153,29 @@ def test_a_model_in_parts_gives_what_the_whole_gives(monkeypatch, optimize, flag
         assert held == [{"w"}, {"v"}, {"w"}, set()]
     else:
         assert opened_parts == []
+
+
+def test_parts_end_where_blocks_do_and_read_their_weights_once_for_several_runs(monkeypatch):
+    """Bytes alone would cut inside of a block, where the residual stream and its branch cross."""
+    streams = ["x", *(f"x{k}" for k in range(1, 6)), "y"]
+    text = " ".join(
+        f"a{k} = MatMul({x}, up{k}) b{k} = Relu(a{k}) c{k} = MatMul(b{k}, down{k}) "
+        f"s{k} = Mul({x}, scale) {y} = Add(c{k}, s{k})"
+        for k, (x, y) in enumerate(itertools.pairwise(streams))
+    )
+    rng = np.random.default_rng(0)
+    weights = {f"up{k}": rng.standard_normal((32, 48)).astype(np.float16) / 8 for k in range(6)}
+    weights |= {f"down{k}": rng.standard_normal((48, 32)).astype(np.float16) / 8 for k in range(6)}
+    weights["scale"] = np.ones(1, np.float16)
+    feeds = [{"x": rng.standard_normal((3, 32)).astype(np.float16)} for _ in range(5)]
+    model = parse_model(text, inputs=feeds[0], constants=weights)
+    whole = list(run_each(model, feeds))
+    opened_parts = []
+    monkeypatch.setattr(runtime, "IN_PARTS", 4 * 16_000)  # a block copies 12,288 bytes of floats
+    monkeypatch.setattr(
+        runtime, "proto_of", lambda *a: opened_parts.append(proto_of(*a)) or opened_parts[-1]
+    )
+    in_parts = list(run_each(model, feeds))
+    for ours, theirs in zip(in_parts, whole, strict=True):
+        np.testing.assert_allclose(ours["y"], theirs["y"], rtol=1e-2, atol=1e-2)
+    assert [[o.name for o in p.graph.output] for p in opened_parts] == [[y] for y in streams[1:]]
