@@ -56,7 +56,7 @@ def half_precision(device: torch.device) -> bool:
     """Whether the forward pass gains from bfloat16 here.
 
     AVX512-BF16 without AMX does not count: torch's products take twice as long there as in float32,
-    steps of whole models 1.2 to 1.7 times (bench/results/recover.md).
+    steps of whole models 1.2 to 1.6 times (bench/results/recover.md).
     """
     import torch
 

@@ -145,8 +145,7 @@ class Distill(Pass):
             plan = Plan(
                 epochs=self.epochs,
                 lr=self.lr,
-                # what parts have learned gets worse before the rate falls
-                patience=self.epochs if blocks else Plan.patience,
+                patience=self.epochs,  # the loss may rise, and falls when the rate does
                 checkpoint=Path(self.checkpoint, "distill.pt") if self.checkpoint else None,
                 key=_key(self, student, batches, ctx),
                 text="distill",

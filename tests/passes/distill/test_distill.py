@@ -488,6 +488,18 @@ def test_a_teacher_of_another_interface_is_refused(tmp_path):
     assert [r.reason for r in ctx.refusals] == ["the teacher takes q, the model x"]
 
 
+def test_a_loss_that_rises_until_the_rate_falls_ends_no_training():
+    source, given = dense(), samples(count=2304)  # too many for parts of the model
+    model = source.clone()
+    scale(model, "w2", 1.004)
+    history = []
+    ctx = Context(model, source=source, samples=given, pass_name="distill")
+    ctx.scalar = lambda name, value, step: history.append(value) if "held" in name else None
+    assert Distill(epochs=12, lr=1e-2, batch=64).run(model, ctx)
+    assert len(history) == 13
+    assert min(history[1:4]) > history[0] > history[-1]
+
+
 TOKENS = """
     x = Gather(words, ids)  m = Cast <to=1> (mask)  w = Unsqueeze(m, ax2)  xw = Mul(x, w)
     total = ReduceSum <keepdims=1> (xw, ax1)  c = Tanh(total)  r = Add(x, c)
