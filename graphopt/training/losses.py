@@ -139,7 +139,9 @@ class Criterion:
         return f.nll_loss(scores.reshape(-1, scores.shape[-1]), label.reshape(-1).long())
 
 
-def counted(s: torch.Tensor, t: torch.Tensor, mask: int | None, batch: Batch) -> Any:
+def counted(
+    s: torch.Tensor, t: torch.Tensor, mask: int | None, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows [n, channels] of the tokens that count; all as they are where none would."""
     keep = None if mask is None else batch.inputs[mask].to(s.device).reshape(-1) != 0
     if keep is None or not keep.any():
