@@ -13,7 +13,7 @@ from graphopt.converting.process import Converter
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.execution.runtime import run
 from graphopt.samples import bind_shapes, sized, synthetic
-from graphopt.samples.thresholds import categories_of
+from graphopt.samples.thresholds import categories_of, thresholds_of
 
 __all__ = ["check_against_framework", "difference", "drawn"]
 
@@ -24,6 +24,8 @@ SIZES = ((2, 8), (5, 13))
 TOLERANCE = 1e-4
 #: What is drawn about a threshold is moved off it: a framework may compare in float64.
 OFF = 2.0**-8
+#: Share of what trees read that is 0, which some take for a missing value.
+ZEROS = 0.1
 
 
 def check_against_framework(model: ir.Model, source: Converter, title: str) -> str:
@@ -67,7 +69,8 @@ def check_against_framework(model: ir.Model, source: Converter, title: str) -> s
 def drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]:
     """Inputs of so many rows, other dynamic axes of size `others`.
 
-    They lie off what trees split at, and are whole numbers where trees ask for categories.
+    They lie off what trees split at, but for some zeros, and are whole numbers where trees ask for
+    categories.
     """
     shapes, _ = bind_shapes(model, sized(model, rows, others))
     feeds = next(iter(synthetic(model, seed=seed, shapes=shapes, runs=1)))
@@ -80,6 +83,8 @@ def _moved(x: Any, value: ir.Value, rng: np.random.Generator) -> Any:
     made = (x * (1 + OFF * rng.standard_normal(x.shape))).astype(x.dtype)
     for column in categories_of(value):
         made[..., column] = np.rint(x[..., column])
+    if thresholds_of(value):
+        made[rng.random(made.shape) < ZEROS] = 0
     return made
 
 

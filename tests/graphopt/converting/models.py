@@ -79,6 +79,8 @@ def xgboost(folder):
     save("hinge", X[:, 3] > 0, objective="binary:hinge")
     save("vectors", X[:, :3], multi_strategy="multi_output_tree", tree_method="hist")
     save("counts", np.abs(np.round(X[:, :2])), objective="count:poisson")
+    save("hazard", np.abs(X[:, 3]), objective="survival:cox")
+    save("forest", Y, objective="multi:softprob", num_class=3, num_parallel_tree=3, subsample=0.5)
     early = save("whole", X[:, 3])
     early.set_attr(best_iteration="3")
     early.save_model(folder / "early.json")
@@ -107,6 +109,22 @@ def lightgbm(folder):
     lightgbm.train(one, table, 8).save_model(folder / "categories.txt")
     dart = {"boosting": "dart", **quiet}
     lightgbm.train(dart, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "dart.txt")
+    sparse = lightgbm.Dataset(np.where(rng.random(X.shape) < 0.4, 0, X), X[:, 3])
+    zeros = {"zero_as_missing": True, **quiet}
+    lightgbm.train(zeros, sparse, 8).save_model(folder / "zeros.txt")
+    each = {"objective": "multiclassova", "num_class": 3, "sigmoid": 0.5, **quiet}
+    lightgbm.train(each, data, 8).save_model(folder / "each.txt")
+    for name in ("fair", "cross_entropy", "cross_entropy_lambda"):
+        target = lightgbm.Dataset(X, np.abs(np.tanh(X[:, 3])))
+        lightgbm.train({"objective": name, **quiet}, target, 8).save_model(folder / f"{name}.txt")
+    roots = {"reg_sqrt": True, **quiet}
+    lightgbm.train(roots, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "roots.txt")
+
+    def own(scores, rows):
+        return scores - rows.get_label(), np.ones_like(scores)
+
+    mine = {"objective": own, **quiet}
+    lightgbm.train(mine, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "own.txt")
     linear = {"linear_tree": True, **quiet}
     lightgbm.train(linear, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "linear.txt")
 
