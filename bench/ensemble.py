@@ -133,10 +133,12 @@ def at_random(model: ir.Model) -> ir.Model:
             assert value is not None
             assert value.const_value is not None
             shape = tuple(value.const_value.shape)
-            fan = np.prod(shape[1:])
-            small = fan > shape[1] and any(u.node.op_type == "Add" for u in node.outputs[0].uses())
-            spread = (0.1 if small else 1.0) * np.sqrt(2 / fan) if len(shape) > 1 else 0.0
-            array = (spread * rng.standard_normal(shape)).astype(np.float32)
+            array = np.zeros(shape, np.float32)
+            if len(shape) > 1:
+                kernel = len(shape) > 2 and max(shape[2:]) > 1
+                ends = kernel and any(u.op_type == "Add" for u, _ in node.outputs[0].uses())
+                spread = (0.1 if ends else 1.0) * np.sqrt(2 / np.prod(shape[1:]))
+                array = (spread * rng.standard_normal(shape)).astype(np.float32)
             value.const_value = ir.Tensor(array, name=value.name)
     return made
 

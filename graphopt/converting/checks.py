@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from graphopt.execution.runtime import run
 from graphopt.samples import bind_shapes, sized, synthetic
 from graphopt.samples.thresholds import categories_of, thresholds_of
 
-__all__ = ["check_against_framework", "difference", "drawn"]
+__all__ = ["check_against_framework", "difference", "drawn", "predicted"]
 
 #: Sizes of the first dynamic axis of every input, and of the others.
 SIZES = ((2, 8), (5, 13))
@@ -24,6 +24,12 @@ SIZES = ((2, 8), (5, 13))
 TOLERANCE = 1e-4
 #: What is drawn about a threshold is moved off it: a framework may compare in float64.
 OFF = 2.0**-8
+#: What numbers are drawn until the framework takes them: any, none below 0, 0 and 1 alone.
+FORMS: tuple[Callable[[Any], Any], ...] = (
+    lambda x: x,
+    np.abs,
+    lambda x: (x > 0).astype(x.dtype),
+)
 #: Share of what trees read that is 0, which some take for a missing value.
 ZEROS = 0.1
 
@@ -37,12 +43,12 @@ def check_against_framework(model: ir.Model, source: Converter, title: str) -> s
     worst = 0.0
     mended: dict[str, str] = {}
     for seed, (rows, others) in enumerate(SIZES):
-        feeds = drawn(model, rows, others, seed)
         try:
-            expected = source.predict(feeds)
+            feeds, expected = predicted(model, source, rows, others, seed)
         except ModelError as error:
             if seed:  # another size is none that the model takes
-                return f"{title} does not run at {_shapes(feeds)}: {error}."
+                shapes = _shapes(drawn(model, rows, others, seed))
+                return f"{title} does not run at {shapes}: {error}."
             return f"{title} itself was not asked: {error}."
         try:
             got = list(run(model, feeds).values())
@@ -64,6 +70,26 @@ def check_against_framework(model: ir.Model, source: Converter, title: str) -> s
             worst = max(worst, apart)
     agrees = f"It agrees with {title} within {worst:.1g} at {len(SIZES)} sizes."
     return " ".join([agrees, *mended.values()])
+
+
+def predicted(
+    model: ir.Model, source: Converter, rows: int, others: int, seed: int
+) -> tuple[dict[str, Any], dict[int, Any]]:
+    """Inputs that the framework takes, and its outputs by position.
+
+    Raises:
+        ModelError: it takes none; what it said of the first.
+    """
+    first: ModelError | None = None
+    for form in FORMS:
+        feeds = drawn(model, rows, others, seed)
+        feeds = {k: form(x) if x.dtype.kind == "f" else x for k, x in feeds.items()}
+        try:
+            return feeds, source.predict(feeds)
+        except ModelError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def drawn(model: ir.Model, rows: int, others: int, seed: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def convert(path: str, onnx_path: str) -> Any:
         _each_for_itself(made)
     for op in result or ():
         _then(made, op)
-    _zeros_are_missing(made, model)
+    _zeros_are_missing(made, _columns_without_zeros(path))
     labelled = len(made.graph.output) > 1
     if labelled:  # the converter declares one label, however many rows there are
         made.graph.output[0].type.tensor_type.ClearField("shape")
@@ -117,25 +117,33 @@ def _each_for_itself(made: Any) -> None:
                 attribute.s = b"LOGISTIC"
 
 
-def _zeros_are_missing(made: Any, model: Any) -> None:
-    """Let trees read NaN for zeros in columns where these are missing values (zero_as_missing)."""
+def _columns_without_zeros(path: str) -> set[int]:
+    """Columns in which zeros are missing values (zero_as_missing), by what splits say of them."""
+    found: set[int] = set()
+    features: list[int] = []
+    with open(path) as file:
+        for line in file:
+            key, _, values = line.partition("=")
+            if key == "split_feature":
+                features = [int(v) for v in values.split()]
+            elif key == "decision_type":  # bits: categories, default left, two of what is missing
+                types = [int(v) for v in values.split()]
+                found |= {f for f, t in zip(features, types, strict=True) if t & 0b1101 == 0b0100}
+    return found
+
+
+def _zeros_are_missing(made: Any, columns: set[int]) -> None:
+    """Let trees read NaN for zeros in these columns."""
     import numpy as np
     import onnx
 
-    columns: set[int] = set()
-    todo = [tree["tree_structure"] for tree in model.dump_model()["tree_info"]]
-    while todo:
-        split = todo.pop()
-        if "split_feature" in split:
-            todo += [split["left_child"], split["right_child"]]
-            if split["missing_type"] == "Zero":
-                columns.add(split["split_feature"])
     if not columns:
         return
     reads = made.graph.input[0].name
     for node in made.graph.node:
         node.input[:] = ["zeros_gone" if n == reads else n for n in node.input]
-    most = np.full(model.num_feature(), -1, np.float32)
+    width = made.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    most = np.full(width, -1, np.float32)
     most[list(columns)] = 1e-35  # what LightGBM takes for zero
     for name, array in (("largest_zero", most), ("missing", np.array(np.nan, np.float32))):
         made.graph.initializer.append(onnx.numpy_helper.from_array(array, name))

@@ -22,9 +22,12 @@ def sklearn(folder):
         RandomForestClassifier,
         RandomForestRegressor,
     )
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.mixture import GaussianMixture
+    from sklearn.naive_bayes import CategoricalNB
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, StandardScaler
 
     names = np.array(["low", "middle", "high"])[Y]
     forest = make_pipeline(StandardScaler(), RandomForestClassifier(9, random_state=0))
@@ -38,6 +41,16 @@ def sklearn(folder):
     joblib.dump(
         make_pipeline(columns, LogisticRegression()).fit(table, Y > 0), folder / "table.joblib"
     )
+    table["floor"] = rng.integers(0, 4, len(table))
+    known = OneHotEncoder(handle_unknown="ignore")
+    texts = make_pipeline(SimpleImputer(strategy="most_frequent"), known)
+    columns = ColumnTransformer(
+        [("b", KBinsDiscretizer(3), [0]), ("t", texts, ["town"]), ("f", known, ["floor"])]
+    )
+    joblib.dump(make_pipeline(columns, LogisticRegression()).fit(table, Y), folder / "bins.joblib")
+    joblib.dump(GaussianMixture(2, random_state=0).fit(X), folder / "mixture.joblib")
+    counts = CategoricalNB().fit(rng.integers(0, 3, X.shape), Y)
+    joblib.dump(counts, folder / "counts.joblib")
     two = RandomForestRegressor(5, max_depth=3, random_state=0).fit(X, X[:, :2])
     joblib.dump(two, folder / "two_numbers.joblib")
     gaps = np.where(rng.random(X.shape) < 0.1, np.nan, X)

@@ -37,12 +37,16 @@ MODULES = {
         class Booster:
             def __init__(self, model_file):
                 print("chatter on standard output")
-                self.told = json.load(open(model_file))
+                self.told = json.loads(open(model_file).read().partition("\\n")[2])
             def num_feature(self):
                 return 3
             def predict(self, x):
                 if self.told.get("raises") and len(x) > self.told["raises"]:
                     raise ValueError("too many rows")
+                if self.told.get("only") and not all(v in self.told["only"] for v in x.ravel()):
+                    raise ValueError("no such number")
+                if self.told.get("least") is not None and x.min() < self.told["least"]:
+                    raise ValueError("too small a number")
                 return x.sum(1) * self.told["factor"]
     """,
     "onnxmltools": """
@@ -81,7 +85,7 @@ def framework(tmp_path, monkeypatch):
 
     def write(**told):
         path = tmp_path / "m.txt"
-        path.write_text(json.dumps({"factor": 2.0, **told}))
+        path.write_text("objective=regression\n" + json.dumps({"factor": 2.0, **told}))
         return path
 
     return write
@@ -116,6 +120,19 @@ def test_what_does_not_convert_is_refused(framework, told, message):
 def test_a_size_that_the_framework_does_not_take_is_told(framework):
     model = graphopt.load(framework(raises=4))
     assert "LightGBM does not run at x=5x3" in model.graph.meta[NOTES][1]
+
+
+@pytest.mark.parametrize("told", [{"least": 0}, {"only": [0, 1]}])
+def test_numbers_that_the_framework_takes_are_found(framework, told):
+    model = graphopt.load(framework(**told))
+    assert model.graph.meta[NOTES][1].startswith("It agrees with LightGBM within")
+    with pytest.raises(ModelError, match="its converter is at fault"):
+        graphopt.load(framework(factor=3.0, **told))
+
+
+def test_what_takes_no_numbers_says_what_it_said_of_the_first(framework):
+    model = graphopt.load(framework(least=2))
+    assert "itself was not asked: ValueError: too small a number" in model.graph.meta[NOTES][1]
 
 
 def test_files_that_are_not_there(framework):
@@ -261,6 +278,7 @@ def python_of(framework, module):
             ["forest.joblib", "forest.skops", "table.joblib", "two_numbers.joblib"],
         ),
         ("sklearn", "skl2onnx", ["histogram.joblib", "histogram_classes.joblib"]),
+        ("sklearn", "skl2onnx", ["bins.joblib", "mixture.joblib", "counts.joblib"]),
         ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json", "rank.json"]),
         ("xgboost", "xgboost", ["labels.json", "best.json", "categories.json"]),
         ("xgboost", "xgboost", ["dart.json", "dart_number.json", "share.json", "score.json"]),
