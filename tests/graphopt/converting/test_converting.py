@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 import graphopt
-from graphopt.converting.checks import drawn
+from graphopt.converting.checks import check_against_framework, drawn
 from graphopt.converting.converted import (
     KERAS,
     LIGHTGBM,
@@ -24,7 +24,7 @@ from graphopt.converting.converted import (
     TENSORFLOW,
     XGBOOST,
 )
-from graphopt.converting.mending import mend_pools, mend_shape
+from graphopt.converting.mending import mend_16_bits, mend_pools, mend_shape
 from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.formats import format_of
@@ -208,6 +208,46 @@ def test_pools_over_more_axes_than_three(op):
     got = run(model, {"x": x})["y"]
     assert np.allclose(got, expected.transpose(0, 2, 3, 1), atol=1e-6)
     assert mend_pools(model) == []
+
+
+def test_rounding_to_16_bits_before_opset_21():
+    text = "q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)"
+    constants = {"s": np.float32(0.5), "z": np.array(3, np.int16)}
+    model = parse_model(text, inputs={"x": (2, 3)}, constants=constants, opset=17)
+    assert mend_16_bits(model) == ["2 operators round to 16 bits as ONNX Runtime does."]
+    x = np.array([[0.2, 0.3, 1000], [-1, 20000, 0]], np.float32)
+    assert run(model, {"x": x})["y"].tolist() == [[0, 0.5, 1000], [-1, 16382, 0]]
+    assert mend_16_bits(model) == []
+
+
+class Framework:
+    """Has one output, `made` of the input x."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def predict(self, feeds):
+        return {0: self.made(feeds["x"])}
+
+
+def test_what_rounds_on_the_way_is_compared_as_a_whole():
+    text = "q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)"
+    constants = {"s": np.float32(0.01), "z": np.array(128, np.uint8)}
+    model = parse_model(text, inputs={"x": ("n", 300)}, constants=constants)
+
+    def off(steps, share):
+        def made(x):
+            y = run(model, {"x": x})["y"].copy()
+            y[np.random.default_rng(0).random(y.shape) < share] += 0.01 * steps
+            return y
+
+        return Framework(made)
+
+    told = check_against_framework(model, off(1, 0.1), "F")
+    assert "of the root mean square, rounded, at 2 sizes" in told
+    with pytest.raises(ModelError, match=r"fault: .* of the root mean square"):
+        check_against_framework(model, off(4, 1), "F")
+    assert check_against_framework(model, off(0, 0), "F").startswith("It agrees with F within 0 at")
 
 
 @pytest.mark.parametrize(
