@@ -186,6 +186,15 @@ def tensorflow(folder):
 
     model = Dense()
     tf.saved_model.save(model, str(folder / "dense"), signatures=model.call)
+    held = tf.constant(rng.standard_normal((8, 4)).astype(np.float32))  # no variable
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 8), tf.float32, name="x")])
+    def product(x):
+        return {"y": x @ held}
+
+    module = tf.Module()
+    module.product, module.held = product, held
+    tf.saved_model.save(module, str(folder / "constant"), signatures=product)
     functions = [model.call.get_concrete_function()]
     converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, model)
     (folder / "dense.tflite").write_bytes(converter.convert())

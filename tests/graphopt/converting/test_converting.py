@@ -330,7 +330,7 @@ def python_of(framework, module):
         ("lightgbm", "lightgbm", ["cross_entropy_lambda.txt"]),
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
         ("jax", "jax2onnx", ["functions.py:dense"]),
-        ("tensorflow", "tensorflow", ["dense", "dense.tflite"]),
+        ("tensorflow", "tensorflow", ["dense", "constant", "dense.tflite"]),
         ("paddle", "paddle", ["dense.json"]),
     ],
 )
