@@ -206,7 +206,9 @@ def paddle(folder):
 
     model = paddle.nn.Sequential(paddle.nn.Linear(8, 6), paddle.nn.ReLU(), paddle.nn.Linear(6, 3))
     model.eval()
-    paddle.jit.save(model, str(folder / "dense"), input_spec=[InputSpec([None, 8], "float32", "x")])
+    rows = [InputSpec([None, 8], "float32", "x")]
+    paddle.jit.save(model, str(folder / "dense"), input_spec=rows)
+    paddle.jit.save(paddle.nn.GELU(), str(folder / "plain"), input_spec=rows)
 
 
 if __name__ == "__main__":

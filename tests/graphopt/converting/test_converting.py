@@ -36,7 +36,7 @@ MODULES = {
         import json
         class Booster:
             def __init__(self, model_file):
-                print("chatter on standard output")
+                print("chatter on standard output", flush=True)
                 self.told = json.loads(open(model_file).read().partition("\\n")[2])
             def num_feature(self):
                 return 3
@@ -54,6 +54,9 @@ MODULES = {
         from onnx import parser
         def convert_lightgbm(model, initial_types, zipmap):
             if model.told.get("dies"):
+                if model.told["dies"] != 1:
+                    said = "\\x1b[31m[" + model.told["dies"] + "] at 3\\x1b[0m"
+                    print(said, "afterwards", sep="\\n", flush=True)
                 os._exit(7)
             if model.told.get("refuses"):
                 raise NotImplementedError("objective " + model.told["refuses"])
@@ -109,7 +112,8 @@ def test_a_model_is_converted_and_compared(framework):
             "its converter is at fault: output y differs from .* by 0.0005",
         ),
         ({"refuses": "rank"}, "LightGBM's converter does not take it: .*objective rank"),
-        ({"dies": 1}, "its converter ended with code 7"),
+        ({"dies": 1}, "its converter ended with code 7: chatter on standard output$"),
+        ({"dies": "an Error"}, r"its converter ended with code 7: \[an Error\] at 3"),
     ],
 )
 def test_what_does_not_convert_is_refused(framework, told, message):
@@ -168,6 +172,8 @@ def test_formats_by_what_a_path_ends_in(tmp_path):
         assert format_of(name) is found
     (tmp_path / "b.pdiparams").touch()
     assert format_of(tmp_path / "b.json") is PADDLE
+    (tmp_path / "c.json").write_text('{"base_code":{"magic":"pir","version":4}}')
+    assert format_of(tmp_path / "c.json") is PADDLE  # has no weights
     (tmp_path / "saved_model.pb").touch()
     assert format_of(tmp_path) is TENSORFLOW
     with pytest.raises(UsageError, match="not written for Keras"):
@@ -331,7 +337,7 @@ def python_of(framework, module):
         ("keras", "keras", ["dense.keras", "pooled.keras", "both_ways.keras"]),
         ("jax", "jax2onnx", ["functions.py:dense"]),
         ("tensorflow", "tensorflow", ["dense", "constant", "dense.tflite"]),
-        ("paddle", "paddle", ["dense.json"]),
+        ("paddle", "paddle", ["dense.json", "plain.json"]),
     ],
 )
 def test_real_models(framework, module, files, tmp_path):
