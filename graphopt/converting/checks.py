@@ -27,10 +27,12 @@ TOLERANCE = 1e-4
 ROUNDED = 0.02
 #: What is drawn about a threshold is moved off it: a framework may compare in float64.
 OFF = 2.0**-8
-#: What numbers are drawn until the framework takes them: any, none below 0, 0 and 1 alone.
+#: What is drawn until the framework takes it: any numbers and missing ones, numbers alone, none
+#: below 0, 0 and 1 alone.
 FORMS: tuple[Callable[[Any], Any], ...] = (
     lambda x: x,
-    np.abs,
+    np.nan_to_num,
+    lambda x: np.abs(np.nan_to_num(x)),
     lambda x: (x > 0).astype(x.dtype),
 )
 #: Share of what trees read that is 0, which some take for a missing value.

@@ -29,7 +29,8 @@ def thresholds_of(value: ir.Value) -> Thresholds:
     for split, scale, offset in _splits(value):
         by, to = (float(x[split.feature % x.size]) for x in (scale, offset))
         held = found[split.feature]
-        held.update(t / by + to for t in split.members or (split.value,) if by)
+        asked = [t for t in split.members or (split.value,) if np.isfinite(t)]
+        held.update(t / by + to for t in asked if by)
         if split.missing:
             held.add(np.nan)
     columns = range(max(found, default=-1) + 1)

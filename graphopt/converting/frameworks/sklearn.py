@@ -1,5 +1,6 @@
 """scikit-learn: estimators and pipelines in .joblib, .pkl and .skops files, through skl2onnx."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,13 @@ def convert(path: str, onnx_path: str) -> Any:
     from sklearn.base import is_classifier
 
     _take_truth_values()
+    _take_missing_values()
     model = _opened(path)
     for part in _parts(model):
         _told(part)
     columns = _columns(model)
-    options = {id(model): {"zipmap": False}} if is_classifier(model) else None
+    zips = is_classifier(model) and hasattr(model, "predict_proba")
+    options = {id(model): {"zipmap": False}} if zips else None
     made = skl2onnx.convert_sklearn(
         model, initial_types=columns, options=options, target_opset=_opset()
     )
@@ -73,6 +76,35 @@ def _take_truth_values() -> None:
     _container.make_node = written
 
 
+def _take_missing_values() -> None:
+    """Let skl2onnx 1.20 write where trees send missing values: it does of histograms alone."""
+    from skl2onnx.common import tree_ensemble
+    from skl2onnx.operator_converters import decision_tree
+
+    write = tree_ensemble.add_tree_to_attribute_pairs
+    populate = decision_tree.populate_tree_attributes
+
+    def written(pairs: Any, is_classifier: Any, tree: Any, *args: Any, **named: Any) -> Any:
+        found = write(pairs, is_classifier, tree, *args, **named)
+        _send_missing(pairs, tree)
+        return found
+
+    def populated(model: Any, *args: Any) -> Any:
+        pairs = populate(model, *args)
+        _send_missing(pairs, model.tree_)
+        return pairs
+
+    decision_tree.populate_tree_attributes = populated
+    for name, module in list(sys.modules.items()):
+        if name.startswith("skl2onnx.") and getattr(module, write.__name__, None) is write:
+            setattr(module, write.__name__, written)
+
+
+def _send_missing(pairs: Any, tree: Any) -> None:
+    goes = [int(k) for k in tree.missing_go_to_left]
+    pairs["nodes_missing_value_tracks_true"][-len(goes) :] = goes
+
+
 def _parts(model: Any) -> Iterator[Any]:
     """The model, and the fitted models that it is made of."""
     yield model
@@ -95,6 +127,8 @@ def _told(part: Any) -> None:
         part._baseline_prediction = part._baseline_prediction.ravel()
     elif kind == "KBinsDiscretizer" and part.encode == "onehot":
         part.encode = "onehot-dense"  # ONNX has no sparse tensors
+    elif kind == "VotingClassifier":
+        part.flatten_transform = False  # matters to what `transform` gives, which is not converted
     elif kind == "SimpleImputer" and part.statistics_.dtype.kind == "O":
         part.missing_values = ""  # ONNX has no missing text but the empty one
 

@@ -56,6 +56,10 @@ def sklearn(folder):
     gaps = np.where(rng.random(X.shape) < 0.1, np.nan, X)
     numbers = make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=5))
     joblib.dump(numbers.fit(gaps, X[:, 0]), folder / "histogram.joblib")
+    trees = RandomForestClassifier(5, max_depth=4, random_state=0).fit(gaps, Y)
+    joblib.dump(trees, folder / "gaps.joblib")
+    several = RandomForestClassifier(5, max_depth=4, random_state=0).fit(gaps, np.c_[Y > 0, Y > 1])
+    joblib.dump(several, folder / "gaps_labels.joblib")
     classes = HistGradientBoostingClassifier(max_iter=5).fit(gaps, Y)
     joblib.dump(classes, folder / "histogram_classes.joblib")
 

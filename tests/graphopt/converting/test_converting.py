@@ -325,6 +325,7 @@ def python_of(framework, module):
         ),
         ("sklearn", "skl2onnx", ["histogram.joblib", "histogram_classes.joblib"]),
         ("sklearn", "skl2onnx", ["bins.joblib", "mixture.joblib", "counts.joblib"]),
+        ("sklearn", "skl2onnx", ["gaps.joblib", "gaps_labels.joblib"]),
         ("xgboost", "xgboost", ["classes.json", "classes.ubj", "numbers.json", "rank.json"]),
         ("xgboost", "xgboost", ["labels.json", "best.json", "categories.json"]),
         ("xgboost", "xgboost", ["dart.json", "dart_number.json", "share.json", "score.json"]),
