@@ -33,7 +33,7 @@ from graphopt.context import Context
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_for
-from graphopt.samples import many, plausible
+from graphopt.samples import many, of_unknown_scale, plausible
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -135,10 +135,15 @@ class Int8(Pass):
         elif ctx.samples is not None:
             images = many(model, ctx.samples, seed=ctx.seed, images=IMAGES)
             where = "random inputs" if images is None else images.source
-            ctx.samples = images or ctx.samples
-            ctx.note(
+            found = (
                 f"int8 found its ranges on {where}: give real --samples, or accuracy may suffer."
             )
+            if images is None and scheme.dynamic and not ctx.samples.placeholders:
+                if unknown_scale := of_unknown_scale(model):
+                    found = f"How large '{unknown_scale[0]}' is in use is not known."
+                    ctx.samples = None
+            ctx.samples = images or ctx.samples
+            ctx.note(found)
         samples = ctx.samples
         if samples is None:
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")
