@@ -134,16 +134,16 @@ class Int8(Pass):
                 ctx.note(f"samples: {text}.")
         elif ctx.samples is not None:
             images = many(model, ctx.samples, seed=ctx.seed, images=IMAGES)
-            where = "random inputs" if images is None else images.source
-            found = (
-                f"int8 found its ranges on {where}: give real --samples, or accuracy may suffer."
-            )
-            if images is None and scheme.dynamic and not ctx.samples.placeholders:
-                if unknown_scale := of_unknown_scale(model):
-                    found = f"How large '{unknown_scale[0]}' is in use is not known."
-                    ctx.samples = None
-            ctx.samples = images or ctx.samples
-            ctx.note(found)
+            timed = ctx.samples.placeholders or not scheme.dynamic  # or there is no other way
+            scaleless = [] if timed or images is not None else of_unknown_scale(model)
+            if scaleless:
+                ctx.note(f"How large '{scaleless[0]}' is in use is not known.")
+                ctx.samples = None
+            else:
+                where = "random inputs" if images is None else images.source
+                told = "give real --samples, or accuracy may suffer."
+                ctx.note(f"int8 found its ranges on {where}: {told}")
+                ctx.samples = images or ctx.samples
         samples = ctx.samples
         if samples is None:
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")

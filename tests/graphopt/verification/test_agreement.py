@@ -482,7 +482,7 @@ def test_rows_of_one_sign_may_be_marks_and_are_judged_as_values(offset, over):
 
 
 def test_outputs_that_all_have_an_inputs_form_are_no_states():
-    """A mean and a variance for each of six measurements of a row: nobody else says what matters."""
+    """A mean and a variance of six measurements a row: no other output says what matters."""
     model = parse_model("y = Tanh(x) z = Exp(x)", inputs={"x": (8, 6)})
     rng = np.random.default_rng(0)
     probe = [{"x": rng.normal(size=(8, 6)).astype(np.float32)} for _ in range(8)]
