@@ -147,8 +147,8 @@ def _choices(model: ir.Model, inputs: list[Input], known: set[str]) -> dict[str,
                 continue
             kind = meaning_of(values[one.name], model).kind
             for name in _symbols(key):
-                if name not in known:
-                    found.setdefault(name, _usual(one, axis, name, kind))
+                if name not in known and found.get(name, _AUDIO) is _AUDIO:
+                    found[name] = _usual(one, axis, name, kind)  # what others share is no sound
     return found
 
 

@@ -493,3 +493,13 @@ def test_ids_stay_within_the_axis_that_they_count_along():
         assert set(np.unique(feeds["kind"])) <= set(range(5))
         assert set(np.unique(feeds["graph"])) <= {0, 1}
         assert run(one, feeds)["y"].shape == (3, 6)
+
+
+def test_an_axis_that_others_share_is_no_sound():
+    """Scores of candidates beside their features, either first."""
+    scores, features = ("FLOAT", ["n", "k"]), ("FLOAT", ["n", "k", 8])
+    for inputs in ({"s": scores, "f": features}, {"f": features, "s": scores}):
+        one = model("y = ReduceSum(f) z = Relu(s)", inputs)
+        assert bind_shapes(one)[0] == {"s": (1, 16), "f": (1, 16, 8)}
+    alone = model("z = Relu(s)", {"s": scores})
+    assert bind_shapes(alone)[0] == {"s": (1, 16000)}
