@@ -35,7 +35,7 @@ TURN, SCALE, SHEAR, SHIFT = 0.2, 0.12, 0.15, 2.0
 #: How the student is trained, by what it starts from.
 TRAINING = {
     "trained": "distill(teacher='{}', epochs=2, lr=0.0005, batch=64)",
-    "random": "distill(teacher='{}', epochs=5, lr=0.002, batch=64)",
+    "random": "distill(teacher='{}', epochs=3, lr=0.002, batch=64)",
 }
 #: No budget: outputs move away from the student's own on purpose.
 FREE = Budget(max_disagreement=np.inf)
