@@ -19,8 +19,9 @@ import onnx
 
 from graphopt.backend import Arrays, Timing
 from graphopt.deploy.manifest import Manifest
+from graphopt.deploy.opened import OpenVinoSession, OrtSession
 from graphopt.deploy.runtime import BESIDE, open_cpu, session_options
-from graphopt.deploy.sessions import OpenVinoSession, OrtSession, open_manifest
+from graphopt.deploy.sessions import open_manifest
 from graphopt.measuring.statistics import time_pair
 from graphopt.target import Target
 

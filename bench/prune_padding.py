@@ -24,10 +24,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.padding import padding_of
 from torch import nn
 
 from graphopt import Context, optimize
+from graphopt.calibration.padding import padding_of
 from graphopt.execution.runtime import run_each
 from graphopt.samples import Samples
 

@@ -4,6 +4,8 @@
     python bench/recover.py peer --models DIR [--left 0.3]     # Torch-Pruning + the same training
     python bench/recover.py recipes --models DIR [--recipe svd]   # svd, int8, all of them together
     python bench/recover.py latency --models DIR               # of what recipes wrote, interleaved
+    python bench/recover.py goals --models DIR [--goal resnet20] [--seed 1]   # deep cuts, one core
+    python bench/recover.py steps --models DIR --names NAMES   # float32 beside bfloat16
 
 DIR holds trained models (`NAME.onnx`) and `glyphs.npz` (x_train, x_val, y_val). Samples are all of
 x_train, without labels; accuracy is that of ONNX Runtime on x_val. Rows are kept in recover.json:
@@ -50,6 +52,15 @@ RECIPES = {
     "rounds to 0.2": "prune(ratio=0.553), distill, prune(ratio=0.553), distill",
     "features": 'prune(ratio=0.7), distill(loss="features")',
 }
+#: What is cut, and how it is recovered within ten minutes of two cores (20 minutes of CPU time).
+GOALS = {
+    "resnet20 at 0.2": ("resnet20", "prune(ratio=0.8), distill(epochs=5, lr=1e-3)"),
+    "transformer at 0.45": ("transformer", "fuse, prune(ratio=0.55), distill(epochs=5, lr=1e-3)"),
+    "lstm at 0.5": ("lstm", "prune(ratio=0.5), distill(epochs=6, lr=1e-3)"),
+    "resnet20 without 3 blocks": ("resnet20", "depth(blocks=3), distill(epochs=4, lr=1e-3)"),
+    "mobilenetv2 at 0.25": ("mobilenetv2", "prune(ratio=0.75), distill(epochs=6, lr=1e-3)"),
+    "vgg16 at 0.06": ("vgg16", "prune(ratio=0.94), distill(epochs=6, lr=1e-3)"),
+}
 Array = np.ndarray[Any, Any]
 
 
@@ -91,7 +102,7 @@ class Rows:
         self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
 
     def put(self, **row: Any) -> None:
-        known = ("model", "what", "left")
+        known = ("model", "what", "left", "seed")
         self.rows = [r for r in self.rows if any(r.get(k) != row.get(k) for k in known)]
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         self.rows.append(rounded)
@@ -105,18 +116,19 @@ class Rows:
 
 
 def through(
-    data: Data, name: str, spec: str, target: str
-) -> tuple[list[tuple[ir.Model, float]], list[str]]:
-    """The model and the seconds after each pass of `spec`, and the notes."""
+    data: Data, name: str, spec: str, target: str, seed: int = 0
+) -> tuple[list[tuple[ir.Model, float, float]], list[str]]:
+    """The model after each pass of `spec`, its seconds and those of CPU time, and the notes."""
     from graphopt.spec import parse
 
     source = load(data.folder / f"{name}.onnx")
     samples = data.samples(source)
     model, found, notes = source.clone(), [], []
     for one in parse(spec):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         ctx = Context(
             model,
+            seed=seed,
             source=source,
             samples=samples,
             shapes=SHAPES,
@@ -124,7 +136,8 @@ def through(
             pass_name=str(one),
         )
         one.run(model, ctx)
-        found.append((model.clone(), time.perf_counter() - began))
+        spent = time.perf_counter() - began, time.process_time() - used
+        found.append((model.clone(), *spent))
         notes += ctx.notes
     return found, notes
 
@@ -140,7 +153,9 @@ def curve(data: Data, rows: Rows, names: list[str], lefts: list[float], target: 
             first = "fuse, " if name == "transformer" else ""
             done, notes = through(data, name, f"{first}prune(ratio={1 - left:g}), distill", target)
             spent = 0.0
-            for (model, seconds), what in zip(done[-2:], ("prune", "prune, distill"), strict=True):
+            for (model, seconds, _), what in zip(
+                done[-2:], ("prune", "prune, distill"), strict=True
+            ):
                 spent += seconds
                 after = counted(model)
                 rows.put(
@@ -148,6 +163,26 @@ def curve(data: Data, rows: Rows, names: list[str], lefts: list[float], target: 
                     params=after[1] / params, accuracy=data.accuracy(model), seconds=spent,
                 )  # fmt: skip
             print(notes[-1], flush=True)
+
+
+def goals(data: Data, rows: Rows, wanted: str, seed: int) -> None:
+    """Deep cuts and their recovery, on one thread: accuracy and CPU seconds after each."""
+    import torch
+
+    torch.set_num_threads(1)
+    for goal, (name, spec) in GOALS.items():
+        if wanted not in goal:
+            continue
+        source = load(data.folder / f"{name}.onnx")
+        whole, macs = data.accuracy(source), counted(source)[0]
+        done, notes = through(data, name, spec, "onnx", seed)
+        cut, made = done[-2][0], done[-1][0]
+        rows.put(
+            model=name, what=goal, goal=spec, seed=seed, before=whole, macs=counted(made)[0] / macs,
+            cut=data.accuracy(cut), accuracy=data.accuracy(made),
+            cpu=[round(used) for _, _, used in done], seconds=sum(s for _, s, _ in done),
+        )  # fmt: skip
+        print(notes[-1], flush=True)
 
 
 def peer(data: Data, rows: Rows, lefts: list[float]) -> None:
@@ -260,11 +295,41 @@ def latency(data: Data, rows: Rows, names: list[str], kept: Path, seconds: float
             rows.put(**row)
 
 
+def steps(data: Data, rows: Rows, names: list[str]) -> None:
+    """CPU time of a step of training on 32 rows and one thread, in float32 and in bfloat16.
+
+    The least of five, taken in turns.
+    """
+    import torch
+
+    from graphopt.execution.trainable import trainable
+
+    torch.set_num_threads(1)
+    x = torch.from_numpy(data.x[:32]).contiguous(memory_format=torch.channels_last)
+    for name in names:
+        module = trainable(load(data.folder / f"{name}.onnx"))
+        for p in module.parameters():
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
+        spent: dict[bool, list[float]] = {False: [], True: []}
+        for half in (False, True) * 6:
+            began = time.process_time()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                (scores,) = module(x)
+            (scores.float() ** 2).mean().backward()
+            optimizer.step()
+            spent[half].append(1e3 * (time.process_time() - began))
+        float32, bfloat16 = (min(spent[half][1:]) for half in (False, True))
+        rows.put(model=name, what="step", float32=float32, bfloat16=bfloat16)
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
 def write(rows: Rows) -> None:
-    names = list(dict.fromkeys(r["model"] for r in rows.rows))
+    names = list(dict.fromkeys(r["model"] for r in rows.rows if r["what"] == "original"))
     lines = ["# Recovery by distillation", ""]
     lines += [
         "`python bench/recover.py curve|peer|recipes|latency --models DIR`: three epochs over "
@@ -279,8 +344,9 @@ def write(rows: Rows) -> None:
     for name in names:
         lines += curve_table(rows, name)
     lines += recipe_table(rows, names)
+    lines += goals_table(rows)
+    lines += steps_table(rows)
     (RESULTS / "recover.md").write_text("\n".join(lines) + "\n")
-    plot(rows, names, RESULTS / "recover.png")
 
 
 LINES = (
@@ -335,6 +401,41 @@ def recipe_table(rows: Rows, names: list[str]) -> list[str]:
     return lines
 
 
+GOALS_HEAD = (
+    "`python bench/recover.py goals --models DIR [--goal NAME] [--seed N]`, on one thread: all of "
+    "the 12,000 training glyphs, no labels, target `onnx` (any count of units). A busy machine, so "
+    "that seconds are of CPU time; 20 minutes stand for ten minutes of two cores. The aim is "
+    "at most half a point lost; differences below a quarter of a point are within chance."
+)
+
+
+def goals_table(rows: Rows) -> list[str]:
+    lines = ["", "## Deep cuts", "", GOALS_HEAD, ""]
+    lines += ["| | seed | passes | before | MACs | cut | recovered | points lost | CPU seconds |"]
+    lines.append("|---" * 9 + "|")
+    found = [r for r in rows.rows if "goal" in r]
+    for r in sorted(found, key=lambda r: (list(GOALS).index(r["what"]), r["seed"])):
+        lines.append(
+            f"| {r['what']} | {r['seed']} | `{r['goal']}` | {r['before']:.4f} | {r['macs']:.3f} | "
+            f"{r['cut']:.4f} | {r['accuracy']:.4f} | {100 * (r['before'] - r['accuracy']):.2f} | "
+            f"{sum(r['cpu'])} ({r['cpu'][-1]} of distill) |"
+        )
+    return lines
+
+
+def steps_table(rows: Rows) -> list[str]:
+    lines = ["", "## A step in bfloat16", ""]
+    lines.append(
+        "`python bench/recover.py steps --models DIR --names NAMES`: milliseconds of CPU time of a "
+        "step on 32 rows, one thread of a busy processor with AVX512-BF16, without AMX; training "
+        "is in float32 there since."
+    )
+    lines += ["", "| model | float32 | bfloat16 |", "|---|---|---|"]
+    for r in (r for r in rows.rows if r["what"] == "step"):
+        lines.append(f"| {r['model']} | {r['float32']:.0f} | {r['bfloat16']:.0f} |")
+    return lines
+
+
 def plot(rows: Rows, names: list[str], path: Path) -> None:
     import matplotlib as mpl
 
@@ -368,11 +469,15 @@ def plot(rows: Rows, names: list[str], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("curve", "peer", "recipes", "latency", "tables"))
+    parser.add_argument(
+        "what", choices=("curve", "peer", "recipes", "latency", "goals", "steps", "tables")
+    )
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--names", default="resnet20")
     parser.add_argument("--left", type=float, nargs="*", default=list(LEFT))
     parser.add_argument("--target", default="cpu", help="of the curve")
+    parser.add_argument("--goal", default="", help="those whose names have this in them")
+    parser.add_argument("--seed", type=int, default=0, help="of the goals")
     parser.add_argument("--recipe", nargs="*", default=list(RECIPES))
     parser.add_argument("--samples", type=int, default=12000)
     parser.add_argument("--kept", type=Path, help="where recipes writes models (latency reads it)")
@@ -389,9 +494,19 @@ def main() -> None:
         peer(data, rows, args.left)
     elif args.what == "recipes":
         recipes(data, rows, names, args.recipe, kept)
+    elif args.what == "steps":
+        steps(data, rows, names)
+    elif args.what == "goals":
+        goals(data, rows, args.goal, args.seed)
     elif args.what == "latency":
         latency(data, rows, names, kept, args.seconds)
     write(rows)
+    if args.what not in ("goals", "steps"):
+        plot(
+            rows,
+            [r["model"] for r in rows.rows if r["what"] == "original"],
+            RESULTS / "recover.png",
+        )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ TABLE, PLOT = "front.md", "front.svg"
     is_flag=False,
     flag_value="distill",
     metavar="[PASS]",
-    help="Train candidates that lose a little too much; default distill (needs PyTorch).",
+    help="Train candidates that lose too much as they are; default distill (needs PyTorch).",
 )
 @click.option("--trial-timeout", metavar="5m", help="End a trial that takes longer.")
 @click.option(

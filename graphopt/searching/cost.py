@@ -13,27 +13,22 @@ between them.
 from __future__ import annotations
 
 import dataclasses
-import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analyses.cost import cost
 from graphopt.analyses.dims import dimensions
-from graphopt.backend import backend_of
 from graphopt.context import Context
-from graphopt.graph.provenance import sources
 from graphopt.layers import pattern_of
 from graphopt.pipeline.prepare import Setting
 from graphopt.searching.branches import Cutter
 from graphopt.searching.space import Choice, Space
 from graphopt.searching.table import Entry, Form, Table, Wanted
+from graphopt.searching.unpriced import neighbours, others_of
 from graphopt.target import Target
 
 __all__ = ["OBJECTIVES", "CostModel", "Prediction"]
@@ -48,7 +43,6 @@ KEPT = 64
 #: How far whole models are believed to lie from their prediction, and weights from a common one,
 #: relative; and milliseconds of what no sum tells.
 NOISE, SPREAD, OVERHEAD_MS = 0.03, 0.3, 0.02
-_Other = tuple[float, float, tuple[str, ...], frozenset[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +90,8 @@ class CostModel:
         self._entries: dict[tuple[str, Choice], Entry] = {}
         self._known_forms: dict[tuple[str, Choice], int] = {}
         self._around: dict[Choice, list[list[Array]]] = {}
-        self._before, self._after = _neighbours(model, self.cutter.nodes)
-        self._others = _others(plain, setting, target, self.cutter, dims)
+        self._before, self._after = neighbours(model, self.cutter.nodes)
+        self._others = others_of(plain, setting, target, self.cutter, dims)
         figures = setting.source.figures()
         self._peak = float(figures.peak_activation_bytes or 0)
         self._affected = self._affects()
@@ -298,7 +292,7 @@ class CostModel:
         size, macs = sums[3:5] + self._fixed
         by_form = sums[5 + len(self.forms) :]
         static = by_form[self._statics].sum() / max(by_form.sum(), 1.0)
-        whole = sum(o[1] for o in self._others) or 1.0
+        whole = sum(o.size for o in self._others) or 1.0
         peak = self._peak * sums[2] / whole * (1 - 0.75 * static)
         latency = float(self._features(sums) @ self.weights)
         return Prediction(latency, float(size), float(macs), float(size + peak))
@@ -317,72 +311,8 @@ class CostModel:
             ends = [m for n in nodes for m in (*self._before[n], *self._after[n])]
             if any(g in self._forms_of[n] for n in nodes):
                 nodes.update(dict.fromkeys(ends))  # conversions at their ends
-            others = tuple(k for k, o in enumerate(self._others) if dims & set(o[2]) or o[3] & gone)
+            others = tuple(
+                k for k, o in enumerate(self._others) if dims & set(o.carried) or o.made_of & gone
+            )
             found.append((tuple(nodes), others))
         return found
-
-
-def _neighbours(
-    model: ir.Model, priced: Mapping[str, ir.Node]
-) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """By priced node, the priced nodes whose results reach it, and those its result reaches."""
-    reach: dict[ir.Value, set[str]] = defaultdict(set)
-    before: dict[str, set[str]] = {}
-    after: dict[str, set[str]] = {name: set() for name in priced}
-    for node in model.graph:
-        come = set().union(*(reach[v] for v in node.inputs if v is not None))
-        name = node.name or ""
-        if name in priced:
-            before[name] = come
-            for one in come:
-                after[one].add(name)
-            come = {name}
-        for value in node.outputs:
-            reach[value] = come
-    return before, after
-
-
-def _others(
-    plain: ir.Model,
-    setting: Setting,
-    target: Target,
-    cutter: Cutter,
-    dims: Mapping[str, Any],
-) -> list[_Other]:
-    """Nodes without a price: milliseconds, output bytes, dimensions they carry, their sources."""
-    carried: dict[str, dict[str, None]] = defaultdict(dict)
-    outputs = {(n.name, v.name) for n in setting.source.model.graph for v in n.outputs}
-    for name, dim in dims.items():
-        for m in dim.members:
-            if (m.node, m.input) in outputs:
-                carried[m.node][name] = None
-    copy = plain.clone()
-    priced = {s for n in cutter.nodes.values() for s in (n.name, *sources(n)) if s}
-    sizes = cost(Context(copy, shapes=setting.shapes)).nodes
-    rows: list[_Other] = []
-    skipped: set[int] = set()
-    for j, node in enumerate(list(copy.graph)):
-        names = (node.name or "", *sources(node))
-        if any(n in priced for n in names):
-            skipped.add(j)
-        size = float(sizes[node.name or ""].output_bytes or 0) if node.name in sizes else 0.0
-        own = dict.fromkeys(d for n in names for d in carried.get(n, ()))
-        rows.append((0.0, size, tuple(own), frozenset(sources(node) or (node.name or "",))))
-        node.name = f"p{j}n"
-        for i, value in enumerate(node.outputs):
-            if not value.is_graph_output():
-                value.name = f"p{j}v{i}"
-    backend = backend_of(target) if target.measured else None
-    if backend is not None:
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            path = backend.lower(copy, target, Path(folder, "model.onnx"))
-            times = backend.profile(path, setting.feeds, target)
-        named = {name: int(m[1]) for name in times if (m := re.match(r"p(\d+)[nv]", name))}
-        timed, last = set(named.values()), 0
-        for name, ms in times.items():
-            j = last = named.get(name, last)
-            if name not in named:  # one that the runtime fused, of nodes right behind the last
-                j = next((k for k in range(last + 1, len(rows)) if k not in timed), last)
-            if name not in named or j not in skipped:
-                rows[j] = (rows[j][0] + ms, *rows[j][1:])
-    return rows

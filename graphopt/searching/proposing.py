@@ -41,7 +41,7 @@ class Proposals:
 
     def fitted(self, trials: Sequence[Trial]) -> tuple[Losses, float, list[float]]:
         """Losses in real units, the log of the budget to try, and offsets from it to begin with."""
-        done = [t for t in trials if math.isfinite(t.loss)]
+        done = [t for t in trials if math.isfinite(t.loss) and self.plain(t)]
         if not done:
             if self.same_unit and self.ranking.limit > 0:  # the very same unit
                 return self.losses, 2 * math.log(self.ranking.limit), [0.0, 0.7, -0.7, 1.4]
@@ -64,6 +64,10 @@ class Proposals:
         middle = (math.log(low) + math.log(high)) / 2
         return losses, middle, [0.0, (math.log(high) - math.log(low)) / 4]
 
+    def plain(self, trial: Trial) -> bool:
+        """Whether a trial is its choice alone, without training behind it."""
+        return trial.spec == self.ranking.cost.space.spec(trial.choice)
+
     def fresh(
         self,
         losses: Losses,
@@ -71,8 +75,12 @@ class Proposals:
         budget: float,
         known: set[str],
         rng: np.random.Generator,
+        behind: str = "",
     ) -> tuple[Choice, str, str] | None:
-        """A candidate that was not evaluated yet, near what was proposed; None if there is none."""
+        """A candidate that was not evaluated yet, near what was proposed; None if there is none.
+
+        `behind` is what its pipeline ends with.
+        """
         strayed = dataclasses.replace(
             losses,
             coefficients={
@@ -84,7 +92,7 @@ class Proposals:
             near = budget * math.exp(STRAY * k * rng.standard_normal())
             about = strayed.shaken(STRAY * k, rng) if k else strayed
             choice = cheapest(r.cost, about, near, r.minimize, r.limits)
-            spec = r.cost.space.spec(choice)
+            spec = r.cost.space.spec(choice) + behind
             key = key_of(self.digest, spec)
             if key not in known:
                 return choice, spec, key

@@ -24,11 +24,12 @@ from graphopt.searching.finals import Finals
 from graphopt.searching.loss import measure_losses
 from graphopt.searching.proposing import Proposals
 from graphopt.searching.ranking import Ranking, limits_of
+from graphopt.searching.recovery import recover
 from graphopt.searching.report import SearchReport, described
 from graphopt.searching.space import Choice, Space, passes_for, shared, space_of
 from graphopt.searching.study import Study, Trial
 from graphopt.searching.table import Table
-from graphopt.searching.trial import Bench, Outcome, key_of
+from graphopt.searching.trial import Bench, Outcome
 from graphopt.searching.workers import Workers
 from graphopt.target import Target
 
@@ -38,8 +39,6 @@ __all__ = ["Found", "Search", "Standing"]
 ROUND = 4
 #: Rounds without a new candidate after which there is nothing more to try.
 IDLE = 2
-#: Candidates that are tried again with training.
-RECOVERED = 4
 #: Candidates that are timed side by side at the end.
 FINALISTS = 3
 
@@ -190,31 +189,10 @@ class Search:
             return True
 
     def recover(self, spec: str, staff: Workers) -> bool:
-        """Try cheaper candidates, which lose too much, again with training; as `run`.
-
-        Those that lose least come first, and the first that cannot be won back is the last.
-        """
-        trials = self.study.trials()
-        cheaper: set[str] = set()
-        for r in self.rankings:
-            best = min((r.cost_of(t) for t in trials if r.met(t)), default=math.inf)
-            cheaper |= {t.key for t in trials if r.cost_of(t) < best}
-        over = [t for t in trials if self.limit < t.loss < math.inf and t.key in cheaper]
-        known = {t.key for t in trials}
+        """Train candidates that lose too much as they are; as `run`."""
         try:
-            for trial in sorted(over, key=lambda t: t.loss)[:RECOVERED]:
-                longer = f"{trial.spec}, {spec}"
-                key = key_of(self.study.digest, longer)
-                if key in known:
-                    continue
-                self._tell(f"training a candidate that loses {trial.loss:.4g}")
-                (outcome,) = (o for _, o in staff.outcomes([longer]))
-                made = dataclasses.replace(trial, key=key, spec=longer, outcome=outcome)
-                self.study.add(made, self.ranking.cost_of(made))
-                if outcome.reason:
-                    self.failures.append(outcome.reason)
-                if not self.ranking.met(made) or self._late():
-                    return False
+            for proposals in self.proposals:
+                self.failures += recover(spec, self.study, proposals, staff, self._tell, self._late)
         except KeyboardInterrupt as interrupt:
             if type(interrupt) is not KeyboardInterrupt:
                 raise

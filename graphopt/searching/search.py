@@ -77,7 +77,7 @@ def search(
         trial_timeout: seconds a trial may take.
         ray: address of a Ray cluster that evaluates instead, or "local" (needs the extra `ray`).
         recover: the pass that trains what is left, such as "distill(epochs=10)": candidates that
-            lose a little too much are tried again with it.
+            lose too much as they are end in it.
         study: a file or URL that keeps the trials; a search with the same one goes on.
         front: build every model of the front, not the best alone.
         seed: seeds all that is random.

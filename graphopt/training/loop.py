@@ -36,10 +36,10 @@ def train(
     """Train the parameters of `student` that require gradients, in place; the best weights stay.
 
     Held-out batches decide: if no epoch is better than the weights given, those are put back.
-    Exact zeros of sparse matrices stay zero. On CUDA, and on processors that compute in bfloat16,
-    the forward pass is bfloat16 (weights and held-out losses are float32). Started by torchrun,
-    each process takes its share of every step and gradients are averaged: the result is that of
-    one process, up to rounding.
+    Exact zeros of sparse matrices stay zero. On CUDA, and on processors with units for products of
+    bfloat16, the forward pass is bfloat16 (weights and held-out losses are float32). Started by
+    torchrun, each process takes its share of every step and gradients are averaged: the result is
+    that of one process, up to rounding.
 
     Args:
         student: takes a batch's inputs, gives a tuple of outputs.
@@ -53,14 +53,18 @@ def train(
 
 
 def half_precision(device: torch.device) -> bool:
-    """Whether the forward pass gains from bfloat16 here."""
+    """Whether the forward pass gains from bfloat16 here.
+
+    AVX512-BF16 without AMX does not count: torch's products take twice as long there as in float32,
+    steps of whole models 1.2 to 1.6 times (bench/results/recover.md).
+    """
     import torch
 
     from graphopt.deploy.processors import extensions
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return bool({"avx512-bf16", "amx-bf16", "bf16"} & set(extensions()))
+    return bool({"amx-bf16", "bf16"} & set(extensions()))
 
 
 class _Training:

@@ -5,7 +5,8 @@
     features   mean (s - t)^2 / var(t) over intermediate tensors, beside the outputs' own loss
     labels     cross-entropy for integer labels, mse for others
 
-Losses of several outputs are averaged.
+Losses of several outputs are averaged. Of tensors that have a row per token only the tokens that a
+mask among the inputs leaves count.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from graphopt.training.batches import Batch, Batches
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Criterion", "Kind", "kinds_of", "untrainable"]
+__all__ = ["Criterion", "Kind", "counted", "kinds_of", "untrainable"]
 
 Array = np.ndarray[Any, Any]
 #: What an output holds: unnormalized or normalized class scores, numbers, or nothing to learn from.
@@ -33,10 +34,18 @@ ENOUGH = 1 << 26
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What is known of one output of the original: its kind, and its variance."""
+    """What is known of one output of the original.
+
+    Attributes:
+        kind: what it holds.
+        variance: of its values.
+        mask: which input of the model holds ones for the tokens that count, where all axes but the
+            last are those of tokens; None: all count.
+    """
 
     kind: Kind
     variance: float
+    mask: int | None = None
 
 
 def kinds_of(targets: Iterable[Sequence[Array]], loss: str) -> list[Output]:
@@ -86,15 +95,15 @@ class Criterion:
 
     Args:
         outputs: of the original, in order; further outputs of the student are features.
-        features: variance, and per axis the indices of the original's tensor that are left, for
-            each tensor after the outputs.
+        features: variance, per axis the indices of the original's tensor that are left, and the
+            mask (as of an output), for each tensor after the outputs.
         labels: weight of the labels' loss where a batch has labels, in [0, 1].
     """
 
     def __init__(
         self,
         outputs: Sequence[Output],
-        features: Sequence[tuple[float, dict[int, Array]]] = (),
+        features: Sequence[tuple[float, dict[int, Array], int | None]] = (),
         labels: float = 0.5,
     ) -> None:
         self.outputs, self.features, self.labels = list(outputs), list(features), labels
@@ -103,7 +112,7 @@ class Criterion:
         """Mean over the batch's rows."""
         n = len(self.outputs)
         terms = [
-            _distance(s.float(), t.float(), one)
+            _distance(*counted(s.float(), t.float(), one.mask, batch), one)
             for one, s, t in zip(self.outputs, got[:n], batch.targets[:n], strict=True)
             if one.kind != "none"
         ]
@@ -111,7 +120,7 @@ class Criterion:
         if batch.label is not None:
             total = (1 - self.labels) * total + self.labels * self._label(got, batch.label)
         pairs = zip(self.features, got[n:], batch.targets[n:], strict=True)
-        hints = [_hint(s.float(), t.float(), *one) for one, s, t in pairs]
+        hints = [_hint(s.float(), t.float(), *one, batch) for one, s, t in pairs]
         return total + sum(hints) / len(hints) if hints else total
 
     def _label(self, got: tuple[Any, ...], label: torch.Tensor) -> Any:
@@ -128,6 +137,16 @@ class Criterion:
         k = classes[0]
         scores = _log(got[k].float(), self.outputs[k].kind, 1.0)
         return f.nll_loss(scores.reshape(-1, scores.shape[-1]), label.reshape(-1).long())
+
+
+def counted(
+    s: torch.Tensor, t: torch.Tensor, mask: int | None, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [n, channels] of the tokens that count; all as they are where none would."""
+    keep = None if mask is None else batch.inputs[mask].to(s.device).reshape(-1) != 0
+    if keep is None or not keep.any():
+        return s, t
+    return s.reshape(-1, s.shape[-1])[keep], t.reshape(-1, t.shape[-1])[keep]
 
 
 def _distance(s: torch.Tensor, t: torch.Tensor, one: Output) -> Any:
@@ -150,10 +169,18 @@ def _log(scores: torch.Tensor, kind: Kind, temperature: float) -> torch.Tensor:
     return torch.log_softmax(scores / temperature, -1)
 
 
-def _hint(s: torch.Tensor, t: torch.Tensor, variance: float, kept: dict[int, Array]) -> Any:
+def _hint(
+    s: torch.Tensor,
+    t: torch.Tensor,
+    variance: float,
+    kept: dict[int, Array],
+    mask: int | None,
+    batch: Batch,
+) -> Any:
     """Hints (Romero et al., ICLR 2015): the tensors themselves, at the indices that are left."""
     import torch
 
     for axis, index in kept.items():
         t = t.index_select(axis, torch.from_numpy(index).to(t.device))
+    s, t = counted(s, t, mask, batch)
     return ((s - t) ** 2).mean() / variance

@@ -8,6 +8,7 @@ outputs, and few of them are enough.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.writing import write
 
+from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.execution.observe import observe
@@ -24,6 +26,7 @@ from graphopt.execution.staged import Staged
 from graphopt.execution.trainable import trainable
 from graphopt.samples import Samples
 from graphopt.samples.stream import inputs_of
+from graphopt.training.batches import Batch
 from graphopt.training.examples import Examples, Store
 from graphopt.training.loop import train
 from graphopt.training.losses import Criterion, Output
@@ -38,7 +41,13 @@ PARTS, STEPS, RATE = 32, 240, 1e-3
 
 
 def train_blocks(
-    source: ir.Model, model: ir.Model, samples: Samples, ctx: Context, *, batch: int
+    source: ir.Model,
+    model: ir.Model,
+    samples: Samples,
+    padding: Padding | None,
+    ctx: Context,
+    *,
+    batch: int,
 ) -> int:
     """Train part after part of `model`, in place; how many are nearer to the original's.
 
@@ -46,11 +55,12 @@ def train_blocks(
         source: what is learned from.
         model: has the inputs of `source`, and some of its values.
         samples: iterated several times.
+        padding: their tokens that do not count.
         ctx: its seed and its progress are used.
         batch: rows of a step.
     """
     first = next(iter(samples))
-    features = shared_features(source, model, first, PARTS)
+    features = shared_features(source, model, first, padding, PARTS)
     if not features:
         return 0
     ours, theirs = ({o.name: o for node in m.graph for o in node.outputs} for m in (model, source))
@@ -65,10 +75,10 @@ def train_blocks(
             if part is None:
                 continue
             store, rows = Store(), by_row[feature.theirs]
-            for x, (y,) in zip(
-                now.values(begins), was.values([theirs[feature.theirs]]), strict=True
-            ):
-                store.add([*x, _kept(y, feature)])
+            masks = padding.masks if padding and padding.by_token(feature.ours) else None
+            wanted = was.values([theirs[feature.theirs]])
+            for run, (x, (y,)) in enumerate(zip(now.values(begins), wanted, strict=True)):
+                store.add([*x, _kept(y, feature), *([masks[run]] if masks else [])])
             _typed(part, next(iter(now.values(begins))))
             batches = Examples(store.finish(), len(begins), rows=rows, size=batch, seed=ctx.seed)
             known.append(end)
@@ -86,7 +96,14 @@ def _train(
     plan = Plan(
         epochs=math.ceil(STEPS / batches.steps), lr=RATE, text=f"distill part {number}", patience=3
     )
-    report = train(module, batches, Criterion([Output("values", feature.variance)]), plan, ctx)
+    masked, plain = (Criterion([Output("values", feature.variance, m)]) for m in (0, None))
+
+    def loss(got: tuple[Any, ...], batch: Batch) -> Any:
+        target, *mask = batch.targets
+        one = dataclasses.replace(batch, inputs=tuple(mask), targets=(target,))
+        return masked(got, one) if mask else plain(got, one)
+
+    report = train(module, batches, loss, plan, ctx)
     if not report.improved:
         return False
     write(module.cpu(), model, ctx, part)

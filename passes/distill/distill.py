@@ -20,6 +20,7 @@ from graphopt.passes.distill.blocks import train_blocks
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.writing import write
 
+from graphopt.calibration.padding import Padding, padding_of
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.observe import with_outputs
@@ -33,7 +34,7 @@ from graphopt.training.examples import Examples
 from graphopt.training.fake_quantization import fake_quantized, settle
 from graphopt.training.loader import Loader, Stream
 from graphopt.training.loop import train
-from graphopt.training.losses import Criterion, kinds_of, untrainable
+from graphopt.training.losses import Criterion, counted, kinds_of, untrainable
 from graphopt.training.processes import device_of
 from graphopt.training.schedule import Plan
 from graphopt.training.teacher import open_teacher
@@ -108,8 +109,9 @@ class Distill(Pass):
             return 0
         if not ctx.edit(self, "weights"):
             return 0
-        blocks = self._blocks(source, model, ctx)
-        features = self._features(source, model, ctx)
+        padding = None if self.data else padding_of(model, ctx.samples or (), ctx)
+        blocks = self._blocks(source, model, padding, ctx)
+        features = self._features(source, model, padding, ctx)
         try:
             seen = with_outputs(model, [f.ours for f in features])
             module = trainable(seen).to(device_of())
@@ -121,19 +123,29 @@ class Distill(Pass):
             return 0
         student = fake_quantized(module, seen)
         with self._batches(source, student, features, ctx) as batches:
-            outputs = kinds_of(
-                (t[: len(model.graph.outputs)] for t in batches.targets()), self.loss
+            values = [v.name or "" for v in model.graph.outputs] + [f.ours for f in features]
+            if isinstance(batches, Stream):
+                padding = padding_of(model, _held(model, batches), ctx)
+            masks = _masks(model, padding, values)
+            held = (
+                [counted(t, t, m, b)[0].numpy() for t, m in zip(b.targets, masks, strict=True)]
+                for b in batches.held((0, 1))
             )
+            outputs = kinds_of((t[: len(model.graph.outputs)] for t in held), self.loss)
             reason = untrainable(batches, outputs)
             if reason:
                 ctx.refuse(self, "model", reason)
                 return 0
-            criterion = Criterion(outputs, [(f.variance, f.kept) for f in features], self.labels)
+            outputs = [dataclasses.replace(o, mask=m) for o, m in zip(outputs, masks, strict=False)]
+            hints = [
+                (f.variance, f.kept, m)
+                for f, m in zip(features, masks[len(outputs) :], strict=True)
+            ]
+            criterion = Criterion(outputs, hints, self.labels)
             plan = Plan(
                 epochs=self.epochs,
                 lr=self.lr,
-                # what parts have learned gets worse before the rate falls
-                patience=self.epochs if blocks else Plan.patience,
+                patience=self.epochs,  # the loss may rise, and falls when the rate does
                 checkpoint=Path(self.checkpoint, "distill.pt") if self.checkpoint else None,
                 key=_key(self, student, batches, ctx),
                 text="distill",
@@ -143,7 +155,9 @@ class Distill(Pass):
         settle(module.cpu(), seen)
         return write(module, model, ctx) if report.improved else blocks
 
-    def _blocks(self, source: ir.Model, model: ir.Model, ctx: Context) -> int:
+    def _blocks(
+        self, source: ir.Model, model: ir.Model, padding: Padding | None, ctx: Context
+    ) -> int:
         """Part by part first, where samples are few; how many parts changed."""
         samples = ctx.samples
         quantized = any(node.op_type in QUANTIZATION for node in model.graph)
@@ -152,7 +166,7 @@ class Distill(Pass):
         rows = (max((len(a) for a in f.values() if a.ndim), default=1) for f in samples)
         if any(total > FEW for total in itertools.accumulate(rows)):  # reads no more than it must
             return 0
-        done = train_blocks(source, model, samples, ctx, batch=self.batch)
+        done = train_blocks(source, model, samples, padding, ctx, batch=self.batch)
         if done:
             ctx.note(f"distill: {done} parts of the model first, each on the original's values")
         return done
@@ -166,11 +180,13 @@ class Distill(Pass):
         ctx.note(f"distill: taught by {', '.join(paths)}")
         return models[0] if len(models) == 1 else merge(models, "mean")
 
-    def _features(self, source: ir.Model, model: ir.Model, ctx: Context) -> list[Feature]:
+    def _features(
+        self, source: ir.Model, model: ir.Model, padding: Padding | None, ctx: Context
+    ) -> list[Feature]:
         if self.loss != "features":
             return []
         assert ctx.samples is not None
-        found = shared_features(source, model, next(iter(ctx.samples)))
+        found = shared_features(source, model, next(iter(ctx.samples)), padding)
         if not found:
             ctx.note(
                 "no intermediate tensor is shared with the original: outputs alone are matched"
@@ -189,6 +205,23 @@ class Distill(Pass):
                 return
             # intermediate tensors are large
             yield Examples.of(ctx, inputs, student, teacher, size=self.batch, large=bool(features))
+
+
+def _held(model: ir.Model, batches: Stream) -> list[dict[str, Any]]:
+    """The loader's runs that are held out, as samples."""
+    names = [i.name for i in inputs_of(model)]
+    return [
+        dict(zip(names, (x.numpy() for x in batch.inputs), strict=True))
+        for batch in batches.held((0, 1))
+    ]
+
+
+def _masks(model: ir.Model, padding: Padding | None, values: Sequence[str]) -> list[int | None]:
+    """For each value, which input masks the tokens that its rows [..., channels] are of."""
+    if padding is None:
+        return [None] * len(values)
+    mask = [i.name for i in inputs_of(model)].index(padding.mask)
+    return [mask if padding.by_token(name) else None for name in values]
 
 
 def _unlike(teacher: ir.Model, model: ir.Model) -> str:

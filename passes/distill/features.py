@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibration.padding import Padding
 from graphopt.execution.observe import observe
 from graphopt.graph.kept import kept_indices
 from graphopt.verification.layer_errors import same_values
@@ -49,9 +50,15 @@ class Feature:
 
 
 def shared_features(
-    source: ir.Model, model: ir.Model, feeds: Mapping[str, Array], count: int = COUNT
+    source: ir.Model,
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    padding: Padding | None,
+    count: int = COUNT,
 ) -> list[Feature]:
     """At most `count` float values that both models compute, found by running both on `feeds`.
+
+    Of tokens only those count that `padding` leaves of these, the first of the samples.
 
     Preferred are those that several nodes read, such as residual streams.
     """
@@ -71,6 +78,8 @@ def shared_features(
         shape = tuple(len(kept[k]) if k in kept else d for k, d in enumerate(a.shape))
         if a.dtype.kind != "f" or a.ndim < 2 or shape != b.shape or not np.isfinite(a).all():
             continue
+        if padding and padding.by_token(pairs[name]):
+            a = a.reshape(-1, a.shape[-1])[padding.masks[0].ravel()]
         variance = float(a.var(dtype=np.float64))
         if variance > 1e-12:
             found.append(Feature(name, pairs[name], kept, variance))

@@ -20,12 +20,12 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.least_squares import Gram
 from graphopt.passes.prune.linear import Refittable, refittable
-from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.rectified import Rows, fit_rectified, sloped_range
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw, fit_share
 from graphopt.passes.prune.selection import Selection, select
 
+from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.execution.runtime import Arrays
 from graphopt.execution.staged import Staged
@@ -206,7 +206,7 @@ def _fit_linear(
             at = draw(y.shape)
             known = op.channels(_total(np.zeros_like(y), after), at) if after else 0.0
             share = fit_share(run, runs, len(x))
-            keep = padding.rows(op, run, at) if padding else None
+            keep = padding.rows((op.y.name or "", op.channel_axis), run, at) if padding else None
             yield Rows(op.features(x, y.shape, at), op.channels(y, at), known, share).only(keep)
 
     gram = Gram(w.shape[0], w.shape[2], w.shape[1], shift=op.can_shift)

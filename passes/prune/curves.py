@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.gradients import gradient_scores
-from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.readers import readers
 from graphopt.passes.prune.reconstruct import Reader, eliminate
 from graphopt.passes.prune.scores import MAGNITUDES, magnitude
 
 from graphopt.analyses.dims import Dimension
+from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.execution.runtime import Arrays

@@ -16,13 +16,13 @@ import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve, allowed_counts, choose, fewest, source_size
 from graphopt.passes.prune.compensation import refit
 from graphopt.passes.prune.curves import NO_SAMPLES, Score, curves
-from graphopt.passes.prune.padding import Padding, padding_of
 from graphopt.passes.prune.sampling import enough_of
 from graphopt.passes.prune.selection import changed, selection
 from graphopt.passes.prune.sensitivity import scan
 
 from graphopt.analyses.dims import Dimension, dimensions
 from graphopt.analyses.dims.cost_model import Of, time_like, work
+from graphopt.calibration.padding import Padding, padding_of
 from graphopt.context import Context
 from graphopt.errors import UsageError
 from graphopt.graph.kept import source_sizes

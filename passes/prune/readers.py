@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.compensation import known_terms
 from graphopt.passes.prune.linear import Refittable, refittable
-from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.reconstruct import Reader
 from graphopt.passes.prune.recurrent import Cell, cell
 from graphopt.passes.prune.sampling import FEATURES_MOST, Draw
 
 from graphopt.analyses.dims import Dimension
 from graphopt.calibration.moments import Moments
+from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.execution.runtime import Arrays
 from graphopt.execution.staged import Staged
@@ -96,7 +96,7 @@ def _observe(
     for number, (inputs, result, *terms) in enumerate(run.values(values)):
         samples += result.shape[0]
         at = draw(result.shape)
-        keep = padding.rows(op, number, at) if padding else None
+        keep = padding.rows((op.y.name or "", op.channel_axis), number, at) if padding else None
         some = slice(None) if keep is None else keep
         waiting.append(op.features(inputs, result.shape, at)[:, some])
         if sum(f.shape[1] for f in waiting) >= features:  # each sum takes a square of features

@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.compensation import refit
-from graphopt.passes.prune.padding import Padding
 from graphopt.passes.prune.selection import selection
 
 from graphopt.analyses.dims import Dimension
+from graphopt.calibration.padding import Padding
 from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.execution.runtime import Arrays

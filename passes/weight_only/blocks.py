@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphopt.calibration.rounding import Order, compensated
+from graphopt.deploy.processors import processors
 
 __all__ = [
     "Blocks",
@@ -36,8 +38,8 @@ ROWS = 256
 
 #: Shares of a block's range that are tried: fewer numbers leave less when they reach less far.
 SHARES = {2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0, 0.9, 0.8, 0.7)}
-#: Elements of a matrix that are worked on at a time.
-PART = 1 << 22
+#: Elements of a matrix that are worked on at a time: for its products, and as caches hold.
+PART, CACHED = 1 << 22, 1 << 18
 
 
 class Form(NamedTuple):
@@ -108,8 +110,12 @@ def in_blocks(w: Array, form: Form, dtype: Any, order: Order | None = None) -> B
         dtype: of the scales.
         order: of what the rows multiply (`order_of`); roundings then make up for each other.
     """
-    parts = np.array_split(w, max(1, w.size // PART))
-    made = [_part(part, form, dtype, order) for part in parts]
+    parts = np.array_split(w, max(1, w.size // (PART if order else CACHED)))
+    if order:
+        made = [_part(part, form, dtype, order) for part in parts]
+    else:
+        with ThreadPoolExecutor(processors()) as pool:
+            made = list(pool.map(lambda part: _part(part, form, dtype, None), parts))
     integers, scales, zeros = (np.concatenate(arrays) for arrays in zip(*made, strict=True))
     return Blocks(integers, scales, zeros, form)
 
@@ -165,28 +171,36 @@ def _part(w: Array, form: Form, dtype: Any, order: Order | None) -> tuple[Array,
         reach = (high - low) / np.float32(top)
     scales, zeros = np.ones_like(low), np.zeros_like(low)
     least = np.full(low.shape, np.inf, np.float32)
+    off = np.empty_like(blocks)
     for share in SHARES[bits]:
         scale = (reach * np.float32(share)).astype(dtype).astype(np.float32)
         scale = np.where(scale != 0, scale, np.float32(1))
         zero = middle if symmetric else np.clip(np.rint(-low * share / scale), 0, top)
         zero = np.broadcast_to(zero, scale.shape)
-        off = _near(blocks, scale, zero, top) * scale[..., None] - blocks
-        error = np.square(off).sum(axis=2)
+        _near(blocks, scale, zero, top, off)
+        off *= scale[..., None]
+        off -= blocks
+        error = np.square(off, out=off).sum(axis=2)
         better = error < least
         least, scales, zeros = (
             np.where(better, new, old)
             for new, old in ((error, least), (scale, scales), (zero, zeros))
         )
-    q = _near(blocks, scales, zeros, top)
+    q = _near(blocks, scales, zeros, top, off)
     if order is not None:
         q = _made_up_for(blocks, q, scales, zeros, top, order)
-    return (q + zeros[..., None]).astype(np.uint8), scales.astype(dtype), zeros.astype(np.uint8)
+    q += zeros[..., None]
+    return q.astype(np.uint8), scales.astype(dtype), zeros.astype(np.uint8)
 
 
-def _near(blocks: Array, scales: Array, zeros: Array, top: int) -> Array:
-    """The nearest integers, less the zero points."""
+def _near(blocks: Array, scales: Array, zeros: Array, top: int, out: Array) -> Array:
+    """The nearest integers, less the zero points, written to `out`."""
     shift = zeros[..., None]
-    return np.clip(np.rint(blocks / scales[..., None]), -shift, top - shift)
+    np.divide(blocks, scales[..., None], out=out)
+    np.rint(out, out=out)
+    np.maximum(out, -shift, out=out)
+    np.minimum(out, top - shift, out=out)
+    return out
 
 
 def _made_up_for(

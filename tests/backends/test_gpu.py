@@ -16,7 +16,8 @@ from graphopt.passes.int8 import Int8
 from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.deploy.manifest import Manifest, manifest_path, read_manifest, write_manifest
-from graphopt.deploy.sessions import BoundSession, open_manifest, session
+from graphopt.deploy.opened import BoundSession
+from graphopt.deploy.sessions import open_manifest, session
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.pipeline.optimize import optimize
 from graphopt.pipeline.recipe import versions

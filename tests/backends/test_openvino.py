@@ -12,7 +12,8 @@ from graphopt.backends.openvino_forms import in_its_forms
 from graphopt.backend import find_target
 from graphopt.deploy import sessions
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
-from graphopt.deploy.sessions import OpenVinoSession, session
+from graphopt.deploy.opened import OpenVinoSession
+from graphopt.deploy.sessions import session
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.execution.runtime import run
 from graphopt.testing import parse_model

@@ -8,7 +8,7 @@ from graphopt.backends.openvino import BACKEND, FORMS, INT8
 
 from graphopt.backend import find_target
 from graphopt.deploy import sessions
-from graphopt.deploy.sessions import OpenVinoSession
+from graphopt.deploy.opened import OpenVinoSession
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
 from graphopt.testing import parse_model

@@ -15,10 +15,11 @@ from graphopt.pipeline.run import run
 from graphopt.searching import correction
 from graphopt.searching.branches import Cutter
 from graphopt.searching.choosing import cheapest
-from graphopt.searching.cost import CostModel, _others
+from graphopt.searching.cost import CostModel
 from graphopt.searching.loss import Losses, measure_losses
 from graphopt.searching.space import passes_for, space_of
 from graphopt.searching.table import Form, Table, Wanted
+from graphopt.searching.unpriced import others_of
 from graphopt.testing import parse_model
 
 #: Nothing is timed: sizes and MACs are what these tests compare.
@@ -163,9 +164,9 @@ def test_what_the_runtime_fuses_shrinks_with_the_nodes_behind_the_last_that_has_
     setting = prepare(source, measure=False)
     cutter = Cutter(setting.source.model, {}, {"x": (8, 64)})
     times = {"p0n": 5.0, "BiasGelu": 2.0}
-    monkeypatch.setattr("graphopt.searching.cost.backend_of", lambda target: Recorded(times))
+    monkeypatch.setattr("graphopt.searching.unpriced.backend_of", lambda target: Recorded(times))
     here = dataclasses.replace(find_target("cpu"), measured=True)
-    others = _others(setting.source.model, setting, here, cutter, {})
+    others = others_of(setting.source.model, setting, here, cutter, {})
     assert [row[0] for row in others] == [0.0, 2.0, 0.0]
 
 

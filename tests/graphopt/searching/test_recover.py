@@ -1,4 +1,4 @@
-"""Training of finalists: candidates that lose a little too much are won back, or not."""
+"""Training in a search: candidates that lose too much as they are, won back or not."""
 
 import numpy as np
 import pytest
@@ -32,13 +32,13 @@ def test_a_candidate_that_lost_too_much_is_trained_and_becomes_the_result(many):
     untrained = [r for s, r in rows.items() if "distill" not in s]
     assert len(untrained) == 4
     assert 1 <= len(trained) <= 4
-    for spec, row in trained.items():
-        assert rows[spec]["loss"] > 0.2, "only what was over the limit is trained"
-        assert row["loss"] < rows[spec]["loss"]
+    cheapest = min(r["size"] for r in untrained if r["loss"] <= 0.2)
+    for row in trained.values():
+        assert row["size"] < cheapest, "what is trained would be cheaper"
     assert found.met
     assert found.report.spec.endswith("distill(epochs=20)")
     assert found.report.best["loss"] <= 0.2
-    assert found.report.best["size"] < min(r["size"] for r in untrained if r["loss"] <= 0.2)
+    assert found.report.best["size"] < cheapest
     found.result.write("out.onnx")
     again = optimize(
         load("model.onnx"), found.report.spec, samples="samples.npz", replay=found.result.recipe
@@ -47,12 +47,12 @@ def test_a_candidate_that_lost_too_much_is_trained_and_becomes_the_result(many):
     assert (many / "out.onnx").read_bytes() == (many / "again.onnx").read_bytes()
 
 
-def test_what_cannot_be_won_back_ends_the_training_and_changes_nothing(many):
+def test_what_cannot_be_won_back_changes_nothing(many):
     pytest.importorskip("torch")
     found = search(
         "model.onnx", budget=Budget(max_error=0.05), recover="distill(epochs=1)", **GIVEN
     )
-    assert sum("distill" in r["spec"] for r in found.report.trials) == 1
+    assert 1 <= sum("distill" in r["spec"] for r in found.report.trials) <= 4
     assert "distill" not in found.report.spec
     assert found.met
 

@@ -52,7 +52,7 @@ def test_every_part_comes_nearer_to_the_original_on_samples_never_seen():
     source, samples = residual(), given()
     model = cut(source, samples)
     before = [off(source, model, n) for n in ("s0", "s1")]
-    done = blocks.train_blocks(source, model, samples, Context(model), batch=32)
+    done = blocks.train_blocks(source, model, samples, None, Context(model), batch=32)
     assert done >= 2
     after = [off(source, model, n) for n in ("s0", "s1")]
     assert all(a < 0.5 * b for a, b in zip(after, before, strict=True))
@@ -62,7 +62,7 @@ def test_weights_that_several_parts_share_are_left_alone():
     source, samples = residual(tied=True), given()
     model = cut(source, samples)
     kept = {n: v.const_value.numpy().copy() for n, v in model.graph.initializers.items()}
-    blocks.train_blocks(source, model, samples, Context(model), batch=32)
+    blocks.train_blocks(source, model, samples, None, Context(model), batch=32)
     inside = model.graph.initializers
     shared = [n for n in kept if len(inside[n].uses()) > 1]
     begins = list(model.graph.inputs)

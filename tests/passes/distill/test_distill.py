@@ -260,7 +260,7 @@ def test_features_match_what_pruning_left_of_a_tensor():
     source, given = images(), samples((1, 6, 6), 64)
     model = smaller(source, given)
     feeds = next(iter(given))
-    found = {f.theirs: f for f in shared_features(source, model, feeds)}
+    found = {f.theirs: f for f in shared_features(source, model, feeds, None)}
     cut = found["b"]
     kept = kept_indices(model)["k1"][0]
     assert np.array_equal(cut.kept[1], kept)
@@ -486,3 +486,47 @@ def test_a_teacher_of_another_interface_is_refused(tmp_path):
     ctx = Context(dense(), samples=samples())
     assert Distill(teacher=f"{tmp_path}/o.onnx").run(ctx.model, ctx) == 0
     assert [r.reason for r in ctx.refusals] == ["the teacher takes q, the model x"]
+
+
+def test_a_loss_that_rises_until_the_rate_falls_ends_no_training():
+    source, given = dense(), samples(count=2304)  # too many for parts of the model
+    model = source.clone()
+    scale(model, "w2", 1.004)
+    history = []
+    ctx = Context(model, source=source, samples=given, pass_name="distill")
+    ctx.scalar = lambda name, value, step: history.append(value) if "held" in name else None
+    assert Distill(epochs=12, lr=1e-2, batch=64).run(model, ctx)
+    assert len(history) == 13
+    assert min(history[1:4]) > history[0] > history[-1]
+
+
+TOKENS = """
+    x = Gather(words, ids)  m = Cast <to=1> (mask)  w = Unsqueeze(m, ax2)  xw = Mul(x, w)
+    total = ReduceSum <keepdims=1> (xw, ax1)  c = Tanh(total)  r = Add(x, c)
+    h = MatMul(r, w0)  g = Tanh(h)  y = MatMul(g, w1)"""
+
+
+@pytest.mark.parametrize("loss", ["auto", "kl", "features"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_tokens_that_the_mask_leaves_out_do_not_count(loss, flat):
+    """What the filling holds changes no weight, as long as the split is the same."""
+    made = weights(("words", (20, 8)), ("w0", (8, 12)), ("w1", (12, CLASSES)))
+    axes = {"ax1": np.array([1]), "ax2": np.array([2]), "join": np.array([-1, CLASSES])}
+    text = TOKENS.replace("y = MatMul(g, w1)", "z = MatMul(g, w1)  y = Reshape(z, join)")
+    shapes = {name: np.zeros((16, 6), np.int64) for name in ("ids", "mask")}
+    trained = []
+    for filler in (3, 11):
+        source = parse_model(text if flat else TOKENS, inputs=shapes, constants=made | axes)
+        rng = np.random.default_rng(1)
+        feeds = []
+        for _ in range(4):
+            mask = (np.arange(6) < rng.integers(1, 7, (16, 1))).astype(np.int64)
+            feeds.append({"ids": np.where(mask, rng.integers(0, 20, mask.shape), filler)})
+            feeds[-1]["mask"] = mask
+        model = source.clone()
+        scale(model, "w0", 0.8)
+        edits, _ = distil(model, source, Samples(feeds), loss=loss, epochs=3)
+        assert edits
+        trained.append(tensors(model))
+    for name, array in trained[0].items():
+        np.testing.assert_allclose(array, trained[1][name], rtol=1e-5, atol=1e-6, err_msg=name)

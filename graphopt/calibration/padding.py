@@ -1,9 +1,9 @@
-"""Padding: tokens that an attention mask leaves out count in neither choice nor compensation.
+"""Padding: tokens that an attention mask leaves out, which no fit and no loss should count.
 
 Sequences of a batch are filled up to one length. What a layer makes of the filling reaches no
 output, and where samples are short it is most of the rows: units would be chosen, and weights
-fitted, for what nobody reads. Which input is the mask is not a matter of its name: it holds zeros
-and ones, and what else is put in at its zeros changes no output at its ones.
+fitted or trained, for what nobody reads. Which input is the mask is not a matter of its name: it
+holds zeros and ones, and what else is put in at its zeros changes no output at its ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.prune.linear import Refittable
 
 from graphopt.analyses.dims import Dimensions, dimensions
 from graphopt.context import Context
@@ -37,23 +36,29 @@ class Padding:
     """The tokens that count.
 
     Attributes:
+        mask: the input that holds ones for them.
         masks: for each run of the samples, bool [batch, steps].
         turned: by name and channel axis (1 or -1) of a value that has a row per token, whether
             steps come before the batch.
     """
 
+    mask: str
     masks: Sequence[Array]
     turned: Mapping[Rowed, bool]
 
-    def rows(self, op: Refittable, run: int, at: Array | None) -> Array | None:
-        """Which rows of `op.channels` count, bool; None where rows are not tokens.
+    def by_token(self, name: str) -> bool:
+        """Whether a value has a row of channels for each token, in the mask's order."""
+        return self.turned.get((name, -1)) is False
+
+    def rows(self, value: Rowed, run: int, at: Array | None) -> Array | None:
+        """Which rows of a value count, its channels last, bool; None where rows are not tokens.
 
         Args:
-            op: the operator.
+            value: its name and axis of channels.
             run: which run of the samples.
             at: spatial positions that are looked at.
         """
-        turned = self.turned.get((op.y.name or "", op.channel_axis))
+        turned = self.turned.get(value)
         if turned is None or (turned and at is not None):
             return None
         mask = self.masks[run].T if turned else self.masks[run]
@@ -84,7 +89,7 @@ def padding_of(model: ir.Model, samples: Iterable[Arrays], ctx: Context) -> Padd
             for rowed, order in _tokens(model, other, dims)
         }
         if turned and _without_influence(model, name, full, turned):
-            return Padding([np.asarray(f[name]) != 0 for f in samples], turned)
+            return Padding(name, [np.asarray(f[name]) != 0 for f in samples], turned)
     return None
 
 
@@ -149,8 +154,8 @@ def _without_influence(
         if array.dtype.kind not in "fiub":
             return False
         a, b = array.astype(np.float64), after[key].astype(np.float64)
-        if turned.get((key, -1)) is False and array.shape[:2] == mask.shape:
-            a, b = a[mask], b[mask]
+        if turned.get((key, -1)) is False and array.size == mask.size * array.shape[-1]:
+            a, b = (v.reshape(mask.size, -1)[mask.ravel()] for v in (a, b))
         if not np.abs(a - b).max(initial=0) <= SAME * np.abs(a).max(initial=1e-30):
             return False
     return True

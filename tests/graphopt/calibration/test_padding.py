@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.linear import refittable
-from graphopt.passes.prune.padding import padding_of
 
 from graphopt import Context
+from graphopt.calibration.padding import padding_of
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples
 from graphopt.testing import parse_model
@@ -91,8 +90,7 @@ def test_samples_without_filling_are_taken_whole():
 def test_rows_follow_the_operator():
     built, given = model(), feeds()
     found = padding_of(built, given, Context(built))
-    op = refittable(next(n for n in built.graph if n.outputs[0].name == "h"))
-    assert found.rows(op, 2, None).tolist() == (given[2]["mask"] == 1).ravel().tolist()
+    assert found.rows(("h", -1), 2, None).tolist() == (given[2]["mask"] == 1).ravel().tolist()
     turned = TEXT.replace(
         "h = MatMul(r, w0)  g = Tanh(h)  o = MatMul(g, w1)",
         """rt = Transpose <perm=[1,0,2]> (r)  h = MatMul(rt, w0)  g = Tanh(h)
@@ -100,8 +98,7 @@ def test_rows_follow_the_operator():
     )
     other = model(turned)
     found = padding_of(other, given, Context(other))
-    op = refittable(next(n for n in other.graph if n.outputs[0].name == "h"))
-    assert found.rows(op, 2, None).tolist() == (given[2]["mask"].T == 1).ravel().tolist()
+    assert found.rows(("h", -1), 2, None).tolist() == (given[2]["mask"].T == 1).ravel().tolist()
     flat = TEXT.replace(
         "h = MatMul(r, w0)  g = Tanh(h)  o = MatMul(g, w1)",
         """rf = Reshape(r, join)  h = MatMul(rf, w0)  g = Tanh(h)  of = MatMul(g, w1)
@@ -109,8 +106,7 @@ def test_rows_follow_the_operator():
     )
     other = model(flat, join=np.array([-1, WIDTH], np.int64))
     found = padding_of(other, given, Context(other))
-    op = refittable(next(n for n in other.graph if n.outputs[0].name == "h"))
-    assert found.rows(op, 2, None).tolist() == (given[2]["mask"] == 1).ravel().tolist()
+    assert found.rows(("h", -1), 2, None).tolist() == (given[2]["mask"] == 1).ravel().tolist()
 
 
 def test_a_fit_is_of_the_tokens_that_count():
