@@ -81,7 +81,7 @@ def _take_missing_values() -> None:
     from skl2onnx.common import tree_ensemble
     from skl2onnx.operator_converters import decision_tree
 
-    write = tree_ensemble.add_tree_to_attribute_pairs
+    write: Any = tree_ensemble.add_tree_to_attribute_pairs
     populate = decision_tree.populate_tree_attributes
 
     def written(pairs: Any, is_classifier: Any, tree: Any, *args: Any, **named: Any) -> Any:
@@ -95,9 +95,10 @@ def _take_missing_values() -> None:
         return pairs
 
     decision_tree.populate_tree_attributes = populated
-    for name, module in list(sys.modules.items()):
-        if name.startswith("skl2onnx.") and getattr(module, write.__name__, None) is write:
-            setattr(module, write.__name__, written)
+    name = write.__name__
+    for module in [m for k, m in sys.modules.items() if k.startswith("skl2onnx.")]:
+        if getattr(module, name, None) is write:
+            setattr(module, name, written)
 
 
 def _send_missing(pairs: Any, tree: Any) -> None:
