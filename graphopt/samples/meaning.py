@@ -67,6 +67,8 @@ _INDEXES: dict[str, tuple[tuple[int, int], ...]] = {
     **dict.fromkeys(("Scatter", "ScatterND", "GatherBlockQuantized"), ((1, 0),)),
     "EmbedLayerNormalization": ((0, 2), (1, 4)),
 }
+#: What operators call the axis that they index, where that is not "axis".
+_AXIS = {"GatherBlockQuantized": "gather_axis"}
 #: Inputs that say a size, an axis or a position in a shape, and a value that always works.
 _SIZES: dict[tuple[str, int], float] = {
     ("Reshape", 1): 1, ("Expand", 1): 1, ("ConstantOfShape", 0): 2, ("Tile", 1): 1,
@@ -204,7 +206,7 @@ def _limits(use: _Use) -> Iterator[float | str]:
             continue
         held = node.inputs[data]
         several = node.op_type in ("GatherND", "ScatterND")
-        axis = 0 if several else attribute(node, "axis")
+        axis = 0 if several else attribute(node, _AXIS.get(node.op_type, "axis"), 0)
         named = first_axis(held) if axis == 0 and held is not None and not use.offset else None
         if named is not None:
             yield named

@@ -133,7 +133,8 @@ def _key(one: Input, axis: int) -> str:
 
 def _counted(model: ir.Model) -> set[str]:
     """Axes that ids count along: of nodes, tokens or the like, and so of several."""
-    return {name for v in model.graph.inputs for name in meaning_of(v, model).rows}
+    ids = [v for v in model.graph.inputs if v.dtype is not None and v.dtype.is_integer()]
+    return {name for v in ids for name in meaning_of(v, model).rows}
 
 
 def _choices(model: ir.Model, inputs: list[Input], known: set[str]) -> dict[str, tuple[int, ...]]:

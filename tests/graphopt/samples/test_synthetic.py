@@ -32,7 +32,8 @@ def model(
     used = {i for n in graph.node for i in n.input}
     for name in (o for n in graph.node for o in n.output if o and o not in used):
         graph.output.append(onnx.ValueInfoProto(name=name))
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
+    domains = (("", 20), ("my", 1), ("com.microsoft", 1))
+    imports = [helper.make_opsetid(*one) for one in domains]
     made = helper.make_model(graph, opset_imports=imports, ir_version=10)
     return ir.from_proto(onnx.shape_inference.infer_shapes(made))
 
@@ -503,3 +504,12 @@ def test_an_axis_that_others_share_is_no_sound():
         assert bind_shapes(one)[0] == {"s": (1, 16), "f": (1, 16, 8)}
     alone = model("z = Relu(s)", {"s": scores})
     assert bind_shapes(alone)[0] == {"s": (1, 16000)}
+
+
+def test_ids_of_a_table_in_blocks_are_within_its_rows():
+    text = "y = com.microsoft.GatherBlockQuantized <bits = 8, block_size = 16> (t, x, s)"
+    constants = {"t": np.ones((7, 32), np.uint8), "s": np.ones((7, 2), np.float32)}
+    one = model(text, {"x": (INT, ["n", 5])}, constants)
+    values = np.concatenate([f["x"].ravel() for f in drawn(one, runs=40, x=(2, 5))])
+    assert (values.min(), values.max()) == (0, 6)
+    assert bind_shapes(one)[0] == {"x": (1, 5)}
