@@ -43,6 +43,8 @@ from graphopt.samples import Samples, bind_shapes
 ITEMS, CALIBRATION = 1000, 512
 #: Rounds of turns, and seconds of one turn; a turn has two runs before it and one at least.
 ROUNDS, TURN = 7, 0.03
+#: Time over time on the processor from which on a run is said to have waited for it.
+WAITED = 1.2
 #: Models in int8, by what a target asks for: some ask for the same.
 _QUANTIZED: dict[Any, Any] = {}
 
@@ -181,12 +183,17 @@ def times(name: str, file: Path, args: argparse.Namespace) -> None:
     for key, found in json.loads(said.splitlines()[-1]).items():
         kind, model, form = key.split("/")
         row = read(file)[f"{kind}/{model}/{name}"]
-        (row if kind == "small" else row[form])["ms"] = found
+        held = row if kind == "small" else row[form]
+        held.pop("busy", None)
+        held.update(found)
         keep(file, f"{kind}/{model}/{name}", row)
 
 
-def turns(work: Path, name: str) -> dict[str, float]:
-    """Median milliseconds of every file of one target, which take turns in this process."""
+def turns(work: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Median milliseconds of every file of one target, which take turns in this process.
+
+    Where a run waited for the processor, its own time on it, and "busy".
+    """
     target = alone(find_target(name))
     backend = backend_of(target)
     assert backend is not None
@@ -196,16 +203,23 @@ def turns(work: Path, name: str) -> dict[str, float]:
         kind, model, _, form = feeds.with_suffix("").relative_to(work).parts
         with np.load(feeds) as data:
             opened[f"{kind}/{model}/{form}"] = session, {k: data[k] for k in data.files}
-    taken: dict[str, list[float]] = {key: [] for key in opened}
+    taken: dict[str, list[tuple[float, float]]] = {key: [] for key in opened}
     for _ in range(ROUNDS):
         for key, (session, given) in opened.items():
             for _ in range(2):
                 session(given)
             end = time.perf_counter() + TURN
             while (start := time.perf_counter()) < end:
+                own = time.process_time()
                 session(given)
-                taken[key].append(1e3 * (time.perf_counter() - start))
-    return {key: statistics.median(runs) for key, runs in taken.items()}
+                runs = time.perf_counter() - start, time.process_time() - own
+                taken[key].append((1e3 * runs[0], 1e3 * runs[1]))
+    found: dict[str, dict[str, Any]] = {}
+    for key, all_ in taken.items():
+        waited = sum(w for w, _ in all_) > WAITED * sum(p for _, p in all_)
+        found[key] = {"ms": statistics.median(p if waited else w for w, p in all_)}
+        found[key] |= {"busy": True} if waited else {}
+    return found
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def page(rows: dict[str, Any]) -> str:
             f"`-p {SPEC}`, 512 samples, no step timed. Milliseconds as above. In integers: the "
             "share of multiply-accumulates whose data and weights the file has as integers; on "
             "`cpu` most become integers at run time, which it does not show. Where there are no "
-            "integers (LSTM), the file is the float one but for its head. `-`: not timed.",
+            "integers (LSTM), the file is the float one but for its head. `-`: not timed; `*`: "
+            "other work was on the machine; told is the time on the processor, which is more than "
+            "on a quiet one.",
             "",
             "| model | target | float | int8 | points | in integers | float ms | int8 ms | "
             "int8 / float | size |",
@@ -65,7 +67,7 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def _ms(row: dict[str, Any]) -> str:
-    return f"{row['ms']:.2f}" if "ms" in row else "-"
+    return f"{row['ms']:.2f}{'*' * row.get('busy', False)}" if "ms" in row else "-"
 
 
 def _trained(

@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 import graphopt
-from graphopt.converting.checks import difference, drawn
+from graphopt.converting.checks import difference, predicted
 from graphopt.converting.process import interpreter
 from graphopt.errors import GraphOptError
 from graphopt.execution.runtime import run
@@ -77,8 +77,7 @@ def examine(path: str) -> dict[str, Any]:
             )
             others = OTHERS if dynamic else OTHERS[:1]
             for seed, (rows, other) in enumerate(itertools.product(ROWS, others)):
-                feeds = drawn(model, rows, other, seed)
-                want = source.predict(feeds)
+                feeds, want = predicted(model, source, rows, other, seed)
                 first, last = (list(run(m, feeds).values()) for m in (model, result.model))
                 converted = max(converted, *(difference(x, first[k]) for k, x in want.items()))
                 optimized = max(optimized, *(map(difference, first, last)))

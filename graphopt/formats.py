@@ -102,7 +102,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
         ending = "genai"
     elif os.path.isfile(os.path.join(text, "saved_model.pb")):
         ending = "savedmodel"
-    elif ending == "json" and os.path.isfile(text.removesuffix("json") + "pdiparams"):
+    elif ending == "json" and _is_paddle(text):
         ending = "pdmodel"
     elif ending == "py" and _is_jax(file):
         ending = "jax"
@@ -112,6 +112,17 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     if not isinstance(found, Format):
         raise UsageError(f"the entry point '{entry.name}' ({entry.value}) is not a graphopt format")
     return found
+
+
+def _is_paddle(file: str) -> bool:
+    """Whether a JSON file is a program of PaddlePaddle: weights lie beside it, or it says so."""
+    if os.path.isfile(file.removesuffix("json") + "pdiparams"):
+        return True
+    try:
+        with open(file, "rb") as held:
+            return b'"magic":"pir"' in held.read(256)
+    except OSError:
+        return False  # whoever reads it says so
 
 
 def _is_jax(file: str) -> bool:

@@ -32,6 +32,9 @@ _DIMS, _DATA_TYPE, _FLOAT_DATA, _RAW_DATA, _DOUBLE_DATA = 1, 2, 4, 9, 10
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 #: Messages within messages that protobuf reads; a graph in a node of a graph is three of them.
 _DEEPEST = 100
+#: The end of an attribute as protobuf writes it, field 20 last: a type that holds no tensor (float,
+#: int, string, and lists of them).
+_PLAIN = tuple(b"\xa0\x01" + bytes([t]) for t in (1, 2, 3, 6, 7, 8))
 #: Packed arrays that are raw little-endian numbers: field -> the data type they hold.
 _PACKED = {_FLOAT_DATA: 1, _DOUBLE_DATA: 11}
 
@@ -89,7 +92,11 @@ def strip(
         kept = _without(data, start, end, {_RAW_DATA, *_PACKED})
         return [*kept, memoryview(_external(location(len(spans) - 1)))]
 
-    pieces = _rebuild(data, 0, len(data), "model", lambda a, b: b - a >= threshold, leaf)
+    def wants(start: int, end: int, kind: str) -> bool:
+        plain = kind == "attribute" and bytes(data[end - 3 : end]) in _PLAIN
+        return end - start >= threshold and not plain  # a tree ensemble has millions of numbers
+
+    pieces = _rebuild(data, 0, len(data), "model", wants, leaf)
     return b"".join(p for p in pieces if isinstance(p, memoryview)), spans
 
 
@@ -108,7 +115,7 @@ def fill(data: bytes, token: bytes, lengths: Sequence[int]) -> list[Piece]:
         found.append(at)
         at = data.find(token, at + 1)
 
-    def holds(start: int, end: int) -> bool:
+    def holds(start: int, end: int, kind: str) -> bool:
         k = bisect_left(found, start)
         return k < len(found) and found[k] < end
 
@@ -130,7 +137,7 @@ def _rebuild(
     start: int,
     end: int,
     kind: str,
-    wants: Callable[[int, int], bool],
+    wants: Callable[[int, int, str], bool],
     leaf: Callable[[int, int], list[Piece]],
     depth: int = 1,
 ) -> list[Piece]:
@@ -142,7 +149,7 @@ def _rebuild(
     copied = start
     for number, wire, begin, first, last in _fields(data, start, end):
         inner = nested.get(number) if wire == 2 else None
-        if inner is None or not wants(first, last):
+        if inner is None or not wants(first, last, inner):
             continue
         if inner == "tensor":
             body = leaf(first, last)

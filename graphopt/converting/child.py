@@ -28,6 +28,7 @@ def main(framework: str, path: str, folder: str) -> None:
 
     here = os.path.dirname(os.path.abspath(__file__))
     script = os.path.join(here, "frameworks", f"{framework}.py")
+    sys.path.append(os.path.join(here, "inside"))
     spec = importlib.util.spec_from_file_location(f"convert_{framework}", script)
     assert spec is not None
     assert spec.loader is not None

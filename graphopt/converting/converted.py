@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.converting.checks import check_against_framework
-from graphopt.converting.mending import mend_pools
+from graphopt.converting.mending import mend_16_bits, mend_pools
 from graphopt.converting.process import Converter, converter
 from graphopt.errors import GraphOptError, MissingExtra, ModelError, UsageError
 from graphopt.io.reading import NOTES, SOURCE, Source, from_proto
@@ -82,7 +82,7 @@ class Converted:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
         source = stack.enter_context(converter(self.framework, title, path, folder, environment))
         model = from_proto(onnx.load(folder / "model.onnx"))
-        notes = mend_pools(model)
+        notes = mend_pools(model) + mend_16_bits(model)
         notes.append(check_against_framework(model, source, title))
         told = model.graph.meta.get(NOTES, ())
         model.graph.meta[NOTES] = (f"Converted from {title}.", *notes, *told)

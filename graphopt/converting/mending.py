@@ -1,4 +1,4 @@
-"""What converters write wrongly, set right: pooling over more axes than three, declared shapes."""
+"""What converters write wrongly, set right: pooling over more axes than three, 16 bits, shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder, Names, remove_dead
 
-__all__ = ["mend_pools", "mend_shape"]
+__all__ = ["mend_16_bits", "mend_pools", "mend_shape"]
 
 #: Axes that runtimes pool over.
 MOST = 3
@@ -50,6 +50,28 @@ def mend_pools(model: ir.Model) -> list[str]:
         remove_dead([node])
         mended += 1
     return [f"{mended} pools over more than {MOST} axes pool over fewer."] if mended else []
+
+
+#: Since when the standard's Q and DQ take 16 bits.
+WIDE = 21
+
+
+def mend_16_bits(model: ir.Model) -> list[str]:
+    """Let rounding to 16 bits be the runtime's own before opset 21; a note of what was done.
+
+    tf2onnx 1.17 writes the standard's operators for a .tflite file with activations of 16 bits.
+    """
+    if (model.graph.opset_imports.get("") or 0) >= WIDE:
+        return []
+    mended = 0
+    for node in model.graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.domain == "":
+            types = {v.dtype for v in (*node.inputs, *node.outputs) if v is not None}
+            if types & {ir.DataType.INT16, ir.DataType.UINT16}:
+                node.domain = "com.microsoft"
+                model.graph.opset_imports.setdefault(node.domain, 1)
+                mended += 1
+    return [f"{mended} operators round to 16 bits as ONNX Runtime does."] if mended else []
 
 
 def mend_shape(value: ir.Value, made: np.ndarray[Any, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from graphopt.errors import MissingExtra, ModelError
 __all__ = ["Converter", "converter", "interpreter"]
 
 logger = logging.getLogger("graphopt")
+#: What the converter prints, beside the model that it writes.
+LOG = "log.txt"
 
 
 def interpreter(framework: str) -> str:
@@ -39,9 +42,16 @@ class Converter:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise ModelError(f"its converter ended with code {code} and said nothing")
+            raise ModelError(f"its converter ended with code {code}{self._last_words()}")
         found: dict[str, Any] = json.loads(line)
         return found
+
+    def _last_words(self) -> str:
+        """What was printed before the end: the last line that tells of an error, if any does."""
+        log = re.sub(r"\x1b\[[0-9;]*m", "", (self._folder / LOG).read_text(errors="replace"))
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        told = [line for line in lines if "error" in line.lower()] or lines
+        return f": {told[-1][:300]}" if told else " and said nothing"
 
     def predict(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[int, Any]:
         """The framework's own outputs by position, those that it tells. Raises ModelError."""
@@ -73,7 +83,7 @@ def converter(
     """
     python = interpreter(framework)
     command = [python, "-I", "-W", "ignore", child.__file__, framework, path, str(folder)]
-    log = folder / "log.txt"
+    log = folder / LOG
     with log.open("w") as heard:
         try:
             process = subprocess.Popen(

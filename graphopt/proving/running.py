@@ -31,6 +31,7 @@ Array = np.ndarray[Any, Any]
 STANDARD = ("", "ai.onnx")
 #: Elements of everything in a window, above which it is not run.
 LARGEST = 1 << 23
+TOO_LARGE = "it is too large to be run"
 #: Turns of a loop.
 TURNS = 64
 #: Operators whose elements are those of their first operand.
@@ -104,7 +105,9 @@ class Run:
         self.narrow = False
 
     def wide(self, x: Array) -> Array:
-        """Floating point in the type that this run computes in."""
+        """Floating point in the type that this run computes in. Raises Unrunnable: too large."""
+        if x.size > LARGEST:  # a broadcast one takes no memory yet
+            raise Unrunnable(TOO_LARGE)
         return x.astype(self.dtype) if x.dtype.kind == "f" else x
 
     def rounded(self, x: Array) -> Array:
@@ -133,7 +136,7 @@ class Run:
                 values[term] = self._made(term, values, made)
                 held += values[term].size
             if held > LARGEST:
-                raise Unrunnable("it is too large to be run")
+                raise Unrunnable(TOO_LARGE)
         return values[top]
 
     def _waiting(self, term: Term, values: dict[Term, Array]) -> list[Term]:

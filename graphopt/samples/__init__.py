@@ -3,7 +3,7 @@
 from graphopt.samples.opening import SampleSource, open_samples
 from graphopt.samples.plausible import plausible
 from graphopt.samples.shapes import bind_shapes, sized
-from graphopt.samples.stand_ins import many, stand_ins
+from graphopt.samples.stand_ins import many, of_unknown_scale, stand_ins
 from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.synthetic import synthetic
 
@@ -13,6 +13,7 @@ __all__ = [
     "Samples",
     "bind_shapes",
     "many",
+    "of_unknown_scale",
     "open_samples",
     "plausible",
     "sized",

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 from graphopt.graph.ensembles import DOMAIN
+from graphopt.samples.first_axis import first_axis
 from graphopt.samples.thresholds import Thresholds, thresholds_of
 
 __all__ = ["Kind", "Meaning", "meaning_of"]
@@ -36,6 +37,7 @@ class Meaning:
     Attributes:
         kind: which way.
         high: values are below this (ids, positions) or at most this (images), if known.
+        rows: for ids, names of axes that they count along: values are below their sizes too.
         value: for "fixed", the value of all elements.
         thresholds: for "split", what trees compare each column with.
         words: for "text", those that encoders know.
@@ -43,6 +45,7 @@ class Meaning:
 
     kind: Kind
     high: int | None = None
+    rows: frozenset[str] = frozenset()
     value: float = 0.0
     thresholds: Thresholds = ()
     words: tuple[str, ...] = ()
@@ -64,6 +67,8 @@ _INDEXES: dict[str, tuple[tuple[int, int], ...]] = {
     **dict.fromkeys(("Scatter", "ScatterND", "GatherBlockQuantized"), ((1, 0),)),
     "EmbedLayerNormalization": ((0, 2), (1, 4)),
 }
+#: What operators call the axis that they index, where that is not "axis".
+_AXIS = {"GatherBlockQuantized": "gather_axis"}
 #: Inputs that say a size, an axis or a position in a shape, and a value that always works.
 _SIZES: dict[tuple[str, int], float] = {
     ("Reshape", 1): 1, ("Expand", 1): 1, ("ConstantOfShape", 0): 2, ("Tile", 1): 1,
@@ -100,14 +105,15 @@ def meaning_of(value: ir.Value, model: ir.Model) -> Meaning:
         known = [attribute(u.node, n, ()) for u in uses for n in _WORDS if u.node.domain == DOMAIN]
         return Meaning("text", words=tuple(w for words in known for w in words or ()))
     fixed = next((u for u in uses if (u.node.op_type, u.index) in _SIZES), None)
-    limits = [n for u in uses for n in _limits(u)]
+    limits = [n for u in uses for n in _limits(u) if not isinstance(n, str)]
+    rows = frozenset(n for u in uses for n in _limits(u) if isinstance(n, str))
     high = max(int(min(limits)), 1) if limits else None
     if any(u.node.op_type in _RECURRENT and u.index == 4 for u in uses):
         return Meaning("lengths")
     if high is not None and _POSITION.search(name):
         return Meaning("positions", high)
-    if high is not None:
-        return Meaning("ids", high)
+    if high is not None or rows:
+        return Meaning("ids", high, rows)
     if fixed is not None:
         return Meaning("fixed", value=_SIZES[fixed.node.op_type, fixed.index])
     asked = next((k for u in uses if (k := _asked_for(u)) is not None), None)
@@ -192,27 +198,38 @@ def _uses(value: ir.Value, model: ir.Model) -> Iterator[_Use]:
                     follow(tuple(node.outputs), offset + float(extra))
 
 
-def _limits(use: _Use) -> Iterator[float]:
-    """Least sizes of what this use indexes."""
+def _limits(use: _Use) -> Iterator[float | str]:
+    """Least sizes of what this use indexes, and names of axes that it counts along."""
     node = use.node
     for index, data in _INDEXES.get(node.op_type, ()):
         if index != use.index or data >= len(node.inputs):
             continue
-        dims = _dims(node.inputs[data])
+        held = node.inputs[data]
+        several = node.op_type in ("GatherND", "ScatterND")
+        axis = 0 if several else attribute(node, _AXIS.get(node.op_type, "axis"), 0)
+        named = first_axis(held) if axis == 0 and held is not None and not use.offset else None
+        if named is not None:
+            yield named
+        dims = _dims(held)
         if dims is None:
             continue
-        axis = attribute(node, "axis")
-        if node.op_type in ("GatherND", "ScatterND"):
-            sizes = [d for d in dims if d is not None]
+        if several:
+            sizes = dims[: _indexed(node.inputs[index])]
         elif -len(dims) <= axis < len(dims):
-            sizes = [d for d in (dims[axis],) if d is not None]
+            sizes = [dims[axis]]
         else:
             continue
-        yield from (d - use.offset for d in sizes)
+        yield from (d - use.offset for d in sizes if d is not None)
     if node.op_type == "OneHot" and use.index == 0:
         depth = _constant(node.inputs[1])
         if depth is not None:
             yield float(depth.reshape(-1)[0])
+
+
+def _indexed(indices: ir.Value | None) -> int | None:
+    """How many leading axes rows of indices count along; None if it is not known: all, perhaps."""
+    last = (_dims(indices) or [None])[-1]
+    return last if isinstance(last, int) else None
 
 
 def _makes_mask(use: _Use) -> bool:

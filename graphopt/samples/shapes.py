@@ -65,8 +65,10 @@ def bind_shapes(
     for one in inputs:
         if one.name in fixed:
             _bind(one, fixed[one.name], sizes)
+    counted = _counted(model)
     for one in inputs:
-        if one.name not in fixed and one.dims and one.batch is None:
+        free = one.name not in fixed and one.dims and one.batch is None
+        if free and _key(one, 0) not in counted:
             sizes.setdefault(_key(one, 0), 1)
     for one in inputs:
         shape = like[one.name].shape if like and one.name in like else ()
@@ -129,6 +131,12 @@ def _key(one: Input, axis: int) -> str:
     return name if isinstance(name, str) else f"{one.name}[{axis}]"
 
 
+def _counted(model: ir.Model) -> set[str]:
+    """Axes that ids count along: of nodes, tokens or the like, and so of several."""
+    ids = [v for v in model.graph.inputs if v.dtype is not None and v.dtype.is_integer()]
+    return {name for v in ids for name in meaning_of(v, model).rows}
+
+
 def _choices(model: ir.Model, inputs: list[Input], known: set[str]) -> dict[str, tuple[int, ...]]:
     """Sizes to try for each axis that is neither given nor a batch."""
     values = {v.name: v for v in model.graph.inputs}
@@ -140,8 +148,8 @@ def _choices(model: ir.Model, inputs: list[Input], known: set[str]) -> dict[str,
                 continue
             kind = meaning_of(values[one.name], model).kind
             for name in _symbols(key):
-                if name not in known:
-                    found.setdefault(name, _usual(one, axis, name, kind))
+                if name not in known and found.get(name, _AUDIO) is _AUDIO:
+                    found[name] = _usual(one, axis, name, kind)  # what others share is no sound
     return found
 
 

@@ -17,7 +17,7 @@ from graphopt.samples.states import states_of
 from graphopt.samples.stream import Samples, inputs_of
 from graphopt.samples.synthetic import synthetic
 
-__all__ = ["humbler", "in_the_way", "many", "stand_ins"]
+__all__ = ["humbler", "in_the_way", "many", "of_unknown_scale", "stand_ins"]
 
 #: Images that are enough to learn weights from, and how many of them go through a model at once.
 IMAGES, BATCH = 256, 32
@@ -69,6 +69,16 @@ def many(model: ir.Model, drawn: Samples, *, seed: int = 0, images: int = IMAGES
     rows = shapes[inputs[0].name][0]
     runs = synthetic(model, seed=seed, shapes=shapes, runs=-(-images // rows))
     return Samples(runs, f"{images} invented images", synthetic=True)
+
+
+def of_unknown_scale(model: ir.Model) -> list[str]:
+    """Inputs that were drawn as N(0, 1) for want of a meaning: signals, measurements, features.
+
+    What the model itself makes of its states is no such thing.
+    """
+    values, states = {v.name: v for v in model.graph.inputs}, states_of(model)
+    kinds = {i.name: meaning_of(values[i.name], model).kind for i in inputs_of(model)}
+    return [n for n, kind in kinds.items() if kind in ("normal", "positive") and n not in states]
 
 
 def _carried(model: ir.Model, drawn: Samples) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -82,8 +83,13 @@ def synthetic(
         SamplesError: an input is larger than any memory.
     """
     values = {v.name: v for v in model.graph.inputs}
+    sizes = {
+        name: size
+        for one in inputs_of(model)
+        for name, size in zip(one.dims or (), shapes[one.name], strict=False)
+    }
     plan = [
-        (one, meaning_of(values[one.name], model), tuple(shapes[one.name]))
+        (one, _within(meaning_of(values[one.name], model), sizes), tuple(shapes[one.name]))
         for one in inputs_of(model)
     ]
     for one, _, shape in plan:
@@ -96,6 +102,15 @@ def synthetic(
     if any(meaning.kind == "split" for _, meaning, _ in plan):
         runs = max(runs, SPLIT_RUNS)
     return Samples(_Drawn(plan, seed, runs), f"synthetic, seed {seed}", synthetic=True)
+
+
+def _within(meaning: Meaning, sizes: Mapping[int | str | None, int]) -> Meaning:
+    """With ids below the sizes of the axes that they count along."""
+    known = [sizes[name] for name in meaning.rows if sizes.get(name)]
+    if not known:
+        return meaning
+    high = min(known) if meaning.high is None else min(meaning.high, *known)
+    return dataclasses.replace(meaning, high=high)
 
 
 def _steps(shape: tuple[int, ...]) -> int:

@@ -29,7 +29,8 @@ def thresholds_of(value: ir.Value) -> Thresholds:
     for split, scale, offset in _splits(value):
         by, to = (float(x[split.feature % x.size]) for x in (scale, offset))
         held = found[split.feature]
-        held.update(t / by + to for t in split.members or (split.value,) if by)
+        asked = [t for t in split.members or (split.value,) if np.isfinite(t)]
+        held.update(t / by + to for t in asked if by)
         if split.missing:
             held.add(np.nan)
     columns = range(max(found, default=-1) + 1)
@@ -50,10 +51,12 @@ def _splits(value: ir.Value) -> Iterator[tuple[Split, Array, Array]]:
     one, zero = np.ones(1), np.zeros(1)
     todo = [(value, one, zero)]
     for current, scale, offset in todo:
-        for node, _ in current.uses():
+        for node, k in current.uses():
             if node.domain == DOMAIN and node.op_type in ENSEMBLES:
                 yield from ((split, scale, offset) for split in _of(node))
-            elif len(todo) < LONGEST and node.op_type in ("Cast", "Identity"):
+            elif len(todo) < LONGEST and (
+                node.op_type in ("Cast", "Identity") or (node.op_type, k) == ("Where", 2)
+            ):
                 todo.append((node.outputs[0], scale, offset))
             elif len(todo) < LONGEST and node.op_type == "Scaler" and scale is one:
                 factor, shift = (np.array(attribute(node, k, one)) for k in ("scale", "offset"))

@@ -66,11 +66,11 @@ def fake_quantized(module: torch.nn.Module, model: ir.Model) -> torch.nn.Module:
     weights = module.meta["graphopt.parameters"]
     paths = {w.name: p for p, w in weights.items()}
     grids = {p: w.grid for p, w in weights.items() if w.grid is not None}
-    quantizers = [n for n in model.graph if n.op_type == "QuantizeLinear" and n.domain == ""]
+    quantizers = [n for n in model.graph if n.op_type == "QuantizeLinear"]
     if not grids and not quantizers:
         return module
     steps = [n.inputs[1] for n in quantizers]
-    tops = {p: _top(module, p, g) for p, g in grids.items() if g.dtype is ir.DataType.INT8}
+    tops = {p: _top(module, p, g) for p, g in grids.items() if _symmetric(module, g)}
     scales = {paths[v.name] for v in steps if v is not None and v.name in paths}
     scales |= {g.scale for g in grids.values() if g.dtype is not ir.DataType.INT32}
     fixed = {g.scale for g in grids.values() if g.dtype is ir.DataType.INT32}
@@ -97,6 +97,15 @@ def settle(module: torch.nn.Module, model: ir.Model) -> None:
     with torch.no_grad():
         for scale, data, weight in _biases(model, paths):
             _get(module, scale).copy_(_get(module, data) * _get(module, weight))
+
+
+def _symmetric(module: Any, grid: Any) -> bool:
+    """Whether the grid of a weight has as many steps below zero as above, but for one."""
+    if grid.dtype is ir.DataType.INT8:
+        return True
+    if grid.dtype is not ir.DataType.UINT8 or grid.zero is None:
+        return False
+    return bool((_get(module, grid.zero) == 128).all())
 
 
 def _top(module: Any, path: str, grid: Any) -> int:

@@ -127,15 +127,21 @@ class Guard:
             if arrays and all(isinstance(a, np.ndarray) for a in arrays):
                 self.kinds[value.name or ""] = kind_of(value, arrays)
         decided = any(kind in ("scores", "chances") for kind in self.kinds.values())
+        states = self._states()
         for name, kind in self.kinds.items():
-            if (
-                kind in ("values", "logits", "detections")
-                and len(self.kinds) > 1
-                and self._returns(name)
-            ):
+            if name in states:
                 self.kinds[name] = "state"
             elif kind == "logits" and decided:  # coordinates, or what the scores are made of
                 self.kinds[name] = "values"
+
+    def _states(self) -> set[str]:
+        """Outputs of the form of an input, of which another says what matters: of all, none."""
+        found = {
+            name
+            for name, kind in self.kinds.items()
+            if kind in ("values", "logits", "detections") and self._returns(name)
+        }
+        return found if len(found) < len(self.kinds) else set()
 
     @cached_property
     def logits(self) -> dict[str, list[Array]]:

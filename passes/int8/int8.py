@@ -33,7 +33,7 @@ from graphopt.context import Context
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
 from graphopt.rewriting.opset import raise_for
-from graphopt.samples import many, plausible
+from graphopt.samples import many, of_unknown_scale, plausible
 from graphopt.target import Int8Scheme
 
 __all__ = ["Int8"]
@@ -134,11 +134,16 @@ class Int8(Pass):
                 ctx.note(f"samples: {text}.")
         elif ctx.samples is not None:
             images = many(model, ctx.samples, seed=ctx.seed, images=IMAGES)
-            where = "random inputs" if images is None else images.source
-            ctx.samples = images or ctx.samples
-            ctx.note(
-                f"int8 found its ranges on {where}: give real --samples, or accuracy may suffer."
-            )
+            timed = ctx.samples.placeholders or not scheme.dynamic  # or there is no other way
+            scaleless = [] if timed or images is not None else of_unknown_scale(model)
+            if scaleless:
+                ctx.note(f"How large '{scaleless[0]}' is in use is not known.")
+                ctx.samples = None
+            else:
+                where = "random inputs" if images is None else images.source
+                told = "give real --samples, or accuracy may suffer."
+                ctx.note(f"int8 found its ranges on {where}: {told}")
+                ctx.samples = images or ctx.samples
         samples = ctx.samples
         if samples is None:
             ctx.note("Without --samples int8 quantizes only what needs no ranges.")

@@ -14,7 +14,9 @@ def convert(path: str, onnx_path: str) -> Any:
     import jax
     import jax2onnx
     import numpy as np
+    from jax_scans import scan_forwards
 
+    scan_forwards()
     file, _, name = path.rpartition(":")
     sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
     spec: Any = importlib.util.spec_from_file_location("user_code", file)

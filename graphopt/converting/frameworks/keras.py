@@ -20,7 +20,9 @@ def convert(path: str, onnx_path: str) -> Any:
     some = [np.zeros(s, x.dtype) for s, x in zip(sizes, model.inputs, strict=True)]
     model(some[0] if len(some) == 1 else some, training=False)  # none that has not run is exported
     if keras.config.backend() == "jax":
-        _scan_forwards()
+        from jax_scans import scan_forwards
+
+        scan_forwards()
     model.export(onnx_path, format="onnx", verbose=False)
     import onnx
 
@@ -44,23 +46,3 @@ def _told(text: str) -> str:
     else:
         return f"Keras does not read it: {text[:300]}"
     return f"{what}: where the model is at hand, write model.export('NAME.onnx', format='onnx')"
-
-
-def _scan_forwards() -> None:
-    """Let JAX scan forwards over what is turned about: its converter knows no other way."""
-    import jax
-
-    scan = jax.lax.scan
-
-    def turned(tree: Any) -> Any:
-        return jax.tree_util.tree_map(lambda x: jax.numpy.flip(x, 0), tree)
-
-    def forwards(
-        f: Any, init: Any, xs: Any = None, length: Any = None, reverse: bool = False, **others: Any
-    ) -> Any:
-        if not reverse:
-            return scan(f, init, xs, length, **others)
-        carry, ys = scan(f, init, turned(xs), length, **others)
-        return carry, turned(ys)
-
-    jax.lax.scan = forwards

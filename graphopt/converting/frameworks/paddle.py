@@ -11,7 +11,9 @@ def convert(path: str, onnx_path: str) -> Any:
     import paddle2onnx
 
     stem = os.path.splitext(path)[0]
-    paddle2onnx.export(path, stem + ".pdiparams", onnx_path, opset_version=17)
+    weights = stem + ".pdiparams"  # is not there where there are none
+    held = weights if os.path.exists(weights) else ""
+    paddle2onnx.export(path, held, onnx_path, opset_version=17)
     model = paddle.jit.load(stem)
     model.eval()
 

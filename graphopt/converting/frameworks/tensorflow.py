@@ -23,10 +23,11 @@ def convert(path: str, onnx_path: str) -> Any:
         return serve(**dict(zip(names, tensors, strict=True)))
 
     traced = tf.function(flat, input_signature=specs)
-    tf2onnx.convert.from_function(traced, input_signature=specs, opset=17, output_path=onnx_path)
-    import onnx
-
-    outputs = [o.name for o in onnx.load(onnx_path, load_external_data=False).graph.output]
+    made, _ = tf2onnx.convert.from_function(traced, input_signature=specs, opset=17)
+    _with_constants(made, traced.get_concrete_function().graph.captures)
+    with open(onnx_path, "wb") as file:
+        file.write(made.SerializeToString())
+    outputs = [o.name for o in made.graph.output]
 
     def predict(feeds: Any) -> list[Any]:
         given = {n: tf.constant(x) for n, x in zip(names, feeds.values(), strict=True)}
@@ -34,6 +35,17 @@ def convert(path: str, onnx_path: str) -> Any:
         return [made.get(o, None) if len(made) > 1 else next(iter(made.values())) for o in outputs]
 
     return predict
+
+
+def _with_constants(made: Any, captures: Any) -> None:
+    """Store the tensors that a function holds: tf2onnx 1.17 makes them inputs if no variable is."""
+    from onnx import numpy_helper
+
+    held = {placeholder.name: tensor for tensor, placeholder in captures}
+    for value in [v for v in made.graph.input if v.name in held]:
+        made.graph.input.remove(value)
+        array = held[value.name].numpy()
+        made.graph.initializer.append(numpy_helper.from_array(array, value.name))
 
 
 def _interpreted(path: str, tf: Any) -> Any:

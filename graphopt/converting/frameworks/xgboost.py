@@ -2,27 +2,41 @@
 
 What onnxmltools 1.16 does not know or takes for something else is told to it in words that it
 knows: a dart is a gradient booster whose trees have weights, and a model of several outputs, or
-whose result is the sum of its leaves or its sigmoid, is a regression.
+whose result is a function of the sum of its leaves, is a regression.
 """
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+SUM, SIGMOID, EXP, ABOVE_0 = (), ("Sigmoid",), ("Exp",), ("Sign", "Relu")
 #: What becomes of the sums of leaves, by objectives that onnxmltools is told are a regression.
 #: Others it knows, as long as there is one output.
-RESULTS = {
-    "binary:logitraw": "sum",
-    "rank:map": "sum",
-    "rank:ndcg": "sum",
-    "rank:pairwise": "sum",
-    "reg:absoluteerror": "sum",
-    "reg:logistic": "Sigmoid",
-    "reg:pseudohubererror": "sum",
-    "reg:quantileerror": "sum",
-    "reg:squarederror": "sum",
+RESULTS: dict[str, tuple[str, ...]] = {
+    "binary:hinge": ABOVE_0,
+    "binary:logitraw": SUM,
+    "count:poisson": EXP,
+    "rank:map": SUM,
+    "rank:ndcg": SUM,
+    "rank:pairwise": SUM,
+    "reg:absoluteerror": SUM,
+    "reg:gamma": EXP,
+    "reg:logistic": SIGMOID,
+    "reg:pseudohubererror": SUM,
+    "reg:quantileerror": SUM,
+    "reg:squarederror": SUM,
+    "reg:squaredlogerror": SUM,
+    "reg:tweedie": EXP,
+    "survival:aft": EXP,
+    "survival:cox": EXP,
+}
+#: The sum that a prediction stands for, by what becomes of sums.
+SUMS: dict[tuple[str, ...], Callable[[float], float]] = {
+    SIGMOID: lambda p: math.log(p / (1 - p)),
+    EXP: math.log,
 }
 
 
@@ -42,16 +56,16 @@ def convert(path: str, onnx_path: str) -> Any:
     objective, outputs = facts["objective"]["name"], int(facts["learner_model_param"]["num_target"])
     result = RESULTS.get(objective)
     if objective == "binary:logistic" and outputs > 1:
-        result = "Sigmoid"
-    if outputs > 1 and not result:
+        result = SIGMOID
+    if outputs > 1 and result is None:
         raise ValueError(f"its objective, '{objective}', is not known with several outputs")
-    if objective == "binary:hinge":
-        raise ValueError("its objective, 'binary:hinge', gives labels without probabilities")
     alike = xgboost.Booster(model_file=_told(facts, objective, result))
     alike.feature_names = None  # the converter takes columns by number
     made = convert_xgboost(alike, initial_types=columns)
-    if result:
+    if result is not None:
         _finish(made, facts, result)
+    elif objective.startswith("multi:"):
+        _class_of_each_tree(made, facts)
     with open(onnx_path, "wb") as file:
         file.write(made.SerializeToString())
     labelled = len(made.graph.output) > 1
@@ -94,13 +108,13 @@ def _as_gbtree(facts: Any) -> Any:
     return facts
 
 
-def _told(facts: Any, objective: str, result: str | None) -> bytearray:
+def _told(facts: Any, objective: str, result: tuple[str, ...] | None) -> bytearray:
     """The model's file as the converter is given it."""
     told = json.loads(json.dumps(facts))
     told["attributes"] = {}
     if objective == "multi:softmax":  # it gives labels alone, and has probabilities
         told["objective"]["name"] = "multi:softprob"
-    if result:
+    if result is not None:
         weight = {"scale_pos_weight": "1"}
         told["objective"] = {"name": "reg:squarederror", "reg_loss_param": weight}
         told["learner_model_param"] |= {"num_target": "1", "base_score": "[0E0]"}
@@ -109,7 +123,14 @@ def _told(facts: Any, objective: str, result: str | None) -> bytearray:
     return bytearray(json.dumps({"learner": told, "version": [3, 0, 0]}).encode())
 
 
-def _finish(made: Any, facts: Any, result: str) -> None:
+def _class_of_each_tree(made: Any, facts: Any) -> None:
+    """Which class each tree adds to: the converter takes one tree a class and round for granted."""
+    of_tree = facts["gradient_booster"]["model"]["tree_info"]
+    held = {a.name: a for node in made.graph.node for a in node.attribute}
+    held["class_ids"].ints[:] = [of_tree[t] for t in held["class_treeids"].ints]
+
+
+def _finish(made: Any, facts: Any, result: tuple[str, ...]) -> None:
     """Which output each tree adds to, what is added to all, and what becomes of the sums."""
     import onnx
 
@@ -119,8 +140,8 @@ def _finish(made: Any, facts: Any, result: str) -> None:
     outputs = int(facts["learner_model_param"]["num_target"])
     start = json.loads(facts["learner_model_param"]["base_score"])
     base = start if isinstance(start, list) else [start] * outputs
-    if result == "Sigmoid":
-        base = [math.log(p / (1 - p)) for p in base]
+    if result in SUMS:
+        base = [SUMS[result](p) for p in base]
     given = {
         "n_targets": outputs,
         "target_ids": [of_tree[t] for t in held["target_treeids"].ints],
@@ -131,7 +152,8 @@ def _finish(made: Any, facts: Any, result: str) -> None:
     node.attribute.extend(kept + [onnx.helper.make_attribute(*pair) for pair in given.items()])
     out = made.graph.output[0]
     out.type.tensor_type.shape.dim[1].dim_value = outputs
-    if result != "sum":  # ONNX Runtime passes over what a regressor's post_transform says
-        node.output[0] = "sum"
-        made.graph.node.append(onnx.helper.make_node(result, ["sum"], [out.name]))
-        made.opset_import.append(onnx.helper.make_opsetid("", 13))
+    made.opset_import.append(onnx.helper.make_opsetid("", 13))
+    for op in result:  # ONNX Runtime passes over what a regressor's post_transform says
+        last = made.graph.node[-1]
+        last.output[0] = f"before_{op}"
+        made.graph.node.append(onnx.helper.make_node(op, [last.output[0]], [out.name]))

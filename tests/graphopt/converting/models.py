@@ -22,9 +22,12 @@ def sklearn(folder):
         RandomForestClassifier,
         RandomForestRegressor,
     )
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.mixture import GaussianMixture
+    from sklearn.naive_bayes import CategoricalNB
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, StandardScaler
 
     names = np.array(["low", "middle", "high"])[Y]
     forest = make_pipeline(StandardScaler(), RandomForestClassifier(9, random_state=0))
@@ -38,11 +41,25 @@ def sklearn(folder):
     joblib.dump(
         make_pipeline(columns, LogisticRegression()).fit(table, Y > 0), folder / "table.joblib"
     )
+    table["floor"] = rng.integers(0, 4, len(table))
+    known = OneHotEncoder(handle_unknown="ignore")
+    texts = make_pipeline(SimpleImputer(strategy="most_frequent"), known)
+    columns = ColumnTransformer(
+        [("b", KBinsDiscretizer(3), [0]), ("t", texts, ["town"]), ("f", known, ["floor"])]
+    )
+    joblib.dump(make_pipeline(columns, LogisticRegression()).fit(table, Y), folder / "bins.joblib")
+    joblib.dump(GaussianMixture(2, random_state=0).fit(X), folder / "mixture.joblib")
+    counts = CategoricalNB().fit(rng.integers(0, 3, X.shape), Y)
+    joblib.dump(counts, folder / "counts.joblib")
     two = RandomForestRegressor(5, max_depth=3, random_state=0).fit(X, X[:, :2])
     joblib.dump(two, folder / "two_numbers.joblib")
     gaps = np.where(rng.random(X.shape) < 0.1, np.nan, X)
     numbers = make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=5))
     joblib.dump(numbers.fit(gaps, X[:, 0]), folder / "histogram.joblib")
+    trees = RandomForestClassifier(5, max_depth=4, random_state=0).fit(gaps, Y)
+    joblib.dump(trees, folder / "gaps.joblib")
+    several = RandomForestClassifier(5, max_depth=4, random_state=0).fit(gaps, np.c_[Y > 0, Y > 1])
+    joblib.dump(several, folder / "gaps_labels.joblib")
     classes = HistGradientBoostingClassifier(max_iter=5).fit(gaps, Y)
     joblib.dump(classes, folder / "histogram_classes.joblib")
 
@@ -79,6 +96,8 @@ def xgboost(folder):
     save("hinge", X[:, 3] > 0, objective="binary:hinge")
     save("vectors", X[:, :3], multi_strategy="multi_output_tree", tree_method="hist")
     save("counts", np.abs(np.round(X[:, :2])), objective="count:poisson")
+    save("hazard", np.abs(X[:, 3]), objective="survival:cox")
+    save("forest", Y, objective="multi:softprob", num_class=3, num_parallel_tree=3, subsample=0.5)
     early = save("whole", X[:, 3])
     early.set_attr(best_iteration="3")
     early.save_model(folder / "early.json")
@@ -107,6 +126,22 @@ def lightgbm(folder):
     lightgbm.train(one, table, 8).save_model(folder / "categories.txt")
     dart = {"boosting": "dart", **quiet}
     lightgbm.train(dart, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "dart.txt")
+    sparse = lightgbm.Dataset(np.where(rng.random(X.shape) < 0.4, 0, X), X[:, 3])
+    zeros = {"zero_as_missing": True, **quiet}
+    lightgbm.train(zeros, sparse, 8).save_model(folder / "zeros.txt")
+    each = {"objective": "multiclassova", "num_class": 3, "sigmoid": 0.5, **quiet}
+    lightgbm.train(each, data, 8).save_model(folder / "each.txt")
+    for name in ("fair", "cross_entropy", "cross_entropy_lambda"):
+        target = lightgbm.Dataset(X, np.abs(np.tanh(X[:, 3])))
+        lightgbm.train({"objective": name, **quiet}, target, 8).save_model(folder / f"{name}.txt")
+    roots = {"reg_sqrt": True, **quiet}
+    lightgbm.train(roots, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "roots.txt")
+
+    def own(scores, rows):
+        return scores - rows.get_label(), np.ones_like(scores)
+
+    mine = {"objective": own, **quiet}
+    lightgbm.train(mine, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "own.txt")
     linear = {"linear_tree": True, **quiet}
     lightgbm.train(linear, lightgbm.Dataset(X, X[:, 3]), 8).save_model(folder / "linear.txt")
 
@@ -155,6 +190,15 @@ def tensorflow(folder):
 
     model = Dense()
     tf.saved_model.save(model, str(folder / "dense"), signatures=model.call)
+    held = tf.constant(rng.standard_normal((8, 4)).astype(np.float32))  # no variable
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 8), tf.float32, name="x")])
+    def product(x):
+        return {"y": x @ held}
+
+    module = tf.Module()
+    module.product, module.held = product, held
+    tf.saved_model.save(module, str(folder / "constant"), signatures=product)
     functions = [model.call.get_concrete_function()]
     converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, model)
     (folder / "dense.tflite").write_bytes(converter.convert())
@@ -166,7 +210,9 @@ def paddle(folder):
 
     model = paddle.nn.Sequential(paddle.nn.Linear(8, 6), paddle.nn.ReLU(), paddle.nn.Linear(6, 3))
     model.eval()
-    paddle.jit.save(model, str(folder / "dense"), input_spec=[InputSpec([None, 8], "float32", "x")])
+    rows = [InputSpec([None, 8], "float32", "x")]
+    paddle.jit.save(model, str(folder / "dense"), input_spec=rows)
+    paddle.jit.save(paddle.nn.GELU(), str(folder / "plain"), input_spec=rows)
 
 
 if __name__ == "__main__":

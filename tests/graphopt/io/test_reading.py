@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt import wire
 from graphopt.errors import ModelError
 from graphopt.io.reading import source_of
 from graphopt.io.tensors import MappedTensor, SparseTensor
@@ -363,3 +364,21 @@ LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 def test_light_models_load(path):
     model = graphopt.load(path)
     assert len(ir.to_proto(model).graph.node) == len(onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_attributes_of_numbers_are_not_walked(last):
+    """One that says so at its end is passed over; tensors beside it are found all the same."""
+    big = np.arange(4096, dtype=np.float32)
+    node = helper.make_node("Op", [], ["y"], domain="my")
+    numbers = helper.make_attribute("numbers", list(range(3000)))
+    held = helper.make_attribute("held", onnx.numpy_helper.from_array(big))
+    node.attribute.extend([held, numbers] if last else [numbers, held])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph([node], "g", [], [out]))
+    data = memoryview(model.SerializeToString())
+    stripped, spans = wire.strip(data, 1024, lambda k: f"place{k}")
+    assert [bytes(data[s.offset : s.offset + s.length]) for s in spans] == [big.tobytes()]
+    read = onnx.ModelProto.FromString(stripped).graph.node[0]
+    assert next(a for a in read.attribute if a.name == "numbers").ints == list(range(3000))
+    assert next(a for a in read.attribute if a.name == "held").t.external_data

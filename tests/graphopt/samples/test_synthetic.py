@@ -32,7 +32,8 @@ def model(
     used = {i for n in graph.node for i in n.input}
     for name in (o for n in graph.node for o in n.output if o and o not in used):
         graph.output.append(onnx.ValueInfoProto(name=name))
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
+    domains = (("", 20), ("my", 1), ("com.microsoft", 1))
+    imports = [helper.make_opsetid(*one) for one in domains]
     made = helper.make_model(graph, opset_imports=imports, ir_version=10)
     return ir.from_proto(onnx.shape_inference.infer_shapes(made))
 
@@ -87,7 +88,7 @@ IDS: dict[str, tuple[str, dict[str, np.ndarray], int]] = {
     "scattered rows": (
         "u = Unsqueeze (x, a) n = Shape (x) y = ScatterND (t, u, w)",
         {"t": TABLE, "a": np.array([-1]), "w": np.ones((2, 5, 4), np.float32)},
-        4,
+        50,
     ),
 }
 
@@ -447,3 +448,68 @@ def test_texts_that_an_encoder_knows() -> None:
     made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
     (first, *_) = synthetic(made, seed=0, shapes={"x": (20, 1)})
     assert set(first["x"].ravel().tolist()) == {"red", "green"}
+
+
+GRAPH_NETWORK = """
+    shown = Gather<axis = 0>(table, kind)
+    h = Gemm<transB = 1>(shown, w)
+    gate = Sigmoid(h)
+    z = Mul(h, gate)
+    first = Constant<value = int64 {0}>()
+    ends = Gather<axis = 0>(edges, first)
+    sent = Gather<axis = 0>(z, ends)
+    axes = Constant<value = int64[1] {1}>()
+    at = Unsqueeze(graph, axes)
+    back = GatherND(sums, at)
+    y = Concat<axis = 1>(z, back)
+"""
+
+
+def graph_network() -> ir.Model:
+    """Messages along edges between nodes, each of which is in a graph."""
+    return model(
+        GRAPH_NETWORK,
+        {
+            "kind": (INT, ["nodes"]),
+            "edges": (INT, [2, "edges"]),
+            "graph": (INT, ["nodes"]),
+            "sums": (FLOAT, ["graphs", 3]),
+        },
+        {"table": np.ones((5, 3), np.float32), "w": np.ones((3, 3), np.float32)},
+    )
+
+
+def test_ids_stay_within_the_axis_that_they_count_along():
+    """Ends of edges count nodes: the axis of another input, behind layers without shapes."""
+    one = graph_network()
+    for v in one.graph:
+        for o in v.outputs:
+            o.shape = None
+    shapes, notes = bind_shapes(one)
+    assert shapes == {"kind": (16,), "edges": (2, 16), "graph": (16,), "sums": (16, 3)}
+    assert notes[0].startswith("Dynamic axes were bound to kind=16")
+    small = {"kind": (3,), "edges": (2, 40), "graph": (3,), "sums": (2, 3)}
+    for feeds in synthetic(one, shapes=small):
+        assert set(np.unique(feeds["edges"])) == {0, 1, 2}
+        assert set(np.unique(feeds["kind"])) <= set(range(5))
+        assert set(np.unique(feeds["graph"])) <= {0, 1}
+        assert run(one, feeds)["y"].shape == (3, 6)
+
+
+def test_an_axis_that_others_share_is_no_sound():
+    """Scores of candidates beside their features, either first."""
+    scores, features = ("FLOAT", ["n", "k"]), ("FLOAT", ["n", "k", 8])
+    for inputs in ({"s": scores, "f": features}, {"f": features, "s": scores}):
+        one = model("y = ReduceSum(f) z = Relu(s)", inputs)
+        assert bind_shapes(one)[0] == {"s": (1, 16), "f": (1, 16, 8)}
+    alone = model("z = Relu(s)", {"s": scores})
+    assert bind_shapes(alone)[0] == {"s": (1, 16000)}
+
+
+def test_ids_of_a_table_in_blocks_are_within_its_rows():
+    text = "y = com.microsoft.GatherBlockQuantized <bits = 8, block_size = 16> (t, x, s)"
+    constants = {"t": np.ones((7, 32), np.uint8), "s": np.ones((7, 2), np.float32)}
+    one = model(text, {"x": (INT, ["n", 5])}, constants)
+    values = np.concatenate([f["x"].ravel() for f in drawn(one, runs=40, x=(2, 5))])
+    assert (values.min(), values.max()) == (0, 6)
+    assert bind_shapes(one)[0] == {"x": (1, 5)}

@@ -479,3 +479,14 @@ def test_rows_of_one_sign_may_be_marks_and_are_judged_as_values(offset, over):
     assert judge.kinds == {"y": "logits"}
     (found,) = judge.judge([{"y": got}]).values()
     assert (found.over > 1) == over
+
+
+def test_outputs_that_all_have_an_inputs_form_are_no_states():
+    """A mean and a variance of six measurements a row: no other output says what matters."""
+    model = parse_model("y = Tanh(x) z = Exp(x)", inputs={"x": (8, 6)})
+    rng = np.random.default_rng(0)
+    probe = [{"x": rng.normal(size=(8, 6)).astype(np.float32)} for _ in range(8)]
+    expected = [{"y": np.tanh(p["x"]) + p["x"], "z": np.exp(p["x"])} for p in probe]
+    assert "state" not in Guard(model, expected, probe).kinds.values()
+    one = [{**run, "z": run["z"][:, :3]} for run in expected]
+    assert Guard(model, one, probe).kinds["y"] == "state"

@@ -72,3 +72,29 @@ def test_integer_operators_are_left_alone_and_said():
     ctx = Context(model, target=find_target("cpu"), samples=Samples([{"x": X[:, :, 0, 0]}]))
     assert Int8().run(model, ctx) == 0
     assert ctx.idle == "quantized already: start from the float model"
+
+
+@pytest.mark.parametrize("kind", ["signal", "image"])
+def test_signals_of_unknown_scale_have_no_ranges(kind):
+    """What a signal's values are follows from nothing: what finds its ranges in each run does."""
+    size = (1, 8, 40, 40) if kind == "signal" else (1, 3, 40, 40)
+    model = parse_model(
+        "a = Conv (x, w)  b = GlobalAveragePool (a)  c = Flatten (b)  y = MatMul (c, v)",
+        constants={
+            "w": RNG.normal(size=(64, size[1], 3, 3)).astype(np.float32) / 8,
+            "v": RNG.normal(size=(64, 64)).astype(np.float32) / 8,
+        },
+        inputs={"x": size},
+    )
+    source = model.clone()
+    drawn = Samples([{"x": RNG.normal(size=size).astype(np.float32)}], synthetic=True)
+    ctx = Context(model, target=find_target("cpu"), samples=drawn)
+    assert Int8().run(model, ctx) > 0
+    quiet = {"x": 1e-3 * RNG.normal(size=size).astype(np.float32)}
+    want, got = (run(m, quiet)["y"] for m in (source, model))
+    error = np.linalg.norm(want - got) / np.linalg.norm(want)
+    if kind == "signal":
+        assert error < 0.05
+        assert "How large 'x' is in use is not known." in ctx.notes
+    else:
+        assert any("invented images" in note for note in ctx.notes)

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from graphopt.backends.devices.fixed import at_fixed_shapes
+from graphopt.backends.qnn import BACKEND as QNN
 from graphopt.passes.int8 import Int8, qat
 
-from graphopt import Context, Samples
+from graphopt import Budget, Context, Samples
 from graphopt.execution.runtime import run
 from graphopt.target import Int8Scheme, Target
 from graphopt.testing import parse_model, structure
@@ -111,6 +113,60 @@ def test_products_quantized_at_run_time_keep_their_form():
     trained, _, _ = quantized(Int8(qat=True), scheme)
     assert structure(trained) == structure(static)
     assert any(n.op_type == "MatMulInteger" for n in trained.graph)
+
+
+def for_an_npu(one, model, samples, budget=None):
+    """The model in the integers of QNN, and its context."""
+    made = model.clone()
+    ctx = Context(made, target=QNN.target("qnn"), samples=Samples(samples), budget=budget)
+    one.run(made, ctx)
+    return made, ctx
+
+
+def test_integers_everywhere_are_trained_and_stay_everywhere(monkeypatch):
+    monkeypatch.setattr(qat, "STEPS", 100)
+    static, _ = for_an_npu(Int8(balance=False), outlier_model(), feeds(1, 12))
+    trained, ctx = for_an_npu(Int8(balance=False, qat=True), outlier_model(), feeds(1, 12))
+    assert any(n.startswith("qat: ") for n in ctx.notes)
+    assert error(trained) < 0.6 * error(static)
+    assert structure(trained) == structure(static)
+    assert QNN.falls_off(at_fixed_shapes(trained, ctx.target)) == []
+    weights = [v.const_value for v in trained.graph.initializers.values() if v.const_value.size > 1]
+    assert all(w.numpy().min() > 0 for w in weights if w.dtype.name == "UINT8"), "128 is 0.0"
+
+
+def test_steps_of_16_bits_are_trained_as_those_of_8():
+    """A channel a hundred times the others, which what reads it does not look at."""
+    rng = np.random.default_rng(0)
+    u, v, w = (rng.standard_normal((8, 8, 1, 1)).astype(np.float32) for _ in range(3))
+    v[:, 0] = 0
+    k = np.array([100, *[1.5] * 7], np.float32).reshape(1, 8, 1, 1)
+    model = parse_model(
+        "a = Conv(x, u)  s = Mul(a, k)  b = Conv(s, v)  c = Relu(b)  d = Conv(c, w)  y = Relu(d)",
+        inputs={"x": (4, 8, 6, 6)},
+        constants={"u": u, "v": v, "w": w, "k": k},
+    )
+    samples = [{"x": rng.standard_normal((4, 8, 6, 6)).astype(np.float32)} for _ in range(4)]
+    budget = Budget(max_error=0.04)
+    static, _ = for_an_npu(Int8(balance=False), model, samples, budget)
+    trained, ctx = for_an_npu(Int8(balance=False, qat=True), model, samples, budget)
+    assert any("of 3 stages have activations of 16 bits" in n for n in ctx.notes)
+    assert structure(trained) == structure(static)
+    assert QNN.falls_off(at_fixed_shapes(trained, ctx.target)) == []
+    before, after = activation_steps(static), activation_steps(trained)
+    assert before.keys() == after.keys() == {"UINT8", "UINT16"}
+    assert all(after[dtype] != before[dtype] for dtype in before), "all of them are trained"
+    assert min(min(steps) for steps in after.values()) > 0
+
+
+def activation_steps(model):
+    """Scales of what is rounded on every run, by the type it is rounded to."""
+    found = {}
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            scale = float(node.inputs[1].const_value.numpy())
+            found.setdefault(node.outputs[0].dtype.name, []).append(scale)
+    return found
 
 
 @pytest.mark.parametrize("drawn", [None, "synthetic"])

@@ -1,0 +1,1 @@
+"""What scripts of several frameworks share; importable in the child's process by its own name."""
