@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from devices import images
+from recover import SHAPES, Data, counted
 
-from graphopt import Budget, Context, load, optimize
-from graphopt.analyses.cost import cost
-from graphopt.execution.runtime import run_each
+from graphopt import Budget, load, optimize
 from graphopt.rewriting.merging import merge
 
 Array = np.ndarray[Any, Any]
-SHAPES = {"x": (1, 1, 32, 32)}
+#: Training glyphs.
+ALL = 12000
 #: Variations of every glyph besides itself; rows of a run of samples, and of those pruning sees.
 VARIED, ROWS, FEW = 2, 100, 2048
 #: Of a variation: radians, factors and shear of its turn, and pixels that it is shifted by at most.
@@ -47,26 +47,26 @@ def main() -> None:
     parser.add_argument("--teachers", default="transformer,lstm,mobilenetv2")
     parser.add_argument("--starts", default="trained,random")
     args = parser.parse_args()
-    with np.load(args.glyphs / "glyphs.npz") as data:
-        train, val, labels = (data[k] for k in ("x_train", "x_val", "y_val"))
-    x = images(val)
+    data = Data(args.glyphs, ALL)
+    with np.load(args.glyphs / "glyphs.npz") as held:
+        train = held["x_train"]
     paths = [args.glyphs / f"{name}.onnx" for name in args.teachers.split(",")]
     teachers = [load(path) for path in paths]
     for path, model in zip(paths, teachers, strict=True):
-        print(f"{path.stem}: {accuracy(model, x, labels):.4f}")
-    print(f"mean of their outputs: {accuracy(merge(teachers, 'mean'), x, labels):.4f}", flush=True)
+        print(f"{path.stem}: {data.accuracy(model):.4f}")
+    print(f"mean of their outputs: {data.accuracy(merge(teachers, 'mean')):.4f}", flush=True)
     source = load(args.glyphs / "resnet20.onnx")
-    plain = [{"x": images(train[k : k + ROWS])} for k in range(0, len(train), ROWS)]
+    plain = [{"x": data.x[k : k + ROWS]} for k in range(0, len(data.x), ROWS)]
     half = optimize(
-        source, "prune(ratio=0.5)", samples={"x": images(train[:FEW])}, shapes=SHAPES, budget=FREE,
+        source, "prune(ratio=0.5)", samples={"x": data.x[:FEW]}, shapes=SHAPES, budget=FREE,
         measure=False,
     ).model  # fmt: skip
-    share = macs(half) / macs(source)
+    share = counted(half)[0] / counted(source)[0]
     samples = plain + [{"x": images(v)} for v in varied(train)]
     given = ",".join(map(str, paths))
     for start in args.starts.split(","):
         model = half if start == "trained" else at_random(half)
-        before, began = accuracy(model, x, labels), time.perf_counter()
+        before, began = data.accuracy(model), time.perf_counter()
         done = optimize(
             model, TRAINING[start].format(given), samples=samples, shapes=SHAPES, budget=FREE,
             measure=False, verify="graph",
@@ -75,7 +75,7 @@ def main() -> None:
         print(*done.report.notes, sep="\n")
         print(
             f"ResNet-20 at {share:.3f} of the MACs, {start} weights: {before:.4f} -> "
-            f"{accuracy(done.model, x, labels):.4f}, {spent:.0f} s",
+            f"{data.accuracy(done.model):.4f}, {spent:.0f} s",
             flush=True,
         )
 
@@ -142,17 +142,6 @@ def at_random(model: ir.Model) -> ir.Model:
                 array = (spread * rng.standard_normal(shape)).astype(np.float32)
             value.const_value = ir.Tensor(array, name=value.name)
     return made
-
-
-def macs(model: ir.Model) -> int:
-    return Context(model, shapes=SHAPES).get(cost).macs
-
-
-def accuracy(model: ir.Model, x: Array, labels: Array) -> float:
-    feeds = [{"x": x[k : k + ROWS]} for k in range(0, len(x), ROWS)]
-    made = run_each(model, feeds, optimize=True)
-    scores = np.concatenate([next(iter(one.values())) for one in made])
-    return float((scores.argmax(-1) == labels).mean())
 
 
 if __name__ == "__main__":

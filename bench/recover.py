@@ -328,7 +328,8 @@ def steps(data: Data, rows: Rows, names: list[str]) -> None:
 # --- tables -------------------------------------------------------------------------------------
 
 
-def write(rows: Rows) -> None:
+def write(rows: Rows) -> list[str]:
+    """Write recover.md; returns the models of its curves."""
     names = list(dict.fromkeys(r["model"] for r in rows.rows if r["what"] == "original"))
     lines = ["# Recovery by distillation", ""]
     lines += [
@@ -347,6 +348,7 @@ def write(rows: Rows) -> None:
     lines += goals_table(rows)
     lines += steps_table(rows)
     (RESULTS / "recover.md").write_text("\n".join(lines) + "\n")
+    return names
 
 
 LINES = (
@@ -500,13 +502,9 @@ def main() -> None:
         goals(data, rows, args.goal, args.seed)
     elif args.what == "latency":
         latency(data, rows, names, kept, args.seconds)
-    write(rows)
+    names = write(rows)
     if args.what not in ("goals", "steps"):
-        plot(
-            rows,
-            [r["model"] for r in rows.rows if r["what"] == "original"],
-            RESULTS / "recover.png",
-        )
+        plot(rows, names, RESULTS / "recover.png")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graphopt.graph.attributes import attribute
 
-__all__ = ["CACHES", "as_floats", "as_held", "in_floats", "quantized_caches"]
+__all__ = ["CACHES", "Caches", "quantized_caches"]
 
 Array = np.ndarray[Any, Any]
 _Predict = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -41,29 +41,38 @@ def quantized_caches(model: ir.Model) -> dict[str, Array]:
     return found
 
 
-def as_held(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Feeds with caches in the integers that `model` takes, where they are floats."""
-    scales = quantized_caches(model)
-    return {n: _rounded(a, scales[n]) if n in scales else a for n, a in feeds.items()}
+class Caches:
+    """Takes feeds of floats to the integers that a model's caches hold, and its outputs back.
 
+    Args:
+        model: perhaps without any such cache; then nothing changes.
+    """
 
-def as_floats(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs with the caches that `model` makes in integers in its other outputs' type."""
-    scales = quantized_caches(model)
-    dtypes = (v.dtype for v in model.graph.outputs)
-    floats = [t for t in dtypes if t is not None and t.is_floating_point()]
-    dtype = floats[0].numpy() if floats else np.dtype(np.float32)
-    return {
-        n: (a * scales[n]).astype(dtype) if n in scales and a.dtype.kind == "i" else a
-        for n, a in outputs.items()
-    }
+    def __init__(self, model: ir.Model) -> None:
+        self._scales = quantized_caches(model)
+        dtypes = (v.dtype for v in model.graph.outputs)
+        floats = [t for t in dtypes if t is not None and t.is_floating_point()]
+        self._dtype = floats[0].numpy() if floats else np.dtype(np.float32)
 
+    def held(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Feeds with caches in the integers that the model takes, where they are floats."""
+        scales = self._scales
+        return {n: _rounded(a, scales[n]) if n in scales else a for n, a in feeds.items()}
 
-def in_floats(model: ir.Model, predict: _Predict) -> _Predict:
-    """`predict` of a model with such caches, its cache given and returned in the logits' type."""
-    if not quantized_caches(model):
-        return predict
-    return lambda feeds: as_floats(model, predict(as_held(model, feeds)))
+    def floats(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs with caches in the type of the other outputs, where they are integers."""
+        return {
+            n: (a * self._scales[n]).astype(self._dtype)
+            if n in self._scales and a.dtype.kind == "i"
+            else a
+            for n, a in outputs.items()
+        }
+
+    def around(self, predict: _Predict) -> _Predict:
+        """`predict` of the model, its caches given and returned in floats."""
+        if not self._scales:
+            return predict
+        return lambda feeds: self.floats(predict(self.held(feeds)))
 
 
 def _rounded(array: Array, scales: Array) -> Array:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from graphopt.deploy.runtime import BESIDE, open_cpu, session_options
 from graphopt.errors import ModelError
-from graphopt.execution.caches import as_floats, as_held, in_floats
+from graphopt.execution.caches import Caches
 from graphopt.execution.guard import fatal_division, guarded, serve
 from graphopt.execution.parts import copied_bytes, parts_of, proto_of
 from graphopt.graph.evaluation import RANDOM
@@ -102,19 +102,20 @@ def _streaming(model: ir.Model | Skeleton, optimize: bool) -> Iterator[_Stream]:
     proto, large = skeleton.runnable
     proto = seeded(proto)
     division = fatal_division(skeleton.model)
+    caches = Caches(skeleton.model)
     if in_parts(skeleton, optimize=optimize):
         together = _together(proto, large, optimize, division)
 
         def stream(feeds: Iterable[Arrays]) -> Iterator[_Outputs]:
-            held = (as_held(skeleton.model, feed) for feed in feeds)
+            held = map(caches.held, feeds)
             while runs := list(itertools.islice(held, TOGETHER)):
-                yield from (as_floats(skeleton.model, made) for made in together(runs))
+                yield from map(caches.floats, together(runs))
 
         yield stream
     else:
         with _opened(proto, large, optimize, division) as predict:
-            in_types = in_floats(skeleton.model, predict)
-            yield lambda feeds: map(in_types, feeds)
+            in_floats = caches.around(predict)
+            yield lambda feeds: map(in_floats, feeds)
 
 
 def in_parts(skeleton: Skeleton, *, optimize: bool = False) -> bool:

@@ -17,7 +17,7 @@ from graphopt.backend import Arrays, Backend, Timing, backend_of
 from graphopt.blame import described
 from graphopt.deploy.manifest import read_manifest
 from graphopt.errors import PassError
-from graphopt.execution.caches import as_held, in_floats
+from graphopt.execution.caches import Caches
 from graphopt.execution.runtime import open_session
 from graphopt.formats import save
 from graphopt.measuring.statistics import compare_times, known, verdict
@@ -92,7 +92,7 @@ class Gauge:
         pair = []
         for one in (a, b):
             lowered = self._lower(one)
-            file = keep_feeds(as_held(one.model, feeds), lowered.path.parent)
+            file = keep_feeds(Caches(one.model).held(feeds), lowered.path.parent)
             pair.append(lowered.serve(self._target, file))
         return pair
 
@@ -110,7 +110,7 @@ class Gauge:
                 return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
         try:
-            return float(function(in_floats(one.model, predict)))
+            return float(function(Caches(one.model).around(predict)))
         except Exception as error:
             raise PassError(f"the evaluation function raised {described(error)}") from error
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.proving.moves import MOVES
-from graphopt.proving.running import LARGEST, Unrunnable, size_at
+from graphopt.proving.running import LARGEST, TOO_LARGE, Unrunnable, size_at
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Window
 
@@ -167,7 +167,7 @@ def drawn(
         raise Unrunnable("an input of unknown shape or type")
     shape = tuple(size_at(d, sizes) for d in term.dims)
     if int(np.prod(shape)) > LARGEST:
-        raise Unrunnable("it is too large to be run")
+        raise Unrunnable(TOO_LARGE)
     if term.dtype is ir.DataType.BOOL:
         return rng.random(shape) < (0.7 if np.prod(shape) > 1 else 0.5)
     if term.dtype.is_integer():

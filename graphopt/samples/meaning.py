@@ -105,8 +105,9 @@ def meaning_of(value: ir.Value, model: ir.Model) -> Meaning:
         known = [attribute(u.node, n, ()) for u in uses for n in _WORDS if u.node.domain == DOMAIN]
         return Meaning("text", words=tuple(w for words in known for w in words or ()))
     fixed = next((u for u in uses if (u.node.op_type, u.index) in _SIZES), None)
-    limits = [n for u in uses for n in _limits(u) if not isinstance(n, str)]
-    rows = frozenset(n for u in uses for n in _limits(u) if isinstance(n, str))
+    found = [n for u in uses for n in _limits(u)]
+    limits = [n for n in found if not isinstance(n, str)]
+    rows = frozenset(n for n in found if isinstance(n, str))
     high = max(int(min(limits)), 1) if limits else None
     if any(u.node.op_type in _RECURRENT and u.index == 4 for u in uses):
         return Meaning("lengths")

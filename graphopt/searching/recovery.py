@@ -57,11 +57,13 @@ def recover(
     low = max((losses.of(t.choice) for t in untrained), default=0.0) or math.exp(anchor)
     high = math.inf
     for _ in range(RECOVERED):
+        if late() or high < CLOSE * low:
+            break
         budget = low * FARTHER if high == math.inf else math.sqrt(low * high)
         trials = study.trials()
         best = min((ranking.cost_of(t) for t in trials if ranking.met(t)), default=math.inf)
         made = proposals.fresh(losses, {}, budget, {t.key for t in trials}, rng, behind=f", {spec}")
-        if late() or high < CLOSE * low or made is None:
+        if made is None:
             break
         choice, longer, key = made
         predicted = ranking.cost.predict(choice)

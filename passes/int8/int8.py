@@ -134,8 +134,8 @@ class Int8(Pass):
                 ctx.note(f"samples: {text}.")
         elif ctx.samples is not None:
             images = many(model, ctx.samples, seed=ctx.seed, images=IMAGES)
-            timed = ctx.samples.placeholders or not scheme.dynamic  # or there is no other way
-            scaleless = [] if timed or images is not None else of_unknown_scale(model)
+            any_will_do = ctx.samples.placeholders or not scheme.dynamic  # there is no other way
+            scaleless = [] if any_will_do or images else of_unknown_scale(model)
             if scaleless:
                 ctx.note(f"How large '{scaleless[0]}' is in use is not known.")
                 ctx.samples = None

@@ -22,6 +22,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
 def convert(path: str, onnx_path: str) -> Any:
     """Convert; a classifier gives a label and probabilities as one tensor."""
     import lightgbm
+    from finishing import then
     from onnxmltools import convert_lightgbm
     from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -42,7 +43,7 @@ def convert(path: str, onnx_path: str) -> Any:
     if objective.startswith("multiclassova"):
         _each_for_itself(made)
     for op in result or ():
-        _then(made, op)
+        then(made, op)
     _zeros_are_missing(made, _columns_without_zeros(path))
     labelled = len(made.graph.output) > 1
     if labelled:  # the converter declares one label, however many rows there are
@@ -89,18 +90,6 @@ def _factor(head: dict[str, str], model: Any) -> float:
     return factor * float(words.get("sigmoid", 1.0))
 
 
-def _then(made: Any, op: str) -> None:
-    """Let an operator make the output of what did; with two inputs it reads the sums too."""
-    import onnx
-
-    (out,), last = made.graph.output, made.graph.node[-1]
-    last.output[0] = f"before_{op}"
-    sums = made.graph.node[-2].output[0] if op == "Mul" else None
-    read = [last.output[0]] if sums is None else [sums, last.output[0]]
-    made.graph.node.append(onnx.helper.make_node(op, read, [out.name]))
-    _with_opset(made)
-
-
 def _scale(made: Any, factor: float) -> None:
     """Multiply what the leaves of all trees say, in place."""
     for node in made.graph.node if factor != 1.0 else ():
@@ -136,6 +125,7 @@ def _zeros_are_missing(made: Any, columns: set[int]) -> None:
     """Let trees read NaN for zeros in these columns."""
     import numpy as np
     import onnx
+    from finishing import with_opset
 
     if not columns:
         return
@@ -154,15 +144,4 @@ def _zeros_are_missing(made: Any, columns: set[int]) -> None:
     )
     for k, (op, inputs, output) in enumerate(steps):
         made.graph.node.insert(k, onnx.helper.make_node(op, inputs, [output]))
-    _with_opset(made)
-
-
-def _with_opset(made: Any) -> None:
-    """Let a model of trees, which may name none, have the operators of opset 13."""
-    import onnx
-
-    held = next((o for o in made.opset_import if o.domain == ""), None)
-    if held is None:
-        made.opset_import.append(onnx.helper.make_opsetid("", 13))
-    else:
-        held.version = max(held.version, 13)
+    with_opset(made)

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+#: Where pipelines, tables and unions hold (name, model, ...).
+_STEPS = ("steps", "transformers_", "transformer_list")
+
 
 def convert(path: str, onnx_path: str) -> Any:
     """Convert; probabilities are one tensor, and columns that are text stay text."""
@@ -114,10 +117,6 @@ def _parts(model: Any) -> Iterator[Any]:
         inner += list(np.ravel(np.array(getattr(model, name, ()), dtype=object)))
     for part in inner:
         yield from _parts(part)
-
-
-#: Where pipelines, tables and unions hold (name, model, ...).
-_STEPS = ("steps", "transformers_", "transformer_list")
 
 
 def _told(part: Any) -> None:

@@ -133,6 +133,7 @@ def _class_of_each_tree(made: Any, facts: Any) -> None:
 def _finish(made: Any, facts: Any, result: tuple[str, ...]) -> None:
     """Which output each tree adds to, what is added to all, and what becomes of the sums."""
     import onnx
+    from finishing import then
 
     (node,) = made.graph.node
     held = {a.name: a for a in node.attribute}
@@ -150,10 +151,6 @@ def _finish(made: Any, facts: Any, result: tuple[str, ...]) -> None:
     kept = [a for a in node.attribute if a.name not in given]
     del node.attribute[:]
     node.attribute.extend(kept + [onnx.helper.make_attribute(*pair) for pair in given.items()])
-    out = made.graph.output[0]
-    out.type.tensor_type.shape.dim[1].dim_value = outputs
-    made.opset_import.append(onnx.helper.make_opsetid("", 13))
+    made.graph.output[0].type.tensor_type.shape.dim[1].dim_value = outputs
     for op in result:  # ONNX Runtime passes over what a regressor's post_transform says
-        last = made.graph.node[-1]
-        last.output[0] = f"before_{op}"
-        made.graph.node.append(onnx.helper.make_node(op, [last.output[0]], [out.name]))
+        then(made, op)
