@@ -97,7 +97,7 @@ def test_without_a_budget_the_guard_keeps_the_task(poisoned, graphopt):
     assert (code, step["status"]) == (0, "kept")
     assert report["after"]["metric"] >= 0.9
     (agreement,) = step["agreement"].values()
-    assert agreement["disagreements"] <= 6
+    assert (agreement["disagreements"] or 0) <= 6
     kinds = [n.op_type for n in onnx.load("o.onnx").graph.node]
     assert "QuantizeLinear" in kinds
 

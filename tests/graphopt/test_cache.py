@@ -103,7 +103,7 @@ def test_another_version_is_not_read(tmp_path, monkeypatch, what):
     elif what == "processor":
         monkeypatch.setattr(module, "processor", lambda: "another")
     else:
-        changed = {"isa": ("avx2",), "threads": target.threads + 1}[what]
+        changed = {"isa": ("another",), "threads": target.threads + 1}[what]
         target = dataclasses.replace(target, **{what: changed})
     assert Cache(tmp_path).timing(target, "MatMul") is None
     Cache(tmp_path).keep_timing(target, "MatMul", 3.0)

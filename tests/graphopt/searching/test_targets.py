@@ -52,7 +52,9 @@ def test_each_target_has_its_result_from_the_same_candidates(own):
         assert len(one.front) == len(one.report.front) > 0
         assert one.result.report.after.macs < one.result.report.before.macs
     specs = " ".join(r["spec"] for r in found.report.trials)
-    assert set(re.findall(r"', ([\d.]+)\)", specs)) == {"0.25"}, "what both like: 48 of 64"
+    shares = set(re.findall(r"', ([\d.]+)\)", specs))
+    # 48 of 64 units, and 24 where this processor likes steps of 8
+    assert "0.25" in shares <= {"0.25", "0.625"}
     again = optimize(
         load("model.onnx"), second.report.spec, samples="samples.npz", target=own,
         replay=second.result.recipe,
