@@ -17,7 +17,7 @@ from graphopt.backends.openvino_forms import in_its_forms
 from graphopt.backends.ort import OrtBackend
 
 from graphopt.deploy.manifest import Manifest, write_manifest
-from graphopt.deploy.processors import extensions, processors
+from graphopt.deploy.processors import extensions, processors, saturates
 from graphopt.errors import MissingExtra
 from graphopt.formats import save
 from graphopt.target import Int8Scheme, Target
@@ -97,7 +97,9 @@ class OpenVino(OrtBackend):
             opset=20,
             channel_multiple=16 if "avx512" in isa else 8,
             precisions=("float32", "bfloat16", "int8") if half else ("float32", "int8"),
-            int8=INT8,
+            # before VNNI its pairs of products saturate too: a product of random 8-bit weights is
+            # 18 % off, of 7-bit ones exact and as fast (Zen 3)
+            int8=dataclasses.replace(INT8, reduce_range=saturates(isa)),
             measured=True,
         )
 

@@ -7,10 +7,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-__all__ = ["extensions", "processor", "processors", "threads_to_ask_for"]
+__all__ = ["extensions", "processor", "processors", "saturates", "threads_to_ask_for"]
 
 #: What matters to neural networks, weakest first: our name, and the flags that mean it.
 _X86 = (
@@ -73,6 +74,11 @@ def extensions() -> tuple[str, ...]:
     table = _ARM if platform.machine().lower() in ("arm64", "aarch64") else _X86
     flags = _flags()
     return tuple(name for name, needed in table if needed <= flags)
+
+
+def saturates(isa: Collection[str]) -> bool:
+    """Whether pairs of products of unsigned and signed 8 bits saturate in 16 (x86 without VNNI)."""
+    return "avx2" in isa and not {"avx-vnni", "avx512-vnni"} & set(isa)
 
 
 def parse_cpuinfo(text: str) -> set[str]:

@@ -11,13 +11,17 @@ from graphopt.passes.int8.plan import Plan
 from graphopt.passes.int8.requantize import form_of
 
 from graphopt.context import Context
+from graphopt.deploy.processors import extensions, saturates
 from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_nodes
+from graphopt.target import Target
 
 __all__ = ["tell", "why_nothing"]
 
 #: Operators of models that are quantized already.
 INTEGER = re.compile(r"^QLinear|^QGemm$|Integer(ToFloat)?$|^DynamicQuantize")
+#: Types of data and weights whose products x86 adds in pairs.
+U8S8 = ("uint8", "int8")
 #: What stays float is named if it has this share of the bytes of weights, the largest alone.
 LITTLE, NAMED = 0.01, 5
 
@@ -45,6 +49,26 @@ def tell(model: ir.Model, ctx: Context, plan: Plan) -> None:
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     share = min(1.0, sum(inside.values()) / max(total, 1))
     ctx.note(f"int8: {len(plan)} nodes, {share:.1%} of the weight bytes.")
+    if saturating := _saturating(ctx.target):
+        ctx.note(saturating)
+
+
+def _saturating(target: Target) -> str:
+    """What to say where the target's integers are right on some processors alone, or ""."""
+    scheme = target.int8
+    if scheme is None or scheme.reduce_range or (scheme.activation, scheme.weight) != U8S8:
+        return ""
+    if not target.isa:
+        return (
+            "x86 processors without VNNI saturate pairs of products of 8-bit weights: for them "
+            "--target cpu-avx2, whose weights keep 7 bits."
+        )
+    if saturates(extensions()):
+        return (
+            "this processor has no VNNI: pairs of products saturate here, as they do not on "
+            f"{target.name}, and errors here count that in."
+        )
+    return ""
 
 
 def _left_in_float(model: ir.Model, plan: Plan) -> list[str]:

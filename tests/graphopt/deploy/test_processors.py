@@ -37,3 +37,11 @@ def test_mac_features_are_read():
     text = "hw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_BF16: 0\nkern.x: 1\n"
     assert processors.parse_sysctl(text) == {"asimddp"}
     assert "avx2" in processors.parse_sysctl("machdep.cpu.leaf7_features: SMEP AVX2\n")
+
+
+def test_pairs_of_products_saturate_on_x86_without_vnni():
+    assert processors.saturates(("avx2",))
+    assert processors.saturates(("avx2", "avx512"))
+    assert not processors.saturates(("avx2", "avx-vnni"))
+    assert not processors.saturates(("avx2", "avx512", "avx512-vnni"))
+    assert not processors.saturates(("neon", "dotprod"))
