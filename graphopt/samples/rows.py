@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.samples.stream import Feeds, inputs_of
+from graphopt.samples.stream import Feeds, Samples, inputs_of
 
-__all__ = ["cut", "first_rows", "free_rows"]
+__all__ = ["cut", "first_rows", "first_runs", "free_rows"]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,3 +43,16 @@ def first_rows(model: ir.Model, feed: Mapping[str, Array], rows: int) -> Feeds:
     return {
         n: a[(slice(None),) * axes[n] + (slice(rows),)] if n in axes else a for n, a in feed.items()
     }
+
+
+def first_runs(model: ir.Model, samples: Samples, rows: int) -> Samples:
+    """The first runs of samples, about so many rows; one that is longer is cut if it can be."""
+    free = all(i.dims is not None and i.axis == 0 and i.batch is None for i in inputs_of(model))
+    found: list[Feeds] = []
+    for feeds in samples:
+        there = max((len(a) for a in feeds.values() if a.ndim), default=1) if free else 1
+        found.append(first_rows(model, feeds, rows) if there > rows else feeds)
+        rows -= there
+        if rows <= 0:
+            break
+    return Samples(found, samples.source, samples.synthetic)

@@ -28,12 +28,11 @@ from graphopt.context import Context
 from graphopt.errors import GraphOptError
 from graphopt.execution.runtime import run_each
 from graphopt.pipeline.prepare import Setting
-from graphopt.samples import Feeds, Samples
-from graphopt.samples.rows import first_rows
-from graphopt.samples.stream import inputs_of
+from graphopt.samples import Samples
+from graphopt.samples.rows import first_runs
 from graphopt.searching.space import Choice, Group, Space
 
-__all__ = ["Losses", "few", "measure_losses"]
+__all__ = ["Losses", "measure_losses"]
 
 Array = np.ndarray[Any, Any]
 #: Samples that single options are judged on.
@@ -113,8 +112,7 @@ class Losses:
 
 def measure_losses(setting: Setting, space: Space, told: Callable[[str, int, int], None]) -> Losses:
     """The table of the setting's model; what an earlier search measured is taken from it."""
-    feeds = few(setting.samples, setting, ROWS)
-    samples = Samples(feeds, setting.samples.source, setting.samples.synthetic)
+    samples = first_runs(setting.source.model, setting.samples, ROWS)
     known = _Known(setting, samples)
     alone = _Alone(setting, space, samples)
     rows = []
@@ -152,21 +150,6 @@ class _Known:
             if self._cache is not None:
                 self._cache.write(self._path(), json.dumps(self._entries).encode())
         return self._entries[name]
-
-
-def few(samples: Samples, setting: Setting, rows: int) -> list[Feeds]:
-    """The first runs of samples, about so many rows; one that is longer is cut if it can be."""
-    inputs = inputs_of(setting.source.model)
-    free = all(i.dims is not None and i.axis == 0 and i.batch is None for i in inputs)
-    found: list[Feeds] = []
-    left = rows
-    for feeds in samples:
-        there = max((len(a) for a in feeds.values() if a.ndim), default=1) if free else 1
-        found.append(first_rows(setting.source.model, feeds, left) if there > left else feeds)
-        left -= there
-        if left <= 0:
-            break
-    return found
 
 
 def _row(group: Group, loss: Callable[[int], float]) -> tuple[float, ...]:

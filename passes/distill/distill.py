@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +28,7 @@ from graphopt.formats import load
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.pass_ import Pass
 from graphopt.rewriting.merging import merge
+from graphopt.samples.rows import first_runs
 from graphopt.samples.stream import inputs_of
 from graphopt.training.examples import Examples
 from graphopt.training.fake_quantization import fake_quantized, settle
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Distill"]
 
-#: Samples up to which parts of the model are trained before the whole.
+#: Rows that parts of the model are trained on, at most, before the whole is on all.
 FEW = 2048
 
 
@@ -55,8 +55,8 @@ class Distill(Pass):
     Nothing but unlabelled samples is needed; the original is the model the run started from.
     Structure stays: shapes, factors, zeros of sparse matrices, integers (trained through fake
     quantization). A tenth of the samples (512 at most) is held out, and the best weights by them
-    are kept: the model as it was, if none are better. Where samples are few (2,048 rows), part
-    after part learns the original's intermediate values before the whole does its outputs.
+    are kept: the model as it was, if none are better. Part after part learns the original's
+    intermediate values, on the first 2,048 rows, before the whole does its outputs.
 
     Attributes:
         epochs: passes over the samples.
@@ -158,14 +158,13 @@ class Distill(Pass):
     def _blocks(
         self, source: ir.Model, model: ir.Model, padding: Padding | None, ctx: Context
     ) -> int:
-        """Part by part first, where samples are few; how many parts changed."""
-        samples = ctx.samples
+        """Part by part first, on the first samples; how many parts changed."""
         quantized = any(node.op_type in QUANTIZATION for node in model.graph)
-        if self.data or quantized or samples is None:
+        if self.data or quantized or ctx.samples is None:
             return 0
-        rows = (max((len(a) for a in f.values() if a.ndim), default=1) for f in samples)
-        if any(total > FEW for total in itertools.accumulate(rows)):  # reads no more than it must
-            return 0
+        samples = first_runs(model, ctx.samples, FEW)
+        if padding is not None:
+            padding = padding_of(model, samples, ctx)
         done = train_blocks(source, model, samples, padding, ctx, batch=self.batch)
         if done:
             ctx.note(f"distill: {done} parts of the model first, each on the original's values")

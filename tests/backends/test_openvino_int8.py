@@ -30,9 +30,10 @@ y = DequantizeLinear(bq, t, z)
 
 
 def convolution(activation, weight):
-    """A convolution between Q/DQ pairs, weights per channel and symmetric."""
+    """A convolution between Q/DQ pairs, weights per channel, symmetric, and of 7 bits: pairs of
+    products of more saturate on x86 without VNNI."""
     middle = 0 if weight == "int8" else 128
-    weights = RNG.integers(-100, 100, (16, 8, 3, 3)) + middle
+    weights = RNG.integers(-63, 64, (16, 8, 3, 3)) + middle
     constants = {
         "s": np.float32(0.02),
         "z": np.array(0 if activation == "int8" else 128, activation),

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from graphopt.passes.distill import blocks
+from graphopt.passes.distill import blocks, distill
 from graphopt.passes.prune import Prune
 
 from graphopt import Context
@@ -56,6 +56,18 @@ def test_every_part_comes_nearer_to_the_original_on_samples_never_seen():
     assert done >= 2
     after = [off(source, model, n) for n in ("s0", "s1")]
     assert all(a < 0.5 * b for a, b in zip(after, before, strict=True))
+
+
+def test_of_many_samples_parts_learn_the_first_and_the_whole_learns_all(monkeypatch):
+    source, samples = residual(), given(count=320)
+    model = cut(source, samples)
+    rows = []
+    monkeypatch.setattr(distill, "FEW", 80)
+    monkeypatch.setattr(distill, "train_blocks", lambda s, m, some, *_, **__: rows.append(some))
+    ctx = Context(model, source=source, samples=samples)
+    assert distill.Distill(epochs=1).run(model, ctx) > 0
+    (some,) = rows
+    assert [len(feeds["x"]) for feeds in some] == [32, 32, 16]
 
 
 def test_weights_that_several_parts_share_are_left_alone():
