@@ -4,9 +4,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.int8.plan import Choice, make_plan, reads_blocks
+from graphopt.passes.int8.speed import gains_in_blocks
 
 import graphopt
 from graphopt.backend import find_target
+from graphopt.context import Context
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -72,3 +74,29 @@ def test_a_plan_takes_the_form_it_is_given():
     assert len(plan) == 2
     assert isinstance(model, ir.Model)
     assert Choice().forms == {}
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(1, True), (8, True), (9, False), (128, False)])
+def test_products_of_many_rows_gain_nothing_in_blocks_where_they_are_not_timed(rows, kept):
+    model = parse_model("y = MatMul(x, w)", inputs={"x": (rows, 1024)}, constants={"w": W})
+    ctx = Context(model, target=CPU)
+    assert gains_in_blocks(model, ctx, model.graph.node(0), never) is kept
+
+
+def test_products_of_unknown_rows_count_as_few():
+    text = "g = Softmax(x)  c = NonZero(g)  f = Cast <to = 1> (c)  y = MatMul(f, w)"
+    model = parse_model(text, inputs={"x": (4, 4)}, constants={"w": W})
+    product = model.graph.node(3)
+    assert gains_in_blocks(model, Context(model, target=CPU), product, never)
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.8, True), (1.3, False)])
+def test_where_they_are_timed_that_decides(monkeypatch, ratio, kept):
+    model = parse_model("y = MatMul(x, w)", inputs={"x": (128, 1024)}, constants={"w": W})
+    ctx = Context(model, target=CPU, timer=lambda *_: None)
+    monkeypatch.setattr(Context, "faster", lambda self, what, pair: ratio)
+    assert gains_in_blocks(model, ctx, model.graph.node(0), never) is kept
+
+
+def never(model, chosen, fold=None):
+    raise AssertionError("nothing is quantized here")
