@@ -109,12 +109,22 @@ def _behind(value: ir.Value, inside: set[ir.Node], depth: int = 4) -> list[ir.No
 
 def _makers(value: ir.Value) -> list[ir.Node] | None:
     """The nodes that make a value of initializers alone, first ones first; None if more is read."""
-    node = value.producer()
-    if node is None:
-        return None if constant_value(value) is None else []
-    if node.op_type == "Constant":
-        return [node]
-    made = [_makers(v) for v in node.inputs if v is not None]
-    if not made or any(m is None for m in made):
-        return None
-    return [*itertools.chain.from_iterable(m for m in made if m is not None), node]
+    made: list[ir.Node] = []
+    seen: set[ir.Node] = set()
+    stack: list[ir.Value | ir.Node] = [value]  # a node: what it reads is done
+    while stack:
+        one = stack.pop()
+        if isinstance(one, ir.Node):
+            made.append(one)
+            continue
+        node = one.producer()
+        if node is None:
+            if constant_value(one) is None:
+                return None
+        elif node not in seen:
+            seen.add(node)
+            read = [v for v in node.inputs if v is not None]
+            if not read and node.op_type != "Constant":
+                return None
+            stack += [node, *reversed(read)]
+    return made

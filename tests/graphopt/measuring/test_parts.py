@@ -8,6 +8,7 @@ from graphopt.measuring.parts import cut_out
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
+LADDER = [(k, f"t{k}", f"t{k + 1}") for k in range(64)]
 
 
 def net():
@@ -49,3 +50,24 @@ def test_what_a_cut_reads_from_elsewhere_is_an_input():
     part, feeds = cut(net(), "s", "y")
     assert [n.op_type for n in part.graph] == ["Add", "Relu"]
     assert set(feeds) == {"a", "x"}
+
+
+def test_gates_that_multiply_what_they_read_are_walked_once():
+    """x * HardSigmoid(x) after itself: 2^64 ways lead up to the input, and to the constant."""
+    gates = "  ".join(f"g{k} = HardSigmoid({a})  {b} = Mul({a}, g{k})" for k, a, b in LADDER)
+    model = parse_model(
+        f"{gates}  y = MatMul(t64, w)",
+        inputs={"t0": (4, 8)},
+        constants={"w": RNG.normal(size=(8, 8)).astype(np.float32)},
+    )
+    part, feeds = cut(model, "y", "y")
+    assert [n.op_type for n in part.graph] == ["MatMul"]
+    assert set(feeds) == {"t64"}
+    held = parse_model(
+        f"{gates}  y = MatMul(x, t64)",
+        inputs={"x": (4, 8)},
+        constants={"t0": RNG.normal(size=(8, 8)).astype(np.float32)},
+    )
+    part, feeds = cut(held, "y", "y")
+    assert len(part.graph) == 2 * 64 + 1
+    assert set(feeds) == {"x"}
