@@ -18,6 +18,7 @@ import numpy as np
 from graphopt.context import Context
 from graphopt.samples.stream import Input
 from graphopt.training.batches import Batch
+from graphopt.training.mixing import drawn, mix, mixable
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,8 @@ class Examples:
         size: rows of a step.
         seed: of the split and the order.
         teacher: computes the targets of every batch anew instead of taking the stored ones.
+        mixing: says what the targets of mixed rows are, where an epoch is of such
+            (`graphopt.training.mixing`).
     """
 
     def __init__(
@@ -103,9 +106,10 @@ class Examples:
         size: int,
         seed: int,
         teacher: Teacher | None = None,
+        mixing: Teacher | None = None,
     ) -> None:
         self.store, self.inputs, self.rows, self.size, self.seed = store, inputs, rows, size, seed
-        self.teacher = teacher
+        self.teacher, self.mixing = teacher, mixing
         units = []
         for run in range(len(store)):
             count = len(store[run][0]) if rows else 1
@@ -128,11 +132,12 @@ class Examples:
         *,
         size: int,
         large: bool = False,
+        mix: bool = False,
     ) -> Examples:
         """The run's samples with what `teacher` makes of them, to train `student` on.
 
         Outputs that take over 4 GiB, and those called `large` where batches are of any size, are
-        not kept: the teacher runs on every batch.
+        not kept: the teacher runs on every batch. So it does with `mix`, where rows can be mixed.
         """
         assert ctx.samples is not None
         names = [i.name for i in inputs]
@@ -143,8 +148,16 @@ class Examples:
             live, store = True, _gather(ctx.samples, names, lambda arrays: [])
         any_rows = free or (not live and _joins(student, store, len(names)))
         rows = any_rows and _alike_rows(store)
-        kept = teacher if live else None
-        return cls(store, len(names), rows=rows, size=size, seed=ctx.seed, teacher=kept)
+        fed = (store[run][: len(names)] for run in range(len(store)))
+        return cls(
+            store,
+            len(names),
+            rows=rows,
+            size=size,
+            seed=ctx.seed,
+            teacher=teacher if live else None,
+            mixing=teacher if mix and free and rows and mixable(fed) else None,
+        )
 
     def __len__(self) -> int:
         return len(self._fit) + len(self._held)
@@ -153,8 +166,16 @@ class Examples:
         """Every unit that is not held out once, in an order of seed and epoch."""
         order = np.random.default_rng((self.seed, number)).permutation(len(self._fit))
         for at in range(0, len(order), self._per_step):
-            part = order[at : at + self._per_step][share[0] :: share[1]]
-            yield list(self._batches([self._fit[k] for k in part]))
+            units = [self._fit[k] for k in order[at : at + self._per_step]]
+            mine = slice(share[0], None, share[1])
+            if self.mixing is None or not units[mine]:
+                yield list(self._batches(units[mine]))
+                continue
+            others, parts = drawn(len(units), (self.seed, number, at))
+            a, b = self._inputs(units[mine]), self._inputs([units[k] for k in others[mine]])
+            inputs = [mix(x, y, parts[mine]) for x, y in zip(a, b, strict=True)]
+            targets = self.mixing(inputs)
+            yield [Batch(tensors(inputs), tensors(targets), rows=len(inputs[0]))]
 
     def held(self, share: tuple[int, int]) -> Iterator[Batch]:
         """The units that are held out."""
@@ -179,6 +200,11 @@ class Examples:
             alike.setdefault(tuple((a.shape, a.dtype) for a in arrays), []).append(arrays)
         for found in alike.values():
             yield self._batch([np.stack(a) for a in zip(*found, strict=True)])
+
+    def _inputs(self, units: Sequence[tuple[int, int]]) -> list[Array]:
+        """The inputs of rows of one shape."""
+        rows = [[a[row] for a in self.store[run][: self.inputs]] for run, row in units]
+        return [np.stack(a) for a in zip(*rows, strict=True)]
 
     def _batch(self, arrays: Sequence[Array]) -> Batch:
         inputs, targets = arrays[: self.inputs], arrays[self.inputs :]

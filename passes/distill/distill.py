@@ -55,7 +55,8 @@ class Distill(Pass):
     Nothing but unlabelled samples is needed; the original is the model the run started from.
     Structure stays: shapes, factors, zeros of sparse matrices, integers (trained through fake
     quantization). A tenth of the samples (512 at most) is held out, and the best weights by them
-    are kept: the model as it was, if none are better. Part after part learns the original's
+    are kept: the model as it was, if none are better. Rows of float inputs are mixed in pairs, and
+    the original answers the mixtures. Part after part learns the original's
     intermediate values, on the first 2,048 rows, before the whole does its outputs.
 
     Attributes:
@@ -122,7 +123,7 @@ class Distill(Pass):
             ctx.refuse(self, "model", "its weights are 16-bit floats: put distill before fp16")
             return 0
         student = fake_quantized(module, seen)
-        with self._batches(source, student, features, ctx) as batches:
+        with self._batches(source, student, features, padding, ctx) as batches:
             values = [v.name or "" for v in model.graph.outputs] + [f.ours for f in features]
             if isinstance(batches, Stream):
                 padding = padding_of(model, _held(model, batches), ctx)
@@ -194,7 +195,12 @@ class Distill(Pass):
 
     @contextlib.contextmanager
     def _batches(
-        self, source: ir.Model, student: Any, features: Sequence[Feature], ctx: Context
+        self,
+        source: ir.Model,
+        student: Any,
+        features: Sequence[Feature],
+        padding: Padding | None,
+        ctx: Context,
     ) -> Iterator[Examples | Stream]:
         """What to train on: the samples with the original's outputs, or the user's loader."""
         inputs = inputs_of(source)
@@ -202,8 +208,15 @@ class Distill(Pass):
             if self.data:
                 yield Stream(Loader.open(self.data, inputs), teacher)
                 return
-            # intermediate tensors are large
-            yield Examples.of(ctx, inputs, student, teacher, size=self.batch, large=bool(features))
+            yield Examples.of(
+                ctx,
+                inputs,
+                student,
+                teacher,
+                size=self.batch,
+                large=bool(features),  # intermediate tensors are
+                mix=padding is None,  # half a mask is none
+            )
 
 
 def _held(model: ir.Model, batches: Stream) -> list[dict[str, Any]]:
