@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -47,12 +48,23 @@ def first_rows(model: ir.Model, feed: Mapping[str, Array], rows: int) -> Feeds:
 
 def first_runs(model: ir.Model, samples: Samples, rows: int) -> Samples:
     """The first runs of samples, about so many rows; one that is longer is cut if it can be."""
-    free = all(i.dims is not None and i.axis == 0 and i.batch is None for i in inputs_of(model))
-    found: list[Feeds] = []
-    for feeds in samples:
-        there = max((len(a) for a in feeds.values() if a.ndim), default=1) if free else 1
-        found.append(first_rows(model, feeds, rows) if there > rows else feeds)
-        rows -= there
-        if rows <= 0:
-            break
-    return Samples(found, samples.source, samples.synthetic)
+    return Samples(_First(model, samples, rows), samples.source, samples.synthetic)
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    """Samples up to so many rows, read anew each time."""
+
+    model: ir.Model
+    samples: Samples
+    rows: int
+
+    def __iter__(self) -> Iterator[Feeds]:
+        inputs, left = inputs_of(self.model), self.rows
+        free = all(i.dims is not None and i.axis == 0 and i.batch is None for i in inputs)
+        for feeds in self.samples:
+            there = max((len(a) for a in feeds.values() if a.ndim), default=1) if free else 1
+            yield first_rows(self.model, feeds, left) if there > left else feeds
+            left -= there
+            if left <= 0:
+                break

@@ -112,7 +112,8 @@ class Losses:
 
 def measure_losses(setting: Setting, space: Space, told: Callable[[str, int, int], None]) -> Losses:
     """The table of the setting's model; what an earlier search measured is taken from it."""
-    samples = first_runs(setting.source.model, setting.samples, ROWS)
+    few = first_runs(setting.source.model, setting.samples, ROWS)
+    samples = Samples(list(few), few.source, few.synthetic)  # few enough to hold
     known = _Known(setting, samples)
     alone = _Alone(setting, space, samples)
     rows = []

@@ -19,6 +19,7 @@ from graphopt.passes.distill.blocks import train_blocks
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.writing import write
 
+from graphopt.analyses.cost import cost
 from graphopt.calibration.padding import Padding, padding_of
 from graphopt.context import Context
 from graphopt.errors import MissingExtra, ModelError
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Distill"]
 
-#: Rows that parts of the model are trained on, at most, before the whole is on all.
-FEW = 2048
+#: Rows that parts of the model are trained on, at most, before the whole is on all; bytes that one
+#: of their values may take for all of these, on disk.
+FEW, ROOM = 2048, 2 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,9 @@ class Distill(Pass):
         quantized = any(node.op_type in QUANTIZATION for node in model.graph)
         if self.data or quantized or ctx.samples is None:
             return 0
-        samples = first_runs(model, ctx.samples, FEW)
+        bound = max((form[0] for form in ctx.shapes.values() if form), default=1)
+        row = ctx.get(cost).peak_activation_bytes / max(bound, 1)
+        samples = first_runs(model, ctx.samples, max(1, min(FEW, int(ROOM / max(row, 1)))))
         if padding is not None:
             padding = padding_of(model, samples, ctx)
         done = train_blocks(source, model, samples, padding, ctx, batch=self.batch)

@@ -9,6 +9,7 @@ from graphopt.passes.distill import blocks, distill
 from graphopt.passes.prune import Prune
 
 from graphopt import Context
+from graphopt.analyses.cost import cost
 from graphopt.execution.observe import observe
 from graphopt.samples import Samples
 from graphopt.testing import parse_model
@@ -90,3 +91,15 @@ def test_steps_in_time_are_no_rows():
     )
     feeds = {"x": np.ones((32, 32, 8), "f4")}
     assert blocks._by_row(source, ["t", "m"], feeds) == {"t": False, "m": True}
+
+
+def test_parts_take_fewer_rows_where_values_are_large(monkeypatch):
+    source, samples = residual(), given(count=320)
+    model = cut(source, samples)
+    rows = []
+    monkeypatch.setattr(distill, "train_blocks", lambda s, m, some, *_, **__: rows.append(some))
+    ctx = Context(model, source=source, samples=samples, shapes={"x": (4, 8)})
+    each = ctx.get(cost).peak_activation_bytes / 4
+    monkeypatch.setattr(distill, "ROOM", int(40.5 * each))
+    assert distill.Distill(epochs=1).run(model, ctx) > 0
+    assert [len(feeds["x"]) for feeds in rows[0]] == [32, 8]
