@@ -13,10 +13,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-__all__ = ["drawn", "mix", "mixable"]
+from graphopt.samples.meaning import meaning_of
+
+__all__ = ["continuous", "drawn", "mix", "mixable"]
 
 Array = np.ndarray[Any, Any]
+#: Inputs of which half of one and half of another is one too, by what they mean: no ids, no masks.
+_CONTINUOUS = frozenset({"grid", "image", "normal", "positive", "split", "timestep"})
+
+
+def continuous(model: ir.Model) -> bool:
+    """Whether what lies between two inputs of the model is an input of it."""
+    given = (v for v in model.graph.inputs if not v.is_initializer() and v.dtype is not None)
+    return all(meaning_of(v, model).kind in _CONTINUOUS for v in given)
 
 
 def mixable(runs: Iterable[Sequence[Array]]) -> bool:

@@ -36,6 +36,7 @@ from graphopt.training.fake_quantization import fake_quantized, settle
 from graphopt.training.loader import Loader, Stream
 from graphopt.training.loop import train
 from graphopt.training.losses import Criterion, counted, kinds_of, untrainable
+from graphopt.training.mixing import continuous
 from graphopt.training.processes import device_of
 from graphopt.training.schedule import Plan
 from graphopt.training.teacher import open_teacher
@@ -219,7 +220,7 @@ class Distill(Pass):
                 teacher,
                 size=self.batch,
                 large=bool(features),  # intermediate tensors are
-                mix=padding is None,  # half a mask is none
+                mix=padding is None and continuous(source),
             )
 
 

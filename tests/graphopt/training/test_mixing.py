@@ -5,8 +5,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from graphopt.testing import parse_model
 from graphopt.training.examples import Examples, Store
-from graphopt.training.mixing import drawn, mix, mixable
+from graphopt.training.mixing import continuous, drawn, mix, mixable
 
 X = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 
@@ -85,3 +86,18 @@ def test_rows_that_can_be_mixed(runs, able):
 def test_the_type_stays():
     a, b = X.astype(np.float16), -X.astype(np.float16)
     assert mix(a, b, np.full(40, 0.5, np.float32)).dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("text", "able"),
+    [
+        ("y = Relu(x)", True),
+        ("s = Sqrt(x)  y = Relu(s)", True),
+        ("i = Cast <to = 7> (x)  y = Gather(t, i)", False),  # ids in floats, as Keras takes them
+        ("p = Mul(x, mask)  y = Relu(p)", False),
+    ],
+)
+def test_between_ids_and_between_masks_lies_nothing(text, able):
+    inputs = {"x": ("N", 8), **({"mask": ("N", 8)} if "mask" in text else {})}
+    model = parse_model(text, inputs=inputs, constants={"t": X} if "Gather" in text else {})
+    assert continuous(model) is able
