@@ -28,6 +28,7 @@ import onnx_ir as ir
 from graphopt import Context, optimize
 from graphopt.analyses.cost import cost
 from graphopt.backend import backend_of, find_target
+from graphopt.deploy.processors import extensions
 from graphopt.execution.runtime import run_each
 from graphopt.formats import load, save
 from graphopt.samples import Samples, open_samples
@@ -181,6 +182,7 @@ def goals(data: Data, rows: Rows, wanted: str, seed: int) -> None:
             model=name, what=goal, goal=spec, seed=seed, before=whole, macs=counted(made)[0] / macs,
             cut=data.accuracy(cut), accuracy=data.accuracy(made),
             cpu=[round(used) for _, _, used in done], seconds=sum(s for _, s, _ in done),
+            isa=extensions()[-1],
         )  # fmt: skip
         print(notes[-1], flush=True)
 
@@ -407,20 +409,21 @@ GOALS_HEAD = (
     "`python bench/recover.py goals --models DIR [--goal NAME] [--seed N]`, on one thread: all of "
     "the 12,000 training glyphs, no labels, target `onnx` (any count of units). A busy machine, so "
     "that seconds are of CPU time; 20 minutes stand for ten minutes of two cores. The aim is "
-    "at most half a point lost; differences below a quarter of a point are within chance."
+    "at most half a point lost; differences below a quarter of a point are within chance. A step "
+    "takes twice the time on `avx2`, where rows were mixed (they were not on the other processor)."
 )
 
 
 def goals_table(rows: Rows) -> list[str]:
     lines = ["", "## Deep cuts", "", GOALS_HEAD, ""]
-    lines += ["| | seed | passes | before | MACs | cut | recovered | points lost | CPU seconds |"]
-    lines.append("|---" * 9 + "|")
+    head = "| | seed | passes | before | MACs | cut | recovered | points lost | CPU seconds | on |"
+    lines += [head, "|---" * 10 + "|"]
     found = [r for r in rows.rows if "goal" in r]
     for r in sorted(found, key=lambda r: (list(GOALS).index(r["what"]), r["seed"])):
         lines.append(
             f"| {r['what']} | {r['seed']} | `{r['goal']}` | {r['before']:.4f} | {r['macs']:.3f} | "
             f"{r['cut']:.4f} | {r['accuracy']:.4f} | {100 * (r['before'] - r['accuracy']):.2f} | "
-            f"{sum(r['cpu'])} ({r['cpu'][-1]} of distill) |"
+            f"{sum(r['cpu'])} ({r['cpu'][-1]} of distill) | {r['isa']} |"
         )
     return lines
 
