@@ -8,7 +8,7 @@ import pytest
 import graphopt
 from graphopt.cli import main
 from graphopt.cli.demo import DATA, digits
-from graphopt.packing import judging, layers, lossy
+from graphopt.packing import judging, layers, lossy, recovery
 
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
@@ -156,8 +156,9 @@ def test_what_no_runtime_reads_is_not_packed(folder):
     assert not any(one.metadata_props for one in noted)
 
 
-def test_recovery_makes_it_smaller_than_rounding_alone(folder, packed, capsys):
+def test_recovery_makes_it_smaller_than_rounding_alone(folder, packed, capsys, monkeypatch):
     """Pruned as far as the budget allows, and trained in every trial, without a label."""
+    monkeypatch.setattr(recovery, "UPDATES", recovery.UPDATES // 4)  # a tenth is gained even so
     limits = ["--eval", f"{folder}/f.py:accuracy", "--max-drop", "0.5", "--recover"]
     assert pack(folder, "recovered.gopt", *limits) == 0
     said = json.loads(capsys.readouterr().out)
