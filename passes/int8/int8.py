@@ -213,8 +213,8 @@ class Int8(Pass):
             return made
 
         slow = {**unknown, **slower_nodes(model, ctx, draft, quantize)}
-        idle = [n for n in draft.blocks if not gains_in_blocks(model, ctx, n, quantize)]
-        slow.update((n.name, SLOWER) for n in idle if n.name)
+        gaining = gains_in_blocks(model, ctx, draft.blocks, quantize)
+        slow.update((n.name, SLOWER) for n in draft.blocks if n.name and n not in gaining)
         trained: Trained | None = None
         if self.qat:
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)

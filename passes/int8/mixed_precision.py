@@ -211,9 +211,11 @@ class _Search:
     ) -> tuple[list[Unit], dict[str, str]]:
         """Units that stay float of those that went back, and the forms of those that do not."""
         left, forms = list(reversed(back)), dict[str, str]()
+        asked = {n for unit in back for n in unit}
+        some = [n for n in (*plan.nodes, *plan.dynamic) if n.name in asked and self._in_blocks(n)]
         names = {
             "dynamic": {n.name for n, kind in plan.nodes.items() if kind.output == "either"},
-            "blocks": {n.name for n in (*plan.nodes, *plan.dynamic) if self._in_blocks(n)},
+            "blocks": {n.name for n in gains_in_blocks(self.model, self.ctx, some, self.quantize)},
         }
         offers = OFFERS
         assert self.ctx.target.int8 is not None
@@ -237,9 +239,7 @@ class _Search:
         """Whether it can read its matrix in blocks: so many rows as it has are known to be rows."""
         (x, *_) = node.inputs
         rank = None if x is None else self.ctx.get(shapes).rank(x)
-        if rank is None or rank < 2 or not reads_blocks(node, self.ctx.target):
-            return False
-        return gains_in_blocks(self.model, self.ctx, node, self.quantize)
+        return rank is not None and rank >= 2 and reads_blocks(node, self.ctx.target)
 
     def _stored(self, chosen: Choice) -> Choice:
         """With as few bits for the stored weights as the rest allows: 8, else 12, else 16."""

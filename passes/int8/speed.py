@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 from graphopt.passes.int8.dynamic import addend_after
@@ -60,28 +60,19 @@ def worth_their_borders(
     return chosen if ratio is None or ratio <= 1 else without
 
 
-def gains_in_blocks(model: ir.Model, ctx: Context, node: ir.Node, quantize: Quantize) -> bool:
-    """Whether `node`, of which the target has a product in blocks, is no slower as that.
+def gains_in_blocks(
+    model: ir.Model, ctx: Context, nodes: Sequence[ir.Node], quantize: Quantize
+) -> set[ir.Node]:
+    """Those of `nodes`, of which the target has a product in blocks, that are no slower as that.
 
     Not timed, a product gains with up to `FEW_ROWS` rows, or if how many is not known (in loops),
     and a convolution, which is unfolded for it, from rows of `LONG` elements on where the matrix is
     `LARGE`, but for one over all places of an image, which are many.
     """
-    trials, blocks = _Trials(model, ctx, Plan(), quantize), {node.name or "": "blocks"}
-    first, product = node.inputs[0], node.op_type != "Conv"
-    form = trials.shapes.static(first) if first is not None and product else None
-    if ctx.timed and not (product and form is None):
-        ratio = ctx.faster(
-            f"int8 blocks {trials.signature(node)}",
-            lambda: trials.alone([node], [node.outputs[0]], Choice(forms=blocks)),
-        )
-        return ratio is not None and ratio <= 1
-    if product:
-        return form is None or math.prod(form[:-1]) <= FEW_ROWS
-    weight = weight_of(node.inputs[1])
-    shape = weight.shape if weight is not None else (0, 0)
-    image = len(shape) > 3 and max(shape[2:]) == 1
-    return math.prod(shape[1:]) >= LONG and math.prod(shape) >= LARGE and not image
+    if not nodes:
+        return set()
+    trials = _Trials(model, ctx, Plan(), quantize)
+    return {n for n in nodes if trials.gains_in_blocks(n)}
 
 
 class _Trials:
@@ -90,6 +81,23 @@ class _Trials:
         self.bound, _ = bind_shapes(model, ctx.shapes)
         self.shapes = bound_shapes(model, self.bound)
         self.slow: dict[str, str] = {}
+
+    def gains_in_blocks(self, node: ir.Node) -> bool:
+        first, product = node.inputs[0], node.op_type != "Conv"
+        form = self.shapes.static(first) if first is not None and product else None
+        if self.ctx.timed and not (product and form is None):
+            blocks = Choice(forms={node.name or "": "blocks"})
+            ratio = self.ctx.faster(
+                f"int8 blocks {self.signature(node)}",
+                lambda: self.alone([node], [node.outputs[0]], blocks),
+            )
+            return ratio is not None and ratio <= 1
+        if product:
+            return form is None or math.prod(form[:-1]) <= FEW_ROWS
+        weight = weight_of(node.inputs[1])
+        shape = weight.shape if weight is not None else (0, 0)
+        image = len(shape) > 3 and max(shape[2:]) == 1
+        return math.prod(shape[1:]) >= LONG and math.prod(shape) >= LARGE and not image
 
     def run(self) -> dict[str, str]:
         """Products first, then classes of nodes, then all against the float model."""

@@ -80,14 +80,15 @@ def test_a_plan_takes_the_form_it_is_given():
 def test_products_of_many_rows_gain_nothing_in_blocks_where_they_are_not_timed(rows, kept):
     model = parse_model("y = MatMul(x, w)", inputs={"x": (rows, 1024)}, constants={"w": W})
     ctx = Context(model, target=CPU)
-    assert gains_in_blocks(model, ctx, model.graph.node(0), never) is kept
+    node = model.graph.node(0)
+    assert gains_in_blocks(model, ctx, [node], never) == ({node} if kept else set())
 
 
 def test_products_of_unknown_rows_count_as_few():
     text = "g = Softmax(x)  c = NonZero(g)  f = Cast <to = 1> (c)  y = MatMul(f, w)"
     model = parse_model(text, inputs={"x": (4, 4)}, constants={"w": W})
     product = model.graph.node(3)
-    assert gains_in_blocks(model, Context(model, target=CPU), product, never)
+    assert gains_in_blocks(model, Context(model, target=CPU), [product], never) == {product}
 
 
 @pytest.mark.parametrize(("ratio", "kept"), [(0.8, True), (1.3, False)])
@@ -95,7 +96,8 @@ def test_where_they_are_timed_that_decides(monkeypatch, ratio, kept):
     model = parse_model("y = MatMul(x, w)", inputs={"x": (128, 1024)}, constants={"w": W})
     ctx = Context(model, target=CPU, timer=lambda *_: None)
     monkeypatch.setattr(Context, "faster", lambda self, what, pair: ratio)
-    assert gains_in_blocks(model, ctx, model.graph.node(0), never) is kept
+    node = model.graph.node(0)
+    assert gains_in_blocks(model, ctx, [node], never) == ({node} if kept else set())
 
 
 def never(model, chosen, fold=None):
