@@ -67,11 +67,18 @@ class Referee(Protocol):
     def runs(self) -> int:
         """How many runs of samples it has."""
 
+    @property
+    def rows(self) -> int:
+        """How many rows of the first run may be run without the others; 0 if none."""
+
     def over(self, models: Sequence[ir.Model]) -> float:
         """By what has changed and what is likely to: above 1 other inputs may say otherwise."""
 
-    def strain(self, models: Sequence[ir.Model], runs: int) -> float:
-        """By what may at most change, on the first runs: small changes add up in it."""
+    def strain(self, models: Sequence[ir.Model], runs: int, rows: int = 0) -> float:
+        """By what may at most change, on the first runs (so many rows of each; 0: all).
+
+        Small changes add up in it.
+        """
 
 
 class Context:

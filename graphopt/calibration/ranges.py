@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from graphopt.calibration.resume import Progress
 from graphopt.execution.observe import observe
 from graphopt.samples.rows import cut, free_rows
 
-__all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "groups"]
+__all__ = ["METHODS", "Method", "Observed", "Range", "calibrate", "calibrate_folds", "groups"]
 
 #: Arrays of this many bytes may be alive at once while observing.
 GROUP_BYTES = 192 << 20
@@ -35,6 +36,7 @@ MOMENTUM = 0.1
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
 Method = Literal["minmax", "average", "percentile", "entropy", "mse", "auto"]
+_BINNED = ("percentile", "entropy", "mse", "auto")
 METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse", "auto")
 
 
@@ -99,23 +101,52 @@ def calibrate(
             was seen, with the other methods' choices as `candidates`.
         cache: where one that was killed goes on (`graphopt.calibration.resume`); None: nowhere.
     """
+    return calibrate_folds(model, names, samples, 0, method, cache=cache)[0]
+
+
+def calibrate_folds(
+    model: ir.Model,
+    names: Iterable[str],
+    samples: Iterable[Feeds],
+    folds: int,
+    method: Method = "minmax",
+    *,
+    cache: Cache | None = None,
+) -> list[dict[str, Observed | None]]:
+    """`calibrate` on all the samples, then without every `folds`-th from the k-th on, k rising.
+
+    The samples are gone through as often as for one of them.
+    """
     wanted = list(dict.fromkeys(names))
-    if not wanted:
-        return {}
-    first = next(iter(samples), None)
+    first = next(iter(samples), None) if wanted else None
     if first is None:
-        return dict.fromkeys(wanted)
+        return [dict.fromkeys(wanted) for _ in range(folds + 1)]
     parts, rows = groups(model, wanted, first)
-    found: dict[str, Observed | None] = {}
+    found: list[dict[str, Observed | None]] = [{} for _ in range(folds + 1)]
     for group in parts:
-        sums = {name: _Sums(method) for name in group}
-        state = Progress(cache, model, repr((method, rows, group)))
-        figures = [array for s in sums.values() for array in s.state]
+        sums = {name: [_Sums(method) for _ in range(folds + 1)] for name in group}
+        state = Progress(cache, model, repr((method, folds, rows, group)))
+        figures = [array for some in sums.values() for s in some for array in s.state]
         runs = state.resumed(lambda: iter(samples), figures)
-        for arrays in observe(model, group, cut(runs, rows)):
+        numbers: deque[int] = deque()
+
+        def pieces(
+            runs: Iterator[Feeds] = runs, state: Progress = state, numbers: deque[int] = numbers
+        ) -> Iterator[Feeds]:
+            for feed in runs:
+                for piece in cut([feed], rows):
+                    numbers.append(state.done)
+                    yield piece
+
+        for arrays in observe(model, group, pieces()):
+            number = numbers.popleft()
             for name, array in arrays.items():
-                sums[name].add(array)
-        found.update((name, s.result()) for name, s in sums.items())
+                run = _Run.of(array, method)
+                for k, s in enumerate(sums[name]):
+                    if run is not None and (k == 0 or number % folds != k - 1):
+                        s.add(run)
+        for k, one in enumerate(found):
+            one.update((name, some[k].result()) for name, some in sums.items())
         state.close()
     return found
 
@@ -124,6 +155,39 @@ def calibrate(
 LO, HI, AVERAGE_LO, AVERAGE_HI, COUNT, SQUARE, RUNS, PEAK, HELD_PEAK = range(9)
 #: Every so many runs one is held out, to see whether the ranges of the others hold on it.
 HELD_OUT = 5
+
+
+@dataclasses.dataclass
+class _Run:
+    """The finite part of one value in one run: its ends, size, sum of squares, and histogram."""
+
+    lo: float
+    hi: float
+    size: int
+    square: float
+    histogram: Histogram | None
+
+    @classmethod
+    def of(cls, array: Array, method: Method) -> _Run | None:
+        """None if there is none; the histogram for methods that need one."""
+        if array.dtype.kind != "f" or array.size == 0:
+            return None
+        flat = array.reshape(-1)
+        lo, hi = float(flat.min()), float(flat.max())
+        if not (math.isfinite(lo) and math.isfinite(hi)):
+            flat = flat[np.isfinite(flat)]
+            if flat.size == 0:
+                return None
+            lo, hi = float(flat.min()), float(flat.max())
+        square = (
+            float(np.dot(flat, flat))
+            if flat.dtype == np.float32 and max(-lo, hi) < 1e15  # masks reach -3.4e38
+            else float(np.square(flat, dtype=np.float64).sum())
+        )
+        histogram = Histogram() if method in _BINNED else None
+        if histogram is not None:
+            histogram.add(flat)
+        return cls(lo, hi, flat.size, square, histogram)
 
 
 class _Sums:
@@ -137,41 +201,27 @@ class _Sums:
     def __init__(self, method: Method) -> None:
         self.method = method
         self.figures = np.array([math.inf, -math.inf, math.nan, math.nan, 0, 0, 0, 0, 0])
-        binned = method in ("percentile", "entropy", "mse", "auto")
-        self.histogram = Histogram() if binned else None
+        self.histogram = Histogram() if method in _BINNED else None
 
     @property
     def state(self) -> list[Array]:
         """All of it, as arrays."""
         return [self.figures, *([self.histogram.counts] if self.histogram is not None else [])]
 
-    def add(self, array: Array) -> None:
-        """Add the array of one run."""
-        if array.dtype.kind != "f" or array.size == 0:
-            return
-        flat = array.reshape(-1)
-        lo, hi = float(flat.min()), float(flat.max())
-        if not (math.isfinite(lo) and math.isfinite(hi)):
-            flat = flat[np.isfinite(flat)]
-            if flat.size == 0:
-                return
-            lo, hi = float(flat.min()), float(flat.max())
+    def add(self, run: _Run) -> None:
+        """Add one run."""
         known = self.figures
-        known[LO], known[HI] = min(known[LO], lo), max(known[HI], hi)
-        for k, end in ((AVERAGE_LO, lo), (AVERAGE_HI, hi)):
+        known[LO], known[HI] = min(known[LO], run.lo), max(known[HI], run.hi)
+        for k, end in ((AVERAGE_LO, run.lo), (AVERAGE_HI, run.hi)):
             old = known[k] if known[COUNT] else end
             known[k] = old + MOMENTUM * (end - old)
-        known[COUNT] += flat.size
+        known[COUNT] += run.size
         known[RUNS] += 1
         peak = HELD_PEAK if known[RUNS] % HELD_OUT == 0 else PEAK
-        known[peak] = max(known[peak], -lo, hi)
-        known[SQUARE] += (
-            float(np.dot(flat, flat))
-            if flat.dtype == np.float32 and max(-lo, hi) < 1e15  # masks reach -3.4e38
-            else float(np.square(flat, dtype=np.float64).sum())
-        )
-        if self.histogram is not None:
-            self.histogram.add(flat)
+        known[peak] = max(known[peak], -run.lo, run.hi)
+        known[SQUARE] += run.square
+        if self.histogram is not None and run.histogram is not None:
+            self.histogram.counts += run.histogram.counts
 
     def result(self) -> Observed | None:
         """The figures, or None if nothing finite was seen."""

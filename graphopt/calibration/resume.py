@@ -40,11 +40,15 @@ class Progress:
     Args:
         cache: where it is; None: nowhere.
         model, key: what is calibrated, and how; another model or key is another file.
+
+    Attributes:
+        done: samples that were taken in; those that are read are numbered so.
     """
 
     def __init__(self, cache: Cache | None, model: ir.Model, key: str) -> None:
         self._cache, self._model, self._key = cache, model, key
         self._digest = hashlib.sha256()
+        self.done = 0
 
     @cached_property
     def path(self) -> Path:
@@ -63,21 +67,21 @@ class Progress:
             samples: starts reading them from the beginning.
             state: arrays that hold all that was taken in; written when due, filled when read.
         """
-        done, before, arrays = self._load(len(state))
+        self.done, before, arrays = self._load(len(state))
         runs = samples()
-        if done and self._skip(runs, done) == before:
+        if self.done and self._skip(runs, self.done) == before:
             for mine, read in zip(state, arrays, strict=True):
                 mine[...] = read
-        elif done:
-            self._digest, runs, done = hashlib.sha256(), samples(), 0
+        elif self.done:
+            self._digest, runs, self.done = hashlib.sha256(), samples(), 0
         due = time.monotonic() + EVERY
         for feed in runs:
             if self._cache is not None and time.monotonic() >= due:
-                self._write(done, state)
+                self._write(self.done, state)
                 due = time.monotonic() + EVERY
             yield feed
             self._take(feed)
-            done += 1
+            self.done += 1
 
     def close(self) -> None:
         """The calibration is done: nothing is kept."""

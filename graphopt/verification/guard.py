@@ -6,6 +6,7 @@ and off what it says; `agreement` judges it accordingly.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.budget import MAX_DISAGREEMENT
+from graphopt.execution.runtime import run_each
 from graphopt.reporting.records import FEW, Agreement
 from graphopt.verification.agreement import (
     ALIKE,
@@ -151,6 +153,9 @@ class Guard:
             for name, kind in self.kinds.items()
             if saturated(kind, [run[name] for run in self.expected])
         ]
+        return self._logits_of(blind)
+
+    def _logits_of(self, blind: list[str]) -> dict[str, list[Array]]:
         if not blind:
             return {}
         with opened_with_logits(self.model, blind) as predict:
@@ -161,6 +166,14 @@ class Guard:
             for name, key in keys.items()
             if all(key in r and r[key].shape == r[name].shape for r in runs)
         }
+
+    def glimpse(self, runs: int, rows: int) -> Guard:
+        """One that judges the same outputs on the first rows of the first runs alone."""
+        part = copy.copy(self)
+        part.probe = [{k: a[:rows] for k, a in feed.items()} for feed in self.probe[:runs]]
+        part.expected = list(run_each(self.model, part.probe))
+        part.logits = part._logits_of(list(self.logits))
+        return part
 
     def opened(self, model: ir.Model) -> AbstractContextManager[Callable[[Outputs], Outputs]]:
         """A context: a function that runs `model` as users do, for what this judges."""

@@ -10,7 +10,7 @@ measured on samples. Where no reader has weights every channel counts the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,32 +35,51 @@ RUNS, PLACES = 8, 4096
 
 
 def best_ranges(
-    model: ir.Model, ctx: Context, plan: Plan, samples: Samples, seen: Mapping[str, Observed]
-) -> dict[str, Range]:
-    """The range of each observed activation."""
-    scheme = ctx.target.int8
+    model: ir.Model,
+    ctx: Context,
+    plan: Plan,
+    samples: Samples,
+    seen: Sequence[Mapping[str, Observed]],
+) -> list[dict[str, Range]]:
+    """The range of each observed activation, of those of `calibrate_folds`."""
+    scheme, folds = ctx.target.int8, len(seen) - 1
     first = next(iter(samples), None)
     if scheme is None or first is None:
-        return {n: s.range for n, s in seen.items()}
+        return [{n: s.range for n, s in one.items()} for one in seen]
     weighed = _weighed(plan)
     rng = np.random.default_rng(ctx.seed)
-    errors = {n: np.zeros(len(s.candidates)) for n, s in seen.items()}
-    for part in groups(model, list(seen), first)[0]:
-        runs: Iterable[Arrays] = islice(samples, RUNS)
-        for arrays in observe(model, part, runs):
+    errors = [{n: np.zeros(len(s.candidates)) for n, s in one.items()} for one in seen]
+    taken: dict[int, list[int]] = {}  # by run: the folds that are measured on it
+    for number in range(2 * RUNS if folds else RUNS):
+        knows = [k for k in range(folds + 1) if k == 0 or number % folds != k - 1]
+        taken[number] = [k for k in knows if sum(k in t for t in taken.values()) < RUNS]
+    names = list(dict.fromkeys(n for one in seen for n in one))
+    for part in groups(model, names, first)[0]:
+        runs: Iterable[Arrays] = islice(samples, len(taken))
+        for number, arrays in enumerate(observe(model, part, runs)):
             for name, array in arrays.items():
                 axis, energy = weighed.get(name, (-1, None))
                 x = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
                 x = x[rng.choice(len(x), PLACES, replace=False)] if len(x) > PLACES else x
                 x = np.where(np.isfinite(x), x, 0).astype(np.float32)
                 each = energy if energy is not None and len(energy) == x.shape[1] else 1.0
-                for k, candidate in enumerate(seen[name].candidates):
+
+                def error(to: Range, x: Array = x, each: Array | float = each) -> float:
                     grid = activation_grid(
-                        candidate, scheme.activation, symmetric=scheme.symmetric_activation
+                        to, scheme.activation, symmetric=scheme.symmetric_activation
                     )
                     off = np.clip(np.rint(x / grid.scale) * grid.scale, *_ends(grid.span)) - x
-                    errors[name][k] += float(np.sum(np.square(off).mean(axis=0) * each))
-    return {n: s.candidates[int(np.argmin(errors[n]))] for n, s in seen.items()}
+                    return float(np.sum(np.square(off).mean(axis=0) * each))
+
+                known: dict[Range, float] = {}
+                for k in taken[number]:
+                    for i, to in enumerate(seen[k][name].candidates if name in seen[k] else ()):
+                        known[to] = known[to] if to in known else error(to)
+                        errors[k][name][i] += known[to]
+    return [
+        {n: s.candidates[int(np.argmin(errors[k][n]))] for n, s in one.items()}
+        for k, one in enumerate(seen)
+    ]
 
 
 def _ends(span: Range) -> tuple[float, float]:

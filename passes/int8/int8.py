@@ -25,10 +25,11 @@ from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import SLOWER, gains_in_blocks, slower_nodes, worth_their_borders
 from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfuse import open_fused
+from graphopt.passes.int8.unit_sensitivity import ENOUGH
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.calibration.moments import Moments
-from graphopt.calibration.ranges import METHODS, Method, Observed, Range, calibrate
+from graphopt.calibration.ranges import METHODS, Method, Observed, Range, calibrate_folds
 from graphopt.context import Context
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
@@ -199,10 +200,11 @@ class Int8(Pass):
             key = chosen.fitted, fold
             if key not in rounds:
                 method = "auto" if chosen.fitted else self.calibrator
-                rounds[key] = _Rounds(self._ranges(model, ctx, draft, given, method, fold), {})
-                rounds[key].refine(draft, scheme, moments)
-            one = rounds[key]
-            return one.ranges, {} if chosen.nearest else one.refined
+                found = self._ranges(model, ctx, draft, given, method)
+                for one, ranges in zip((None, *range(FOLDS)), found, strict=False):
+                    rounds[chosen.fitted, one] = _Rounds(ranges)
+            rounds[key].refine(draft, scheme, moments)
+            return rounds[key].ranges, {} if chosen.nearest else rounds[key].refined or {}
 
         rounded(Choice())
 
@@ -268,25 +270,22 @@ class Int8(Pass):
         draft: Plan,
         given: Mapping[str, Range],
         calibrator: Method,
-        fold: int | None,
-    ) -> dict[str, Range]:
+    ) -> list[dict[str, Range]]:
         """The range of every activation that `draft` rounds; outliers are named in a note.
 
-        With `fold` they are found without that part of the samples, and nothing is said.
+        Where folds are judged, then without each of those parts of the samples.
         """
+        folds = FOLDS if ctx.referee is not None and ctx.referee.runs >= ENOUGH else 0
         if ctx.samples is None:
-            return dict(given)
+            return [dict(given)] * (folds + 1)
         names = [n for n in observed(draft) if n not in given]
-        samples = ctx.samples if fold is None else ctx.samples.without(fold, FOLDS)
-        found = calibrate(
-            model, names, samples, calibrator, cache=ctx.cache if fold is None else None
-        )
-        known = {n: s for n, s in found.items() if s is not None}
-        if fold is None:
-            _odd_ranges(ctx, known)
+        found = calibrate_folds(model, names, ctx.samples, folds, calibrator, cache=ctx.cache)
+        known = [{n: s for n, s in one.items() if s is not None} for one in found]
+        _odd_ranges(ctx, known[0])
         if calibrator == "auto":
-            return {**given, **best_ranges(model, ctx, draft, samples, known)}
-        return {**given, **{n: s.range for n, s in known.items()}}
+            best = best_ranges(model, ctx, draft, ctx.samples, known)
+            return [{**given, **ranges} for ranges in best]
+        return [{**given, **{n: s.range for n, s in one.items()}} for one in known]
 
 
 def _odd_ranges(ctx: Context, known: Mapping[str, Observed]) -> None:
@@ -311,10 +310,13 @@ class _Rounds:
     """How activations and weights are rounded: ranges, and integers chosen for them."""
 
     ranges: dict[str, Range]
-    refined: dict[str, Refined]
+    refined: dict[str, Refined] | None = None
 
     def refine(self, draft: Plan, scheme: Int8Scheme, moments: Mapping[str, Moments]) -> None:
-        """Choose integers for what they multiply, where that is known."""
+        """Choose integers for what they multiply, where that is known and not yet done."""
+        if self.refined is not None:
+            return
+        self.refined = {}
         if not moments:
             return
         grids = make_grids(draft, self.ranges, scheme)

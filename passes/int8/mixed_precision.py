@@ -34,8 +34,8 @@ from graphopt.passes.int8.unit_sensitivity import (
     ENOUGH,
     Unit,
     folds,
+    measured_on,
     movements,
-    runs_of,
     unit_sensitivities,
 )
 
@@ -190,8 +190,8 @@ class _Search:
             for fitted in (False, True)
             for nearest in (False, True)
         ]
-        runs = runs_of(self.ctx)
-        strains = [self.ctx.referee.strain(self._folds(way), runs) for way in ways]
+        on = measured_on(self.ctx)
+        strains = [self.ctx.referee.strain(self._folds(way), *on) for way in ways]
         return min(zip(strains, range(len(ways)), ways, strict=True))[2]
 
     def _fewest(self, most: int, chosen: Callable[[int], Choice]) -> int:
@@ -251,8 +251,8 @@ class _Search:
         narrow = dataclasses.replace(chosen, bits={})
         if self.ctx.referee is not None:
             ways = [dataclasses.replace(narrow, nearest=n) for n in (False, True)]
-            runs = runs_of(self.ctx)
-            strains = [self.ctx.referee.strain(self._folds(way), runs) for way in ways]
+            on = measured_on(self.ctx)
+            strains = [self.ctx.referee.strain(self._folds(way), *on) for way in ways]
             narrow = ways[strains[1] < strains[0]]
         if self._met(narrow):
             return narrow

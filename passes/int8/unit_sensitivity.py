@@ -19,13 +19,13 @@ from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.graph.traverse import all_nodes
 
-__all__ = ["ENOUGH", "Unit", "folds", "movements", "runs_of", "unit_sensitivities", "units_of"]
+__all__ = ["ENOUGH", "Unit", "folds", "measured_on", "movements", "unit_sensitivities", "units_of"]
 
 #: Nodes that become integer together, by name.
 Unit = tuple[str, ...]
 #: Runs of single units, at least and at most, and multiply-accumulates that they may take where a
-#: guard measures them.
-UNIT_RUNS, MOST, UNIT_MACS = 2, 16, 2e9
+#: guard measures them. Where these many runs take more, some rows of each, so many in all at least.
+UNIT_RUNS, MOST, UNIT_MACS, UNIT_ROWS = 2, 16, 2e9, 4
 #: Runs of samples from which on ranges are judged on those they do not know.
 ENOUGH = 8
 
@@ -58,10 +58,11 @@ def movements(
 ) -> dict[Unit, float]:
     """How far the model with each unit `alone` changed is towards the limits."""
     assert ctx.samples is not None
-    runs = runs_of(ctx)
+    runs, rows = measured_on(ctx)
     tracked = ctx.track(units, len(units), "measuring the error of single layers")
     if ctx.referee is not None:
-        return {u: ctx.referee.strain(folds(model, ctx, alone(u), quantize), runs) for u in tracked}
+        strain = ctx.referee.strain
+        return {u: strain(folds(model, ctx, alone(u), quantize), runs, rows) for u in tracked}
     probe = list(islice(ctx.samples, runs))
 
     def made(chosen: Choice) -> ir.Model:
@@ -85,12 +86,17 @@ def folds(model: ir.Model, ctx: Context, chosen: Choice, quantize: Quantize) -> 
     return made
 
 
-def runs_of(ctx: Context) -> int:
-    """On how many runs single changes are measured."""
+def measured_on(ctx: Context) -> tuple[int, int]:
+    """On how many runs single changes are measured, and how many rows of each (0: all)."""
     if ctx.referee is None:
-        return UNIT_RUNS
+        return UNIT_RUNS, 0
     macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
-    return min(ctx.referee.runs, MOST, max(UNIT_RUNS, int(UNIT_MACS / macs)))
+    able, rows = int(UNIT_MACS / macs), ctx.referee.rows
+    if able >= UNIT_RUNS or rows < 2:
+        return min(ctx.referee.runs, MOST, max(UNIT_RUNS, able)), 0
+    some = max(UNIT_ROWS, int(UNIT_MACS * rows / macs))
+    runs = min(ctx.referee.runs, MOST, some)
+    return runs, some // runs
 
 
 def units_of(plan: Plan) -> list[list[ir.Node]]:

@@ -5,7 +5,7 @@ import pytest
 
 from graphopt.calibration import ranges
 from graphopt.calibration.histogram import Histogram
-from graphopt.calibration.ranges import METHODS, calibrate, groups
+from graphopt.calibration.ranges import METHODS, calibrate, calibrate_folds, groups
 from graphopt.testing import parse_model
 
 
@@ -113,6 +113,24 @@ def test_a_free_batch_is_run_in_parts(monkeypatch):
     monkeypatch.setattr(ranges, "GROUP_BYTES", 4_000)
     found = calibrate(free, ["x"], [feed])["x"]
     assert (found.lo, found.hi) == (feed["x"].min(), feed["x"].max())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_folds_are_what_is_seen_without_them(method, monkeypatch):
+    monkeypatch.setattr(ranges, "GROUP_BYTES", 4_000)  # a run is read in parts, all of one fold
+    free = parse_model(MODEL, inputs={"x": ("N", 100)})
+    runs = [{"x": k * normal(10, 100, seed=k)} for k in (3, 1, 5, 2, 4)]
+    read = []
+
+    class Stream:
+        def __iter__(self):
+            read.append(len(runs))
+            return iter(runs)
+
+    found = calibrate_folds(free, ["x", "b"], Stream(), 2, method)
+    parts = [runs, runs[1::2], runs[0::2]]
+    assert found == [calibrate(free, ["x", "b"], part, method) for part in parts]
+    assert len(read) == 2, "the first is looked at, then all are read once"
 
 
 def test_shapes_may_vary_between_samples():

@@ -18,7 +18,7 @@ def chosen(x, w):
     plan = make_plan(model.graph, ONNX, lambda node, mode: None)
     seen = calibrate(model, ["x"], [{"x": x}], "auto")
     ctx = Context(model, target=ONNX, samples=Samples([{"x": x}]))
-    return best_ranges(model, ctx, plan, ctx.samples, seen)["x"]
+    return best_ranges(model, ctx, plan, ctx.samples, [seen])[0]["x"]
 
 
 def spiked():

@@ -98,12 +98,12 @@ def test_a_lookup_is_judged_by_what_it_costs_the_model(more, left):
 class Referee:
     """Bears no integers of weight v."""
 
-    runs = 1
+    runs, rows = 1, 0
 
     def over(self, models):
         return 2.0 if any("v_q" in m.graph.initializers for m in models) else 0.5
 
-    def strain(self, models, runs):
+    def strain(self, models, runs, rows=0):
         return 50.0 if any("v_q" in m.graph.initializers for m in models) else 0.01
 
 
