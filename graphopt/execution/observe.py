@@ -7,11 +7,12 @@ the number of samples.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from graphopt.execution.runtime import Arrays, run_each
 
@@ -33,13 +34,23 @@ def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
     return clone
 
 
+def _up_to(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """What computes these values; of none, the whole model."""
+    clone = with_outputs(model, names)
+    if names:
+        kept = set(names)
+        clone.graph.outputs[:] = [v for v in clone.graph.outputs if v.name in kept]
+        RemoveUnusedNodesPass()(clone)
+    return clone
+
+
 def observe(
     model: ir.Model, names: Iterable[str], samples: Iterable[Arrays]
 ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """For each of `samples`, the arrays of the named values of the main graph, by name.
 
-    `model` is not changed: a clone that shares its tensors gets the values as further outputs.
-    Graph inputs and initializers can be named too.
+    `model` is not changed: a clone that shares its tensors has them as its outputs, and only the
+    nodes that they need. Graph inputs and initializers can be named too.
 
     Raises:
         KeyError: a name is no value of the main graph.
@@ -49,7 +60,7 @@ def observe(
     initializers = model.graph.initializers
     held = {n: initializers[n].const_value for n in wanted if n in initializers and n not in given}
     constants = {n: tensor.numpy() for n, tensor in held.items() if tensor is not None}
-    clone = with_outputs(model, [n for n in wanted if n not in given and n not in held])
+    clone = _up_to(model, [n for n in wanted if n not in given and n not in held])
     ahead: deque[Arrays] = deque()
 
     def remembered() -> Iterator[Arrays]:

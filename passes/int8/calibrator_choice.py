@@ -30,8 +30,8 @@ __all__ = ["best_ranges"]
 
 Array = np.ndarray[Any, Any]
 
-#: Samples, and positions of one run, that errors are measured on.
-RUNS, PLACES = 8, 4096
+#: Samples, positions of one run, and values at all of these, that errors are measured on at most.
+RUNS, PLACES, VALUES = 8, 4096, 1 << 18
 
 
 def best_ranges(
@@ -60,7 +60,8 @@ def best_ranges(
             for name, array in arrays.items():
                 axis, energy = weighed.get(name, (-1, None))
                 x = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
-                x = x[rng.choice(len(x), PLACES, replace=False)] if len(x) > PLACES else x
+                places = max(1, min(PLACES, VALUES // max(x.shape[1], 1)))
+                x = x[rng.choice(len(x), places, replace=False)] if len(x) > places else x
                 x = np.where(np.isfinite(x), x, 0).astype(np.float32)
                 each = energy if energy is not None and len(energy) == x.shape[1] else 1.0
 

@@ -29,6 +29,7 @@ FORKS.set_forkserver_preload(
         *("onnx.reference", "onnx_ir.passes", "onnxruntime", "optuna", "rich.table", "onnxscript"),
         *("torch.export._trace", "torch.onnx._internal.exporter._registration"),
         *("graphopt.cli.optimize", "graphopt.pipeline.optimize", "graphopt.tracing.convert"),
+        "graphopt.packing.recovery",
         *(found.module for found in entry_points(group="graphopt.passes")),
     ]
 )
@@ -38,6 +39,7 @@ GRAPHOPT = "import graphopt.cli\ngraphopt.cli.main({argv!r})"
 SHELL = "import subprocess\nsys.exit(subprocess.run(['bash', '-c', {command!r}]).returncode)"
 START = """
 import os, sys
+sys.modules["graphopt.packing.recovery"].UPDATES = 60  # of a trial, of 300: it is shown, not judged
 os.chdir({folder!r})
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 for number in (1, 2):
