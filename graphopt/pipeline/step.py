@@ -104,6 +104,8 @@ def try_pass(
             ctx.note("outputs were not compared: each edit is proved, and a run reads all weights")
             return Trial(ctx, edits, state, sound(state, setting, outputs), evidence=evidence)
         verdict = verify(one, state, setting, outputs, metric, share, proved)
+        if verdict.note:
+            ctx.note(verdict.note)
         if evidence is not None and not verdict.reason and setting.judge is not None:
             evidence = evidence.whole(len(setting.judge.all))
         return Trial(ctx, edits, state, verdict, evidence=evidence)

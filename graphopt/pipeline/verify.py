@@ -17,6 +17,12 @@ from graphopt.verification.outputs import PART, Comparison, Outputs, compare_out
 
 __all__ = ["Verdict", "sound", "verify"]
 
+#: Of outputs that differ, all edits being proved.
+ROUNDED = (
+    "outputs differ by no more than where the inputs are rounded once more: of these inputs the "
+    "source itself keeps few digits. Every edit is proved"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -29,6 +35,7 @@ class Verdict:
     vs_previous: dict[str, OutputError] | None = None
     metric: float | None = None
     agreement: dict[str, Agreement] | None = None
+    note: str = ""
 
     @property
     def disagrees(self) -> bool:
@@ -81,7 +88,7 @@ def verify(
         if not equal(beyond, slice(probed, None)):
             reason = f"{_moved(beyond)}, at other sizes or values than the samples"
             return dataclasses.replace(verdict, reason=reason, broken=True)
-        return verdict
+        return verdict if judge.equal(previous) else dataclasses.replace(verdict, note=ROUNDED)
     forms = same_forms(judge.beyond, outputs[probed:])
     if forms:
         reason = f"changed the outputs: {forms}, at other sizes than the samples"

@@ -25,6 +25,8 @@ Array = np.ndarray[Any, Any]
 MOST = 1 << 22
 #: Relative difference of two coefficients: a few roundings of float32.
 ROUNDING = 2.0**-20
+#: Nor does one of the smallest numbers that float32 has.
+LEAST = 2.0**-149
 
 
 class _Part(NamedTuple):
@@ -223,7 +225,7 @@ class Comparer:
             if not bottom or not top:
                 return None
             r = top / bottom
-        allowed = ROUNDING * np.maximum(size_a, abs(r) * size_b)
+        allowed = ROUNDING * np.maximum(size_a, abs(r) * size_b) + LEAST
         with np.errstate(invalid="ignore"):  # infinities are equal or not
             same = (a == r * b) | (np.abs(a - r * b) <= allowed) & np.isfinite(allowed)
         return r if bool(same.all()) else None

@@ -23,6 +23,7 @@ from graphopt.graph.evaluation import (
     quick,
 )
 from graphopt.graph.numpy_kernels import MOVES
+from graphopt.proving.compare import LEAST
 from graphopt.proving.terms import Term
 
 __all__ = ["Fails", "Run", "Shared", "Unrunnable", "size_at"]
@@ -111,10 +112,11 @@ class Run:
         return x.astype(self.dtype) if x.dtype.kind == "f" else x
 
     def rounded(self, x: Array) -> Array:
-        """Each number moved by about one rounding."""
+        """Each number moved by about one rounding; of a subnormal one that is a larger part."""
         if self.rng is None or x.dtype.kind != "f":
             return x
-        moved: Array = x * (1 + self.unit * self.rng.uniform(-1, 1, x.shape))
+        part = self.rng.uniform(-1, 1, x.shape)
+        moved: Array = x * (1 + self.unit * part) + np.where(x == 0, 0, LEAST * part)
         return moved
 
     def __call__(self, top: Term, feeds: Mapping[Term, Array]) -> Array:
