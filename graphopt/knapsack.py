@@ -9,10 +9,11 @@ Minoux 1978).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
-__all__ = ["lower_hull", "marginal_steps", "slope"]
+__all__ = ["left_out", "lower_hull", "marginal_steps", "slope"]
 
 K = TypeVar("K")
 Point = TypeVar("Point", bound=tuple[Any, ...])
@@ -39,6 +40,26 @@ def marginal_steps(keys: Iterable[K], price: Callable[[K], float | None]) -> Ite
         following = price(key)
         if following is not None:
             heapq.heappush(heap, (following, k, key))
+
+
+def left_out(order: Sequence[K], cost: Mapping[K, float]) -> list[list[K]]:
+    """What stays out of the knapsack, for every capacity that makes a difference, the largest first.
+
+    Items are taken in `order` wherever they fit, so that one that is larger than the knapsack keeps
+    no others out. The first of the lists is empty, the last one has all the items.
+    """
+    sums = [*accumulate(cost[k] for k in order), *accumulate(sorted(cost[k] for k in order))]
+    found: list[list[K]] = []
+    for capacity in sorted(set(sums), reverse=True):
+        rest, out = capacity * (1 + 1e-9), []
+        for key in order:
+            if cost[key] <= rest:
+                rest -= cost[key]
+            else:
+                out.append(key)
+        if out not in found:
+            found.append(out)
+    return [*found, list(order)] if list(order) not in found else found
 
 
 def lower_hull(points: Sequence[Point]) -> list[Point]:

@@ -2,12 +2,12 @@
 
 Each unit (what reads one activation) is made integer alone, and how far that moves the model
 towards its limits is measured: by the guard's own measure where a guard judges
-(`graphopt.verification.strain`), else by the squared error of the outputs. Units go back to float
-in the order of movement bought per multiply-accumulate lost; the smallest number of them that meets
-the budget is found by halving, each candidate measured as a whole. Then those that went back are
-offered again, all of them, halves, quarters: what spoiled the model may be few of them. Products
-are offered to be quantized at run time first, since ranges of each run have no outliers of others,
-and then block by block, since blocks have none of the rest of their row.
+(`graphopt.verification.strain`), else by the squared error of the outputs. How much all may move
+it together is found by halving, each candidate measured as a whole: units are taken by their
+multiply-accumulates for movement wherever they fit, the others go back to float. Then those that
+went back are offered again, all of them, halves, quarters: what spoiled the model may be few of
+them. Products are offered to be quantized at run time first, since ranges of each run have no
+outliers of others, and then block by block, since blocks have none of the rest of their row.
 Meanwhile what stays float has its weights in 16 bits, which spoil nothing: integers that compute
 come before integers that lie in the file. Then those have as few bits as the rest allows.
 
@@ -45,7 +45,7 @@ from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_nodes
-from graphopt.knapsack import marginal_steps
+from graphopt.knapsack import left_out, marginal_steps
 from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["FACT", "choose", "meets_budget"]
@@ -148,8 +148,9 @@ class _Search:
 
         if not self._met(without(ranked)):
             start = dataclasses.replace(start, bits=dict.fromkeys(wide, 0))
-        back = self._fewest(len(ranked), lambda k: without(ranked[:k]))
-        left, forms = self._offered(plan, without, ranked[:back], moved)
+        backs = left_out(ranked[::-1], moved)
+        back = backs[self._fewest(len(backs) - 1, lambda k: without(backs[k]))]
+        left, forms = self._offered(plan, without, back, moved)
         if left:
             worst = max(left, key=lambda u: moved[u])
             self.ctx.note(
@@ -210,7 +211,7 @@ class _Search:
         moved: Mapping[Unit, float],
     ) -> tuple[list[Unit], dict[str, str]]:
         """Units that stay float of those that went back, and the forms of those that do not."""
-        left, forms = list(reversed(back)), dict[str, str]()
+        left, forms = list(back), dict[str, str]()
         asked = {n for unit in back for n in unit}
         some = [n for n in (*plan.nodes, *plan.dynamic) if n.name in asked and self._in_blocks(n)]
         names = {

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from graphopt.knapsack import lower_hull, marginal_steps, slope
+from graphopt.knapsack import left_out, lower_hull, marginal_steps, slope
 
 
 def spend(costs, budget):
@@ -59,3 +59,30 @@ def test_the_hull_leaves_out_what_a_mix_of_others_beats():
     points = [(10.0, 0.0), (8.0, 5.0), (6.0, 4.0), (6.0, 9.0), (3.0, 20.0), (2.0, 20.0)]
     assert lower_hull(points) == [(10.0, 0.0), (6.0, 4.0), (2.0, 20.0)]
     assert slope((10.0, 0.0), (6.0, 4.0)) == 1.0
+
+
+def test_what_does_not_fit_keeps_no_others_out():
+    cost = {"large": 8.0, "small": 1.0, "middle": 2.0}
+    found = left_out(list(cost), cost)
+    assert found == [
+        [],
+        ["middle"],
+        ["small", "middle"],
+        ["large"],
+        ["large", "middle"],
+        ["large", "small", "middle"],
+    ]
+    assert left_out([], {}) == [[]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_every_start_of_the_order_is_among_what_is_taken(count):
+    rng = np.random.default_rng(count)
+    order = list(range(count))
+    cost = dict(zip(order, rng.exponential(1, count).tolist(), strict=True))
+    found = left_out(order, cost)
+    assert found[0] == []
+    assert found[-1] == order
+    assert len(found) <= 2 * count + 1
+    for k in order:
+        assert order[k:] in found
