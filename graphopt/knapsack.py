@@ -43,7 +43,7 @@ def marginal_steps(keys: Iterable[K], price: Callable[[K], float | None]) -> Ite
 
 
 def left_out(order: Sequence[K], cost: Mapping[K, float]) -> list[list[K]]:
-    """What stays out of the knapsack, for every capacity that makes a difference, the largest first.
+    """What stays out of the knapsack, for each capacity that makes a difference, the largest first.
 
     Items are taken in `order` wherever they fit, so that one that is larger than the knapsack keeps
     no others out. The first of the lists is empty, the last one has all the items.
