@@ -57,7 +57,7 @@ RECIPES = {
 GOALS = {
     "resnet20 at 0.2": ("resnet20", "prune(ratio=0.8), distill(epochs=8, lr=1e-3)"),
     "transformer at 0.45": ("transformer", "fuse, prune(ratio=0.55), distill(epochs=5, lr=1e-3)"),
-    "lstm at 0.5": ("lstm", "prune(ratio=0.5), distill(epochs=12, lr=1e-3)"),
+    "lstm at 0.5": ("lstm", "prune(ratio=0.5), distill(epochs=30, lr=2e-3)"),
     "resnet20 without 3 blocks": ("resnet20", "depth(blocks=3), distill(epochs=3, lr=1e-3)"),
     "mobilenetv2 at 0.25": ("mobilenetv2", "prune(ratio=0.75), distill(epochs=6, lr=1e-3)"),
     "vgg16 at 0.06": ("vgg16", "prune(ratio=0.94), distill(epochs=6, lr=1e-3)"),
