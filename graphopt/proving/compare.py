@@ -324,7 +324,9 @@ def _close(a: Array, b: Array) -> bool:
 
 
 def _power(x: Array, e: Rational) -> Array:
-    return x if e == 1 else x ** float(e)
+    """Not finite where there is no such power, which agrees with nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return x if e == 1 else x ** float(e)
 
 
 def _without_common(

@@ -84,7 +84,8 @@ def _normalized(term: Term) -> dict[Term, tuple[float, float]]:
     if scale is None or variance is None or not scale.op == variance.op == "const":
         return {}
     epsilon = term.attributes.get("epsilon", 1e-5)
-    return {scale: _span(scale.array() / np.sqrt(variance.array() + epsilon))}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {scale: _span(scale.array() / np.sqrt(variance.array() + epsilon))}
 
 
 def _span(array: np.ndarray[Any, Any]) -> tuple[float, float]:

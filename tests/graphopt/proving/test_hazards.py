@@ -60,3 +60,10 @@ def test_two_scales_whose_product_has_few_digits_are_run():
     a = np.float32([3.3e-21])
     found = verdict("s = Mul(x, a)  y = Mul(s, a)", "y = Mul(x, c)", {"a": a}, {"c": a * a})
     assert found != "proved"
+
+
+def test_a_variance_that_is_none_is_no_fault_of_the_proof():
+    w, one = weights(1.0), np.ones(4, np.float32)
+    norm = {"g": one, "b": one, "m": one, "v": np.float32([1, -1, 2, 0])}
+    text = "c = Conv(x, w)  y = BatchNormalization<epsilon=0.0>(c, g, b, m, v)"
+    assert verdict(text, "y = Conv(x, w)", {"w": w, **norm}, {"w": 2 * w}) != "proved"
