@@ -39,7 +39,9 @@ GRAPHOPT = "import graphopt.cli\ngraphopt.cli.main({argv!r})"
 SHELL = "import subprocess\nsys.exit(subprocess.run(['bash', '-c', {command!r}]).returncode)"
 START = """
 import os, sys
-sys.modules["graphopt.packing.recovery"].UPDATES = 60  # of a trial, of 300: it is shown, not judged
+# of a trial and of the parts, of 300 and 2,048: training is shown, not judged
+sys.modules["graphopt.packing.recovery"].UPDATES = 60
+sys.modules["graphopt.passes.distill.distill"].FEW = 256
 os.chdir({folder!r})
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 for number in (1, 2):
