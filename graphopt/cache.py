@@ -47,13 +47,20 @@ def open_cache(given: str | Path | None = None) -> Cache | None:
 
 
 class Cache:
-    """The entries in one folder, which is made with the first of them."""
+    """The entries in one folder, which is made with the first of them.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where they are.
+        afresh: timings of before are not read, but taken anew and kept.
+    """
+
+    def __init__(self, folder: Path, *, afresh: bool = False) -> None:
+        self.folder, self.afresh = folder, afresh
 
     def timing(self, target: Target, what: str) -> float | None:
         """Time after a change over time before it, if it was measured here before."""
+        if self.afresh:
+            return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(self._timing(target, what).read_text())
             if all(found[k] == v for k, v in versions_of(target, what).items()):

@@ -106,6 +106,7 @@ class Context:
         facts: decisions made by measuring, by name, as plain JSON data. They go into the recipe;
             on a replay they are there from the start, and must be used instead of measuring.
         idle: why the pass found nothing to do ("" if it has not said).
+        recalled: something was decided by timings of an earlier run.
         scratch: what the parts of a pass tell each other while it runs; recorded nowhere.
     """
 
@@ -144,6 +145,7 @@ class Context:
         self.refusals: list[Refusal] = []
         self.notes: list[str] = []
         self.idle = ""
+        self.recalled = False
         self.facts: dict[str, Any] = copy.deepcopy(dict(facts or {}))
         self.scratch: dict[str, Any] = {}
         self.shapes = dict(shapes or {})
@@ -229,6 +231,7 @@ class Context:
         cache = self.cache if remembered else None
         ratio = cache.timing(self.target, what) if cache is not None else None
         if cache is not None and ratio is not None:
+            self.recalled = True
             self.note(f"some of its timings are of an earlier run: {cache.folder} (--cache off)")
         elif (made := pair()) is not None:
             ratio = self._ratio(self._timer, made, share * self.measure_seconds)
