@@ -17,7 +17,7 @@ from graphopt.passes.int8.everywhere import float_values, plan_everywhere
 from graphopt.passes.int8.halves import close_halves, open_halves
 from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.operators import FEW_BITS
-from graphopt.passes.int8.plan import FOLDS, Choice, Mode, Plan, make_plan
+from graphopt.passes.int8.plan import Choice, Mode, Plan, make_plan
 from graphopt.passes.int8.plan_grids import make_grids, make_weights, observed
 from graphopt.passes.int8.qat import Trained, trained_within_budget, why_not
 from graphopt.passes.int8.requantize import form_of, open_quantized
@@ -25,7 +25,7 @@ from graphopt.passes.int8.rounding import Refined, learn, refine
 from graphopt.passes.int8.speed import SLOWER, gains_in_blocks, slower_nodes, worth_their_borders
 from graphopt.passes.int8.told import tell, why_nothing
 from graphopt.passes.int8.unfuse import open_fused
-from graphopt.passes.int8.unit_sensitivity import ENOUGH
+from graphopt.passes.int8.unit_sensitivity import folds_of
 from graphopt.passes.int8.writer import Writer
 
 from graphopt.calibration.moments import Moments
@@ -201,7 +201,7 @@ class Int8(Pass):
             if key not in rounds:
                 method = "auto" if chosen.fitted else self.calibrator
                 found = self._ranges(model, ctx, draft, given, method)
-                for one, ranges in zip((None, *range(FOLDS)), found, strict=False):
+                for one, ranges in zip((None, *range(folds_of(ctx))), found, strict=True):
                     rounds[chosen.fitted, one] = _Rounds(ranges)
             rounds[key].refine(draft, scheme, moments)
             return rounds[key].ranges, {} if chosen.nearest else rounds[key].refined or {}
@@ -275,7 +275,7 @@ class Int8(Pass):
 
         Where folds are judged, then without each of those parts of the samples.
         """
-        folds = FOLDS if ctx.referee is not None and ctx.referee.runs >= ENOUGH else 0
+        folds = folds_of(ctx)
         if ctx.samples is None:
             return [dict(given)] * (folds + 1)
         names = [n for n in observed(draft) if n not in given]

@@ -31,9 +31,9 @@ from graphopt.passes.int8.plan import Choice, Plan, Quantize, reads_blocks
 from graphopt.passes.int8.speed import gains_in_blocks
 from graphopt.passes.int8.stored import weights_to_store
 from graphopt.passes.int8.unit_sensitivity import (
-    ENOUGH,
     Unit,
     folds,
+    folds_of,
     measured_on,
     movements,
     unit_sensitivities,
@@ -293,11 +293,7 @@ class _Search:
         referee = self.ctx.referee
         if referee is not None and referee.over(self._folds(chosen)) > 1:
             return False
-        if (
-            referee is not None
-            and referee.runs >= ENOUGH
-            and referee.over([self._made(chosen)]) > 1
-        ):
+        if referee is not None and folds_of(self.ctx) and referee.over([self._made(chosen)]) > 1:
             return False
         return self.affords(chosen)
 

@@ -19,7 +19,15 @@ from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.graph.traverse import all_nodes
 
-__all__ = ["ENOUGH", "Unit", "folds", "measured_on", "movements", "unit_sensitivities", "units_of"]
+__all__ = [
+    "Unit",
+    "folds",
+    "folds_of",
+    "measured_on",
+    "movements",
+    "unit_sensitivities",
+    "units_of",
+]
 
 #: Nodes that become integer together, by name.
 Unit = tuple[str, ...]
@@ -78,12 +86,16 @@ def folds(model: ir.Model, ctx: Context, chosen: Choice, quantize: Quantize) -> 
 
     Of few samples no part can be spared: then there is one, with ranges that know them all.
     """
-    assert ctx.referee is not None
-    parts = range(FOLDS) if ctx.referee.runs >= ENOUGH else [None]
+    parts = range(folds_of(ctx)) or [None]
     made = [model.clone() for _ in parts]
     for part, trial in zip(parts, made, strict=True):
         quantize(trial, chosen, part)
     return made
+
+
+def folds_of(ctx: Context) -> int:
+    """In how many parts a guard judges the samples, each without knowing it; 0: as a whole."""
+    return FOLDS if ctx.referee is not None and ctx.referee.runs >= ENOUGH else 0
 
 
 def measured_on(ctx: Context) -> tuple[int, int]:
