@@ -19,7 +19,7 @@ from graphopt.analyses.shapes.analysis import at_sizes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
 from graphopt.graph.attributes import attribute
-from graphopt.graph.traverse import all_graphs, all_nodes, subgraphs
+from graphopt.graph.traverse import all_graphs, all_nodes, passed_on, subgraphs
 
 __all__ = ["Cost", "MacRule", "NodeCost", "constant_trips", "cost", "macs_of"]
 
@@ -126,12 +126,22 @@ def _graph(
 
 
 def constant_trips(node: ir.Node) -> int:
-    """How often a body runs, where a constant says so; else 1."""
+    """How often a body runs, where a constant says so; else 1.
+
+    A limit says so only where nothing in the body ends the loop before: exporters of while loops
+    give the largest integer there is, and a condition that is computed.
+    """
     if node.op_type == "Loop" and node.inputs and node.inputs[0] is not None:
         tensor = _tensor(node.inputs[0])
-        if tensor is not None and tensor.size == 1:
+        if tensor is not None and tensor.size == 1 and not _ends_by_itself(node):
             return max(1, min(int(tensor.numpy().item()), 1 << 31))
     return 1
+
+
+def _ends_by_itself(loop: ir.Node) -> bool:
+    body = loop.attributes["body"].as_graph()
+    goes_on = passed_on(body.outputs[0])
+    return goes_on.graph is body and _tensor(goes_on) is None and goes_on is not body.inputs[1]
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol | None:

@@ -81,7 +81,19 @@ def _cast(m: Meaning, t: Term, ix: Index) -> Poly:
     wider = m.real(source) and m.real(t) and t.dtype.bitwidth > source.dtype.bitwidth
     if source.dtype == t.dtype or wider:
         return x
+    if source.dtype.is_integer() and t.dtype.is_integer() and t.dtype.bitwidth > 16 and _axis(x):
+        return x
     return m.algebra.function("cast", x, data=(t.dtype.name, source.dtype.name))
+
+
+def _axis(p: Poly) -> bool:
+    """Whether it is the size of an axis, chosen by position: no axis has 2^31 elements."""
+    for (bound, factors), k in p:
+        sizes = [power for atom, power in factors if atom.kind == "size"]
+        rest = [atom for atom, _ in factors if atom.kind not in ("size", "in")]
+        if bound or rest or k != 1 or sizes not in ([], [1]):
+            return False
+    return bool(p)
 
 
 def _holds(to: ir.DataType | None, x: Term | None) -> bool:

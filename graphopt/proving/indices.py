@@ -277,8 +277,20 @@ def reshaped(
 ) -> tuple[Dim, ...] | None:
     """The index into shape `old` of the element at `index` of shape `new` (row-major order).
 
-    None where the sizes do not show which axes belong together.
+    None where the sizes do not show which axes belong together. Axes of size 1 belong to none.
     """
+    long = [(i, d) for i, d in zip(index, new, strict=True) if d != 1]
+    short = [d for d in old if d != 1]
+    found = _regrouped([i for i, _ in long], [d for _, d in long], short, ranges)
+    if found is None:
+        return None
+    rest = iter(found)
+    return tuple(0 if d == 1 else next(rest) for d in old)
+
+
+def _regrouped(
+    index: Sequence[Dim], new: Sequence[Dim], old: Sequence[Dim], ranges: Ranges
+) -> list[Dim] | None:
     found: list[Dim] = []
     i = j = 0
     while i < len(old) or j < len(new):
@@ -303,12 +315,7 @@ def reshaped(
             return None  # all that is left holds as many elements on either side
         found += _group(index[j:b], new[j:b], old[i:a], ranges)
         i, j = a, b
-        if i == len(old) and all(d == 1 for d in new[j:]):
-            break
-        if j == len(new) and all(d == 1 for d in old[i:]):
-            found += [0] * (len(old) - i)
-            break
-    return tuple(found)
+    return found
 
 
 def _later(left: Dim, right: Dim) -> bool:

@@ -9,7 +9,7 @@ there on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
 
 import onnx_ir as ir
@@ -20,6 +20,8 @@ from graphopt.proving.arithmetic import ARITHMETIC
 from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
 from graphopt.proving.conditions import CONDITIONS
+from graphopt.proving.congruence import unequal_arguments
+from graphopt.proving.cuts import LARGEST, cone, cuts
 from graphopt.proving.ensembles import are_ensembles, same_ensemble
 from graphopt.proving.hazards import risky
 from graphopt.proving.meaning import Meaning
@@ -36,12 +38,10 @@ from graphopt.proving.terms import Term
 
 __all__ = ["Difference", "Window", "windows_of"]
 
-#: Terms in a window: what no longer agrees after so many is not followed further.
-LARGEST = 80
 #: Regions that may fail before no more are looked at: what depends on them fails too.
 PATIENCE = 24
-#: How often the leaves of a window are looked into, for what is known of their values.
-DEEPER = 2
+#: How far down arguments are compared with arguments.
+DEEPEST = 12
 OPERATORS = {
     **MOVES,
     **ARITHMETIC,
@@ -123,6 +123,8 @@ class _Comparison:
         self.unequal: set[tuple[Term, Term]] = set()
         #: Terms of the new graph that were found to be something else.
         self.apart: dict[Term, Term] = {}
+        #: What is proved of arguments of terms that were compared.
+        self.alike: dict[tuple[Term, Term], Window | None] = {}
         self.outputs = {v.name for v in after.graph.outputs}
 
     def __call__(self) -> Difference:
@@ -173,10 +175,23 @@ class _Comparison:
     def _window(self, name: str, old: Term, new: Term) -> Window | None:
         """The smallest region that is proved, or else the smallest one that checks."""
         tried: list[Window] = []
-        for leaves in self._cuts(old, new):
+        proved = self._proved(name, old, new, tried) or self._congruent(name, old, new)
+        if proved is not None:
+            return proved
+        judged: Window | None = None
+        for window in tried:
+            verdict, means = self.check(dataclasses.replace(window, suspect=judged is not None))
+            judged = dataclasses.replace(window, verdict=verdict, means=means)
+            if verdict != "refuted":
+                break  # what differs on any input may agree on those that there are
+        return judged
+
+    def _proved(self, name: str, old: Term, new: Term, tried: list[Window]) -> Window | None:
+        """The smallest region that has one normal form on both sides; `tried` are the others."""
+        for leaves in cuts(old, new):
             if any(leaves == set(one.leaves) for one in tried):
                 continue
-            inner = (_cone(old, leaves), _cone(new, leaves))
+            inner = (cone(old, leaves), cone(new, leaves))
             if max(map(len, inner)) > LARGEST:
                 break
             ordered = tuple(sorted(leaves, key=lambda t: t.serial))
@@ -188,31 +203,31 @@ class _Comparison:
             if not reason:
                 return dataclasses.replace(window, verdict="proved", means="normal form")
             tried.append(dataclasses.replace(window, means=reason))
-        judged: Window | None = None
-        for window in tried:
-            verdict, means = self.check(dataclasses.replace(window, suspect=judged is not None))
-            judged = dataclasses.replace(window, verdict=verdict, means=means)
-            if verdict != "refuted":
-                break  # what differs on any input may agree on those that there are
-        return judged
+        return None
 
-    def _cuts(self, old: Term, new: Term) -> Iterable[set[Term]]:
-        """Sets of leaves, the nearest first."""
-        above = set(_near(old)) - {old}
-        near = _frontier(new, above)
-        if near is None:
-            return
-        near |= _frontier(old, near) or set()  # what the new side no longer reads
-        yield near
-        # one that computes another of them is looked into, and then all are
-        deep = {t for t in near if any(a in near for a in _all(t, set()) - {t})}
-        if deep:
-            far = _frontier(new, above - deep)
-            if far is not None:
-                yield far
-        for _ in range(DEEPER):
-            near = {a for t in near for a in _below(t)}
-            yield near
+    def _congruent(self, name: str, old: Term, new: Term, deep: int = 0) -> Window | None:
+        """A region whose two sides are one operator of arguments that are proved to be equal."""
+        pairs = unequal_arguments(old, new) if deep < DEEPEST else None
+        if pairs is None:
+            return None
+        parts: list[Window] = []
+        for a, b in pairs:
+            if (a, b) not in self.alike:
+                self.alike[a, b] = None  # until it is known
+                self.alike[a, b] = self._proved(name, a, b, []) or self._congruent(
+                    name, a, b, deep + 1
+                )
+            part = self.alike[a, b]
+            if part is None:
+                return None
+            parts.append(part)
+        inner = (
+            (old, *(t for p in parts for t in p.inner[0])),
+            (new, *(t for p in parts for t in p.inner[1])),
+        )
+        shared = [a for a in old.args if a is not None and a in new.args]
+        leaves = dict.fromkeys([*shared, *(t for p in parts for t in p.leaves)])
+        return Window(name, old, new, tuple(leaves), inner, "proved", "equal arguments")
 
 
 def _attempted(old: Term, new: Term, leaves: set[Term]) -> str:
@@ -258,59 +273,3 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
 def _reaches(known: set[tuple[Dim, int]], size: Dim, k: int) -> bool:
     """Whether a size is at least |k| on the side that is trusted too."""
     return any(s == size and abs(n) >= abs(k) for s, n in known)
-
-
-def _below(leaf: Term) -> list[Term]:
-    """What a leaf is made of, itself if of nothing."""
-    made = [a for a in leaf.args if a is not None and a.op not in ("const", "data")]
-    return made or [leaf]
-
-
-def _near(top: Term) -> list[Term]:
-    """The terms closest to `top`, breadth first."""
-    found = [top]
-    seen = {top}
-    for term in found:
-        for a in term.args:
-            if a is not None and a not in seen and len(found) < LARGEST:
-                seen.add(a)
-                found.append(a)
-    return found
-
-
-def _frontier(top: Term, stops: set[Term]) -> set[Term] | None:
-    """The first of `stops` on every way down from `top`; None if one is too long."""
-    found: set[Term] = set()
-    seen: set[Term] = set()
-    stack = [top]
-    while stack:
-        term = stack.pop()
-        if term in seen:
-            continue
-        seen.add(term)
-        if len(seen) > LARGEST:
-            return None
-        if not term.args or (term is not top and term in stops):
-            if term.op not in ("const", "data"):
-                found.add(term)
-            continue
-        stack += [a for a in term.args if a is not None]
-    return found
-
-
-def _cone(top: Term, leaves: set[Term]) -> tuple[Term, ...]:
-    """The terms from `top` down to `leaves`, without constants."""
-    return tuple(t for t in _all(top, leaves) if t not in leaves and t.op not in ("const", "data"))
-
-
-def _all(top: Term, leaves: set[Term]) -> set[Term]:
-    found: set[Term] = set()
-    stack = [top]
-    while stack and len(found) <= 2 * LARGEST:
-        term = stack.pop()
-        if term in found:
-            continue
-        found.add(term)
-        if term is top or term not in leaves:
-            stack += [a for a in term.args if a is not None]
-    return found

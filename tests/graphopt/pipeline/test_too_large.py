@@ -87,3 +87,20 @@ def test_an_empty_weight_with_an_endless_axis():
     for spec in ("clean,fold,fuse", "prune(ratio=0.3)"):
         made = graphopt.optimize(proto, spec, measure=False).model
         assert made.graph.initializers["w"].shape == [0, 1 << 40]
+
+
+def test_a_loop_that_a_condition_ends_is_run():
+    """As while loops are written: the largest limit there is, and a condition of the body's."""
+    one = endless()
+    body = one.graph.node[0].attribute[0].g
+    del body.node[:]
+    body.node.extend(
+        [
+            node("Add", ["v", "v"], ["w"]),
+            node("ReduceMax", ["w"], ["m"], keepdims=0),
+            node("Less", ["m", "end"], ["on"]),
+        ]
+    )
+    one.graph.initializer.append(numpy_helper.from_array(np.float32(1000), "end"))
+    result = graphopt.optimize(one, "clean", measure=False)
+    assert not any("not compared" in note for note in result.report.notes)

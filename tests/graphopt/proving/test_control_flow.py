@@ -144,3 +144,19 @@ def test_sizes_in_a_branch_have_one_name():
         verdict(part("s = Slice(c, i, j, i)  t = Slice(s, i, k, k)"), part("t = Slice(c, i, k, k)"))
         == "proved"
     )
+
+
+def test_a_loop_whose_body_is_written_otherwise():
+    """Its sizes change from turn to turn, so that no normal form of it is known."""
+
+    def growing(flag):
+        return f"""net (float[a] x, bool[1] z) => (float[b] y)
+            <int64 n = {{20}}, bool yes = {{1}}, int64[1] one = {{1}}, int64[1] all = {{-1}}> {{
+            y = Loop(n, yes, x) <body = t (int64 i, bool c, float[u] h)
+                => (bool d, float[v] g) {{
+                d = Identity(c)  {flag}
+                g = If(r) <then_branch = p () => (float[m] q) {{ q = Concat<axis=0>(h, h) }},
+                    else_branch = e () => (float[o] s) {{ s = Tanh(h) }}> }}> }}"""
+
+    before = growing("k = Cast<to=6>(z)  j = Cast<to=9>(k)  r = Reshape(j, one)")
+    assert verdict(before, growing("r = Reshape(z, all)")) == "proved"

@@ -385,3 +385,40 @@ def test_a_small_bias_makes_nothing_small(bias, expected):
     shape = {"shape": np.array([1, 2, 1, 1])}
     found = verdict(before, "y = Conv(x, w, b)", {"x": ("n", 3, 2, 2)}, {**weights, **shape})
     assert found == expected
+
+
+VIEWS = {"zero": k(0), "w": np.arange(36, dtype=np.float32).reshape(1, 4, 3, 3)}
+
+
+def test_axes_of_size_1_belong_to_no_other_axis():
+    """Unknown sizes beside them are not taken for parts of one, however they are indexed."""
+    before = """r = Relu(x)
+        a = Transpose<perm=[0, 2, 3, 1]>(r)  b = Squeeze(a, zero)
+        d = Unsqueeze(b, zero)  e = Transpose<perm=[0, 3, 1, 2]>(d)  y = Conv(e, w)"""
+    after = "r = Relu(x)  y = Conv(r, w)"
+    assert verdict(before, after, {"x": (1, 4, "h", "v")}, VIEWS) == "proved"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # what says nothing but the shape need not be the same, where that is
+        ("s = Shape(x)  r = Resize(z, , , s)  y = Relu(r)",
+         "t = Relu(x)  s = Shape(t)  r = Resize(z, , , s)  y = Relu(r)"),
+        # no normal form of what reads it, whose sizes nothing tells
+        ("a = Relu(x)  b = Relu(a)  u = NonZero(b)  f = Cast<to=1>(u)  y = Sinh(f)",
+         "b = Relu(x)  u = NonZero(b)  f = Cast<to=1>(u)  y = Sinh(f)"),
+        # a size is below 2^31, by whichever integers it goes
+        ("s = Shape(x)  a = Cast<to=6>(s)  b = Cast<to=7>(a)  y = Reshape(z, b)",
+         "s = Shape(x)  y = Reshape(z, s)"),
+    ],
+)  # fmt: skip
+def test_one_operator_of_equal_arguments(before, after):
+    inputs = {"x": ("N", 3, 4, "W"), "z": ("N", 3, 4, "W")}
+    assert verdict(before, after, inputs) == "proved"
+
+
+def test_one_operator_of_other_arguments_is_another():
+    before = "a = Relu(x)  u = NonZero(a)  y = Cast<to=1>(u)"
+    after = "a = Abs(x)  u = NonZero(a)  y = Cast<to=1>(u)"
+    assert verdict(before, after, {"x": ("N", 3)}) == "refuted"

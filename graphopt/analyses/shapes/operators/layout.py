@@ -14,6 +14,8 @@ from graphopt.graph.attributes import attribute
 __all__ = ["OPERATORS"]
 
 INT64 = ir.DataType.INT64
+#: Policies of Resize that take the sizes as they are.
+PLAIN = (None, "stretch")
 
 
 def _shape(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact]:
@@ -223,6 +225,25 @@ def _pad(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact] | None:
     return [Fact(x.dtype, tuple(dims))]
 
 
+def _resize(node: ir.Node, ins: Facts, shapes: Shapes) -> list[Fact] | None:
+    """Sizes that are given, or that whole numbers scale."""
+    x, scales = ins[0], ins[min(2, len(ins) - 1)].concrete
+    sizes = ins[3].data if len(ins) > 3 else None
+    told = sizes if sizes is not None and sizes.size else scales
+    if x.dims is None or told is None or told.shape != (len(x.dims),):
+        return None
+    if attribute(node, "axes") or attribute(node, "keep_aspect_ratio_policy") not in PLAIN:
+        return None
+    if told is sizes:
+        return [
+            Fact(x.dtype, tuple(d if nonnegative(d) else shapes.fresh() for d in told.tolist()))
+        ]
+    crops = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
+    if crops or any(s != int(s) for s in told):
+        return None
+    return [Fact(x.dtype, tuple(d * int(s) for d, s in zip(x.dims, told, strict=True)))]
+
+
 OPERATORS = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
@@ -232,6 +253,7 @@ OPERATORS = {
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Shape": _shape,
     "Size": _size,
     "Slice": shape_data.slice_,
@@ -240,4 +262,5 @@ OPERATORS = {
     "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Upsample": _resize,
 }

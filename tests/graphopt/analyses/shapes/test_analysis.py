@@ -278,3 +278,24 @@ def test_a_copy_is_known_as_its_source_is():
     fresh = ir.Value(name="w", shape=ir.Shape(["n", 9]), type=ir.TensorType(ir.DataType.FLOAT))
     assert shown(moved.fact(fresh)) == ["n", "9"], "values made later can be asked for"
     assert known.of_copy(copied) == walked
+
+
+@pytest.mark.parametrize(
+    ("node", "dims"),
+    [
+        ("s = Shape(x)  y = Resize(z, , , s)", ["n", "3", "h", "w"]),
+        ("y = Resize(x, , up)", ["n", "3", "2*h", "4*w"]),
+        ("y = Resize <axes = [2, 3]> (x, , two)", None),
+        ('y = Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (x, r, up)', None),
+    ],
+)
+def test_sizes_of_a_resize(node, dims):
+    fact = found(
+        f"""f (float[n, 3, h, w] x, float[n, 3, 5, 5] z, float[8] r) => (float[a, b, c, d] y)
+            <float[4] up = {{1, 1, 2, 4}}, float[2] two = {{2, 2}}> {{ {node} }}""",
+        "y",
+    )
+    if dims is None:
+        assert not {"2*h", "4*w", "2*w"} & set(shown(fact) or [])
+    else:
+        assert shown(fact) == dims
