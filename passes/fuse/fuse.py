@@ -37,6 +37,7 @@ from graphopt.passes.fuse.gemm import MatMulAdd, TransposedOperand
 from graphopt.passes.fuse.group_norm import GroupNorm
 from graphopt.passes.fuse.joined_products import join_products
 from graphopt.passes.fuse.layout.chains import ConcatChain, ReduceChain, SliceChain
+from graphopt.passes.fuse.layout.ones import KeepOnes
 from graphopt.passes.fuse.layout.slices import SlicesToSplit
 from graphopt.passes.fuse.layout.transposes import meet_transposes
 from graphopt.passes.fuse.layout.views import ShortenViews
@@ -98,6 +99,7 @@ class Fuse(Pass):
         ReduceChain,
         SliceChain,
         SlicesToSplit,
+        KeepOnes,
         ShortenViews,
     )
     #: What only some targets have goes last: the rules above look for the standard operators.

@@ -16,7 +16,7 @@ from graphopt.passes.fuse.norms import reduced_axes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.attributes import attribute
 
-__all__ = ["Perm", "Restated", "drops_axes", "operands", "restated"]
+__all__ = ["Perm", "Restated", "drops_axes", "is_elementwise", "operands", "restated"]
 
 Perm = tuple[int, ...]
 #: Attributes to set, and constants to put in the place of inputs, by position.
@@ -45,7 +45,14 @@ def operands(node: ir.Node) -> list[ir.Value]:
     values = [v for v in node.inputs if v is not None]
     if node.op_type in _BROADCAST or node.op_type == "Concat":
         return values
-    return values[:1] if node.op_type in _UNARY or node.op_type in _LAYOUT else []
+    known = node.op_type in _UNARY or node.op_type in _LAYOUT or node.op_type == "Pad"
+    return values[:1] if known else []
+
+
+def is_elementwise(node: ir.Node) -> bool:
+    """Whether each element of the result is made of elements at the same place."""
+    known = node.op_type in _UNARY or node.op_type in _BROADCAST
+    return known and node.domain in _DOMAINS
 
 
 def drops_axes(node: ir.Node) -> bool:
@@ -53,10 +60,15 @@ def drops_axes(node: ir.Node) -> bool:
     return node.op_type in _REDUCTIONS and not attribute(node, "keepdims")
 
 
-def restated(node: ir.Node, perm: Perm, facts: Shapes) -> Restated | None:
-    """How `node`, which reads y = Transpose(x, perm), says the same of x; None if it cannot."""
+def restated(node: ir.Node, perm: Perm, facts: Shapes, rank: int | None = None) -> Restated | None:
+    """How `node`, which reads y = Transpose(x, perm), says the same of x; None if it cannot.
+
+    With `rank`, the axes that x has; those that `perm` does not name have size 1, and y lacks them.
+    """
     if node.op_type in _UNARY or node.op_type in _BROADCAST:
         return {}, {}
+    if node.op_type == "Pad":
+        return _pad(node, perm, facts, len(perm) if rank is None else rank)
     return _LAYOUT[node.op_type](node, perm, facts)
 
 
@@ -94,15 +106,14 @@ def _numbers(node: ir.Node, k: int, facts: Shapes) -> list[int] | None:
     return None if data is None else [int(n) for n in data.ravel()]
 
 
-def _pad(node: ir.Node, perm: Perm, facts: Shapes) -> Restated | None:
-    rank = len(perm)
+def _pad(node: ir.Node, perm: Perm, facts: Shapes, rank: int) -> Restated | None:
     given = attribute(node, "pads")
     pads = list(given) if given is not None else _numbers(node, 1, facts)
-    if pads is None or len(pads) != 2 * rank or any(node.inputs[3:]):
+    if pads is None or len(pads) != 2 * len(perm) or any(node.inputs[3:]):
         return None
     moved = [0] * (2 * rank)
     for k, p in enumerate(perm):
-        moved[p], moved[rank + p] = pads[k], pads[rank + k]
+        moved[p], moved[rank + p] = pads[k], pads[len(perm) + k]
     if given is not None:
         return {"pads": moved}, {}
     return {}, {1: np.array(moved, np.int64)}
@@ -131,7 +142,6 @@ _LAYOUT: dict[str, Callable[[ir.Node, Perm, Shapes], Restated | None]] = {
     "Hardmax": _axis_13,
     "LogSoftmax": _axis_13,
     "LpNormalization": _axis,
-    "Pad": _pad,
     "QuantizeLinear": _scaled,
     "Slice": _slice,
     "Softmax": _axis_13,

@@ -13,7 +13,7 @@ from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder
 
-__all__ = ["VIEWS", "ShortenViews", "apply_steps", "reshape_target", "view_step"]
+__all__ = ["VIEWS", "ShortenViews", "apply_steps", "is_view", "reshape_target", "view_step"]
 
 VIEWS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 #: No exporter writes longer chains; a bound keeps the cost linear.
