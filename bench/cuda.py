@@ -36,12 +36,13 @@ import numpy as np
 import onnxruntime as ort
 
 from graphopt import load, optimize
+from graphopt.analyses.binding import bind_shapes
 from graphopt.backend import Timing, backend_of, find_target
 from graphopt.deploy.manifest import Manifest
 from graphopt.deploy.sessions import open_manifest
 from graphopt.errors import GraphOptError
 from graphopt.measuring.statistics import compare_times, interleave
-from graphopt.samples import Samples, bind_shapes, stand_ins
+from graphopt.samples import Samples, stand_ins
 
 
 @dataclasses.dataclass(frozen=True)

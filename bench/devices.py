@@ -35,10 +35,11 @@ from devices_page import SPEC, TARGETS, page
 from graphopt.backends.devices.device import difference
 
 from graphopt import Context, load, optimize
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.cost import cost
 from graphopt.backend import backend_of, find_target
 from graphopt.errors import GraphOptError, MissingExtra
-from graphopt.samples import Samples, bind_shapes
+from graphopt.samples import Samples
 
 ITEMS, CALIBRATION = 1000, 512
 #: Rounds of turns, and seconds of one turn; a turn has two runs before it and one at least.

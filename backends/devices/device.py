@@ -21,6 +21,7 @@ from graphopt.backends.devices.fixed import at_fixed_shapes, free_dimensions
 from graphopt.backends.devices.quantized import in_floats, is_quantized
 from graphopt.backends.devices.trial import run_apart
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.backend import Arrays, Session, Timing
 from graphopt.deploy.manifest import Manifest, read_manifest, sign, write_manifest
 from graphopt.deploy.processors import processors
@@ -28,7 +29,7 @@ from graphopt.errors import MissingExtra, ModelError, UsageError
 from graphopt.execution.runtime import run_each
 from graphopt.measuring.statistics import time_pair
 from graphopt.replacing import replace_files
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 from graphopt.target import Int8Scheme, Target
 from graphopt.verification.outputs import compare_outputs
 

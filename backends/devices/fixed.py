@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.shapes.analysis import infer
 from graphopt.context import Context
 from graphopt.errors import ModelError
-from graphopt.samples import bind_shapes
 from graphopt.spec import parse
 from graphopt.target import Target
 

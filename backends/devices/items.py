@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.shapes.analysis import infer
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
 from graphopt.graph.constants import constant_value
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 
 __all__ = ["batch_of", "one_item"]
 

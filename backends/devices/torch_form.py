@@ -10,8 +10,9 @@ from graphopt.backends.devices.device import Device
 from graphopt.backends.devices.names import write_names
 from graphopt.backends.devices.process import run_function
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.formats import save
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 from graphopt.target import Target
 
 __all__ = ["TorchDevice", "exported"]

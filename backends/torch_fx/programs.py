@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
 from graphopt.replacing import replace_files
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 from graphopt.tracing import EXTRA, quiet
 from graphopt.verification.outputs import compare_outputs
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from graphopt.analyses.demand import too_much
+from graphopt.analyses.equations import demanded
+from graphopt.analyses.shapes.facts import symbol_of
+from graphopt.context import Context
 from graphopt.errors import InputError, UsageError
 from graphopt.io.reading import examples_of
+from graphopt.samples.inputs import Input, inputs_of
 from graphopt.samples.meaning import meaning_of
-from graphopt.samples.stream import Feeds, Input, inputs_of
+from graphopt.samples.stream import Feeds
 from graphopt.samples.synthetic import synthetic
 
 __all__ = ["bind_shapes", "sized"]
@@ -22,6 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 #: Sizes to try for an axis that is not a batch, best first; the first that runs is taken.
 _IMAGE = (224, 256, 64, 32, 299, 512)
 _AUDIO = (16000, 4000, 32000, 3000, 400)
+_TIME, _FEATURES = (64, 128, 32, 16, 256, 1024), (64, 128, 80, 40, 32, 256)
 _OTHER = (16, 8, 32, 64, 1, 128)
 _PAST = (16, 8, 4, 1, 2, 3)
 
@@ -40,7 +46,6 @@ def bind_shapes(
     model: ir.Model,
     given: Mapping[str, Sequence[int]] | None = None,
     like: Feeds | None = None,
-    unfit: Callable[[Shapes], str] = lambda shapes: "",
 ) -> tuple[Shapes, list[str]]:
     """A shape for every input that must be given, and sentences on what was chosen.
 
@@ -52,7 +57,6 @@ def bind_shapes(
         given: shapes by input name.
         like: inputs the model runs with, such as the first of the samples; those that it was
             traced on if None.
-        unfit: says why the model is not to be run at some sizes, or "".
 
     Raises:
         UsageError: `given` names no input of the model, or does not fit it.
@@ -66,10 +70,16 @@ def bind_shapes(
         if one.name in fixed:
             _bind(one, fixed[one.name], sizes)
     counted = _counted(model)
-    for one in inputs:
-        free = one.name not in fixed and one.dims and one.batch is None
-        if free and _key(one, 0) not in counted:
-            sizes.setdefault(_key(one, 0), 1)
+    batches = {
+        _key(one, 0): 1
+        for one in inputs
+        if one.name not in fixed and one.dims and one.batch is None
+        if _key(one, 0) not in counted
+    }
+    if not like:
+        _demand(model, inputs, fixed, sizes, batches)
+    for key, size in batches.items():
+        sizes.setdefault(key, size)
     for one in inputs:
         shape = like[one.name].shape if like and one.name in like else ()
         if one.name not in fixed and len(shape) == len(one.dims or ()):
@@ -85,7 +95,7 @@ def bind_shapes(
         tried = {n: c[min(k, len(c) - 1)] for n, c in choices.items()}
         shapes = {i.name: _shape(i, fixed, {**sizes, **tried}) for i in inputs}
         first = first or shapes
-        if not unfit(shapes) and _runs(model, shapes):
+        if not too_much(Context(model, shapes=shapes)) and _runs(model, shapes):
             return shapes, _notes(inputs, fixed, shapes)
     assert first is not None
     listed = ", ".join(f"{i.name}={'x'.join(map(str, first[i.name]))}" for i in inputs)
@@ -131,6 +141,34 @@ def _key(one: Input, axis: int) -> str:
     return name if isinstance(name, str) else f"{one.name}[{axis}]"
 
 
+def _demand(
+    model: ir.Model,
+    inputs: list[Input],
+    fixed: Shapes,
+    sizes: dict[str, int],
+    batches: Mapping[str, int],
+) -> None:
+    """Add the sizes that the model's own weights demand."""
+    keys = {
+        symbol_of(one.name, axis, size): _key(one, axis)
+        for one in inputs
+        for axis, size in enumerate(one.dims or ())
+        if not isinstance(size, int)
+    }
+    if not set(keys.values()) - set(sizes) - set(batches):
+        return  # nothing is to be chosen
+
+    def shapes_at(found: Mapping[str, int]) -> Shapes:
+        named = {keys[s]: n for s, n in found.items() if s in keys}
+        others = dict.fromkeys(keys.values(), _TIME[0])
+        return {i.name: _shape(i, fixed, {**others, **named}) for i in inputs}
+
+    known = {s: sizes[key] for s, key in keys.items() if key in sizes}
+    usual = {s: batches[key] for s, key in keys.items() if key in batches}
+    for name, size in demanded(model, known, usual, shapes_at).items():
+        sizes.setdefault(keys[name], size)
+
+
 def _counted(model: ir.Model) -> set[str]:
     """Axes that ids count along: of nodes, tokens or the like, and so of several."""
     ids = [v for v in model.graph.inputs if v.dtype is not None and v.dtype.is_integer()]
@@ -159,8 +197,10 @@ def _usual(one: Input, axis: int, name: str, kind: str) -> tuple[int, ...]:
         return _IMAGE if axis > 1 or one.dims is None or one.dims[-1] in (1, 3, 4) else (3,)
     if re.search(r"past|cache", name, re.I):
         return _PAST
-    if kind == "normal" and rank == 2 and axis == 1:
+    if kind == "normal" and rank == 2 and axis == 1 and one.axis == 0:
         return _AUDIO
+    if kind == "normal" and one.axis is None and one.dims is not None:
+        return _TIME if axis == 0 else _FEATURES
     return _OTHER
 
 

@@ -7,16 +7,13 @@ stands in proportion to the weights and inputs that the model reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
-import onnx_ir as ir
 
 from graphopt.analyses.cost import constant_trips, cost
 from graphopt.context import Context
 from graphopt.graph.traverse import all_nodes, subgraphs
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.inputs import inputs_of
 
-__all__ = ["allowed_bytes", "too_much", "unfit_for"]
+__all__ = ["allowed_bytes", "too_much"]
 
 #: Bytes that the values of any model may take, and how many for each byte of weights and inputs.
 BASE, FACTOR = 1 << 28, 64
@@ -35,11 +32,6 @@ def too_much(ctx: Context) -> str:
         if trips * inside > STEPS:
             return f"{node.op_type} '{node.name}' runs {trips:.3g} times: too often to run here"
     return ""
-
-
-def unfit_for(model: ir.Model) -> Callable[[dict[str, tuple[int, ...]]], str]:
-    """Why the model is not to be run with inputs of some shapes; for `bind_shapes`."""
-    return lambda shapes: too_much(Context(model, shapes=shapes))
 
 
 def allowed_bytes(ctx: Context) -> int:

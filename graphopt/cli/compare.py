@@ -54,6 +54,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
 
     With limits it is a gate for CI: exit code 4 if B misses one.
     """
+    from graphopt.analyses.binding import bind_shapes
     from graphopt.backend import named_target
     from graphopt.budget import Budget
     from graphopt.cli.destinations import Destinations
@@ -63,7 +64,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     from graphopt.measuring.statistics import verdict
     from graphopt.pipeline.prepare import named
     from graphopt.pipeline.state import State
-    from graphopt.samples import bind_shapes, open_samples, stand_ins
+    from graphopt.samples import open_samples, stand_ins
     from graphopt.verification.outputs import Judge, compare_outputs
     from graphopt.verification.perplexity import bound
 

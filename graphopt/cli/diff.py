@@ -52,11 +52,11 @@ def command(a: str, b: str, html: str | None, as_json: bool, debug: bool) -> int
 
 
 def _write_page(path: str, names: tuple[str, str], models: Any, found: Any) -> None:
+    from graphopt.analyses.binding import bind_shapes
     from graphopt.cli.common import told_apart
     from graphopt.page.pair import diff_page
     from graphopt.pipeline.state import State
     from graphopt.replacing import replace_files
-    from graphopt.samples import bind_shapes
 
     shapes, _ = bind_shapes(models[0], {})
     figures = [State(m, shapes, Path(n)).figures() for m, n in zip(models, names, strict=True)]

@@ -37,16 +37,15 @@ def command(
     debug: bool,
 ) -> None:
     """Show what is in MODEL: operators, shapes, parameters, MACs, memory, time."""
-    from graphopt.analyses.demand import unfit_for
+    from graphopt.analyses.binding import bind_shapes
     from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.context import Context
     from graphopt.formats import load
     from graphopt.pipeline.prepare import named
-    from graphopt.samples import bind_shapes
 
     loaded = named(load(model))  # figures are known by the names of nodes
-    bound, notes = bind_shapes(loaded, parse_shapes(shapes), unfit=unfit_for(loaded))
+    bound, notes = bind_shapes(loaded, parse_shapes(shapes))
     where = named_target(target)
     ctx = Context(loaded, target=where, shapes=bound)
     with progress(not as_json) as shown:

@@ -48,7 +48,7 @@ def command(
             raise UsageError("--netron shows the model as Netron does: give it alone")
         _in_netron(model)
         return
-    from graphopt.analyses.demand import unfit_for
+    from graphopt.analyses.binding import bind_shapes
     from graphopt.backend import named_target
     from graphopt.cli.destinations import Destinations, is_page
     from graphopt.cli.progress import progress
@@ -58,7 +58,7 @@ def command(
     from graphopt.page.model import model_page
     from graphopt.pipeline.prepare import named
     from graphopt.replacing import replace_files
-    from graphopt.samples import bind_shapes, stand_ins
+    from graphopt.samples import stand_ins
 
     where = named_target(target)
     files = Destinations([model, target])
@@ -67,7 +67,7 @@ def command(
     with files.told(), progress(not as_json) as shown:
         shown("drawing", 0, 0)
         loaded = named(load(model))
-        bound, _ = bind_shapes(loaded, parse_shapes(shapes), unfit=unfit_for(loaded))
+        bound, _ = bind_shapes(loaded, parse_shapes(shapes))
         ms = {}
         if profile:
             shown("profiling", 0, 0)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes, sized
 from graphopt.converting.mending import mend_shape
 from graphopt.converting.process import Converter
 from graphopt.errors import GraphOptError, ModelError
 from graphopt.execution.runtime import run
-from graphopt.samples import bind_shapes, sized, synthetic
+from graphopt.samples import synthetic
 from graphopt.samples.thresholds import categories_of, thresholds_of
 
 __all__ = ["check_against_framework", "difference", "drawn", "predicted"]

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.backend import backend_of
 from graphopt.deploy.manifest import Manifest, read_manifest
 from graphopt.errors import MissingExtra, ModelError
 from graphopt.formats import load
 from graphopt.measuring.statistics import Array, compare_times
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 from graphopt.target import Target
 
 __all__ = ["Benchmark", "Row", "benchmark"]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.backend import Arrays, Timing, find_target
 from graphopt.deploy.manifest import Manifest, read_manifest, write_manifest
 from graphopt.deploy.processors import processors
@@ -31,7 +32,7 @@ from graphopt.measuring.batch_size import MOST, best_batch, reads_rows
 from graphopt.measuring.statistics import compare_times, verdict
 from graphopt.measuring.worker import Served, alternate, keep_feeds, served
 from graphopt.replacing import alone_in
-from graphopt.samples import bind_shapes, stand_ins
+from graphopt.samples import stand_ins
 from graphopt.target import Target
 
 __all__ = ["ROWS", "Tuned", "options", "tune"]

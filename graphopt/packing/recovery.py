@@ -18,7 +18,7 @@ from graphopt.context import Context, Progress
 from graphopt.execution.trainable import trainable
 from graphopt.packing.rounding import Layer
 from graphopt.samples import Samples
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.inputs import inputs_of
 from graphopt.training.examples import Examples
 from graphopt.training.loop import train
 from graphopt.training.losses import Criterion, kinds_of, untrainable

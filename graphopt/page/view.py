@@ -10,13 +10,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from graphopt.analyses.demand import unfit_for
+from graphopt.analyses.binding import bind_shapes
 from graphopt.formats import load
 from graphopt.io.reading import from_proto
 from graphopt.page.model import model_page
 from graphopt.pipeline.prepare import named
 from graphopt.replacing import replace_files
-from graphopt.samples import bind_shapes
 
 __all__ = ["View", "view"]
 
@@ -63,6 +62,6 @@ def view(
         model = from_proto(model)
     model = named(model)
     given = {k: tuple(v) for k, v in (shapes or {}).items()}
-    bound, _ = bind_shapes(model, given, unfit=unfit_for(model))
+    bound, _ = bind_shapes(model, given)
     name = name or model.graph.name or "model"
     return View(name, model_page(name, model, bound))

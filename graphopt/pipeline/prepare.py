@@ -10,7 +10,8 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from graphopt.analyses.demand import too_much, unfit_for
+from graphopt.analyses.binding import bind_shapes
+from graphopt.analyses.demand import too_much
 from graphopt.backend import named_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
@@ -26,14 +27,7 @@ from graphopt.pipeline.probing import beyond, probe_of
 from graphopt.pipeline.state import State
 from graphopt.reporting.tracking import Scalar
 from graphopt.rewriting.opset import limit_opset
-from graphopt.samples import (
-    Feeds,
-    Samples,
-    SampleSource,
-    bind_shapes,
-    open_samples,
-    stand_ins,
-)
+from graphopt.samples import Feeds, Samples, SampleSource, open_samples, stand_ins
 from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.target import Target
 from graphopt.verification.graph import check_graph
@@ -136,7 +130,7 @@ def prepare(
     given = open_samples(samples, model) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
-    sizes, chosen = bind_shapes(model, fixed, first, unfit_for(model))
+    sizes, chosen = bind_shapes(model, fixed, first)
     notes = [*warnings_of(model), *chosen]
     if measure and not target.measured:
         notes.append(

@@ -12,8 +12,8 @@ from graphopt.errors import SamplesError
 from graphopt.execution.runtime import in_parts
 from graphopt.pipeline.state import State
 from graphopt.samples import Feeds, Samples, synthetic
+from graphopt.samples.inputs import inputs_of
 from graphopt.samples.rows import first_rows
-from graphopt.samples.stream import inputs_of
 from graphopt.verification.branches import Sought, seek
 
 __all__ = ["beyond", "probe_of"]

@@ -2,7 +2,6 @@
 
 from graphopt.samples.opening import SampleSource, open_samples
 from graphopt.samples.plausible import plausible
-from graphopt.samples.shapes import bind_shapes, sized
 from graphopt.samples.stand_ins import many, of_unknown_scale, stand_ins
 from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.synthetic import synthetic
@@ -11,12 +10,10 @@ __all__ = [
     "Feeds",
     "SampleSource",
     "Samples",
-    "bind_shapes",
     "many",
     "of_unknown_scale",
     "open_samples",
     "plausible",
-    "sized",
     "stand_ins",
     "synthetic",
 ]

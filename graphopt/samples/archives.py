@@ -14,7 +14,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from graphopt.errors import SamplesError
-from graphopt.samples.stream import Input
+from graphopt.samples.inputs import Input
 
 __all__ = ["MAPPED", "read_npz"]
 

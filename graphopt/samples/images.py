@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from graphopt.errors import MissingExtra, SamplesError, UsageError
-from graphopt.samples.stream import Input
+from graphopt.samples.inputs import Input
 
 __all__ = ["SUFFIXES", "Preprocess", "read_images", "recipe_for"]
 

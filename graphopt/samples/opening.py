@@ -13,7 +13,8 @@ from graphopt.blame import described
 from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.archives import MAPPED, read_npz
 from graphopt.samples.images import SUFFIXES, read_images, recipe_for
-from graphopt.samples.stream import Feeds, Input, Samples, fit, inputs_of
+from graphopt.samples.inputs import Input, inputs_of
+from graphopt.samples.stream import Feeds, Samples, fit
 from graphopt.samples.tables import TABLES, arrow_files, is_frame, read_frame, read_table
 from graphopt.samples.tokens import token_model
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.samples.inputs import Input, inputs_of
 from graphopt.samples.meaning import meaning_of
-from graphopt.samples.stream import Feeds, Input, Samples, inputs_of
+from graphopt.samples.stream import Feeds, Samples
 
 __all__ = ["plausible"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.samples.stream import Feeds, Samples, inputs_of
+from graphopt.samples.inputs import inputs_of
+from graphopt.samples.stream import Feeds, Samples
 
 __all__ = ["cut", "first_rows", "first_runs", "free_rows"]
 

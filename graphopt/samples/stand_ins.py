@@ -12,9 +12,10 @@ from graphopt.errors import ModelError
 from graphopt.execution.runtime import run
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.reading import examples_of
+from graphopt.samples.inputs import inputs_of
 from graphopt.samples.meaning import meaning_of
 from graphopt.samples.states import states_of
-from graphopt.samples.stream import Samples, inputs_of
+from graphopt.samples.stream import Samples
 from graphopt.samples.synthetic import synthetic
 
 __all__ = ["humbler", "in_the_way", "many", "of_unknown_scale", "stand_ins"]

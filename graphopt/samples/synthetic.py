@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import SamplesError
+from graphopt.samples.inputs import Input, inputs_of
 from graphopt.samples.leaves import dead_leaves
 from graphopt.samples.meaning import Meaning, meaning_of
-from graphopt.samples.stream import Feeds, Input, Samples, inputs_of
+from graphopt.samples.stream import Feeds, Samples
 from graphopt.samples.thresholds import about
 
 __all__ = ["synthetic"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import MissingExtra, SamplesError
-from graphopt.samples.stream import Input
+from graphopt.samples.inputs import Input
 
 __all__ = ["TABLES", "arrow_files", "is_frame", "read_frame", "read_table"]
 

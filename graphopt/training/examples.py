@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.context import Context
-from graphopt.samples.stream import Input
+from graphopt.samples.inputs import Input
 from graphopt.training.batches import Batch
 from graphopt.training.mixing import drawn, mix, mixable
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import SamplesError, UsageError
-from graphopt.samples.stream import Input, fit
+from graphopt.samples.inputs import Input
+from graphopt.samples.stream import fit
 from graphopt.training.batches import Batch
 from graphopt.training.examples import Teacher, held_count, tensors
 from graphopt.user_code import load_attribute

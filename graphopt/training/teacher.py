@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphopt.execution.observe import with_outputs
 from graphopt.execution.runtime import opened
 from graphopt.execution.trainable import trainable
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.inputs import inputs_of
 from graphopt.training.examples import Teacher, tensors
 from graphopt.training.processes import device_of
 

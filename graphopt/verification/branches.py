@@ -20,8 +20,9 @@ from graphopt.execution.runtime import Arrays, opened
 from graphopt.graph.constants import constant_value
 from graphopt.graph.traverse import all_nodes
 from graphopt.samples import synthetic
+from graphopt.samples.inputs import Input, inputs_of
 from graphopt.samples.meaning import meaning_of
-from graphopt.samples.stream import Feeds, Input, inputs_of
+from graphopt.samples.stream import Feeds
 from graphopt.verification.watching import counted, is_if
 
 __all__ = ["Sought", "seek"]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes, sized
 from graphopt.execution.runtime import run
-from graphopt.samples import bind_shapes, sized, synthetic
-from graphopt.samples.stream import inputs_of
+from graphopt.samples import synthetic
+from graphopt.samples.inputs import inputs_of
 from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["merged_error"]

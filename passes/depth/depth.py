@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.cost import macs_of
 from graphopt.analyses.residual import Residual, residuals
 from graphopt.analyses.shapes.analysis import bound_shapes, shapes
@@ -29,7 +30,7 @@ from graphopt.graph import provenance
 from graphopt.graph.building import Builder, remove_dead
 from graphopt.layers import by_node, pattern_of
 from graphopt.pass_ import Pass
-from graphopt.samples import Feeds, bind_shapes
+from graphopt.samples import Feeds
 
 __all__ = ["Depth"]
 

@@ -25,7 +25,7 @@ from graphopt.execution.observe import observe
 from graphopt.execution.staged import Staged
 from graphopt.execution.trainable import trainable
 from graphopt.samples import Samples
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.inputs import inputs_of
 from graphopt.training.batches import Batch
 from graphopt.training.examples import Examples, Store
 from graphopt.training.loop import train

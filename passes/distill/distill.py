@@ -29,8 +29,8 @@ from graphopt.formats import load
 from graphopt.graph.constants import QUANTIZATION
 from graphopt.pass_ import Pass
 from graphopt.rewriting.merging import merge
+from graphopt.samples.inputs import inputs_of
 from graphopt.samples.rows import first_runs
-from graphopt.samples.stream import inputs_of
 from graphopt.training.examples import Examples
 from graphopt.training.fake_quantization import fake_quantized, settle
 from graphopt.training.loader import Loader, Stream

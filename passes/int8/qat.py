@@ -22,7 +22,7 @@ from graphopt.context import Context
 from graphopt.errors import MissingExtra, SamplesError
 from graphopt.execution.trainable import trainable, write_back
 from graphopt.graph.constants import constant_value
-from graphopt.samples.stream import inputs_of
+from graphopt.samples.inputs import inputs_of
 from graphopt.training.examples import Examples
 from graphopt.training.fake_quantization import fake_quantized, settle
 from graphopt.training.loop import train

@@ -20,11 +20,12 @@ from graphopt.passes.int8.dynamic import addend_after
 from graphopt.passes.int8.operators import describe
 from graphopt.passes.int8.plan import CORE, POOLS, Choice, Plan, Quantize
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.context import Context, Pair
 from graphopt.graph.constants import weight_of
 from graphopt.measuring.parts import cut_out
-from graphopt.samples import bind_shapes, synthetic
+from graphopt.samples import synthetic
 
 __all__ = ["SLOWER", "gains_in_blocks", "slower_nodes", "worth_their_borders"]
 

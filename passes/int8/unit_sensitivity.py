@@ -18,6 +18,7 @@ from graphopt.analyses.cost import cost
 from graphopt.calibration.sensitivity import sensitivities
 from graphopt.context import Context
 from graphopt.graph.traverse import all_nodes
+from graphopt.samples.inputs import inputs_of
 
 __all__ = [
     "Unit",
@@ -102,13 +103,21 @@ def measured_on(ctx: Context) -> tuple[int, int]:
     """On how many runs single changes are measured, and how many rows of each (0: all)."""
     if ctx.referee is None:
         return UNIT_RUNS, 0
-    macs = max(sum(c.macs or 0 for c in ctx.get(cost).nodes.values()), 1)
-    able, rows = int(UNIT_MACS / macs), ctx.referee.rows
+    rows = ctx.referee.rows
+    counted = sum(c.macs or 0 for c in ctx.get(cost).nodes.values())
+    macs = max(counted * rows / _rows(ctx) if rows else counted, 1)
+    able = int(UNIT_MACS / macs)
     if able >= UNIT_RUNS or rows < 2:
         return min(ctx.referee.runs, MOST, max(UNIT_RUNS, able)), 0
     some = max(UNIT_ROWS, int(UNIT_MACS * rows / macs))
     runs = min(ctx.referee.runs, MOST, some)
     return runs, some // runs
+
+
+def _rows(ctx: Context) -> int:
+    """Of a run at the sizes that work is counted at."""
+    shapes = [ctx.shapes.get(i.name) for i in inputs_of(ctx.model) if i.batch is None]
+    return max((s[0] for s in shapes if s), default=1)
 
 
 def units_of(plan: Plan) -> list[list[ir.Node]]:

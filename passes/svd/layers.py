@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.linear import Linear, linear_of
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.analyses.shapes.facts import Shapes
@@ -21,7 +22,6 @@ from graphopt.context import Context
 from graphopt.graph import provenance
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_array, is_constant
-from graphopt.samples import bind_shapes
 
 __all__ = ["Array", "Geometry", "Layer", "Use", "find"]
 

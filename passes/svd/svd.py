@@ -26,6 +26,7 @@ from graphopt.passes.svd.sensitivity import sensitivities
 from graphopt.passes.svd.speed import is_faster
 from graphopt.passes.svd.stages import Candidate, Cost, Problem, original
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.cost import cost, macs_of
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.context import Context
@@ -34,7 +35,6 @@ from graphopt.graph import provenance
 from graphopt.graph.building import Names
 from graphopt.layers import by_layer, names_of, pattern_of
 from graphopt.pass_ import Pass
-from graphopt.samples import bind_shapes
 
 __all__ = ["Svd"]
 

@@ -272,10 +272,8 @@ class Shapes:
                 dims.append(d)
             elif bound is not None:
                 dims.append(bound)
-            elif name:
-                dims.append(symbol(clean_name(name)))
-            elif value.is_graph_input():
-                dims.append(symbol(f"?@{clean_name(value.name or '')}.{k}"))
+            elif name or value.is_graph_input():
+                dims.append(symbol(symbol_of(value.name or "", k, name)))
             else:
                 dims.append(self.fresh())
         return tuple(dims)
@@ -305,6 +303,11 @@ class Shapes:
         if foreign and self._trust:
             return Fact(dtype, self._declared(value))
         return fact if dtype is fact.dtype else fact._replace(dtype=dtype, data=None)
+
+
+def symbol_of(value: str, axis: int, name: str | None) -> str:
+    """What the size of an input's axis is called, by the name of the axis if it has one."""
+    return clean_name(name) if name else f"?@{clean_name(value)}.{axis}"
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.errors import SamplesError, UsageError
-from graphopt.samples import Samples, archives, bind_shapes, open_samples
-from graphopt.samples.stream import inputs_of
+from graphopt.samples import Samples, archives, open_samples
+from graphopt.samples.inputs import inputs_of
 
 Dims = tuple[int | str | None, ...]
 

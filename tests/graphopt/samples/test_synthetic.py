@@ -8,9 +8,10 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
+from graphopt.analyses.binding import bind_shapes
 from graphopt.errors import SamplesError, UsageError
 from graphopt.execution.runtime import run
-from graphopt.samples import bind_shapes, synthetic
+from graphopt.samples import synthetic
 from graphopt.samples.thresholds import categories_of, thresholds_of
 from graphopt.testing import parse_model
 
