@@ -42,6 +42,7 @@ from graphopt.target import Target
 __all__ = ["Served", "all_served", "alternate", "keep_feeds", "serve", "served"]
 
 BURST = 0.02  # seconds of one turn: long enough for caches and clocks to settle
+LONG = 0.1  # seconds of runs that tell as much as several short ones, warm or timed
 MIN_ROUNDS, MIN_RUNS, WARM_RUNS = 5, 3, 2
 
 
@@ -53,7 +54,7 @@ class Served:
     weight: Weight
 
     def burst(self) -> list[float]:
-        """Milliseconds of the runs of one turn, two runs before it not told."""
+        """Milliseconds of the runs of one turn; one or two before it are not told."""
         self.resume()
         try:
             return [float(t) for t in self._ask(repr(BURST))]
@@ -184,11 +185,14 @@ def serve(session: Session, runs: Sequence[Arrays], lines: Iterator[str]) -> Ite
     """Answer every line, a number of seconds, with the milliseconds of the runs it took in turn."""
     following = cycle(runs)
     for line in lines:
+        warm = time.perf_counter() + LONG
         for _ in range(WARM_RUNS):
             session(next(following))
+            if time.perf_counter() > warm:
+                break
         times: list[float] = []
-        end = time.perf_counter() + float(line)
-        while len(times) < MIN_RUNS or time.perf_counter() < end:
+        start = time.perf_counter()
+        while time.perf_counter() - start < (LONG if len(times) < MIN_RUNS else float(line)):
             feeds = next(following)
             began = time.perf_counter()
             session(feeds)

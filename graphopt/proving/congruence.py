@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from graphopt.graph.evaluation import NOT_FUNCTIONS
 from graphopt.proving.bodies import Body, captured
-from graphopt.proving.spelling import hashable
+from graphopt.proving.spelling import hashable, version_of
 from graphopt.proving.terms import Term
 
 __all__ = ["unequal_arguments"]
@@ -20,7 +20,7 @@ SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3}
 
 def unequal_arguments(old: Term, new: Term) -> list[tuple[Term, Term]] | None:
     """The pairs that must be equal for the two terms to be; None if that would not be enough."""
-    if (old.op, old.output, old.opset) != (new.op, new.output, new.opset) or not old.args:
+    if _function(old) != _function(new) or not old.args:
         return None
     if old.node is None or new.node is None or old.node.op_type in NOT_FUNCTIONS:
         return None
@@ -41,6 +41,10 @@ def unequal_arguments(old: Term, new: Term) -> list[tuple[Term, Term]] | None:
     if any(a is None or b is None for a, b in pairs):
         return None
     return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
+def _function(term: Term) -> tuple[str, int, int]:
+    return term.op, term.output, version_of(term.op, term.opset)
 
 
 def _written(term: Term) -> dict[str, object]:

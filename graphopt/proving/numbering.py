@@ -23,7 +23,7 @@ from graphopt.graph.traverse import subgraphs
 from graphopt.proving.bodies import Body, ControlFlow, captured
 from graphopt.proving.sequences import WITHOUT_SEQUENCE
 from graphopt.proving.sizes import own_unknowns, shareable, window_sizes
-from graphopt.proving.spelling import BREAKS, MOVED, attributes_of, hashable
+from graphopt.proving.spelling import MOVED, attributes_of, hashable, version_of
 from graphopt.proving.terms import Term, Terms
 
 __all__ = ["Numbered", "Walk", "numbered"]
@@ -181,7 +181,7 @@ class Walk(ControlFlow):
             args += captured(graphs)
         op = f"{domain}:{node.op_type}" if domain else node.op_type
         stable = deterministic(node) or (domain not in ("", "ai.onnx.ml") and not graphs)
-        version = sum(v <= self.opset for v in BREAKS.get(node.op_type, ())) if not domain else 0
+        version = version_of(op, self.opset)
         written = tuple(sorted((k, hashable(v)) for k, v in attributes.items()))
         key = (op, tuple(args), written, version, None if stable or graphs else node.name)
         same = (*key, len(node.outputs)) if stable and not graphs and not self.scope else None

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.graph.attributes import default_attribute
 
-__all__ = ["BREAKS", "MOVED", "attributes_of", "hashable"]
+__all__ = ["MOVED", "attributes_of", "hashable", "version_of"]
 
 #: Where a newer version of an operator means something else by the same words.
 BREAKS = {
@@ -50,6 +50,11 @@ def attributes_of(node: ir.Node, opset: int) -> dict[str, Any]:
             continue
         found[a.name] = value
     return found
+
+
+def version_of(op: str, opset: int) -> int:
+    """Which of the meanings that an operator of the standard has had."""
+    return sum(v <= opset for v in BREAKS.get(op, ()))
 
 
 def hashable(value: Any) -> Any:

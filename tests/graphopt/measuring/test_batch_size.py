@@ -1,6 +1,7 @@
 """Batch size of trees: the fewest rows of a run that give the most rows a second."""
 
 import dataclasses
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -83,6 +84,13 @@ def test_rows_differ_from_run_to_run():
     runs = [{"x": np.full(1, k)} for k in range(3)]
     list(serve(lambda feeds: seen.append(feeds["x"][0]), runs, iter(["0", "0"])))
     assert seen == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+def test_runs_that_take_long_are_few():
+    slow = list(serve(lambda feeds: time.sleep(0.11), [{}], iter(["0.02"])))
+    quick = list(serve(lambda feeds: None, [{}], iter(["0"])))
+    assert len(slow[0]) == 1
+    assert len(quick[0]) == 3
 
 
 def test_the_manifest_and_the_report_say_how_many(tmp_path, monkeypatch, forest):
