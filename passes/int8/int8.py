@@ -129,6 +129,7 @@ class Int8(Pass):
             if not raise_for("int8", model, ctx, OPSET):
                 return 0
             settled = 1
+        drawn = ctx.samples
         if ctx.samples is not None and not ctx.samples.synthetic:
             ctx.samples, odd = plausible(ctx.samples, model)
             for text in odd:
@@ -221,7 +222,7 @@ class Int8(Pass):
         if self.qat:
             choice, trained = trained_within_budget(model, ctx, draft, slow, quantize)
         else:
-            choice = choose(model, ctx, draft, slow, quantize)
+            choice = choose(model, ctx, draft, slow, quantize, drawn)
             if len(choice.left) > len(slow):
                 some = planned(model.graph, choice)
                 choice = worth_their_borders(model, ctx, some, choice, quantize)

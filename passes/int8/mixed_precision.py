@@ -41,11 +41,13 @@ from graphopt.passes.int8.unit_sensitivity import (
 
 from graphopt.analyses.cost import cost
 from graphopt.analyses.shapes.analysis import shapes
+from graphopt.budget import Budget
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_nodes
 from graphopt.knapsack import left_out, marginal_steps
+from graphopt.samples import Samples
 from graphopt.verification.outputs import compare_outputs
 
 __all__ = ["FACT", "choose", "meets_budget"]
@@ -56,14 +58,33 @@ FACT = "int8.precision"
 RUNS = 16
 #: Whole models that are measured while units are offered again.
 OFFERS = 12
+#: Error on invented inputs beyond which integers are doubted: outputs that move by a tenth of how
+#: far they spread are seldom safe on others.
+DOUBT = 0.1
 #: Integers that do less of the work than this are not worth weights of 16 bits elsewhere.
 LITTLE = 0.1
 
 
 def choose(
-    model: ir.Model, ctx: Context, plan: Plan, slow: Mapping[str, str], quantize: Quantize
+    model: ir.Model,
+    ctx: Context,
+    plan: Plan,
+    slow: Mapping[str, str],
+    quantize: Quantize,
+    invented: Samples | None = None,
 ) -> Choice:
-    """What becomes of the nodes of `plan`, for the sake of budget and guard."""
+    """What becomes of the nodes of `plan`, for the sake of budget and guard.
+
+    Without samples, on `invented` inputs: a range that is found in each run may still be far wider
+    than most of what is in it (powers of a spectrum, of which the logarithm is taken).
+    """
+    if ctx.samples is None and invented is not None:
+        kept = ctx.samples, ctx.budget
+        ctx.samples, ctx.budget = invented, _doubting(ctx.budget)
+        try:
+            return choose(model, ctx, plan, slow, quantize)
+        finally:
+            ctx.samples, ctx.budget = kept
     if FACT in ctx.facts:
         known = ctx.facts[FACT]
         return Choice(**{**known, "left": {**slow, **known["left"]}})
@@ -73,6 +94,12 @@ def choose(
     left = {n: why for n, why in chosen.left.items() if n not in slow}
     ctx.facts[FACT] = {**dataclasses.asdict(chosen), "left": left}
     return chosen
+
+
+def _doubting(budget: Budget | None) -> Budget:
+    """A limit of error where the user neither gave one nor lifted them all."""
+    budget = budget or Budget()
+    return budget if budget.guard is None else dataclasses.replace(budget, max_error=DOUBT)
 
 
 def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
@@ -318,7 +345,8 @@ class _Search:
         if budget is None:
             return True
         if budget.max_error is not None:
-            found = compare_outputs(self.expected, run_each(made, self.probe))
+            as_deployed = run_each(made, self.probe, optimize=True)
+            found = compare_outputs(self.expected, as_deployed)
             if found.worst > budget.max_error:
                 return False
         if budget.max_drop is None:

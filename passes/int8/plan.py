@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 import onnx_ir as ir
 from graphopt.passes.int8 import embeddings, recurrent
+from graphopt.passes.int8.captured import read_inside
 from graphopt.passes.int8.operators import FEW_BITS, Operator, clamp_after, describe
 from graphopt.passes.int8.stored import weights_to_store
 from graphopt.passes.int8.unfolding import unfolds
@@ -214,6 +215,12 @@ def make_plan(
             continue
         if dynamic:
             plan.dynamic[node] = kind
+            continue
+        if kind.output != "either" and read_inside(node.outputs[0]):
+            if core:
+                plan.left[node] = (
+                    "a loop or branch reads what it makes, on which the runtime aborts"
+                )
             continue
         plan.nodes[node] = kind
         clamp = clamp_after(node)

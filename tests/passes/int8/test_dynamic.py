@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 from graphopt.passes.int8 import Int8
 
+from graphopt import Budget, optimize
 from graphopt.backend import find_target
 from graphopt.context import Context
 from graphopt.execution.runtime import run
@@ -288,3 +289,29 @@ def test_an_untied_table_keeps_its_own_scales():
     )
     assert "GatherBlockQuantized" in operators(model)
     assert "Transpose" not in operators(model)
+
+
+def worst(result):
+    return max(e.rel_l2 for e in result.report.steps[0].error_vs_source.values())
+
+
+def spectrum(**options):
+    """The logarithm of the powers in bands, as what recognizes speech begins with."""
+    text = "f = MatMul(x, w)  p = Mul(f, f)  b = MatMul(p, v)  c = Max(b, e)  y = Log(c)"
+    constants = {"w": normal(64, 64), "v": np.abs(normal(64, 32)) ** 8, "e": np.float32(1e-7)}
+    constants["w"] *= np.geomspace(1, 1e-4, 64, dtype=np.float32)
+    constants["v"] *= np.eye(64, 32, dtype=np.float32) + np.eye(64, 32, -32, dtype=np.float32)
+    model = parse_model(text, inputs={"x": ("n", 64)}, constants=constants)
+    return optimize(model, "int8", measure=False, **options)
+
+
+def test_powers_of_a_spectrum_are_no_integers_where_nothing_says_how_large_they_are():
+    """Ranges are found in each run, and most of a spectrum is far below its peak."""
+    result = spectrum()
+    assert worst(result) < 0.1
+    assert any("went back to float" in note for note in result.report.steps[0].notes)
+
+
+def test_who_lifts_the_limits_gets_integers():
+    result = spectrum(budget=Budget(max_disagreement=np.inf))
+    assert worst(result) > 0.1
