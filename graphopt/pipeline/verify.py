@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from graphopt.analyses.shapes.analysis import shapes
+from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.errors import InputError
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
@@ -76,7 +80,12 @@ def verify(
         outputs=outputs, vs_previous=previous.errors or None, vs_source=source.errors or None
     )
     if source.broken:
-        return dataclasses.replace(verdict, reason=_moved(source), broken=True)
+        told = (
+            " (its size follows from values)"
+            if lossy and _resized(state, judge.source, seen)
+            else ""
+        )
+        return dataclasses.replace(verdict, reason=_moved(source) + told, broken=not told)
     if not lossy:
 
         def equal(compared: Comparison, runs: slice) -> bool:
@@ -103,6 +112,25 @@ def verify(
         share, limit = likely * setting.guard.limit, share * setting.guard.limit
         reason = f"other inputs are likely to say something else: {share:.1%} (at most {limit:.1%})"
     return dataclasses.replace(verdict, reason=reason)
+
+
+def _resized(state: State, expected: Sequence[Outputs], got: Sequence[Outputs]) -> bool:
+    """Whether outputs differ in sizes that follow from values alone: boxes found, words said.
+
+    No single edit is at fault where other numbers are other sizes.
+    """
+    facts = state.context.get(shapes)
+    free = {v.name for v in state.model.graph.outputs if _from_values(facts.shape(v))}
+    pairs = [(a[n], b[n], n) for a, b in zip(expected, got, strict=True) for n in a if n in b]
+    forms = [(np.shape(x), np.shape(y), n) for x, y, n in pairs]
+    odd = [(x, y, n) for x, y, n in forms if x != y]
+    return bool(odd) and all(n in free and len(x) == len(y) for x, y, n in odd)
+
+
+def _from_values(dims: Sequence[Dim] | None) -> bool:
+    """Whether a size is not known from those of the inputs."""
+    atoms = {a for d in dims or () if isinstance(d, Expr) for a in d.atoms}
+    return dims is None or any(a.startswith(("?", "~")) and a[:2] != "?@" for a in atoms)
 
 
 def _likely(guard: Guard, state: State, seen: Sequence[Outputs]) -> float:
