@@ -34,7 +34,8 @@ def plausible(samples: Samples, model: ir.Model) -> tuple[Samples | None, list[s
     inputs = [i for i in inputs_of(model) if i.dtype.kind == "f"]
     values = {v.name: v for v in model.graph.inputs}
     seen = {i.name: np.concatenate([_extremes(f[i.name], i) for f in samples]) for i in inputs}
-    notes, limits, constant = [], {}, 0
+    notes, limits = list[str](), dict[str, float]()
+    constant: dict[float, list[str]] = {}
     for one in inputs:
         low, high = seen[one.name].T
         peaks = np.maximum(-low, high)
@@ -42,8 +43,7 @@ def plausible(samples: Samples, model: ir.Model) -> tuple[Samples | None, list[s
         odd = int((peaks > FAR * usual).sum())
         most = float(peaks.max(initial=0))
         if low.min() == high.max():
-            constant += 1
-            notes.append(f"'{one.name}' is {low.min():g} throughout: no range follows from that")
+            constant.setdefault(float(low.min()), []).append(one.name)
         elif odd and usual:
             text = f"'{one.name}' reaches {most:.3g} in {odd} of {len(peaks)} samples"
             notes.append(f"{text}, where half of them stay below {usual:.3g}")
@@ -53,7 +53,10 @@ def plausible(samples: Samples, model: ir.Model) -> tuple[Samples | None, list[s
         pixels = meaning_of(values[one.name], model)
         if pixels.kind == "image" and pixels.high and 0 < most < NARROW * pixels.high:
             notes.append(f"'{one.name}' reaches {most:.3g} of the {pixels.high} the model scales")
-    if constant and constant == len(inputs_of(model)):
+    for value, names in constant.items():
+        others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        notes.append(f"'{names[0]}'{others} is {value:g} throughout: no range follows from that")
+    if constant and sum(map(len, constant.values())) == len(inputs_of(model)):
         return None, notes
     if limits:
         rest = Samples(_Without(samples, inputs, limits), samples.source, samples.synthetic)
