@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from graphopt.reporting.records import FEW, Agreement
+from graphopt.verification.found import unmatched
 
 __all__ = [
     "ALIKE",
@@ -50,7 +51,7 @@ Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Any]
 Kind = Literal[
     "decisions", "scores", "logits", "chances", "detections", "margins", "embedding", "values",
-    "features", "state",
+    "features", "state", "found",
 ]  # fmt: skip
 
 #: What lossy steps may change of what is not decided, where decisions may change by 1 %:
@@ -297,6 +298,13 @@ def _features(want: list[Any], got: list[Any], limit: float, share: float) -> Ag
     return dataclasses.replace(scores, kind="scores")
 
 
+def _found(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
+    """Rows without a partner; `want` and `got` hold them along the first axis."""
+    alone, rows = unmatched(want, got, 0)
+    n = max(rows, FEW)
+    return Agreement("decisions", n, min(alone, n), min(alone / n, 1.0), limit)
+
+
 JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, float], Agreement]] = {
     "decisions": _decisions,
     "scores": _scores,
@@ -308,4 +316,5 @@ JUDGES: dict[Kind, Callable[[list[Any], list[Any], float, float], Agreement]] = 
     "values": _values,
     "features": _features,
     "state": _state,
+    "found": _found,
 }

@@ -28,6 +28,7 @@ from graphopt.verification.agreement import (
     chances_beside_values,
     distributed,
 )
+from graphopt.verification.found import counted_axis
 from graphopt.verification.saturation import LOGITS, made_by, opened_with_logits, saturated
 
 __all__ = ["Guard", "kind_of"]
@@ -121,13 +122,15 @@ class Guard:
     ) -> None:
         self.model, self.expected, self.probe, self.limit = model, expected, probe, limit
         self.kinds: dict[str, Kind] = {}
+        #: Of outputs whose number of rows follows from values, the axis of the rows.
+        self.counted: dict[str, int] = {}
         self._turned = {
             name for name in (expected[0] if expected else ()) if self._time_first(name)
         }
         for value in model.graph.outputs:
             arrays = [run[value.name] for run in expected if value.name and value.name in run]
             if arrays and all(isinstance(a, np.ndarray) for a in arrays):
-                self.kinds[value.name or ""] = kind_of(value, arrays)
+                self.kinds[value.name or ""] = self._kind(value, arrays)
         decided = any(kind in ("scores", "chances") for kind in self.kinds.values())
         states = self._states()
         for name, kind in self.kinds.items():
@@ -135,6 +138,14 @@ class Guard:
                 self.kinds[name] = "state"
             elif kind == "logits" and decided:  # coordinates, or what the scores are made of
                 self.kinds[name] = "values"
+
+    def _kind(self, value: ir.Value, arrays: Sequence[Array]) -> Kind:
+        forms = [tuple(np.shape(feed[n]) for n in sorted(feed)) for feed in self.probe]
+        axis = counted_axis(forms, arrays) if len(forms) == len(arrays) else None
+        if axis is None:
+            return kind_of(value, arrays)
+        self.counted[value.name or ""] = axis
+        return "found"
 
     def _states(self) -> set[str]:
         """Outputs of the form of an input, of which another says what matters: of all, none."""
@@ -209,6 +220,8 @@ class Guard:
     def by_rows(self, name: str, runs: Iterable[Outputs], key: str = "") -> list[Any]:
         """An output of each run, or what is kept as `key`, the rows of the inputs first."""
         found = [run[key or name] for run in runs]
+        if name in self.counted:
+            return [np.moveaxis(a, self.counted[name], 0) for a in found]
         if name not in self._turned:
             return found
         return [a.swapaxes(0, 1) if np.ndim(a) == 3 else a for a in found]

@@ -31,6 +31,7 @@ from graphopt.verification.agreement import (
     turn_of,
     weighty,
 )
+from graphopt.verification.found import unmatched
 from graphopt.verification.guard import Guard
 from graphopt.verification.saturation import LEAST
 
@@ -52,7 +53,8 @@ def strain(guard: Guard, got: Iterable[Outputs]) -> float:
         if logits is not None:
             total += _LOGIT_STRAINS[kind](*logits, limit)
             continue
-        total += _STRAINS[kind](want, have, limit) if alike else 1 / limit
+        told = alike or kind == "found"
+        total += _STRAINS[kind](want, have, limit) if told else 1 / limit
     return total
 
 
@@ -159,6 +161,11 @@ def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:
     return min(_values_strain(want, got, limit), either)
 
 
+def _found_strain(want: list[Any], got: list[Any], limit: float) -> float:
+    alone, rows = unmatched(want, got, 0)
+    return alone / max(rows, 1) / max(limit, 1e-9)
+
+
 _STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
     "decisions": _decisions_strain,
     "scores": _scores_strain,
@@ -170,6 +177,7 @@ _STRAINS: dict[Kind, Callable[[list[Any], list[Any], float], float]] = {
     "values": _values_strain,
     "features": _features_strain,
     "state": _state_strain,
+    "found": _found_strain,
 }
 #: Of outputs whose logits are judged in their stead.
 _LOGIT_STRAINS = {"chances": _sure_strain, "scores": _scores_strain}

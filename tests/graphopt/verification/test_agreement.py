@@ -453,7 +453,7 @@ def test_a_line_of_a_recurrent_layer_has_its_steps_on_the_first_axis():
     assert strain(Guard(model, want, feeds, limit=0.1), got) == pytest.approx(10)
     # where the rows come first, a row is no step
     feeds = [{"image": np.zeros((20, 1, 8, 160), np.float32)}] * 2
-    assert Guard(model, want, feeds).by_rows("y", want)[0].shape == (20, 1, 7)
+    assert Guard(model, want[:1] * 2, feeds).by_rows("y", want)[0].shape == (20, 1, 7)
 
 
 def test_of_few_values_the_worst_counts_and_of_many_the_mean():
