@@ -31,7 +31,7 @@ LARGEST = 1 << 17
 SEARCHES, NODES = 3, 2_000
 #: Sizes that tell whether an axis counts for an equation at all.
 PROBES = (512, 4096)
-_ELEMENTWISE = frozenset("Add Sub Mul Div Pow PRelu Where".split())  # noqa: SIM905
+_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Where"})
 
 
 def demanded(

@@ -44,8 +44,9 @@ def movement(expected: Iterable[Arrays], got: Iterable[Arrays]) -> float:
                 continue
             b = after[name]
             if a.shape != b.shape:  # its size follows from values
-                off[name] += float(np.square(a.astype(np.float64)).sum())
-                size[name] += float(np.square(a.astype(np.float64)).sum())
+                whole = float(np.square(a.astype(np.float64)).sum())
+                off[name] += whole
+                size[name] += whole
                 continue
             alike = (a == b) | (np.isnan(a) & np.isnan(b))
             x, y = (np.where(alike & ~np.isfinite(a), 0, v).astype(np.float64) for v in (a, b))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.analyses.shapes.analysis import shapes
-from graphopt.analyses.shapes.symbolic import Dim, Expr
+from graphopt.analyses.shapes.facts import from_values
 from graphopt.errors import InputError
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
@@ -74,7 +74,7 @@ def verify(
         seen = judge.as_deployed(state.skeleton) if lossy else outputs[:probed]
     except InputError as error:
         return Verdict(f"the result cannot be run as it is deployed: {error}", broken=True)
-    #: Of lossy steps the guard matches rows whose number follows from values, one to one.
+    # of lossy steps the guard matches rows whose number follows from values, one to one.
     matched = set(setting.guard.counted) if lossy and setting.guard else set()
     previous = compare_outputs(_without(before[:probed], matched), _without(seen, matched))
     source = compare_outputs(_without(judge.source, matched), _without(seen, matched))
@@ -127,17 +127,11 @@ def _resized(state: State, expected: Sequence[Outputs], got: Sequence[Outputs]) 
     No single edit is at fault where other numbers are other sizes.
     """
     facts = state.context.get(shapes)
-    free = {v.name for v in state.model.graph.outputs if _from_values(facts.shape(v))}
+    free = {v.name for v in state.model.graph.outputs if from_values(facts.shape(v))}
     pairs = [(a[n], b[n], n) for a, b in zip(expected, got, strict=True) for n in a if n in b]
     forms = [(np.shape(x), np.shape(y), n) for x, y, n in pairs]
     odd = [(x, y, n) for x, y, n in forms if x != y]
     return bool(odd) and all(n in free and len(x) == len(y) for x, y, n in odd)
-
-
-def _from_values(dims: Sequence[Dim] | None) -> bool:
-    """Whether a size is not known from those of the inputs."""
-    atoms = {a for d in dims or () if isinstance(d, Expr) for a in d.atoms}
-    return dims is None or any(a.startswith(("?", "~")) and a[:2] != "?@" for a in atoms)
 
 
 def _likely(guard: Guard, state: State, seen: Sequence[Outputs]) -> float:

@@ -15,7 +15,7 @@ __all__ = ["first_is_time"]
 
 #: Values that are looked at.
 MOST = 64
-_WINDOWS = frozenset("Conv MaxPool AveragePool LpPool ConvTranspose".split())  # noqa: SIM905
+_WINDOWS = frozenset({"AveragePool", "Conv", "ConvTranspose", "LpPool", "MaxPool"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 #: Operators that leave axes where they are, where the first operand has them all.
 _KEEP = frozenset(

@@ -300,7 +300,7 @@ def _features(want: list[Any], got: list[Any], limit: float, share: float) -> Ag
 
 def _found(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     """Rows without a partner; `want` and `got` hold them along the first axis."""
-    alone, rows = unmatched(want, got, 0)
+    alone, rows = unmatched(want, got)
     n = max(rows, FEW)
     return Agreement("decisions", n, min(alone, n), min(alone / n, 1.0), limit)
 

@@ -41,9 +41,9 @@ def counted_axis(forms: Sequence[Forms], arrays: Sequence[Array]) -> int | None:
     return odd.pop() if len(odd) == 1 else None
 
 
-def unmatched(want: Sequence[Array], got: Sequence[Array], axis: int) -> tuple[int, int]:
-    """How many rows of all runs have no partner, and how many there are, on both sides."""
-    wanted, made = ([_rows(a, axis) for a in side] for side in (want, got))
+def unmatched(want: Sequence[Array], got: Sequence[Array]) -> tuple[int, int]:
+    """How many rows (first axis) of all runs have no partner, and how many both sides have."""
+    wanted, made = (list(map(_rows, side)) for side in (want, got))
     allowed = _tolerances(wanted)
     alone = total = 0
     for a, b in zip(wanted, made, strict=True):
@@ -52,9 +52,8 @@ def unmatched(want: Sequence[Array], got: Sequence[Array], axis: int) -> tuple[i
     return alone, total
 
 
-def _rows(a: Array, axis: int) -> Array:
-    moved = np.moveaxis(a, axis, 0)
-    flat = moved.reshape(len(moved), int(np.prod(moved.shape[1:])))
+def _rows(a: Array) -> Array:
+    flat = a.reshape(len(a), int(np.prod(a.shape[1:])))
     return flat if flat.dtype.kind in "USO" else flat.astype(np.float64)
 
 

@@ -162,7 +162,7 @@ def _features_strain(want: list[Any], got: list[Any], limit: float) -> float:
 
 
 def _found_strain(want: list[Any], got: list[Any], limit: float) -> float:
-    alone, rows = unmatched(want, got, 0)
+    alone, rows = unmatched(want, got)
     return alone / max(rows, 1) / max(limit, 1e-9)
 
 

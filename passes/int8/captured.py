@@ -8,7 +8,8 @@ __all__ = ["read_inside"]
 
 #: Operators that a DequantizeLinear is moved behind, and those that are part of what is before it.
 _MOVES = frozenset(
-    "Clip Flatten Identity MaxPool Relu Reshape Slice Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
+    {"Clip", "Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Slice", "Squeeze"}
+    | {"Transpose", "Unsqueeze"}
 )
 
 

@@ -310,6 +310,12 @@ def symbol_of(value: str, axis: int, name: str | None) -> str:
     return clean_name(name) if name else f"?@{clean_name(value)}.{axis}"
 
 
+def from_values(dims: tuple[Dim, ...] | None) -> bool:
+    """Whether a size of such a shape is not known from those of the inputs."""
+    atoms = {a for d in dims or () if isinstance(d, Expr) for a in d.atoms}
+    return dims is None or any(a.startswith(("?", "~")) and a[:2] != "?@" for a in atoms)
+
+
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.inputs
     yield from graph.initializers.values()
