@@ -15,6 +15,7 @@ import numpy as np
 from graphopt.analyses.shapes.symbolic import Dim, symbol
 from graphopt.proving.polynomials import Atom, Monomial, Poly, Rational, Unprovable
 from graphopt.proving.scalars import Algebra
+from graphopt.proving.taps import reads, spread, written_out
 from graphopt.proving.terms import Term
 
 __all__ = ["Comparer"]
@@ -41,14 +42,27 @@ class _Part(NamedTuple):
 class Comparer:
     """Compares polynomials of one algebra."""
 
-    def __init__(self, algebra: Algebra, constants: Mapping[int, Term]) -> None:
+    def __init__(self, algebra: Algebra, terms: Mapping[int, Term]) -> None:
         self.algebra = algebra
-        self.constants = constants
+        self.terms = terms
 
     def equal(self, p: Poly, q: Poly) -> bool:
         """Whether p = q for every value of what is no constant, constants up to rounding."""
         found = self.ratio(p, q)
         return found is not None and abs(found - 1) <= ROUNDING
+
+    def equal_by_taps(self, p: Poly, q: Poly) -> bool:
+        """Whether p = q, windows written out and, if need be, single channels as sums.
+
+        Where q reads what p does not, 0 times an infinity could be in the way: that is not equal.
+        """
+        p, q = (written_out(self.algebra, side) for side in (p, q))
+        if not reads(q) <= reads(p):
+            return False
+        return self.equal(p, q) or any(
+            self.equal(*(spread(self.algebra, side, axis, self.terms) for side in (p, q)))
+            for axis in (1, -1)
+        )
 
     def ratio(self, p: Poly, q: Poly) -> float | None:
         """The number r with p = r q; None if there is none."""
@@ -225,8 +239,8 @@ class Comparer:
             if not bottom or not top:
                 return None
             r = top / bottom
-        allowed = ROUNDING * np.maximum(size_a, abs(r) * size_b) + LEAST
         with np.errstate(invalid="ignore"):  # infinities are equal or not
+            allowed = ROUNDING * np.maximum(size_a, abs(r) * size_b) + LEAST
             same = (a == r * b) | (np.abs(a - r * b) <= allowed) & np.isfinite(allowed)
         return r if bool(same.all()) else None
 
@@ -248,7 +262,8 @@ class Comparer:
             }
             value = np.full((1,) * (rank + len(extra)), float(part.factor))
             for atom, e in part.constants:
-                value = value * _power(self.number(atom, own), e)
+                with np.errstate(invalid="ignore"):  # 0 of infinity agrees with nothing
+                    value = value * _power(self.number(atom, own), e)
             if not extra:
                 found, magnitude = value, np.abs(value)
             else:
@@ -274,7 +289,7 @@ class Comparer:
         """A constant atom for every assignment of its variables."""
         ranges = self.algebra.ranges
         if atom.kind == "elem":
-            array = self.constants[atom.data[0]].array()
+            array = self.terms[atom.data[0]].array()
             at = [
                 np.clip(ranges.values(e, grid), 0, n - 1)
                 for e, n in zip(atom.index, array.shape, strict=True)

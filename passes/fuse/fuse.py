@@ -43,6 +43,8 @@ from graphopt.passes.fuse.layout.transposes import meet_transposes
 from graphopt.passes.fuse.layout.views import ShortenViews
 from graphopt.passes.fuse.norms import InstanceNorm, LayerNorm, NormScaleShift, RMSNorm
 from graphopt.passes.fuse.pad import PadIntoConv, PadIntoPool
+from graphopt.passes.fuse.parallel.convolutions import ParallelConvolutions
+from graphopt.passes.fuse.parallel.products import ParallelProducts
 from graphopt.passes.fuse.pools import PoolFirst
 from graphopt.passes.fuse.slow_forms import MeanOverRows, SumBeforeNorm
 from graphopt.passes.fuse.softmax import LogSoftmaxWritten, SoftmaxWritten
@@ -89,6 +91,8 @@ class Fuse(Pass):
         ScaleAfterBias,
         ScaleBefore,
         ShiftBefore,
+        ParallelConvolutions,
+        ParallelProducts,
         PadIntoConv,
         PadIntoPool,
         OneSlope,

@@ -119,7 +119,7 @@ class Prune(Pass):
             shares = self._shares(dims, ctx)
             dims = {name: dim for name, dim in dims.items() if shares.get(name)}
         if not dims:
-            return ctx.nothing("no dimension is free to prune (see `graphopt inspect --dims`)")
+            return ctx.nothing(self._nothing_free(ctx))
         if not work(dims, self.of, ctx).free(dims):
             return ctx.nothing(f"nothing to prune: the dimensions that are free do no {self.of}")
         samples = self._samples(model, ctx)
@@ -188,6 +188,14 @@ class Prune(Pass):
                 "real ones (--samples) lose less"
             )
         return found
+
+    def _nothing_free(self, ctx: Context) -> str:
+        """Why there is nothing to cut, and what would."""
+        why = "no dimension is free to prune (see `graphopt inspect --dims`)"
+        if self.scope == "inner" and ctx.get(dimensions).prunable:
+            why += "; scope='all' cuts the widths of residual streams too"
+            return f"{why}, and branches that are added up may be one operator after `fuse`"
+        return why
 
     def _dimensions(self, ctx: Context) -> dict[str, Dimension]:
         """What may be pruned."""

@@ -102,6 +102,8 @@ FILTERS = {
     "w": np.ones((1, 1, 2), np.float32),
     "c": c(2),
     "v": np.full((1, 1, 2), 2, np.float32),
+    "u": c(2, 1).reshape(1, 1, 2),
+    "o": c(1).reshape(1, 1, 1),
     "p": k(0, 0, 1, 0, 0, 1),
 }
 PROVED += [
@@ -133,6 +135,12 @@ PROVED += [
      {"x": ("N", 3)}, {"i": np.int64(1).reshape(())}),
     ("m = ConvTranspose(x, w)  y = Mul(m, c)", "y = ConvTranspose(x, v)", {"x": ("N", 1, "L")},
      FILTERS),
+    ("m = Conv<pads=[0, 1]>(x, w)  y = Add(m, x)", "y = Conv<pads=[0, 1]>(x, u)",
+     {"x": ("N", 1, "L")}, FILTERS),
+    ("m = Conv<pads=[0, 1]>(x, w)  n = Conv(x, o)  s = Add(m, n)  y = Relu(s)",
+     "s = Conv<pads=[0, 1]>(x, u)  y = Relu(s)", {"x": ("N", 1, "L")}, FILTERS),
+    ("m = MatMul(x, w)  y = Add(m, x)", "y = MatMul(x, u)", {"x": ("N", 2)},
+     {"w": np.ones((2, 2), np.float32), "u": np.array([[2, 1], [1, 2]], np.float32)}),
 ]  # fmt: skip
 
 
@@ -228,6 +236,14 @@ REFUTED = {
     "another stride": (
         "y = Conv<strides=[2]>(x, w)", "y = Conv<strides=[3]>(x, w)", {"x": (1, 1, "L")},
         FILTERS, None,
+    ),
+    "a tap beside the middle": (
+        "m = Conv<pads=[1, 0]>(x, w)  y = Add(m, x)", "y = Conv<pads=[1, 0]>(x, u)",
+        {"x": (1, 1, "L")}, FILTERS, None,
+    ),
+    "another channel": (
+        "m = MatMul(x, w)  y = Add(m, x)", "y = MatMul(x, u)", {"x": ("N", 2)},
+        {"w": np.ones((2, 2), np.float32), "u": np.array([[1, 2], [2, 1]], np.float32)}, None,
     ),
     "padding on the other side": (
         "m = Pad(x, p)  y = Conv(m, w)", "y = Conv<pads=[0, 2]>(x, w)", {"x": (1, 1, "L")},
@@ -334,6 +350,11 @@ def test_wrong_rewrites_are_refuted(name):
          "m = MatMul(x, w)  d = Mul(m, i)  r = ReduceMax<keepdims=0>(d, a)"
          "  y = ReduceMax<keepdims=0>(r, a)", {"x": (3, 4), "w": (4, 3)},
          {"a": k(0), "b": k(0, 1)}, {"a": k(0), "i": np.eye(3, dtype=np.float32)}),
+        # a neighbour or another channel that is infinite, times 0
+        ("y = Relu(x)", "m = Conv<pads=[1, 1]>(x, w)  y = Relu(m)", {"x": ("N", 1, "L")}, {},
+         {"w": c(0, 1, 0).reshape(1, 1, 3)}),
+        ("y = Relu(x)", "m = MatMul(x, i)  y = Relu(m)", {"x": ("N", 3)}, {},
+         {"i": np.eye(3, dtype=np.float32)}),
     ],
 )  # fmt: skip
 def test_what_holds_over_the_reals_alone_is_not_proved(before, after, inputs, constants, others):

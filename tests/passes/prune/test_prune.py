@@ -194,6 +194,16 @@ def test_leaves_alone_what_has_no_free_dimension():
     assert ctx.idle.startswith("no dimension is free to prune")
 
 
+def test_says_what_would_cut_a_model_of_residual_streams_alone():
+    text = "a = Conv (x, w)  b = Conv (a, v)  c = Add(a, b)  y = ReduceMean<keepdims=0>(c)"
+    constants = {"w": normal(8, 3, 1, 1, seed=0), "v": normal(8, 8, 1, 1, seed=1)}
+    model = parse_model(text, constants=constants, inputs={"x": IMAGES})
+    _, edits, ctx = pruned(Prune(), model)
+    assert edits == 0
+    assert "scope='all'" in ctx.idle
+    assert pruned(Prune(scope="all"), model)[1]
+
+
 def test_denied_edits_change_nothing():
     model = residual()
     copy, edits, _ = pruned(Prune(ratio=0.5), model, samples=images(2), allow=lambda edit: False)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from graphopt.analyses.shapes import values as shape_data
 from graphopt.analyses.shapes.by_onnx import by_onnx
 from graphopt.analyses.shapes.facts import DATA_LIMIT, Fact, Shapes, small_data
-from graphopt.analyses.shapes.operators import classical
+from graphopt.analyses.shapes.operators import classical, windows
 from graphopt.analyses.shapes.operators import contrib as shape_extensions
 from graphopt.analyses.shapes.operators import control as shape_bodies
 from graphopt.analyses.shapes.operators import layout as shape_moving
@@ -192,6 +192,7 @@ OPERATORS: dict[str, Operator] = {
     **shape_extensions.RUNTIME_OPERATORS,
     **shape_moving.OPERATORS,
     **shape_bodies.OPERATORS,
+    **windows.OPERATORS,
     **dict.fromkeys(_KEEP.split(), _same),
     **{name: _elementwise() for name in _ARITHMETIC.split()},
     **{name: _elementwise(ir.DataType.BOOL) for name in _COMPARE.split()},

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from graphopt.analyses.shapes.facts import Fact, Shapes
+from graphopt.analyses.shapes.operators.windows import windowed
 from graphopt.analyses.shapes.rules import broadcast, matrix_product
 from graphopt.analyses.shapes.symbolic import Dim, floordiv
 from graphopt.graph.attributes import attribute
@@ -98,8 +99,6 @@ def _fused_gemm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
 
 def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """Conv with an activation (and a summand) has Conv's shape."""
-    from graphopt.analyses.shapes.by_onnx import by_onnx
-
     extra = ("activation", "activation_params")
     conv = ir.Node(
         "",
@@ -108,7 +107,7 @@ def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
         [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values() if a.name not in extra],
     )
     conv.outputs[0].name = "y"
-    found = by_onnx(conv, "", list(ins[:3]), shapes)
+    found = windowed(conv, list(ins[:3]), shapes)
     conv.resize_inputs(0)
     return found or []
 
