@@ -15,7 +15,6 @@ import numpy as np
 from graphopt.analyses.shapes.symbolic import Dim, symbol
 from graphopt.proving.polynomials import Atom, Monomial, Poly, Rational, Unprovable
 from graphopt.proving.scalars import Algebra
-from graphopt.proving.taps import reads, spread, written_out
 from graphopt.proving.terms import Term
 
 __all__ = ["Comparer"]
@@ -50,19 +49,6 @@ class Comparer:
         """Whether p = q for every value of what is no constant, constants up to rounding."""
         found = self.ratio(p, q)
         return found is not None and abs(found - 1) <= ROUNDING
-
-    def equal_by_taps(self, p: Poly, q: Poly) -> bool:
-        """Whether p = q, windows written out and, if need be, single channels as sums.
-
-        Where q reads what p does not, 0 times an infinity could be in the way: that is not equal.
-        """
-        p, q = (written_out(self.algebra, side) for side in (p, q))
-        if not reads(q) <= reads(p):
-            return False
-        return self.equal(p, q) or any(
-            self.equal(*(spread(self.algebra, side, axis, self.terms) for side in (p, q)))
-            for axis in (1, -1)
-        )
 
     def ratio(self, p: Poly, q: Poly) -> float | None:
         """The number r with p = r q; None if there is none."""
@@ -131,9 +117,7 @@ class Comparer:
             e = atom.index[0]
             sizes = self.algebra.ranges.sizes
             known = all(isinstance(sizes[v], int) for v in self.algebra.ranges.variables(e))
-            return known and all(
-                isinstance(d, int) or set(d.atoms) <= set(sizes) for d in atom.index
-            )
+            return known and all(isinstance(d, int) or d.atoms <= sizes.keys() for d in atom.index)
         if atom.kind == "base" or (atom.kind == "fn" and atom.data == ("exp",)):
             return all(self.fixed(a) for m, _ in atom.polys[0] for a, _ in m.factors)
         return False

@@ -243,7 +243,7 @@ class Algebra(Canonical):
         waiting = list(names)
         while waiting:
             name = waiting.pop()
-            sizes = self.ranges.parted(self._indices(p), name)
+            sizes = self.ranges.parted(self.indices(p), name)
             if sizes is None:
                 done.append(name)
                 continue
@@ -252,11 +252,11 @@ class Algebra(Canonical):
             waiting += [str(v) for v in (whole, rest)]
         return p, done
 
-    def _indices(self, p: Poly) -> list[Dim]:
+    def indices(self, p: Poly) -> list[Dim]:
         """The indices of all atoms in a polynomial."""
         atoms = [a for m, _ in p for a, _ in m.factors]
         found = [e for a in atoms for e in a.index]
-        return found + [e for a in atoms for inner in a.polys for e in self._indices(inner)]
+        return found + [e for a in atoms for inner in a.polys for e in self.indices(inner)]
 
     def _opened(self, p: Poly) -> Poly:
         """With (b^1/2)^2 as b, for a sum b that is never negative."""

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.proving.polynomials import Atom, Monomial, Poly, Unprovable
 from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
-__all__ = ["reads", "spread", "written_out"]
+__all__ = ["alone_and_summed", "reads", "spread", "written_out"]
 
 #: Terms that one sum is written out to.
 MOST = 1024
+
+#: A bound variable's name, which ends in its size.
+_BOUND = re.compile(r"#\d+_\d+m?_(\w+)")
+
+_SUM = re.compile(r"<\w+>")
+#: A value, and its indices as text.
+Read = tuple[object, tuple[str, ...]]
 
 _Rewrite = Callable[[Monomial], Poly]
 
@@ -40,15 +48,24 @@ def spread(algebra: Algebra, p: Poly, axis: int, terms: Mapping[int, Term]) -> P
     return _everywhere(algebra, p, lambda m: _summed(algebra, m, axis, terms))
 
 
-def reads(p: Poly) -> set[Atom]:
-    """The elements of what is no constant that a polynomial reads, inside of functions too."""
-    found: set[Atom] = set()
+def reads(p: Poly) -> set[Read]:
+    """Where values that are no constants are read, whatever bound variables are called."""
+    found: set[Read] = set()
     for m, _ in p:
         for a, _ in m.factors:
-            found |= (
-                {a} if a.kind == "elem" and not a.data[1] else set().union(*map(reads, a.polys))
-            )
+            if a.kind == "elem" and not a.data[1]:
+                found.add((a.data, tuple(_BOUND.sub(r"<\1>", str(e)) for e in a.index)))
+            found = found.union(*map(reads, a.polys))
     return found
+
+
+def alone_and_summed(read: Iterable[Read], axis: int) -> bool:
+    """Whether some value is read in one place of an axis, and as a sum along it elsewhere."""
+    ways: dict[object, set[bool]] = {}
+    for value, index in read:
+        if -len(index) <= axis < len(index):
+            ways.setdefault(value, set()).add(_SUM.fullmatch(index[axis]) is not None)
+    return any(len(found) > 1 for found in ways.values())
 
 
 def _everywhere(algebra: Algebra, p: Poly, rewrite: _Rewrite) -> Poly:

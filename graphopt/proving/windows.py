@@ -8,7 +8,6 @@ there on.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Literal
@@ -24,6 +23,7 @@ from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.congruence import unequal_arguments
 from graphopt.proving.cuts import LARGEST, cone, cuts
 from graphopt.proving.ensembles import are_ensembles, same_ensemble
+from graphopt.proving.equality import equal
 from graphopt.proving.hazards import risky
 from graphopt.proving.meaning import Meaning
 from graphopt.proving.moves import MOVES
@@ -268,11 +268,7 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     pairs = {(a, b) for a, b in zip(old.dims, new.dims, strict=True) if a != b}
     if not (pairs | meaning.held) <= held:
         raise Unprovable("shapes that are written differently")
-    comparer = Comparer(algebra, meaning.terms)
-    with contextlib.suppress(Unprovable):  # its coefficients may be too many, those of a tap not
-        if comparer.equal(p, q):
-            return True
-    return comparer.equal_by_taps(p, q)
+    return equal(Comparer(algebra, meaning.terms), p, q, index)
 
 
 def _reaches(known: set[tuple[Dim, int]], size: Dim, k: int) -> bool:
