@@ -105,8 +105,12 @@ def _decided(kind: str, pairs: Iterable[tuple[Any, Any]], limit: float) -> Agree
 def weighty(decisions: Sequence[Array]) -> int:
     """How many decisions count: twice those that are not of the most frequent kind."""
     every = np.concatenate(decisions) if decisions else np.zeros(0)
-    counts = np.unique(every, return_counts=True)[1]
-    rare = len(every) - int(counts.max(initial=0))
+    if every.dtype == bool:
+        yes = int(np.count_nonzero(every))
+        rare = min(yes, len(every) - yes)
+    else:
+        counts = np.unique(every, return_counts=True)[1]
+        rare = len(every) - int(counts.max(initial=0))
     return min(len(every), max(2 * rare, FEW))
 
 

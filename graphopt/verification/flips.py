@@ -40,6 +40,8 @@ __all__ = ["flips"]
 Array = np.ndarray[Any, Any]
 #: Neighbours whose errors a margin meets, and pairs that are looked at in all.
 NEIGHBOURS, PAIRS = 33, 4_000_000
+#: Elements that decide (pixels of masks) whose margins are looked at.
+MOST = 1 << 20
 #: Standard errors by which a share may be larger, and a distribution less steep, than it looks.
 SIGMAS = 2.0
 #: What never happened in n cases may happen in this many of the next n: the rule of three.
@@ -74,21 +76,40 @@ def _likely(margins: Array, errors: Array, cases: int) -> Array:
     Of `cases` that know nothing of each other: lines of text are such, not their letters.
     """
     n = len(margins)
-    order = np.argsort(margins, kind="stable")
-    m, e = margins[order].astype(np.float64), np.nan_to_num(errors[order], nan=np.inf)
-    first = int(np.searchsorted(m, 0, side="right"))  # that is on the upper side
     share = cases / max(n, 1)
-    m = np.concatenate([-_even(-m[:first][::-1], share)[::-1], _even(m[first:], share)])
-    width = max(1, min(NEIGHBOURS, n, PAIRS // max(n, 1)))
-    starts = np.clip(np.arange(n) - width // 2, 0, n - width)
-    upper = np.arange(n) >= first
-    crossed = np.zeros(n)
+    e = np.nan_to_num(errors, nan=np.inf)
+    sides = margins > 0
+    ties = [_ties(int(k), share) for k in (n - sides.sum(), sides.sum())]
+    # what no error reaches cannot flip, and is no near tie
+    near = np.flatnonzero(np.abs(margins) <= _reach(margins, sides, ties, np.abs(e)))
+    near = near[np.argsort(margins[near], kind="stable")]
+    m, e = margins[near].astype(np.float64), e[near]
+    first = int(np.searchsorted(m, 0, side="right"))  # that is on the upper side
+    m = np.concatenate([-_even(-m[:first][::-1], ties[0])[::-1], _even(m[first:], ties[1])])
+    width = max(1, min(NEIGHBOURS, len(m), PAIRS // max(n, 1)))
+    starts = np.clip(np.arange(len(m)) - width // 2, 0, len(m) - width)
+    upper = np.arange(len(m)) >= first
+    crossed = np.zeros(len(m))
     for k in range(width):
         moved = m + e[starts + k] * np.where(np.isinf(e[starts + k]), np.where(upper, -1, 1), 1)
         crossed += np.where(upper, moved < 0, moved > 0)
-    out = np.empty(n)
-    out[order] = crossed / width
+    out = np.zeros(n)
+    out[near] = crossed / width
     return out
+
+
+def _reach(margins: Array, sides: Array, ties: Sequence[int], errors: Array) -> float:
+    """A margin that no error and no near tie is beyond."""
+    found = [float(errors.max(initial=0.0))]
+    for side, k in zip((~sides, sides), ties, strict=True):
+        if k:
+            found.append(float(np.partition(np.abs(margins[side]), k - 1)[k - 1]))
+    return max(found)
+
+
+def _ties(n: int, share: float) -> int:
+    """How many of `n` margins of one side, each so much of a case, are taken for near ties."""
+    return min(n, int(_near_ties(n * share)))
 
 
 def _near_ties(n: float) -> float:
@@ -96,13 +117,8 @@ def _near_ties(n: float) -> float:
     return 2 * math.sqrt(n)
 
 
-def _even(margins: Array, cases: float) -> Array:
-    """Margins of one side, rising, the smallest as their distribution has them.
-
-    Each is so many cases.
-    """
-    n = len(margins)
-    k = min(n, int(_near_ties(n * cases)))
+def _even(margins: Array, k: int) -> Array:
+    """Margins of one side, rising, the smallest `k` as their distribution has them."""
     if not k or not 0 < margins[k - 1] < np.inf:
         return margins
     top = margins[k - 1]
@@ -143,8 +159,14 @@ def _of(margins: Sequence[Array], errors: Sequence[Array], n: int, more: bool = 
     return _known(every / max(n, 1), n)
 
 
+def _some(want: list[Any], got: list[Any]) -> list[tuple[Array, Array]]:
+    """Both sides' elements, flat: every so many of each run, where there are more than `MOST`."""
+    step = -(-sum(np.size(a) for a in want) // MOST) | 1  # odd: not one column of an image
+    return [(np.ravel(a)[::step], np.ravel(b)[::step]) for a, b in zip(want, got, strict=True)]
+
+
 def _chances(want: list[Any], got: list[Any]) -> float:
-    pairs = [(_logit(a).ravel(), _logit(b).ravel()) for a, b in zip(want, got, strict=True)]
+    pairs = [(_logit(a), _logit(b)) for a, b in _some(want, got)]
     errors = [b - a for a, b in pairs]
     shares = []
     for t in THRESHOLDS:
@@ -166,7 +188,7 @@ def _logit(p: Array) -> Array:
 
 
 def _margins(want: list[Any], got: list[Any], more: bool = False) -> float:
-    flat = [(np.ravel(a), np.ravel(b)) for a, b in zip(want, got, strict=True)]
+    flat = _some(want, got)
     n = weighty([a > 0 for a, _ in flat])
     return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n, more)
 
