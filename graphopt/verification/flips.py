@@ -99,11 +99,13 @@ def _likely(margins: Array, errors: Array, cases: int) -> Array:
 
 
 def _reach(margins: Array, sides: Array, ties: Sequence[int], errors: Array) -> float:
-    """A margin that no error and no near tie is beyond."""
+    """A margin beyond which there is no error, no near tie and no neighbour of one."""
     found = [float(errors.max(initial=0.0))]
     for side, k in zip((~sides, sides), ties, strict=True):
         if k:
-            found.append(float(np.partition(np.abs(margins[side]), k - 1)[k - 1]))
+            far = np.abs(margins[side])
+            last = min(k + NEIGHBOURS, len(far)) - 1
+            found.append(float(np.partition(far, last)[last]))
     return max(found)
 
 
