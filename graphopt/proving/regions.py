@@ -239,6 +239,9 @@ def _grained(x: Array) -> bool:
     """Whether arithmetic on these numbers is exact: no rounding decides what they decide."""
     if x.dtype.kind != "f":
         return True
-    if x.size > 1 << 12 or not (np.abs(x) < 1 << 20).all():
+    if x.size > 1 << 12:
+        return False
+    x = x.astype(np.float64)  # half precision does not reach the bound
+    if not (np.abs(x) < 1 << 20).all():
         return False
     return bool((x * GRAIN == np.round(x * GRAIN)).all())

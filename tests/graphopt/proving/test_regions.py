@@ -219,3 +219,9 @@ def test_what_is_no_number_elsewhere_hides_no_overflow():
         {"x": (4, 5), "z": (4, 5)}, {"c": scalar(1e30), "d": scalar(1e-30)},
     )  # fmt: skip
     assert (verdict, means) == ("refuted", "it overflows where the source does not")
+
+
+def test_constants_of_half_precision_are_whole_numbers_too():
+    half = {"x": np.zeros((2, 3), np.float16)}, {"k": np.float16([2, 4, 8])}
+    assert told("a = Add(x, k)  y = Round(a)", "r = Round(x)  y = Add(r, k)", *half)[0] != "refuted"
+    assert told("a = Add(x, k)  y = Round(a)", "r = Round(x)  y = Sub(r, k)", *half)[0] == "refuted"
