@@ -77,7 +77,21 @@ def demanded(
         sizes.update(found)
         if found:
             _solve([e for _, _, e in symbolic], sizes, every)
+    for name, least in _indexed(model, facts):
+        if name in every and sizes.get(name, least) < least:
+            sizes[name] = least
     return {s: n for s, n in sizes.items() if s not in known}
+
+
+def _indexed(model: ir.Model, facts: Shapes) -> Iterator[tuple[str, int]]:
+    """Axes that elements are taken from by constant positions, and how many they have at least."""
+    for node in model.graph:
+        if node.op_type != "Gather" or node.domain not in ("", "ai.onnx"):
+            continue
+        x, at = facts.shape(node.inputs[0]), facts.fact(node.inputs[1]).concrete
+        dim = x[attribute(node, "axis", 0)] if x else None
+        if isinstance(dim, Expr) and dim.name is not None and at is not None and at.size:
+            yield dim.name, max(int(at.max()) + 1, -int(at.min()))
 
 
 def _solve(equations: list[Equation], sizes: dict[str, int], symbols: set[str]) -> None:

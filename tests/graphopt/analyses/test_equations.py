@@ -72,6 +72,14 @@ def test_an_axis_that_a_product_fixes_is_no_batch():
     assert bind_shapes(one)[0] == {"x": (5, 4)}
 
 
+def test_an_axis_has_the_elements_that_are_taken_from_it():
+    one = model(
+        "h = Gather(size, zero) w = Gather(size, one) a = Mul(h, w) y = Mul(x, a)",
+        {"x": ["n", "s"], "size": ["k"]}, {"zero": np.int64(0), "one": np.int64(1)},
+    )  # fmt: skip
+    assert bind_shapes(one)[0]["size"] == (2,)
+
+
 def test_what_is_given_is_not_overruled():
     one = model("y = Add(x, p)", {"x": ["n", "s"]}, {"p": ones(1, 50)})
     assert bind_shapes(one, {"x": (2, 1)})[0] == {"x": (2, 1)}
