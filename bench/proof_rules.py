@@ -76,7 +76,6 @@ def kinds_of_edits() -> dict[str, tuple[str, Run, str]]:
     for where, run, *names in (
         ("clean", functions.inline_functions, "InlineFunction"),
         ("clean", traces.drop_traces, "StackTraces"),
-        ("clean", constants.unlist_initializers, "UnlistInitializers"),
         ("clean", constants.lift_constants, "LiftConstants"),
         ("clean", dead.remove_unused, "DeadNode", "DeadOutput", "UnusedInitializer"),
         ("clean", dead.remove_unused, "UnusedFunction"),

@@ -19,6 +19,7 @@ from graphopt.context import Progress
 from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
 from graphopt.graph.collector import resting_collector
+from graphopt.graph.defaults import without_habit
 from graphopt.graph.traverse import all_nodes
 from graphopt.io.digest import digest
 from graphopt.io.reading import from_proto
@@ -120,6 +121,8 @@ def prepare(
         model = from_proto(model)
     if not model.graph.outputs:
         raise ModelError(f"{path or 'the model'} has no outputs: there is nothing to optimize")
+    warnings = warnings_of(model)
+    model, listed = without_habit(model)
     target = named_target(target) if isinstance(target, str) else target
     budget = budget or Budget()
     if budget.timed and not (measure and target.measured):
@@ -131,7 +134,7 @@ def prepare(
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
     sizes, chosen = bind_shapes(model, fixed, first)
-    notes = [*warnings_of(model), *chosen]
+    notes = [*warnings, *([listed] if listed else []), *chosen]
     if measure and not target.measured:
         notes.append(
             f"not measured: '{target.name}' is not this machine, and what is fast there is "

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.passes.clean import arithmetic, casts, noops, operands, sequences
 from graphopt.passes.clean.branches import resolve_branches, unroll_loops
 from graphopt.passes.clean.carried import hoist_invariants
-from graphopt.passes.clean.constants import lift_constants, unlist_initializers
+from graphopt.passes.clean.constants import lift_constants
 from graphopt.passes.clean.dead import remove_unused
 from graphopt.passes.clean.duplicates import merge_initializers, merge_nodes
 from graphopt.passes.clean.functions import inline_functions
@@ -45,8 +45,7 @@ class Clean(Pass):
     @resting_collector()
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply every theme until none makes an edit."""
-        edits = inline_functions(model, ctx) + unlist_initializers(model, ctx)
-        edits += drop_traces(model, ctx)
+        edits = inline_functions(model, ctx) + drop_traces(model, ctx)
         return edits + tidy(model, ctx)
 
 

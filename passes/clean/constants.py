@@ -1,4 +1,4 @@
-"""Constant nodes become initializers, and initializers listed as inputs become constants."""
+"""Constant nodes become initializers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphopt.graph.building import Names, remove_dead
 from graphopt.graph.constants import constant_value
 from graphopt.graph.traverse import all_nodes
 
-__all__ = ["lift_constants", "unlist_initializers"]
+__all__ = ["lift_constants"]
 
 #: Constants up to this many elements are compared as they are lifted.
 SMALL = 1024
@@ -64,25 +64,3 @@ def _content(tensor: ir.TensorProtocol, sizes: Sequence[int]) -> Any:
     if prod(sizes) > SMALL or tensor.dtype is ir.DataType.STRING:
         return None
     return tensor.dtype, tuple(sizes), tensor.tobytes()
-
-
-def unlist_initializers(model: ir.Model, ctx: Context) -> int:
-    """Inputs with an initializer, in IR versions before 4 -> initializers alone.
-
-    Those versions had to list every initializer as an input, and no runtime lets callers set them.
-    From IR version 4 on such an input is a default that a caller may override: it stays.
-    """
-    graph = model.graph
-    listed = [v for v in graph.inputs if v.name in graph.initializers]
-    if listed and model.ir_version >= 4:
-        ctx.note(
-            f"{len(listed)} initializers are inputs too, so callers may override them: "
-            "they are not folded."
-        )
-    if not listed or model.ir_version >= 4 or not ctx.edit("UnlistInitializers", listed[0]):
-        return 0
-    kept = [v for v in graph.inputs if v.name not in graph.initializers]
-    graph.inputs[:] = kept
-    model.ir_version = 4
-    ctx.invalidate()
-    return 1

@@ -423,13 +423,39 @@ def test_weights_of_size_zero_and_a_flag_that_is_no_flag_pass_through(tmp_path, 
     assert [v.name for v in result.model.graph.outputs] == ["y"]
 
 
-def test_an_initializer_without_the_input_that_old_versions_ask_for(tmp_path):
-    """Runtimes open such files; onnxruntime ships one."""
-    weight = numpy_helper.from_array(np.full((2, 3), 2, np.float32), "w")
-    made = model([node("Mul", ["x", "w"], ["y"], name="m")], inits=[weight])
-    made.ir_version = 3
-    read, said = notes(tmp_path, made)
-    assert "no input beside it, which IR version 3 asks for" in said
+def listing(version: int, count: int, listed: int) -> onnx.ModelProto:
+    """y = x * w0 * w1 ..., the first so many weights inputs too."""
+    names = [f"w{k}" for k in range(count)]
+    weights = [numpy_helper.from_array(np.full((2, 3), 2, np.float32), n) for n in names]
+    values = ["x", *(f"h{k}" for k in range(count - 1)), "y"]
+    nodes = [
+        node("Mul", [values[k], names[k]], [values[k + 1]], name=n) for k, n in enumerate(names)
+    ]
+    made = model(nodes, inits=weights)
+    made.graph.input.extend(helper.make_tensor_value_info(n, F, (2, 3)) for n in names[:listed])
+    made.ir_version = version
+    return made
+
+
+@pytest.mark.parametrize("listed", [0, 1, 2])
+def test_initializers_of_old_versions_are_constants_listed_or_not(tmp_path, listed):
+    """Version 3 lists them all; runtimes open files that do not, and onnxruntime ships one."""
+    read, said = notes(tmp_path, listing(3, 2, listed))
+    assert ("no input beside it, which IR version 3 asks for" in said) == (listed < 2)
     result = graphopt.optimize(read, "clean,fold,fuse", measure=False)
     assert [v.name for v in result.model.graph.inputs] == ["x"]
-    assert [n.op_type for n in result.model.graph] == ["Mul"]
+
+
+def test_who_lists_every_weight_means_none_to_be_overridden(tmp_path):
+    made = write(tmp_path, listing(4, 5, 5))
+    result = graphopt.optimize(made, "fold", measure=False)
+    assert any("All 5 initializers were inputs too" in n for n in result.report.notes)
+    assert [v.name for v in result.model.graph.inputs] == ["x"]
+
+
+@pytest.mark.parametrize(("count", "listed"), [(5, 4), (1, 1)])
+def test_defaults_that_callers_may_override_stay(tmp_path, count, listed):
+    made = write(tmp_path, listing(4, count, listed))
+    result = graphopt.optimize(made, "clean,fold,fuse", measure=False)
+    assert any(n.startswith("Callers may override 'w0'") for n in result.report.notes)
+    assert len(result.model.graph.inputs) == 1 + listed

@@ -77,21 +77,3 @@ def test_functions_are_inlined():
     check(Clean(), m)
     assert [n.op_type for n in m.graph] == ["Add", "Add"]
     assert not m.functions
-
-
-def test_old_models_list_initializers_as_inputs():
-    text = """<ir_version: 3, opset_import: ["" : 9]>
-    g (float[3] x, float[3] w) => (y) <float[3] w = {1, 1, 1}> { y = Mul(x, w) }"""
-    m = from_text(text)
-    ctx = Context(m)
-    assert Clean().run(m, ctx) > 0
-    assert [v.name for v in m.graph.inputs] == ["x"]
-
-
-def test_an_overridable_default_stays_an_input():
-    text = """<ir_version: 8, opset_import: ["" : 13]>
-    g (float[3] x, float[3] w) => (y) <float[3] w = {1, 1, 1}> { y = Mul(x, w) }"""
-    m = from_text(text)
-    ctx = Context(m)
-    assert Clean().run(m, ctx) == 0
-    assert "override" in ctx.notes[0]
