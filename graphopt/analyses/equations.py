@@ -88,10 +88,12 @@ def _indexed(model: ir.Model, facts: Shapes) -> Iterator[tuple[str, int]]:
     for node in model.graph:
         if node.op_type != "Gather" or node.domain not in ("", "ai.onnx"):
             continue
-        x, at = facts.shape(node.inputs[0]), facts.fact(node.inputs[1]).concrete
-        dim = x[attribute(node, "axis", 0)] if x else None
-        if isinstance(dim, Expr) and dim.name is not None and at is not None and at.size:
-            yield dim.name, max(int(at.max()) + 1, -int(at.min()))
+        x, at = (None if v is None else facts.fact(v) for v in node.inputs)
+        if x is None or at is None or not x.dims or at.concrete is None:
+            continue
+        dim = x.dims[attribute(node, "axis", 0)]
+        if isinstance(dim, Expr) and dim.name is not None and at.concrete.size:
+            yield dim.name, max(int(at.concrete.max()) + 1, -int(at.concrete.min()))
 
 
 def _solve(equations: list[Equation], sizes: dict[str, int], symbols: set[str]) -> None:
