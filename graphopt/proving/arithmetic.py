@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.proving.meaning import Index, Meaning, Operator
-from graphopt.proving.polynomials import Poly, Unprovable, written
+from graphopt.proving.polynomials import ONE, Poly, Unprovable, written
 from graphopt.proving.terms import Term
 
 __all__ = ["ARITHMETIC", "activated", "clipped", "operands"]
@@ -225,7 +225,7 @@ UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp F
 HardSwish IsNaN LeakyRelu Log Mish Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
 Softsign Swish Tan Tanh ThresholdedRelu""".split()  # noqa: SIM905
 BINARY = """BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual
-Max Min Mod PRelu""".split()  # noqa: SIM905
+Max Min Mod""".split()  # noqa: SIM905
 #: The order of their operands is of no account.
 COMMUTES = frozenset("Equal Max Min BitwiseAnd BitwiseOr BitwiseXor".split())  # noqa: SIM905
 
@@ -244,6 +244,15 @@ def _named(name: str) -> Operator:
     return made
 
 
+def _prelu(m: Meaning, t: Term, ix: Index) -> Poly:
+    """x where it is positive, else s x; of one slope everywhere, LeakyRelu."""
+    x, slope = operands(m, t, ix)
+    if any(monomial != ONE for monomial, _ in slope):
+        return m.algebra.function("prelu", x, slope)
+    alpha = float(sum(k for _, k in slope))
+    return activated(m, "LeakyRelu", x, lambda _: alpha)
+
+
 ARITHMETIC: dict[str, Operator] = {
     "Add": _add,
     "Cast": _cast,
@@ -253,6 +262,7 @@ ARITHMETIC: dict[str, Operator] = {
     "Mean": _average,
     "Mul": _mul,
     "Neg": _neg,
+    "PRelu": _prelu,
     "Pow": _pow,
     "Reciprocal": _root(Fraction(-1)),
     "Sqrt": _root(HALF),

@@ -141,6 +141,7 @@ PROVED += [
      "s = Conv<pads=[0, 1]>(x, u)  y = Relu(s)", {"x": ("N", 1, "L")}, FILTERS),
     ("m = MatMul(x, w)  y = Add(m, x)", "y = MatMul(x, u)", {"x": ("N", 2)},
      {"w": np.ones((2, 2), np.float32), "u": np.array([[2, 1], [1, 2]], np.float32)}),
+    ("y = PRelu(x, s)", "y = LeakyRelu<alpha=0.25>(x)", N3, {"s": c(0.25)}),
 ]  # fmt: skip
 
 
@@ -240,6 +241,9 @@ REFUTED = {
     "a tap beside the middle": (
         "m = Conv<pads=[1, 0]>(x, w)  y = Add(m, x)", "y = Conv<pads=[1, 0]>(x, u)",
         {"x": (1, 1, "L")}, FILTERS, None,
+    ),
+    "another slope": (
+        "y = PRelu(x, s)", "y = LeakyRelu<alpha=0.5>(x)", N3, {"s": c(0.25)}, None,
     ),
     "another channel": (
         "m = MatMul(x, w)  y = Add(m, x)", "y = MatMul(x, u)", {"x": ("N", 2)},
