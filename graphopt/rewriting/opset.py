@@ -260,7 +260,9 @@ def _replace(node: ir.Node, proto: onnx.GraphProto, names: Names) -> None:
     values.update({f"i{k}": v for k, v in enumerate(node.inputs)})
     for tensor in proto.initializer:
         if tensor.name not in values:
-            array = ir.from_proto(tensor)
+            own = onnx.TensorProto()
+            own.CopyFrom(tensor)  # equal nodes are converted once, and each names its constants
+            array = ir.from_proto(own)
             value = ir.Value(
                 name=names.fresh(f"{base}/constant"),
                 shape=ir.Shape(array.shape),

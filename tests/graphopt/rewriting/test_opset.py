@@ -100,6 +100,20 @@ def test_only_changed_nodes_are_touched(tmp_path):
     assert relu.metadata_props == {"key": "value"}
 
 
+def test_equal_nodes_have_constants_of_their_own():
+    text = """<ir_version: 4, opset_import: ["" : 9]>
+    g (float[2, 3] x, float[2, 3] z) => (float[2, 5] y) {
+        a = Pad<mode = "constant", pads = [0, 1, 0, 1]>(x)
+        b = Pad<mode = "constant", pads = [0, 1, 0, 1]>(z)
+        y = Sub(a, b)
+    }"""
+    old = ir.from_proto(onnx.parser.parse_model(text))
+    made = old.clone()
+    raise_opset(made, 13)
+    feeds = {"x": np.arange(6, dtype=F).reshape(2, 3), "z": np.ones((2, 3), F)}
+    np.testing.assert_array_equal(run(made, feeds)["y"], run(old, feeds)["y"])
+
+
 def test_subgraphs_functions_and_foreign_domains():
     """Branches are converted with the model; functions by their own opset; others left alone."""
     branch = helper.make_graph(
