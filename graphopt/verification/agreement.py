@@ -27,6 +27,7 @@ import numpy as np
 
 from graphopt.reporting.records import FEW, Agreement
 from graphopt.verification.found import unmatched
+from graphopt.verification.text import blank_of, is_text, read
 
 __all__ = [
     "ALIKE",
@@ -40,7 +41,6 @@ __all__ = [
     "as_rows",
     "chances_beside_values",
     "distributed",
-    "is_text",
     "near",
     "spread_error",
     "turn_of",
@@ -68,8 +68,6 @@ EACH = 16
 ROUNDING = 1e-6
 #: Rows from which on a channel has a spread of its own.
 SEVERAL = 4
-#: Labels that last longer than this many steps, in the mean, are no letters.
-LASTS = 3
 THRESHOLDS = (0.3, 0.5, 0.7)
 
 
@@ -129,34 +127,16 @@ def _chances(want: list[Any], got: list[Any], limit: float, share: float) -> Agr
 def _scores(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:
     tops = [(a.argmax(-1), b.argmax(-1)) for a, b in zip(want, got, strict=True)]
     single = _decided("scores", tops, limit)
-    if not is_text([a for a, _ in tops]):
+    wanted = [a for a, _ in tops]
+    if not is_text(wanted):
         return single
+    blank = blank_of(wanted, want[0].shape[-1])
     lines = [(x, y) for a, b in tops if a.shape == b.shape for x, y in zip(a, b, strict=True)]
-    wrong = sum(not np.array_equal(_collapsed(x), _collapsed(y)) for x, y in lines)
+    wrong = sum(not np.array_equal(read(x, blank), read(y, blank)) for x, y in lines)
     whole = Agreement("sequences", len(lines), wrong, wrong / len(lines), limit)
+    if blank is not None:  # where a letter begins is no decision
+        return whole
     return max(single, whole, key=lambda one: one.figure)
-
-
-def is_text(tops: Sequence[Array]) -> bool:
-    """Whether rows of top classes [lines, steps] are written lines: labels stand for a step or two.
-
-    Labels that last (speech or none, a state of sleep) are decisions of each step by itself, and
-    so are those of two classes.
-    """
-    if any(a.ndim != 2 or a.shape[1] < 2 for a in tops):
-        return False
-    labels, counts = np.unique(np.concatenate([a.ravel() for a in tops]), return_counts=True)
-    if len(labels) < 3:
-        return False
-    usual = labels[counts.argmax()]
-    first = [np.diff(a, axis=1, prepend=-1) != 0 for a in tops]
-    begun = sum(int((f & (a != usual)).sum()) for f, a in zip(first, tops, strict=True))
-    return bool(counts.sum() - counts.max() <= LASTS * begun)
-
-
-def _collapsed(labels: Array) -> Array:
-    """A sequence without repeats, as connectionist temporal classification reads it."""
-    return labels[np.r_[True, labels[1:] != labels[:-1]]] if labels.size else labels
 
 
 def _embedding(want: list[Any], got: list[Any], limit: float, share: float) -> Agreement:

@@ -29,11 +29,11 @@ from graphopt.verification.agreement import (
     THRESHOLDS,
     Outputs,
     chances_beside_values,
-    is_text,
     weighty,
 )
 from graphopt.verification.guard import Guard
 from graphopt.verification.strain import ahead_of, logarithms
+from graphopt.verification.text import ahead_in_text, blank_of, is_text
 
 __all__ = ["flips"]
 
@@ -199,15 +199,15 @@ def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
     """By how far the top class is ahead; a line of text changes if any of its steps does."""
     tops = [a.argmax(-1) for a in want]
     text = is_text(tops)
+    blank = blank_of(tops, want[0].shape[-1]) if text else None
     margins, errors = [], []
     for a, b, top in zip(want, got, tops, strict=True):
-        x, y = logarithms(a), logarithms(b)
-        if text:
-            for scores in (x, y):
-                _forgive(scores, top)
-        ahead = ahead_of(x, top[..., None])
-        margins.append(ahead.ravel())
-        errors.append((ahead_of(y, top[..., None]) - ahead).ravel())
+        x, y = (
+            ahead_in_text(s, top, blank) if text else ahead_of(s, top[..., None])
+            for s in map(logarithms, (a, b))
+        )
+        margins.append(x.ravel())
+        errors.append((y - x).ravel())
     if not text:
         return _of(margins, errors, weighty([t.ravel() for t in tops]), more)
     n: int = sum(t.size // t.shape[-1] for t in tops)
@@ -218,14 +218,6 @@ def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
         for part, t in zip(np.split(every, ends), tops, strict=True)
     ]
     return _known(sum(float(part.sum()) for part in lines) / max(n, 1), n)
-
-
-def _forgive(scores: Array, top: Array) -> None:
-    """Where a label begins or ends, its neighbour one step sooner or later is the same text."""
-    change = top[:, :-1] != top[:, 1:]
-    for here, at in ((change[:, 1:] & ~change[:, :-1], 2), (~change[:, 1:] & change[:, :-1], 0)):
-        line, k = np.nonzero(here)  # step k + 1 has its own label on one side alone
-        scores[line, k + 1, top[line, k + at]] = -np.inf
 
 
 _SHARES = {

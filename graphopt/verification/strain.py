@@ -25,7 +25,6 @@ from graphopt.verification.agreement import (
     as_rows,
     chances_beside_values,
     distributed,
-    is_text,
     near,
     spread_error,
     turn_of,
@@ -34,6 +33,7 @@ from graphopt.verification.agreement import (
 from graphopt.verification.found import unmatched
 from graphopt.verification.guard import Guard
 from graphopt.verification.saturation import LEAST
+from graphopt.verification.text import ahead_in_text, blank_of, is_text
 
 __all__ = ["ahead_of", "logarithms", "strain"]
 
@@ -109,15 +109,19 @@ def _detections_strain(want: list[Any], got: list[Any], limit: float) -> float:
 def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
     """By how far the top class is ahead; a line of text strains as all its steps do."""
     tops = [a.argmax(-1) for a in want]
+    text = is_text(tops)
+    blank = blank_of(tops, want[0].shape[-1]) if text else None
     ahead, off = [], []
     for a, b, top in zip(want, got, tops, strict=True):
-        x, y = (logarithms(v) for v in (a, b))
-        ahead.append(ahead_of(x, top[..., None]))
-        off.append(ahead_of(y, top[..., None]) - ahead[-1])
+        x, y = (
+            ahead_of(s, top[..., None]) if blank is None else ahead_in_text(s, top, blank)
+            for s in map(logarithms, (a, b))
+        )
+        ahead.append(x)
+        off.append(y - x)
     steps = _squared(off, ahead)
-    text = is_text(tops)
     lines = [np.minimum(part.sum(-1), 1.0) for part in steps] if text else []
-    single = _share(steps, weighty([t.ravel() for t in tops]))
+    single = 0.0 if blank is not None else _share(steps, weighty([t.ravel() for t in tops]))
     return max(single, _share(lines, sum(map(np.size, lines)))) / limit
 
 

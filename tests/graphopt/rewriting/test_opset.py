@@ -108,6 +108,8 @@ def test_equal_nodes_have_constants_of_their_own():
         y = Sub(a, b)
     }"""
     old = ir.from_proto(onnx.parser.parse_model(text))
+    for k, node in enumerate(old.graph):
+        node.name = f"n{k}"
     made = old.clone()
     raise_opset(made, 13)
     feeds = {"x": np.arange(6, dtype=F).reshape(2, 3), "z": np.ones((2, 3), F)}
