@@ -60,7 +60,7 @@ def ahead_in_text(scores: Array, top: Array, blank: int | None) -> Array:
         return np.asarray(own)
     for shift in (-1, 1):  # a letter may stand one step beside
         own = np.where(top == blank, own, np.maximum(own, _beside(scores, top, shift)))
-    return own
+    return np.asarray(own)
 
 
 def _accepted(top: Array, blank: int | None) -> Array:
