@@ -42,9 +42,10 @@ def command(
     from graphopt.cli.progress import progress
     from graphopt.context import Context
     from graphopt.formats import load
+    from graphopt.graph.defaults import without_habit
     from graphopt.pipeline.prepare import named
 
-    loaded = named(load(model))  # figures are known by the names of nodes
+    loaded, _ = without_habit(named(load(model)))  # figures are known by the names of nodes
     bound, notes = bind_shapes(loaded, parse_shapes(shapes))
     where = named_target(target)
     ctx = Context(loaded, target=where, shapes=bound)
