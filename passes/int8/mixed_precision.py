@@ -59,8 +59,9 @@ RUNS = 16
 #: Whole models that are measured while units are offered again.
 OFFERS = 12
 #: Error on invented inputs beyond which integers are doubted: outputs that move by a tenth of how
-#: far they spread are seldom safe on others.
-DOUBT = 0.1
+#: far they spread are seldom safe on others. Of pictures, whose range is known, that half of it is
+#: wrong on the very inputs that the ranges come from.
+DOUBT, HALF = 0.1, 0.5
 #: Integers that do less of the work than this are not worth weights of 16 bits elsewhere.
 LITTLE = 0.1
 
@@ -78,9 +79,10 @@ def choose(
     Without samples, on `invented` inputs: a range that is found in each run may still be far wider
     than most of what is in it (powers of a spectrum, of which the logarithm is taken).
     """
-    if ctx.samples is None and invented is not None:
+    if invented is not None and (ctx.samples is None or ctx.samples.synthetic):
         kept = ctx.samples, ctx.budget
-        ctx.samples, ctx.budget = invented, _doubting(ctx.budget)
+        limit = DOUBT if ctx.samples is None else HALF
+        ctx.samples, ctx.budget = ctx.samples or invented, _doubting(ctx.budget, limit)
         try:
             return choose(model, ctx, plan, slow, quantize)
         finally:
@@ -96,10 +98,11 @@ def choose(
     return chosen
 
 
-def _doubting(budget: Budget | None) -> Budget:
+def _doubting(budget: Budget | None, limit: float) -> Budget:
     """A limit of error where the user neither gave one nor lifted them all."""
     budget = budget or Budget()
-    return budget if budget.guard is None else dataclasses.replace(budget, max_error=DOUBT)
+    settled = budget.guard is None or budget.max_error is not None or budget.max_drop is not None
+    return budget if settled else dataclasses.replace(budget, max_error=limit)
 
 
 def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
