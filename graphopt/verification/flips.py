@@ -32,8 +32,8 @@ from graphopt.verification.agreement import (
     weighty,
 )
 from graphopt.verification.guard import Guard
-from graphopt.verification.strain import ahead_of, logarithms
-from graphopt.verification.text import ahead_in_text, blank_of, is_text
+from graphopt.verification.strain import ahead
+from graphopt.verification.text import blank_of, is_text
 
 __all__ = ["flips"]
 
@@ -202,10 +202,7 @@ def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
     blank = blank_of(tops, want[0].shape[-1]) if text else None
     margins, errors = [], []
     for a, b, top in zip(want, got, tops, strict=True):
-        x, y = (
-            ahead_in_text(s, top, blank) if text else ahead_of(s, top[..., None])
-            for s in map(logarithms, (a, b))
-        )
+        x, y = (ahead(s, top, text, blank) for s in (a, b))
         margins.append(x.ravel())
         errors.append((y - x).ravel())
     if not text:

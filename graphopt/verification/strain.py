@@ -35,7 +35,7 @@ from graphopt.verification.guard import Guard
 from graphopt.verification.saturation import LEAST
 from graphopt.verification.text import ahead_in_text, blank_of, is_text
 
-__all__ = ["ahead_of", "logarithms", "strain"]
+__all__ = ["ahead", "strain"]
 
 Array = np.ndarray[Any, Any]
 
@@ -111,31 +111,30 @@ def _scores_strain(want: list[Any], got: list[Any], limit: float) -> float:
     tops = [a.argmax(-1) for a in want]
     text = is_text(tops)
     blank = blank_of(tops, want[0].shape[-1]) if text else None
-    ahead, off = [], []
-    for a, b, top in zip(want, got, tops, strict=True):
-        x, y = (
-            ahead_of(s, top[..., None]) if blank is None else ahead_in_text(s, top, blank)
-            for s in map(logarithms, (a, b))
-        )
-        ahead.append(x)
-        off.append(y - x)
-    steps = _squared(off, ahead)
+    margins = [ahead(a, top, text, blank) for a, top in zip(want, tops, strict=True)]
+    off = [ahead(b, top, text, blank) - m for b, top, m in zip(got, tops, margins, strict=True)]
+    steps = _squared(off, margins)
     lines = [np.minimum(part.sum(-1), 1.0) for part in steps] if text else []
     single = 0.0 if blank is not None else _share(steps, weighty([t.ravel() for t in tops]))
     return max(single, _share(lines, sum(map(np.size, lines)))) / limit
 
 
-def logarithms(scores: Array) -> Array:
-    """Chances as their logarithms, in which errors are even; other scores as they are."""
-    x = scores.astype(np.float64)
-    return (
-        np.log(np.maximum(x, LEAST))
-        if distributed(as_rows(scores)) and x.min(initial=0) >= 0
-        else x
-    )
+def even_scale(scores: Array) -> Callable[[Array], Array]:
+    """On which errors are even: logarithms of chances, other scores as they are."""
+    if scores.min(initial=0) >= 0 and distributed(as_rows(scores)):
+        return lambda x: np.log(np.maximum(x.astype(np.float64), LEAST))
+    return lambda x: x.astype(np.float64)
 
 
-def ahead_of(scores: Array, top: Array) -> Array:
+def ahead(scores: Array, top: Array, text: bool, blank: int | None) -> Array:
+    """How far each decision `top` is ahead, on an even scale; as text, of what would change it."""
+    scale = even_scale(scores)
+    if text:
+        return ahead_in_text(scores, top, blank, scale)
+    return _ahead_of(scale(scores), top[..., None])
+
+
+def _ahead_of(scores: Array, top: Array) -> Array:
     """How far the class `top` is ahead of the best other."""
     rest = scores.copy()
     np.put_along_axis(rest, top, -np.inf, -1)

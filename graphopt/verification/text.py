@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,19 +47,34 @@ def read(labels: Array, blank: int | None) -> Array:
     return once if blank is None else np.asarray(once[once != blank])
 
 
-def ahead_in_text(scores: Array, top: Array, blank: int | None) -> Array:
+def ahead_in_text(
+    scores: Array, top: Array, blank: int | None, scale: Callable[[Array], Array]
+) -> Array:
     """How far each step [lines, steps] of scores [lines, steps, classes] is from another text.
 
-    That is, how far the best label that leaves the text as `top` has it is ahead of all others.
+    That is, how far the best label that leaves the text as `top` has it is ahead of all others,
+    both on a rising `scale`.
     """
-    others = _accepted(top, blank)
-    rest = scores.copy()
-    np.put_along_axis(rest, others, -np.inf, -1)
-    own = np.take_along_axis(scores, others, -1).max(-1) - rest.max(-1)
+    scores = scores.copy()
+    accepted = _accepted(top, blank)
+    good = np.take_along_axis(scores, accepted, -1)
+    np.put_along_axis(scores, accepted, -np.inf, -1)
+    own = scale(good.max(-1)) - scale(scores.max(-1))
     if blank is None:
         return np.asarray(own)
+    np.put_along_axis(scores, accepted, good, -1)
+    first = scores.argmax(-1)[..., None]
+    best = np.take_along_axis(scores, first, -1)
+    np.put_along_axis(scores, first, -np.inf, -1)
+    second = scores.max(-1)[..., None]
+    np.put_along_axis(scores, first, best, -1)
     for shift in (-1, 1):  # a letter may stand one step beside
-        own = np.where(top == blank, own, np.maximum(own, _beside(scores, top, shift)))
+        labels = np.roll(top, shift, 1)[..., None]
+        mine = np.take_along_axis(scores, labels, -1)
+        ahead = scale(mine) - scale(np.where(first == labels, second, best))
+        ahead = np.roll(ahead[..., 0], -shift, 1)
+        ahead[:, -1 if shift > 0 else 0] = -np.inf  # there is no such step
+        own = np.where(top == blank, own, np.maximum(own, ahead))
     return np.asarray(own)
 
 
@@ -81,14 +96,3 @@ def _accepted(top: Array, blank: int | None) -> Array:
     inner[..., 1] = np.where(ends | apart, after, here)
     inner[..., 2] = np.where(begins | apart, before, here)
     return found
-
-
-def _beside(scores: Array, top: Array, shift: int) -> Array:
-    """How far the label of each step is ahead of all others at the step `shift` further on."""
-    labels = np.roll(top, shift, 1)[..., None]
-    mine = np.take_along_axis(scores, labels, -1)[..., 0]
-    rest = scores.copy()
-    np.put_along_axis(rest, labels, -np.inf, -1)
-    ahead = np.roll(mine - rest.max(-1), -shift, 1)
-    ahead[:, -1 if shift > 0 else 0] = -np.inf  # there is no such step
-    return np.asarray(ahead)

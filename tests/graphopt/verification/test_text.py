@@ -36,13 +36,13 @@ def scores(labels):
 @pytest.mark.parametrize(("line", "other"), SAME)
 def test_what_says_the_same_is_ahead_everywhere(line, other):
     np.testing.assert_array_equal(read(np.array(line), BLANK), read(np.array(other), BLANK))
-    assert (ahead_in_text(scores(other), np.array([line]), BLANK) > 0).all()
+    assert (ahead_in_text(scores(other), np.array([line]), BLANK, np.asarray) > 0).all()
 
 
 @pytest.mark.parametrize(("line", "other"), OTHER)
 def test_another_text_is_behind_somewhere(line, other):
     assert list(read(np.array(line), BLANK)) != list(read(np.array(other), BLANK))
-    assert (ahead_in_text(scores(other), np.array([line]), BLANK) < 0).any()
+    assert (ahead_in_text(scores(other), np.array([line]), BLANK, np.asarray) < 0).any()
 
 
 def test_the_blank_is_the_first_or_the_last_label_and_frequent():
