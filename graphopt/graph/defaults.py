@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 __all__ = ["without_habit"]
 
-#: So many initializers are no defaults for callers to override, where all of them are inputs.
+#: So many initializers, a matrix among them, are no defaults for callers to override, where all are
+#: inputs: a few scalars may be.
 MANY = 4
 
 
@@ -22,7 +23,8 @@ def without_habit(model: ir.Model) -> tuple[ir.Model, str]:
     old = model.ir_version < 4
     if not listed:
         return model, ""
-    if not old and not len(listed) == len(held) >= MANY:
+    matrices = any(v.shape is not None and len(v.shape) > 1 for v in held.values())
+    if not old and not (matrices and len(listed) == len(held) >= MANY):
         names = ", ".join(f"'{v.name}'" for v in listed[:3])
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         return model, f"Callers may override {names}{more}: what is an input too is not folded."

@@ -423,16 +423,16 @@ def test_weights_of_size_zero_and_a_flag_that_is_no_flag_pass_through(tmp_path, 
     assert [v.name for v in result.model.graph.outputs] == ["y"]
 
 
-def listing(version: int, count: int, listed: int) -> onnx.ModelProto:
+def listing(version: int, count: int, listed: int, shape=(2, 3)) -> onnx.ModelProto:
     """y = x * w0 * w1 ..., the first so many weights inputs too."""
     names = [f"w{k}" for k in range(count)]
-    weights = [numpy_helper.from_array(np.full((2, 3), 2, np.float32), n) for n in names]
+    weights = [numpy_helper.from_array(np.full(shape, 2, np.float32), n) for n in names]
     values = ["x", *(f"h{k}" for k in range(count - 1)), "y"]
     nodes = [
         node("Mul", [values[k], names[k]], [values[k + 1]], name=n) for k, n in enumerate(names)
     ]
     made = model(nodes, inits=weights)
-    made.graph.input.extend(helper.make_tensor_value_info(n, F, (2, 3)) for n in names[:listed])
+    made.graph.input.extend(helper.make_tensor_value_info(n, F, shape) for n in names[:listed])
     made.ir_version = version
     return made
 
@@ -453,9 +453,9 @@ def test_who_lists_every_weight_means_none_to_be_overridden(tmp_path):
     assert [v.name for v in result.model.graph.inputs] == ["x"]
 
 
-@pytest.mark.parametrize(("count", "listed"), [(5, 4), (1, 1)])
-def test_defaults_that_callers_may_override_stay(tmp_path, count, listed):
-    made = write(tmp_path, listing(4, count, listed))
+@pytest.mark.parametrize(("count", "listed", "shape"), [(5, 4, (2, 3)), (1, 1, (2, 3)), (5, 5, ())])
+def test_defaults_that_callers_may_override_stay(tmp_path, count, listed, shape):
+    made = write(tmp_path, listing(4, count, listed, shape))
     result = graphopt.optimize(made, "clean,fold,fuse", measure=False)
     assert any(n.startswith("Callers may override 'w0'") for n in result.report.notes)
     assert len(result.model.graph.inputs) == 1 + listed
