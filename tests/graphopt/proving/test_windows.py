@@ -354,6 +354,13 @@ def test_wrong_rewrites_are_refuted(name):
          "m = MatMul(x, w)  d = Mul(m, i)  r = ReduceMax<keepdims=0>(d, a)"
          "  y = ReduceMax<keepdims=0>(r, a)", {"x": (3, 4), "w": (4, 3)},
          {"a": k(0), "b": k(0, 1)}, {"a": k(0), "i": np.eye(3, dtype=np.float32)}),
+        # every second element has a neighbour that is infinite, times 0
+        ("r = Reshape(x, p)  a, b = Split<axis=-1, num_outputs=2>(r)  m = Mul(a, w)  d = Add(b, m)"
+         "  c = Concat<axis=-1>(a, d)  y = Reshape(c, f)",
+         "r = Reshape(x, p)  a, b = Split<axis=-1, num_outputs=2>(r)  s = Concat<axis=-1>(b, a)"
+         "  t = Reshape(s, f)  m = Mul(t, v)  y = Add(x, m)",
+         {"x": (3, 4)}, {"p": k(3, 2, 2), "f": k(3, 4), "w": c(2)},
+         {"p": k(3, 2, 2), "f": k(3, 4), "v": c(0, 2, 0, 2)}),
         # a neighbour or another channel that is infinite, times 0
         ("y = Relu(x)", "m = Conv<pads=[1, 1]>(x, w)  y = Relu(m)", {"x": ("N", 1, "L")}, {},
          {"w": c(0, 1, 0).reshape(1, 1, 3)}),
