@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["all_graphs", "all_nodes", "inner_nodes", "passed_on", "subgraphs"]
+__all__ = ["all_graphs", "all_nodes", "inner_nodes", "passed_on", "read_once", "subgraphs"]
 
 #: Standard operators that hold graphs; operators of other domains are looked at one by one.
 HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
@@ -57,3 +57,8 @@ def passed_on(value: ir.Value) -> ir.Value:
         assert source is not None
         value = source
     return value
+
+
+def read_once(value: ir.Value) -> bool:
+    """Whether one node alone reads `value`, once, and no caller does."""
+    return len(value.uses()) == 1 and not value.is_graph_output()

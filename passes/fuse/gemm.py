@@ -11,6 +11,7 @@ from graphopt import Bind, Context, Refused, Rule
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder
+from graphopt.graph.traverse import read_once
 from graphopt.rewriting.rules import Verdict
 
 __all__ = ["MatMulAdd", "TransposedOperand"]
@@ -51,7 +52,7 @@ class TransposedOperand(Rule):
 
     def check(self, transposed: ir.Node) -> Bind | None:
         out = transposed.outputs[0]
-        return Bind() if len(out.uses()) == 1 and not out.is_graph_output() else None
+        return Bind() if read_once(out) else None
 
     def rewrite(self, op: Builder, gemm: ir.Node, transposed: ir.Node) -> ir.Value:
         out = transposed.outputs[0]

@@ -16,6 +16,7 @@ from graphopt.passes.fuse.layout.views import is_view
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.constants import constant_shape, constant_value, number
+from graphopt.graph.traverse import read_once
 
 __all__ = ["Scores", "find_scores", "find_softmax", "heads_of", "unscaled"]
 
@@ -195,7 +196,7 @@ def _leads_to_product(value: ir.Value, depth: int = LONGEST) -> bool:
 def unscaled(value: ir.Value) -> tuple[ir.Value, float, list[ir.Node]]:
     """The value without a scalar factor that only this use sees."""
     scale, nodes = 1.0, []
-    while len(value.uses()) == 1 and not value.is_graph_output():
+    while read_once(value):
         node = value.producer()
         factor = _factor(node) if node is not None and node.op_type in ("Mul", "Div") else None
         if node is None or factor is None or factor[1] is None:

@@ -13,12 +13,9 @@ from graphopt.analyses.shapes.analysis import shapes
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder
+from graphopt.graph.traverse import read_once
 
 __all__ = ["ConcatChain", "ReduceChain", "SliceChain"]
-
-
-def _alone(value: ir.Value | None) -> bool:
-    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 class ConcatChain(Walker):
@@ -35,9 +32,9 @@ class ConcatChain(Walker):
         parts: list[ir.Value | None] = []
         inner: list[ir.Node] = []
         for value in node.inputs:
-            maker = None if value is None else value.producer()
+            maker = None if value is None or not read_once(value) else value.producer()
             joins = maker is not None and maker.op_type == "Concat" and maker.graph is node.graph
-            if maker is not None and joins and _alone(value) and _axis(maker, facts) == axis:
+            if maker is not None and joins and _axis(maker, facts) == axis:
                 parts += maker.inputs
                 inner.append(maker)
             else:

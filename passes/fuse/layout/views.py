@@ -12,6 +12,7 @@ from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.symbolic import Dim
 from graphopt.graph.attributes import attribute
 from graphopt.graph.building import Builder
+from graphopt.graph.traverse import read_once
 
 __all__ = ["VIEWS", "ShortenViews", "apply_steps", "is_view", "reshape_target", "view_step"]
 
@@ -89,7 +90,7 @@ class ShortenViews(Walker):
 
     def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
         out = node.outputs[0]
-        if len(out.uses()) == 1 and not out.is_graph_output() and is_view(out.consumers()[0]):
+        if read_once(out) and is_view(out.consumers()[0]):
             return None  # the last link of a chain finds it
         best = _shortest(node, ctx.get(shapes))
         if best is None:
@@ -113,7 +114,7 @@ def _shortest(root: ir.Node, facts: Shapes) -> tuple[ir.Value, Steps, tuple[Dim,
         if node.graph is not root.graph:
             break
         links.append(node)
-        alone &= node is root or (len(value.uses()) == 1 and not value.is_graph_output())
+        alone &= node is root or read_once(value)
         if alone:
             removed = (removed[0] + 1, removed[1] + (node.op_type == "Transpose"))
         if source is None:

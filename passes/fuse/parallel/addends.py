@@ -13,26 +13,24 @@ from graphopt.passes.fuse.weights import Array
 from graphopt.analyses.linear import Linear
 from graphopt.analyses.shapes.facts import Shapes
 from graphopt.graph.building import Builder
+from graphopt.graph.traverse import read_once
 
 __all__ = ["SUMS", "Scaled", "addends", "scaled", "single_use", "sum_of", "without"]
 
 SUMS = ("Add", "Sum")
 
 
-def _alone(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
-
-
 def single_use(value: ir.Value, graph: object) -> ir.Node | None:
     """What makes `value` in `graph`, where one node alone reads it; else None."""
     maker = value.producer()
-    return maker if maker is not None and maker.graph is graph and _alone(value) else None
+    return maker if maker is not None and maker.graph is graph and read_once(value) else None
 
 
 def addends(root: ir.Node) -> tuple[list[ir.Value], list[ir.Node]]:
     """What a tree of sums adds up, in order, and its sums below `root`; empty inside a tree."""
     y = root.outputs[0]
-    if _alone(y) and any(u.node.op_type in SUMS and u.node.graph is root.graph for u in y.uses()):
+    reader = y.consumers()[0] if read_once(y) else None
+    if reader is not None and reader.op_type in SUMS and reader.graph is root.graph:
         return [], []
     leaves: list[ir.Value] = []
     inner: list[ir.Node] = []
