@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -101,13 +102,17 @@ class _Process:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def ask(self, task: Task, spec: str, timeout: float | None) -> Outcome:
         """The outcome of a spec, or why there is none."""
         if self._process is None or self._process.poll() is not None:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             command = child_command("graphopt.searching.workers", "main")
-            self._process = subprocess.Popen(command, text=True, **pipes)
+            # its temporary files lie where this process can remove them: it may be killed
+            self._folder = tempfile.TemporaryDirectory(prefix="graphopt-")
+            where = {**os.environ, "TMPDIR": self._folder.name}
+            self._process = subprocess.Popen(command, text=True, env=where, **pipes)
             self._send(json.dumps(dataclasses.asdict(task)))
         process = self._process
         late = threading.Event()
@@ -128,7 +133,7 @@ class _Process:
                 clock.cancel()
         if said:
             return Outcome(**json.loads(said))
-        code = _ended(process)
+        code = self._ended(process)
         self._process = None
         if late.is_set():
             return Outcome(reason=f"it took longer than --trial-timeout {timeout:g}")
@@ -147,17 +152,18 @@ class _Process:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            _ended(process)
+            self._ended(process)
 
-
-def _ended(process: subprocess.Popen[str]) -> int:
-    """Wait for the end of a process and close its pipes; its exit code."""
-    code = process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    return code
+    def _ended(self, process: subprocess.Popen[str]) -> int:
+        """Wait for the end of a process, close its pipes, remove its files; its exit code."""
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        return code
 
 
 def main() -> None:

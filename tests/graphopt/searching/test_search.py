@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 
 import numpy as np
 import pytest
@@ -82,14 +83,18 @@ def test_a_budget_that_nothing_keeps_gives_the_nearest_and_says_so(folder):
     assert any("no candidate keeps the limits" in note for note in found.report.notes)
 
 
-def test_the_front_is_the_same_for_any_number_of_workers(folder):
+def test_the_front_is_the_same_for_any_number_of_workers(folder, monkeypatch):
     fronts = []
     for workers in (1, 2):
+        (temporary := folder / f"of {workers}").mkdir()
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        monkeypatch.setattr(tempfile, "tempdir", None)
         found = search(
             "model.onnx", budget=Budget(max_error=0.2), minimize="size", workers=workers, **QUICK
         )
         fronts.append([(r["spec"], r["loss"], r["size"]) for r in found.report.front])
     assert fronts[0] == fronts[1]
+    assert not list(temporary.iterdir())  # workers are killed: their files go too
 
 
 def test_a_study_goes_on_and_evaluates_nothing_twice(folder):
