@@ -143,6 +143,9 @@ class Rows:
 class Field:
     """One model, its client, and the folder that keeps its samples, answers and results."""
 
+    #: More options of `graphopt optimize`.
+    options: tuple[str, ...] = ()
+
     def __init__(self, client: field_client.Client, python: Path, args: Any, rows: Rows) -> None:
         self.client, self.python, self.args, self.rows = client, python, args, rows
         self.work = args.env / "work" / client.name
@@ -222,7 +225,7 @@ class Field:
         """graphopt's row: what every step became and why."""
         command = [*shlex.split(self.args.graphopt), "optimize", str(self.model), "-p", spec]
         command += ["--samples", str(self.work / "calibration"), "-o", str(out), "--json"]
-        command += ["--no-measure"] if self.args.no_measure else []
+        command += [*self.options, *["--no-measure"] * self.args.no_measure]
         report = json.loads(call(command, out.parent / "log"))
         kept = ("spec", "status", "reason", "notes", "seconds", "latency_ratio")
         steps = [{k: s[k] for k in kept} | {"error": worst_error(s)} for s in report["steps"]]

@@ -16,6 +16,9 @@ from graphopt.io.mxnet import mend_mxnet
 
 __all__ = ["mend", "take_maps"]
 
+#: Domains that ONNX Runtime imports by itself, in these versions.
+_KNOWN = {"com.microsoft": 1, "ai.onnx.ml": 5}
+
 
 def mend(proto: onnx.ModelProto) -> list[str]:
     """Set right what can be, in place; a sentence on each kind of change."""
@@ -33,6 +36,11 @@ def mend(proto: onnx.ModelProto) -> list[str]:
                 unknown.append(value.name)
         renamed += _tell_apart(nodes)
     notes = mend_mxnet(proto)
+    if imported := _import_known(proto):
+        notes.append(
+            f"Operators of domains that the model does not import are read as runtimes do: "
+            f"{_listed(imported)}."
+        )
     listed = _list_initializers(proto)
     if listed:
         notes.append(
@@ -50,6 +58,15 @@ def mend(proto: onnx.ModelProto) -> list[str]:
             f"{_listed(unknown)}."
         )
     return notes
+
+
+def _import_known(proto: onnx.ModelProto) -> list[str]:
+    """Import the domains of operators that ONNX Runtime knows without being told."""
+    used = {n.domain for _, nodes in _inside(proto.graph) for n in nodes}
+    missing = sorted(used.intersection(_KNOWN) - {e.domain for e in proto.opset_import})
+    for domain in missing:
+        proto.opset_import.add(domain=domain, version=_KNOWN[domain])
+    return missing
 
 
 def _list_initializers(proto: onnx.ModelProto) -> list[str]:

@@ -14,10 +14,11 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from graphopt.analyses.shapes.analysis import infer
+from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.graph.building import Names
-from graphopt.io.skeleton import skeleton_of
 
 __all__ = ["limit_opset", "raise_for", "raise_opset"]
 
@@ -71,6 +72,7 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     roots = [model.graph, *(f.graph for f in model.functions.values())]
     older = [r for r in roots if r.opset_imports.get("", version) < version]
     plan: list[tuple[ir.Node, onnx.GraphProto]] = []
+    known: Shapes | None = None
     for old in sorted({r.opset_imports[""] for r in older}):
         graphs = [g for r in older if r.opset_imports[""] == old for g in (r, *r.subgraphs())]
         nodes = [n for g in graphs for n in g if _changed(n, old, version)]
@@ -80,7 +82,9 @@ def raise_opset(model: ir.Model, version: int) -> bool:
                     f"{node.op_type} '{node.name}' cannot be raised from opset {old} to "
                     f"{version}: its meaning changed in {_REDEFINED[node.op_type]}"
                 )
-        plan += zip(nodes, _convert_all(model, nodes, old, version), strict=True)
+        if nodes:
+            known = known or infer(model)
+            plan += zip(nodes, _convert_all(nodes, known, old, version), strict=True)
     names = Names(model)
     for node, proto in plan:
         if not _same(proto, ir.serde.serialize_node(node)):
@@ -93,15 +97,9 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     return bool(older)
 
 
-def _convert_all(
-    model: ir.Model, nodes: list[ir.Node], old: int, new: int
-) -> list[onnx.GraphProto]:
+def _convert_all(nodes: list[ir.Node], known: Shapes, old: int, new: int) -> list[onnx.GraphProto]:
     """Each node's replacement. One call converts all, as a call costs much and a node little."""
-    try:
-        return _convert([_alone(n) for n in nodes], old, new)
-    except _FAILURES:
-        _infer_shapes(model)
-    alone = [_alone(n) for n in nodes]
+    alone = [_alone(n, known) for n in nodes]
     try:
         return _convert(alone, old, new)
     except _FAILURES as all_failed:
@@ -192,7 +190,7 @@ def _signature(schema: onnx.defs.OpSchema) -> Any:
     return len(schema.inputs), parameters, attributes
 
 
-def _alone(node: ir.Node) -> onnx.GraphProto:
+def _alone(node: ir.Node, known: Shapes) -> onnx.GraphProto:
     """A graph of this one node: inputs i0, i1, ... with what is known of them, outputs o0, ..."""
     graph = onnx.GraphProto(name="alone")
     proto = ir.serde.serialize_node(node)
@@ -208,21 +206,27 @@ def _alone(node: ir.Node) -> onnx.GraphProto:
             shown = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=f"i{k}")
             graph.initializer.append(ir.to_proto(shown))
         elif first == k:
-            graph.input.append(_info(value, f"i{k}"))
+            graph.input.append(_info(value, f"i{k}", known))
     for k, value in enumerate(node.outputs[: len(proto.output)]):
         if value.name:
             proto.output[k] = f"o{k}"
-            graph.output.append(_info(value, f"o{k}"))
+            graph.output.append(_info(value, f"o{k}", known))
     graph.node.append(proto)
     return graph
 
 
-def _info(value: ir.Value, name: str) -> onnx.ValueInfoProto:
+def _info(value: ir.Value, name: str, known: Shapes) -> onnx.ValueInfoProto:
+    """Type and shape as they are declared; what is not, as far as it is known."""
     info = onnx.ValueInfoProto(name=name)
-    if value.type is not None:
-        info.type.CopyFrom(ir.to_proto(value.type))
-        if value.shape is not None:
-            ir.serde.serialize_shape_into(info.type, value.shape)
+    dtype, dims = known.dtype(value), known.shape(value)
+    kind = value.type or (ir.TensorType(dtype) if dtype is not None else None)
+    shape = value.shape
+    if shape is None and dims is not None:
+        shape = ir.Shape([d if isinstance(d, int) else None for d in dims])
+    if kind is not None:
+        info.type.CopyFrom(ir.to_proto(kind))
+        if shape is not None:
+            ir.serde.serialize_shape_into(info.type, shape)
     return info
 
 
@@ -238,17 +242,6 @@ def _same(graph: onnx.GraphProto, old: onnx.NodeProto) -> bool:
         and {p.name: p.SerializeToString(deterministic=True) for p in new.attribute}
         == {p.name: p.SerializeToString(deterministic=True) for p in old.attribute}
     )
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes that are missing, as far as ONNX's own inference finds them."""
-    proto, _ = skeleton_of(model).runnable
-    inferred = onnx.shape_inference.infer_shapes(proto)
-    found = {v.name: v for v in inferred.graph.value_info}
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name in found and (value.type is None or value.shape is None):
-                ir.serde.deserialize_value_info_proto(found[value.name], value)
 
 
 def _replace(node: ir.Node, proto: onnx.GraphProto, names: Names) -> None:

@@ -20,8 +20,13 @@ __all__ = ["changed_signature", "check_graph", "fingerprint"]
 
 #: A domain whose operators the checker knows nothing of.
 _OPAQUE = "graphopt.opaque"
-#: Operators by the opsets that deprecate them: opset 21 defined GroupNormalization anew.
-_STILL_RUN = {"GroupNormalization": range(18, 21)}
+#: Operators by the opsets in which runtimes have them and the standard does not: opset 21 defined
+#: GroupNormalization anew; what ONNX Runtime's optimizer fused, the standard took up later.
+_BESIDE = {
+    "GroupNormalization": range(18, 21),
+    "LayerNormalization": range(17),
+    "MeanVarianceNormalization": range(9),
+}
 #: Operators that ONNX Runtime and its providers register in the standard domain: exporters of
 #: language models write the first, TensorRT's plugins end in _TRT, others were ONNX experiments.
 _RUNTIMES = frozenset(
@@ -94,7 +99,7 @@ def _hide_unknown(proto: onnx.ModelProto) -> None:
         node
         for node in _nodes(proto.graph.node)
         if node.domain in STANDARD
-        and (node.op_type in _RUNTIMES or version in _STILL_RUN.get(node.op_type, ()))
+        and (node.op_type in _RUNTIMES or version in _BESIDE.get(node.op_type, ()))
     ]
     for node in hidden:
         node.domain = _OPAQUE

@@ -10,6 +10,8 @@ from onnx import TensorProto, helper
 
 import graphopt
 from graphopt.errors import GraphOptError, ModelError
+from graphopt.execution.runtime import run
+from graphopt.rewriting.opset import raise_opset
 from graphopt.verification.graph import check_graph
 
 
@@ -68,6 +70,25 @@ def test_operators_that_the_runtime_adds_to_the_standard_domain(within):
     result = graphopt.optimize(proto, "clean, fold, fuse", measure=False)
     assert result.model.graph.node(0).op_type in ("SimplifiedLayerNormalization", "If")
     assert result.report.steps[0].edits == 1
+
+
+def test_what_the_runtimes_own_optimizer_wrote_before_the_standard_had_it():
+    """Opset 12 as `onnxruntime.transformers` leaves it: fused norms, domains not imported."""
+    text = """<ir_version: 7, opset_import: ["": 12]>
+    g (float[B, 4, 8] x) => (float[B, 4, 8] y)
+    <float[8] s = {1, 2, 3, 4, 5, 6, 7, 8}, float[8] b = {1, 0, 1, 0, 1, 0, 1, 0}>
+    { n = LayerNormalization<axis = -1>(x, s, b) g = com.microsoft.Gelu(n)
+      k = com.microsoft.SkipLayerNormalization(g, n, s, b) p = Softmax<axis = 2>(k)
+      y = Identity(p) }"""
+    proto = onnx.parser.parse_model(text)
+    x = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
+    want = run(ir.from_proto(proto), {"x": x})["y"]
+    result = graphopt.optimize(proto, "clean, fold, fuse", measure=False)
+    assert any("'com.microsoft'" in note for note in result.report.notes)
+    np.testing.assert_allclose(run(result.model, {"x": x})["y"], want, rtol=1e-5)
+    raise_opset(result.model, 17)
+    assert [n.op_type for n in result.model.graph][-1] == "Softmax"  # over the last axis still
+    np.testing.assert_allclose(run(result.model, {"x": x})["y"], want, rtol=1e-5)
 
 
 def test_an_operator_that_nobody_knows_is_still_refused():

@@ -29,14 +29,16 @@ def _skip_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]
     return [full, Fact(FLOAT, statistics), Fact(FLOAT, statistics), full]
 
 
-def _simplified_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+def _layer_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """(output, statistics of each row: mean and inverse deviation, or its inverse norm alone)."""
     dims = ins[0].dims
     axis = attribute(node, "axis", -1)
-    inverse = None
+    rows = None
     if dims is not None:
         axis %= len(dims)
-        inverse = (*dims[:axis], *(1 for _ in dims[axis:]))
-    return [Fact(ins[1].dtype, dims), Fact(FLOAT, inverse)]
+        rows = (*dims[:axis], *(1 for _ in dims[axis:]))
+    statistics = Fact(ir.DataType(attribute(node, "stash_type", 1)), rows)
+    return [Fact(ins[1].dtype, dims), statistics, statistics]
 
 
 def _fused_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
@@ -207,5 +209,5 @@ OPERATORS: dict[tuple[str, str], Callable[[ir.Node, Sequence[Fact], Shapes], lis
     (_MS, "QuantizeLinear"): _quantize,
     (_MS, "DequantizeLinear"): _dequantize,
 }
-#: Registered by the runtime in the standard domain.
-RUNTIME_OPERATORS = {"SimplifiedLayerNormalization": _simplified_norm}
+#: Registered by the runtime in the standard domain, the second before opset 17 too.
+RUNTIME_OPERATORS = {"SimplifiedLayerNormalization": _layer_norm, "LayerNormalization": _layer_norm}
