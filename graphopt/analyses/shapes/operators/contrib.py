@@ -53,6 +53,10 @@ def _fused_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fa
     return [Fact(ins[0].dtype, (*batch, rows, columns))]
 
 
+def _float_product(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    return [Fact(ins[0].dtype, matrix_product(shapes, ins[0].dims, ins[1].dims))]
+
+
 def _multi_head_attention(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """query (B, S, H*D) and value (B, L, H*Dv) give (B, S, H*Dv)."""
     query = ins[0].dims
@@ -101,16 +105,32 @@ def _fused_gemm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact
 
 def _fused_conv(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
     """Conv with an activation (and a summand) has Conv's shape."""
-    extra = ("activation", "activation_params")
-    conv = ir.Node(
-        "",
-        "Conv",
-        list(node.inputs[:3]),
-        [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values() if a.name not in extra],
-    )
-    conv.outputs[0].name = "y"
-    found = windowed(conv, list(ins[:3]), shapes)
-    conv.resize_inputs(0)
+    return _as_windowed("Conv", 3, ("activation", "activation_params"), node, ins, shapes)
+
+
+def _integer_pool(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    if attribute(node, "channels_last", 0):
+        return [Fact(ins[0].dtype)]
+    in_floats = [Fact(FLOAT, ins[0].dims)]  # the standard's takes no integers
+    found = _as_windowed("AveragePool", 1, ("channels_last",), node, in_floats, shapes)
+    return [Fact(ins[0].dtype, one.dims) for one in found]
+
+
+def _as_windowed(
+    op_type: str,
+    count: int,
+    extra: Sequence[str],
+    node: ir.Node,
+    ins: Sequence[Fact],
+    shapes: Shapes,
+) -> list[Fact]:
+    """What a standard operator makes of the first `count` inputs and all attributes but `extra`."""
+    given = [a for a in node.attributes.values() if a.name not in extra]
+    attributes = [ir.Attr(a.name, a.type, a.value) for a in given]
+    plain = ir.Node("", op_type, list(node.inputs[:count]), attributes)
+    plain.outputs[0].name = "y"
+    found = windowed(plain, list(ins[:count]), shapes)
+    plain.resize_inputs(0)
     return found or []
 
 
@@ -145,6 +165,48 @@ def _integer_sum(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fac
     a, b = ins[0].dims, ins[3].dims
     dims = None if a is None or b is None else broadcast(shapes, a, b)
     return [Fact(ins[0].dtype, dims)]
+
+
+def _integer_concat(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QLinearConcat of (scale, zero, a, scale, zero, b, scale, zero, ...)."""
+    parts = [fact.dims for fact in ins[2::3]]
+    known = [dims for dims in parts if dims is not None]
+    if len(known) < len(parts) or len({len(dims) for dims in known}) != 1 or not known[0]:
+        return [Fact(ins[2].dtype)]
+    axis = attribute(node, "axis", 0) % len(known[0])
+    total: Dim = sum((dims[axis] for dims in known[1:]), known[0][axis])
+    return [Fact(ins[2].dtype, (*known[0][:axis], total, *known[0][axis + 1 :]))]
+
+
+def _integer_where(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QLinearWhere of (condition, a, scale, zero, b, ...): shapes broadcast."""
+    dims = ins[0].dims
+    for other in (ins[1].dims, ins[4].dims):
+        dims = None if dims is None or other is None else broadcast(shapes, dims, other)
+    return [Fact(ins[1].dtype, dims)]
+
+
+def _integer_gemm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """QGemm of (a, scale, zero, b, ...): in floats where no zero point of the output is given."""
+    dtype = ins[8].dtype if len(ins) > 8 and node.inputs[8] is not None else FLOAT
+    (product,) = _fused_gemm(node, [ins[0], ins[3]], shapes)
+    return [Fact(dtype, product.dims)]
+
+
+def _embed_norm(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """Ids (B, S) and a table (V, H) give (B, S, H), the sequences' lengths (B,), (B, S, H)."""
+    ids, table = ins[0].dims, ins[2].dims
+    rows = None if ids is None or table is None else (*ids, table[-1])
+    dtype = FLOAT if node.op_type.startswith("Q") else ins[2].dtype
+    full = Fact(dtype, rows)
+    return [full, Fact(ir.DataType.INT32, None if ids is None else ids[:1]), full]
+
+
+def _halved(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
+    """BiasSplitGelu: one half of the last axis gates the other."""
+    dims = ins[0].dims
+    half = floordiv(dims[-1], 2) if dims else None
+    return [Fact(ins[0].dtype, None if dims is None or half is None else (*dims[:-1], half))]
 
 
 def _integer_global_pool(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fact]:
@@ -183,7 +245,8 @@ def _block_matmul(node: ir.Node, ins: Sequence[Fact], shapes: Shapes) -> list[Fa
 
 _LIKE_FIRST = (
     "BiasGelu FastGelu QuickGelu Gelu BiasSoftmax GroupNorm RotaryEmbedding QLinearSigmoid "
-    "QLinearLeakyRelu QLinearSoftmax BiasDropout Inverse MoE QMoE"
+    "QLinearLeakyRelu QLinearSoftmax BiasDropout Inverse MoE QMoE BiasAdd SkipGroupNorm "
+    "LongformerAttention QOrderedGelu ScaledSiLU"
 )
 _MS = "com.microsoft"
 
@@ -191,7 +254,12 @@ OPERATORS: dict[tuple[str, str], Callable[[ir.Node, Sequence[Fact], Shapes], lis
     **{(_MS, name): _like_first for name in _LIKE_FIRST.split()},
     (_MS, "SkipLayerNormalization"): _skip_norm,
     (_MS, "SkipSimplifiedLayerNormalization"): _skip_norm,
+    (_MS, "EmbedLayerNormalization"): _embed_norm,
+    (_MS, "QEmbedLayerNormalization"): _embed_norm,
+    (_MS, "BiasSplitGelu"): _halved,
     (_MS, "FusedMatMul"): _fused_matmul,
+    (_MS, "TransposeMatMul"): _fused_matmul,
+    (_MS, "GemmFastGelu"): _float_product,
     (_MS, "FusedGemm"): _fused_gemm,
     (_MS, "FusedConv"): _fused_conv,
     (_MS, "MultiHeadAttention"): _multi_head_attention,
@@ -202,10 +270,15 @@ OPERATORS: dict[tuple[str, str], Callable[[ir.Node, Sequence[Fact], Shapes], lis
     (_MS, "GatherBlockQuantized"): _gather_blocks,
     (_MS, "QLinearAdd"): _integer_sum,
     (_MS, "QLinearMul"): _integer_sum,
+    (_MS, "QLinearConcat"): _integer_concat,
+    (_MS, "QLinearWhere"): _integer_where,
+    (_MS, "QLinearAveragePool"): _integer_pool,
+    (_MS, "QGemm"): _integer_gemm,
     (_MS, "QLinearGlobalAveragePool"): _integer_global_pool,
     (_MS, "QAttention"): _integer_attention,
     (_MS, "DynamicQuantizeLSTM"): _integer_lstm,
     (_MS, "MatMulNBits"): _block_matmul,
+    (_MS, "MatMulBnb4"): _block_matmul,
     (_MS, "QuantizeLinear"): _quantize,
     (_MS, "DequantizeLinear"): _dequantize,
 }
