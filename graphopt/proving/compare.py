@@ -14,6 +14,7 @@ import numpy as np
 
 from graphopt.analyses.shapes.symbolic import Dim, symbol
 from graphopt.proving.polynomials import Atom, Monomial, Poly, Rational, Unprovable
+from graphopt.proving.rounding import SINGLE, Precision
 from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
@@ -23,10 +24,8 @@ Array = np.ndarray[Any, Any]
 
 #: Coefficients compared in one go.
 MOST = 1 << 22
-#: Relative difference of two coefficients: a few roundings of float32.
-ROUNDING = 2.0**-20
-#: Nor does one of the smallest numbers that float32 has.
-LEAST = 2.0**-149
+#: Roundings by which two coefficients may differ.
+ROUNDINGS = 16
 
 
 class _Part(NamedTuple):
@@ -39,16 +38,20 @@ class _Part(NamedTuple):
 
 
 class Comparer:
-    """Compares polynomials of one algebra."""
+    """Compares polynomials of one algebra; `stored` is the precision of constants stored anew."""
 
-    def __init__(self, algebra: Algebra, terms: Mapping[int, Term]) -> None:
+    def __init__(
+        self, algebra: Algebra, terms: Mapping[int, Term], stored: Precision = SINGLE
+    ) -> None:
         self.algebra = algebra
         self.terms = terms
+        self.rounding, self.least = ROUNDINGS * stored.unit, stored.least
+        self._names: dict[str, str] = {}
 
     def equal(self, p: Poly, q: Poly) -> bool:
         """Whether p = q for every value of what is no constant, constants up to rounding."""
         found = self.ratio(p, q)
-        return found is not None and abs(found - 1) <= ROUNDING
+        return found is not None and abs(found - 1) <= self.rounding
 
     def ratio(self, p: Poly, q: Poly) -> float | None:
         """The number r with p = r q; None if there is none."""
@@ -128,12 +131,12 @@ class Comparer:
         return f"{part.rest.bound}:{factors}"
 
     def _bare(self, atom: Atom) -> str:
+        """Its text; of a function a name for it, since texts in texts would double in length."""
         if not atom.polys:
             return atom.text
-        inner = []
-        for p in atom.polys:
-            inner.append(sorted(set(self._grouped(p))))
-        return f"{atom.kind}{atom.data}{atom.index}{atom.bound}{inner}"
+        inner = [sorted(set(self._grouped(p))) for p in atom.polys]
+        text = f"{atom.kind}{atom.data}{atom.index}{atom.bound}{inner}"
+        return self._names.setdefault(text, f"@{len(self._names)}")
 
     def _times(
         self, parts: Sequence[_Part], others: Sequence[_Part], expected: float | None
@@ -173,7 +176,7 @@ class Comparer:
                 if r is None or (r < 0 and e.denominator != 1):
                     return None
                 found *= r ** float(e)
-            elif any(abs(r - 1) > ROUNDING for r in ratios if r is not None):
+            elif any(abs(r - 1) > self.rounding for r in ratios if r is not None):
                 return None
         return found
 
@@ -211,7 +214,7 @@ class Comparer:
             for k, n in enumerate(order)
         }
         alone = [side[0] for side in (parts, others) if len(side) == 1 and not side[0].bound]
-        if len(alone) == 2 and _close(*(self._exponent(part, grid) for part in alone)):
+        if len(alone) == 2 and self._close(*(self._exponent(part, grid) for part in alone)):
             parts, others = ([_without_exponentials(part)] for part in alone)
         a, size_a = self._total(parts, grid)
         b, size_b = self._total(others, grid)
@@ -224,9 +227,16 @@ class Comparer:
                 return None
             r = top / bottom
         with np.errstate(invalid="ignore"):  # infinities are equal or not
-            allowed = ROUNDING * np.maximum(size_a, abs(r) * size_b) + LEAST
+            allowed = self.rounding * np.maximum(size_a, abs(r) * size_b) + self.least
             same = (a == r * b) | (np.abs(a - r * b) <= allowed) & np.isfinite(allowed)
         return r if bool(same.all()) else None
+
+    def _close(self, a: Array, b: Array) -> bool:
+        """Whether numbers agree up to rounding, infinities exactly."""
+        with np.errstate(invalid="ignore"):
+            near = np.abs(a - b) <= self.rounding * (1 + np.abs(a))
+            same = (a == b) | (near & np.isfinite(a) & np.isfinite(b))
+        return bool(same.all())
 
     def _total(self, parts: Sequence[_Part], grid: dict[str, Array]) -> tuple[Array, Array]:
         """The sum of coefficients on the grid, and of their magnitudes."""
@@ -312,14 +322,6 @@ def _exponential(atom: Atom) -> bool:
 
 def _without_exponentials(part: _Part) -> _Part:
     return part._replace(constants=tuple(c for c in part.constants if not _exponential(c[0])))
-
-
-def _close(a: Array, b: Array) -> bool:
-    """Whether numbers agree up to rounding, infinities exactly."""
-    with np.errstate(invalid="ignore"):
-        near = np.abs(a - b) <= ROUNDING * (1 + np.abs(a))
-        same = (a == b) | (near & np.isfinite(a) & np.isfinite(b))
-    return bool(same.all())
 
 
 def _power(x: Array, e: Rational) -> Array:

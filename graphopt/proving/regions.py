@@ -23,6 +23,7 @@ from graphopt.proving.draws import (
     drawn,
     trials,
 )  # fmt: skip
+from graphopt.proving.rounding import SINGLE, precision
 from graphopt.proving.running import Fails, Run, Shared, Unrunnable
 from graphopt.proving.terms import Term
 from graphopt.proving.windows import Verdict, Window
@@ -35,12 +36,12 @@ DRAWN = (NORMAL, NEAR)
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
 SCALES = (1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
 LOST = 256
+#: Roundings of half precision by which a result may move where constants are stored in it anew.
+HALF_LOST = 4
 #: Leaves in which zeros, ordinary and large numbers are side by side.
 MIXED = 4
 #: Perturbations that measure the effect of rounding.
 ROUNDINGS = 3
-#: One rounding of what was computed before and stored in float32.
-FOLDED = 2.0**-24
 #: Numbers that are multiples of its inverse, and their sums, are exact.
 GRAIN = 64
 
@@ -155,13 +156,18 @@ def _in_single(
     told = np.isfinite(before) & np.isfinite(exact)
     if not np.isfinite(after[told]).all():
         return "it overflows where the source does not"
-    moved = _moved(window, wide, sizes, shared, exact, 2.0**-24)[told]
-    before, after, exact = before[told], after[told], exact[told]
+    moved = _moved(window, wide, sizes, shared, exact, SINGLE.unit)[told]
+    whole, before, after, exact = exact, before[told], after[told], exact[told]
     own, lost = np.abs(before - exact), np.abs(after - exact)
     # what a Relu cuts off on one side alone is as far as rounding moves the others
     edge = (before == 0) | (after == 0) | (exact == 0)
     near = np.where(edge, 16 * max(_typical(own), _typical(moved)), 0.0)
-    if (lost > LOST * (own + moved + 2.0**-24 * np.abs(exact)) + near).any():
+    allowed = LOST * (own + moved + SINGLE.unit * np.abs(exact)) + near
+    unit = precision(*_terms(window)).unit
+    if unit > SINGLE.unit:
+        stored = _moved(window, wide, sizes, shared, whole, unit)[told]
+        allowed += HALF_LOST * (np.maximum(stored, _typical(stored)) + unit * np.abs(exact))
+    if (lost > allowed).any():
         return "it loses digits where the source does not"
     return ""
 
@@ -192,15 +198,25 @@ def _compare(window: Window, trial: Trial, shared: Shared) -> bool | None:
         return bool(np.array_equal(before, after))
     if (before[hidden] != after[hidden]).any():
         return False
-    own = [{t for s in side for t in s.args if t and t.op == "const"} for side in window.inner]
-    unit = FOLDED if run.narrow or own[0] != own[1] else 2.0**-50
+    used = _terms(window)
+    own = [{t for t in side if t.op == "const"} for side in used]
+    unit = precision(*used).unit if run.narrow or own[0] != own[1] else 2.0**-50
     exact = trial.kind.name in EXACT and not run.narrow and all(map(_grained, constants(window)))
     values = before[finite]
     moved = np.zeros_like(values)
     if not exact:
         moved = _moved(window, feeds, sizes, shared, before, unit)[finite]
-    allowed = 16 * np.maximum(moved, _typical(moved)) + 64 * unit * np.abs(values) + 1e-300
+    some = (
+        16 if unit <= SINGLE.unit else 4
+    )  # what moves by more of these is seen by half precision too
+    allowed = some * (np.maximum(moved, _typical(moved)) + 4 * unit * np.abs(values)) + 1e-300
     return bool((np.abs(after[finite] - values) <= allowed).all())
+
+
+def _terms(window: Window) -> tuple[set[Term], set[Term]]:
+    """All that is inside on both sides, constants too."""
+    one, two = ({*side, *(t for s in side for t in s.args if t)} for side in window.inner)
+    return one, two
 
 
 def _masks(window: Window) -> bool:
@@ -226,7 +242,7 @@ def _moved(
             continue  # what was rounded decides a size (scales of a Resize)
         with np.errstate(invalid="ignore"):
             moved = np.maximum(moved, np.where(np.isfinite(again), np.abs(again - values), 0))
-    if unit == FOLDED:  # what was stored is no nearer than the source's own sums
+    if unit >= SINGLE.unit:  # what was stored is no nearer than the source's own sums
         single = Run(shared, sizes, wide=np.float32)
         again = single(window.before, {t: single.wide(x) for t, x in feeds.items()})
         if again.shape == values.shape:

@@ -23,7 +23,7 @@ from graphopt.graph.evaluation import (
     quick,
 )
 from graphopt.graph.numpy_kernels import MOVES
-from graphopt.proving.compare import LEAST
+from graphopt.proving.rounding import SINGLE
 from graphopt.proving.terms import Term
 
 __all__ = ["Fails", "Run", "Shared", "Unrunnable", "size_at"]
@@ -40,7 +40,7 @@ MOVED = (MOVES | {"Cast"}) - {"Concat"}
 #: Roundings by which what a Cast rounds is moved, so that numbers at a tie go either way.
 EDGE = 64
 #: Inputs that are float32 whatever the type that the operator computes in.
-SINGLE = {"Resize": (1, 2), "Upsample": (1,)}
+ALWAYS_SINGLE = {"Resize": (1, 2), "Upsample": (1,)}
 
 
 class Unrunnable(Exception):
@@ -116,7 +116,7 @@ class Run:
         if self.rng is None or x.dtype.kind != "f":
             return x
         part = self.rng.uniform(-1, 1, x.shape)
-        moved: Array = x * (1 + self.unit * part) + np.where(x == 0, 0, LEAST * part)
+        moved: Array = x * (1 + self.unit * part) + np.where(x == 0, 0, SINGLE.least * part)
         return moved
 
     def __call__(self, top: Term, feeds: Mapping[Term, Array]) -> Array:
@@ -243,7 +243,7 @@ class Run:
 
     def _by_runtime(self, term: Term, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         """One node in ONNX Runtime: in float64, else in float32."""
-        single = SINGLE.get(node.op_type, ())
+        single = ALWAYS_SINGLE.get(node.op_type, ())
         there = False
         for dtype in dict.fromkeys((self.dtype, np.float32)):
             given = [

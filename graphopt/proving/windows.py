@@ -34,6 +34,7 @@ from graphopt.proving.products import PRODUCTS
 from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
 from graphopt.proving.reductions import REDUCTIONS
+from graphopt.proving.rounding import precision, read_by
 from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 
@@ -268,7 +269,8 @@ def proved(old: Term, new: Term, leaves: set[Term]) -> bool:
     pairs = {(a, b) for a, b in zip(old.dims, new.dims, strict=True) if a != b}
     if not (pairs | meaning.held) <= held:
         raise Unprovable("shapes that are written differently")
-    return equal(Comparer(algebra, meaning.terms), p, q, index)
+    stored = precision(*(read_by(t, leaves) for t in (old, new)))
+    return equal(Comparer(algebra, meaning.terms, stored), p, q, index)
 
 
 def _reaches(known: set[tuple[Dim, int]], size: Dim, k: int) -> bool:

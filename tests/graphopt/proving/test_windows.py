@@ -454,3 +454,40 @@ def test_one_operator_of_other_arguments_is_another():
     before = "a = Relu(x)  u = NonZero(a)  y = Cast<to=1>(u)"
     after = "a = Abs(x)  u = NonZero(a)  y = Cast<to=1>(u)"
     assert verdict(before, after, {"x": ("N", 3)}) == "refuted"
+
+
+def _normalized(kind, off=1.0):
+    """Conv, BatchNormalization of a type, and the weights of the Conv that does both."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((8, 4, 3, 3)).astype(kind)
+    s, b, m = (rng.standard_normal(8).astype(kind) for _ in range(3))
+    v = rng.uniform(0.5, 2, 8).astype(kind)
+    by = s.astype(np.float64) / np.sqrt(v.astype(np.float64) + 1e-5)
+    folded = w * by.reshape(8, 1, 1, 1) * off
+    more = b - m.astype(np.float64) * by
+    return {"w": w, "s": s, "b": b, "m": m, "v": v}, {
+        "f": folded.astype(kind), "g": more.astype(kind)
+    }  # fmt: skip
+
+
+NORMALIZED = (
+    "c = Conv(x, w)  y = BatchNormalization(c, s, b, m, v)",
+    "y = Conv(x, f, g)",
+)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_folded_constants_are_rounded_in_the_type_that_is_computed_in(kind):
+    before, after = NORMALIZED
+    x = {"x": np.zeros((1, 4, 6, 6), kind)}
+    assert verdict(before, after, x, *_normalized(kind)) == "proved"
+    assert verdict(before, after, x, *_normalized(kind, off=1.02)) == "refuted"
+
+
+def test_half_precision_is_no_licence_where_the_source_has_none():
+    constants, folded = _normalized(np.float32)
+    before, after = NORMALIZED
+    narrow = after.replace("f, g", "u, g").replace("y =", "u = Cast<to=1>(h)  y =")
+    given = {"h": folded["f"].astype(np.float16), "g": folded["g"]}
+    x = {"x": np.zeros((1, 4, 6, 6), np.float32)}
+    assert verdict(before, narrow, x, constants, given) not in ("proved", "checked")
