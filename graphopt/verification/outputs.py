@@ -21,6 +21,8 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.execution.runtime import in_parts, opened, run_each
+from graphopt.graph.attributes import attribute
+from graphopt.graph.traverse import all_nodes
 from graphopt.io.skeleton import Skeleton, skeleton_of
 from graphopt.reporting.records import OutputError
 
@@ -33,6 +35,11 @@ FLOOR = 1e-5
 NOISE_FACTOR = 4.0
 #: How many times what rounding the inputs moves, where every edit is proved: each layer rounds.
 ROUNDING_FACTOR = 16.0
+_SPACINGS = {
+    ir.DataType.FLOAT: 2.0**-23,
+    ir.DataType.FLOAT16: 2.0**-10,
+    ir.DataType.BFLOAT16: 2.0**-7,
+}
 #: What still counts as equal at most: a model that differs by more from itself tells nothing apart.
 MOST_NOISE = 0.1
 #: Bytes of weights above which the noise is taken as none: the runtime's optimizations copy them.
@@ -124,9 +131,10 @@ class Judge:
 
     @cached_property
     def rounded(self) -> list[Outputs]:
-        """The source's outputs on all inputs, each moved by a rounding of float32."""
-        rng = np.random.default_rng(0)
-        feeds = [{n: _moved(a, rng) for n, a in run.items()} for run in (*self.probe, *self.extra)]
+        """The source's outputs on all inputs, each moved by a rounding of what it computes in."""
+        rng, unit = np.random.default_rng(0), _spacing(self._skeleton.model)
+        runs = (*self.probe, *self.extra)
+        feeds = [{n: _moved(a, unit, rng) for n, a in run.items()} for run in runs]
         return list(run_each(self._skeleton, feeds))
 
     @property
@@ -220,10 +228,17 @@ def _figures(compared: Comparison) -> dict[str, float]:
     return {name: error.rel_l2 for name, error in compared.errors.items()}
 
 
-def _moved(x: Any, rng: np.random.Generator) -> Any:
+def _spacing(model: ir.Model) -> float:
+    """From 1 to the next number of the coarsest type that a model is given or casts to."""
+    given = {v.dtype for v in model.graph.inputs}
+    casts = {attribute(n, "to", 1) for n in all_nodes(model.graph) if n.op_type == "Cast"}
+    kinds = given | {ir.DataType(to) for to in casts}
+    return max(size for kind, size in _SPACINGS.items() if kind in {*kinds, ir.DataType.FLOAT})
+
+
+def _moved(x: Any, unit: float, rng: np.random.Generator) -> Any:
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
         return x
-    unit = max(2.0**-23, float(np.finfo(x.dtype).eps))
     return (x * (1 + unit * rng.choice((-1, 1), x.shape))).astype(x.dtype)
 
 

@@ -134,3 +134,22 @@ def test_what_rounding_the_inputs_does_is_told_on_the_runs_in_question():
     assert not tame.rounds_alike(compare_outputs(tame.source, moved), slice(None))
     short = [{"y": run["y"][:1]} for run in judge.source]
     assert not judge.rounds_alike(compare_outputs(judge.source, short), slice(None))
+
+
+@pytest.mark.parametrize(("kind", "alike"), [(10, True), (1, False)])
+def test_rounding_is_that_of_the_type_a_model_computes_in(kind, alike):
+    """Inside, half precision rounds float32 inputs too: what moves by that is no difference."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 64)).astype(np.float32)
+    w = rng.standard_normal((64, 8))
+    dtype = np.float16 if kind == 10 else np.float32
+
+    def model(weights):
+        text = f"h = Cast<to={kind}>(x)  m = MatMul(h, w)  y = Cast<to=1>(m)"
+        return parse_model(text, inputs={"x": x}, constants={"w": weights.astype(dtype)})
+
+    judge = Judge(model(w), [{"x": x}])
+    moved = w * (1 + 2.0**-11 * rng.choice((-1, 1), w.shape))
+    compared = compare_outputs(judge.source, judge.outputs(model(moved)))
+    assert 1e-5 < compared.worst < 1e-2
+    assert judge.rounds_alike(compared, slice(None)) == alike
