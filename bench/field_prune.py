@@ -87,18 +87,24 @@ class Pruned(Field):
 
     def onnxsim(self, left: float, tune: bool, out: Path) -> Row:
         """By the least sparsity that leaves no more; what it can at most where none does."""
-        for sparsity in SPARSITIES:
-            said = self.peer_pruned(float(sparsity), False, out)
-            if (share := self.share(out)) <= left + 0.005:
-                break
-        if tune:
-            said = self.peer_pruned(float(sparsity), True, out)
-        return {"sparsity": float(sparsity), "macs": share, "tuned": tune, **said}
+        enough, least = len(SPARSITIES) - 1, -1
+        said, share = self.peer_pruned(float(SPARSITIES[enough]), tune, out)
+        while share <= left + 0.005 and enough - least > 1:
+            middle = (enough + least) // 2
+            if self.peer_pruned(float(SPARSITIES[middle]), False, out)[1] <= left + 0.005:
+                enough = middle
+            else:
+                least = middle
+        if enough < len(SPARSITIES) - 1:
+            said, share = self.peer_pruned(float(SPARSITIES[enough]), tune, out)
+        return {"sparsity": float(SPARSITIES[enough]), "macs": share, "tuned": tune, **said}
 
-    def peer_pruned(self, sparsity: float, tune: bool, out: Path) -> Row:
+    def peer_pruned(self, sparsity: float, tune: bool, out: Path) -> tuple[Row, float]:
+        """What its script says, and the share of the multiply-accumulates that are left."""
         command = [str(self.python), str(HERE / "field_prune_peer.py"), str(self.model), str(out)]
         command += [str(self.work / "calibration"), f"{sparsity:.2f}", *["--tune"] * tune]
-        return dict(json.loads(call(command, out.parent / "log").splitlines()[-1]))
+        said = json.loads(call(command, out.parent / "log").splitlines()[-1])
+        return dict(said), self.share(out)
 
     def share(self, path: Path) -> float:
         return self.macs(path) / self.macs(self.model)
@@ -117,11 +123,11 @@ def write_table(rows: list[Row], lefts: list[str], path: Path) -> None:
     lines = ["# Trained models in the field, pruned", "", INTRODUCTION, ""]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in models:
-        task = field_client.CLIENTS[name].task
+        label, task = name, field_client.CLIENTS[name].task
         for tool in TOOLS:
             cells = [cell(by_key.get((name, f"{tool} {left}"))) for left in lefts]
-            lines.append("| " + " | ".join([name, task, tool, *cells]) + " |")
-            name = task = ""
+            lines.append("| " + " | ".join([label, task, tool, *cells]) + " |")
+            label = task = ""
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -9,7 +9,18 @@ import onnx_ir as ir
 __all__ = ["all_graphs", "all_nodes", "inner_nodes", "passed_on", "read_once", "subgraphs"]
 
 #: Standard operators that hold graphs; operators of other domains are looked at one by one.
-HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+HOLDERS = frozenset(
+    (
+        "If",
+        "Loop",
+        "Scan",
+        "SequenceMap",
+        "BeamSearch",
+        "GreedySearch",
+        "Sampling",
+        "WhisperBeamSearch",
+    )
+)
 STANDARD = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
 

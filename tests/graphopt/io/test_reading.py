@@ -15,6 +15,7 @@ import graphopt
 from graphopt import wire
 from graphopt.errors import ModelError
 from graphopt.io.reading import source_of
+from graphopt.io.skeleton import skeleton_of
 from graphopt.io.tensors import MappedTensor, SparseTensor
 
 
@@ -382,3 +383,26 @@ def test_attributes_of_numbers_are_not_walked(last):
     read = onnx.ModelProto.FromString(stripped).graph.node[0]
     assert next(a for a in read.attribute if a.name == "numbers").ints == list(range(3000))
     assert next(a for a in read.attribute if a.name == "held").t.external_data
+
+
+@pytest.mark.parametrize("kind", ["BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"])
+def test_weights_in_the_body_of_a_search_for_words(tmp_path, kind):
+    """ONNX Runtime's generators hold the decoder as an attribute: its weights are read there."""
+    inner = linear().graph
+    inner.node[0].name = "inner"
+    node = helper.make_node(
+        kind, ["ids", "n", "n"], ["out"], domain="com.microsoft", eos_token_id=0, pad_token_id=0,
+        decoder=inner,
+    )  # fmt: skip
+    ids, n = (helper.make_tensor_value_info(k, TensorProto.INT32, s) for k, s in
+              (("ids", [1, 4]), ("n", [1])))  # fmt: skip
+    out = helper.make_tensor_value_info("out", TensorProto.INT32, [1, "N"])
+    graph = helper.make_graph([node], "g", [ids, n], [out])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    onnx.save(proto, tmp_path / "m.onnx")
+    runnable, _ = skeleton_of(graphopt.load(tmp_path / "m.onnx")).runnable
+    (held,) = (a.g for a in runnable.graph.node[0].attribute if a.HasField("g"))
+    want = {t.name: numpy_helper.to_array(t) for t in inner.initializer}
+    for tensor in held.initializer:
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), want[tensor.name])
