@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.blame import described
 from graphopt.blas import one_thread
 from graphopt.context import Context, Edit, Progress
-from graphopt.errors import GraphOptError, ModelError, PassError
+from graphopt.errors import GraphOptError, InputError, ModelError, PassError
 from graphopt.graph import provenance
 from graphopt.graph.traverse import all_graphs, all_nodes
 from graphopt.measuring.parts import timer_of
@@ -209,6 +209,13 @@ def run_pass(
     told = {v.name: (v.doc_string, dict(v.metadata_props)) for v in model.graph.outputs}
     try:
         edits = _run(one, ctx, name)
+    except ModelError as error:
+        if setting.unable and not setting.given:
+            raise InputError(
+                f"pass {name} runs the model, and nothing invented for its inputs fits: give "
+                f"--samples ({error})"
+            ) from error
+        raise
     except (GraphOptError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
