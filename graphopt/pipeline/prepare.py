@@ -51,6 +51,7 @@ class Setting:
         budget, seed, shapes, measure_seconds, debug: as in `graphopt.optimize`.
         judge: the source's outputs on the probe inputs; None if outputs are not compared.
         unable: why no runtime here runs the source; "" if one does.
+        misfits: inputs that stand in the way of a run, since nothing invented for them fits.
         guard: judges lossy steps on real samples where no budget does; None without them.
         full_check: the source's declared types and shapes hold, so those of a result must.
         digest: SHA-256 of the source.
@@ -83,6 +84,7 @@ class Setting:
     trust: Literal["checked", "assumed"] = "checked"
     verify: Literal["outputs", "graph"] = "outputs"
     notes: tuple[str, ...] = ()
+    misfits: tuple[str, ...] = ()
 
     def for_target(self, target: Target) -> Setting:
         """The same for another target; nothing of the source is computed again."""
@@ -149,6 +151,7 @@ def prepare(
     source = State(model, sizes, path)
     judge: Judge | None = None
     unable = too_large = too_much(source.context)
+    misfits: list[str] = []
     if too_large:
         notes.append(f"outputs were not compared: {too_large}")
     elif verify == "outputs":
@@ -163,9 +166,9 @@ def prepare(
             further, reached = beyond(source, probe, sizes, seed)
             judge = Judge(source.skeleton, probe, further)
         if judge.unable:
-            guilty = in_the_way(model, judge.unable) if given is None else []
-            if guilty:
-                which = ", ".join(f"'{n}'" for n in guilty)
+            misfits = in_the_way(model, judge.unable) if given is None else []
+            if misfits:
+                which = ", ".join(f"'{n}'" for n in misfits)
                 notes.append(f"UNVERIFIED: nothing invented for {which} fits; give --samples")
             notes.append(f"outputs were not compared: {judge.unable}")
             unable, judge = judge.unable, None
@@ -198,6 +201,7 @@ def prepare(
         trust=trust,
         verify=verify,
         notes=tuple(notes),
+        misfits=tuple(misfits),
     )
 
 

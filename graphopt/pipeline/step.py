@@ -210,9 +210,10 @@ def run_pass(
     try:
         edits = _run(one, ctx, name)
     except ModelError as error:
-        if setting.unable and not setting.given:
+        if setting.misfits:
+            which = ", ".join(f"'{n}'" for n in setting.misfits)
             raise InputError(
-                f"pass {name} runs the model, and nothing invented for its inputs fits: give "
+                f"pass {name} runs the model, and nothing invented for {which} fits: give "
                 f"--samples ({error})"
             ) from error
         raise

@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import optimize
+from graphopt import Pass, optimize
+from graphopt.errors import InputError
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples
 from graphopt.samples.stand_ins import BATCH, IMAGES, many, stand_ins
@@ -40,6 +41,17 @@ def test_an_input_that_nothing_fits_is_named(index):
     (line,) = [n for n in found.notes if "UNVERIFIED" in n]
     assert line == "UNVERIFIED: nothing invented for 'a' fits; give --samples"
     assert any("not compared" in n for n in found.notes)
+    with pytest.raises(InputError, match="nothing invented for 'a' fits: give --samples"):
+        optimize(table(text), [RunsIt()], measure=False)
+
+
+class RunsIt(Pass):
+    """A pass of a user that asks the model."""
+
+    name = "runs-it"
+
+    def run(self, model, ctx):
+        return len(run(model, next(iter(stand_ins(model, shapes={}))))) - 1
 
 
 def test_states_start_at_zero_and_take_what_the_model_gave():
