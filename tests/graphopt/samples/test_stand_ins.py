@@ -51,7 +51,7 @@ class RunsIt(Pass):
     name = "runs-it"
 
     def run(self, model, ctx):
-        return len(run(model, next(iter(stand_ins(model, shapes={}))))) - 1
+        return len(run(model, next(iter(stand_ins(model, shapes=ctx.shapes))))) - 1
 
 
 def test_states_start_at_zero_and_take_what_the_model_gave():
