@@ -7,7 +7,7 @@
 Models, clients, samples and judges are those of bench/field.py, whose environment this shares. Each
 model is pruned to so many of its multiply-accumulates by graphopt (alone, and with label-free
 distillation) and by onnxsim (its calibrated ranking, alone and with its block-wise fine-tuning), at
-the smallest of its sparsities that leaves no more; none is undone by a guard, and nothing is timed.
+the smallest of its sparsities that leaves no more (1.00: it cuts nothing); none is undone by a guard, and nothing is timed.
 A cell without onnxsim's training says so.
 """
 
@@ -88,14 +88,14 @@ class Pruned(Field):
     def onnxsim(self, left: float, tune: bool, out: Path) -> Row:
         """By the least sparsity that leaves no more; what it can at most where none does."""
         enough, least = len(SPARSITIES) - 1, -1
-        said, share = self.peer_pruned(float(SPARSITIES[enough]), tune, out)
+        said, share = self.peer_pruned(float(SPARSITIES[enough]), False, out)
         while share <= left + 0.005 and enough - least > 1:
             middle = (enough + least) // 2
             if self.peer_pruned(float(SPARSITIES[middle]), False, out)[1] <= left + 0.005:
                 enough = middle
             else:
                 least = middle
-        if enough < len(SPARSITIES) - 1:
+        if share < 1:  # else there is nothing to recover
             said, share = self.peer_pruned(float(SPARSITIES[enough]), tune, out)
         return {"sparsity": float(SPARSITIES[enough]), "macs": share, "tuned": tune, **said}
 
