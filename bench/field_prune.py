@@ -7,8 +7,8 @@
 Models, clients, samples and judges are those of bench/field.py, whose environment this shares. Each
 model is pruned to so many of its multiply-accumulates by graphopt (alone, and with label-free
 distillation) and by onnxsim (its calibrated ranking, alone and with its block-wise fine-tuning), at
-the smallest of its sparsities that leaves no more (1.00: it cuts nothing); none is undone by a guard, and nothing is timed.
-A cell without onnxsim's training says so.
+the smallest of its sparsities that leaves no more (1.00: it cuts nothing); none is undone by a
+guard, and nothing is timed. A cell without onnxsim's training says so.
 """
 
 from __future__ import annotations
