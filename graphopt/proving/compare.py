@@ -24,8 +24,6 @@ Array = np.ndarray[Any, Any]
 
 #: Coefficients compared in one go.
 MOST = 1 << 22
-#: Roundings by which two coefficients may differ.
-ROUNDINGS = 16
 
 
 class _Part(NamedTuple):
@@ -45,7 +43,7 @@ class Comparer:
     ) -> None:
         self.algebra = algebra
         self.terms = terms
-        self.rounding, self.least = ROUNDINGS * stored.unit, stored.least
+        self.rounding, self.least = stored.slack * stored.unit, stored.least
         self._names: dict[str, str] = {}
 
     def equal(self, p: Poly, q: Poly) -> bool:

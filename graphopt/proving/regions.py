@@ -36,8 +36,6 @@ DRAWN = (NORMAL, NEAR)
 #: Scales of inputs on which float32 must not do worse than the source's side, and by how much.
 SCALES = (1.0, 4.0, 64.0, 4096.0, 2.0**34, 2.0**-20, 2.0**-60, 2.0**-110)
 LOST = 256
-#: Roundings of half precision by which a result may move where constants are stored in it anew.
-HALF_LOST = 4
 #: Leaves in which zeros, ordinary and large numbers are side by side.
 MIXED = 4
 #: Perturbations that measure the effect of rounding.
@@ -163,10 +161,10 @@ def _in_single(
     edge = (before == 0) | (after == 0) | (exact == 0)
     near = np.where(edge, 16 * max(_typical(own), _typical(moved)), 0.0)
     allowed = LOST * (own + moved + SINGLE.unit * np.abs(exact)) + near
-    unit = precision(*_terms(window)).unit
-    if unit > SINGLE.unit:
-        stored = _moved(window, wide, sizes, shared, whole, unit)[told]
-        allowed += HALF_LOST * (np.maximum(stored, _typical(stored)) + unit * np.abs(exact))
+    stored = precision(*_terms(window))
+    if stored != SINGLE:
+        moved = _moved(window, wide, sizes, shared, whole, stored.unit)[told]
+        allowed += stored.slack * (np.maximum(moved, _typical(moved)) + stored.unit * np.abs(exact))
     if (lost > allowed).any():
         return "it loses digits where the source does not"
     return ""
@@ -200,16 +198,15 @@ def _compare(window: Window, trial: Trial, shared: Shared) -> bool | None:
         return False
     used = _terms(window)
     own = [{t for t in side if t.op == "const"} for side in used]
-    unit = precision(*used).unit if run.narrow or own[0] != own[1] else 2.0**-50
+    stored = precision(*used)
+    unit = stored.unit if run.narrow or own[0] != own[1] else 2.0**-50
     exact = trial.kind.name in EXACT and not run.narrow and all(map(_grained, constants(window)))
     values = before[finite]
     moved = np.zeros_like(values)
     if not exact:
         moved = _moved(window, feeds, sizes, shared, before, unit)[finite]
-    some = (
-        16 if unit <= SINGLE.unit else 4
-    )  # what moves by more of these is seen by half precision too
-    allowed = some * (np.maximum(moved, _typical(moved)) + 4 * unit * np.abs(values)) + 1e-300
+    allowed = stored.slack * (np.maximum(moved, _typical(moved)) + 4 * unit * np.abs(values))
+    allowed += 1e-300
     return bool((np.abs(after[finite] - values) <= allowed).all())
 
 

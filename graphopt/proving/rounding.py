@@ -18,16 +18,24 @@ __all__ = ["SINGLE", "Precision", "precision", "read_by"]
 
 
 class Precision(NamedTuple):
-    """Half the distance from 1 to the next number of a type, and its smallest number above 0."""
+    """How finely a type tells numbers apart.
+
+    Attributes:
+        unit: half the distance from 1 to the next number.
+        least: the smallest number above 0.
+        slack: roundings by which what was folded may differ: sums are made in float32 at least, so
+            that half precision rounds little more than once.
+    """
 
     unit: float
     least: float
+    slack: int
 
 
-SINGLE = Precision(2.0**-24, 2.0**-149)
+SINGLE = Precision(2.0**-24, 2.0**-149, 16)
 _COARSER = {
-    ir.DataType.FLOAT16: Precision(2.0**-11, 2.0**-24),
-    ir.DataType.BFLOAT16: Precision(2.0**-8, 2.0**-133),
+    ir.DataType.FLOAT16: Precision(2.0**-11, 2.0**-24, 4),
+    ir.DataType.BFLOAT16: Precision(2.0**-8, 2.0**-133, 4),
 }
 
 
