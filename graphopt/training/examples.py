@@ -32,6 +32,10 @@ Teacher = Callable[[Sequence[Array]], list[Array]]
 LARGE = 4 << 30
 #: Share of the samples that is held out, and the most of them.
 HELD, MOST_HELD = 0.1, 512
+#: A run, and a row of it (0 where units are runs).
+_Unit = tuple[int, int]
+#: Runs from which on whole ones are held out.
+APART = 10
 
 
 class Store:
@@ -110,14 +114,9 @@ class Examples:
     ) -> None:
         self.store, self.inputs, self.rows, self.size, self.seed = store, inputs, rows, size, seed
         self.teacher, self.mixing = teacher, mixing
-        units = []
-        for run in range(len(store)):
-            count = len(store[run][0]) if rows else 1
-            units += [(run, k) for k in range(count)]
-        order = np.random.default_rng(seed).permutation(len(units))
-        held = held_count(len(units))
-        self._held = [units[k] for k in sorted(order[:held])]
-        self._fit = [units[k] for k in sorted(order[held:])]
+        self._held, self._fit = _split(
+            [len(store[run][0]) if rows else 1 for run in range(len(store))], seed
+        )
         weight = 1 if rows else max(1, _leading(store[0])) if len(store) else 1
         self._per_step = max(1, round(size / weight))
         self.steps = math.ceil(len(self._fit) / self._per_step)
@@ -211,6 +210,25 @@ class Examples:
         if self.teacher is not None:
             targets = self.teacher(inputs)
         return Batch(tensors(inputs), tensors(targets), rows=max(1, _leading(inputs)))
+
+
+def _split(sizes: Sequence[int], seed: int) -> tuple[list[_Unit], list[_Unit]]:
+    """Units held out and units to fit on, of runs of so many units each.
+
+    Whole runs are held out where there are `APART` of them: rows of one run may come from one text
+    or one recording, and say little of others.
+    """
+    units = [(run, k) for run, size in enumerate(sizes) for k in range(size)]
+    count, rng = held_count(len(units)), np.random.default_rng(seed)
+    if len(sizes) < APART:
+        held = {units[k] for k in rng.permutation(len(units))[:count]}
+    else:
+        fitting = [run for run in rng.permutation(len(sizes)) if sizes[run] <= count]
+        before = np.cumsum([0, *(sizes[run] for run in fitting)])
+        runs = {run for run, n in zip(fitting, before, strict=False) if n < count}
+        runs = runs or {int(np.argmin(sizes))}
+        held = {unit for unit in units if unit[0] in runs}
+    return [u for u in units if u in held], [u for u in units if u not in held]
 
 
 def held_count(units: int) -> int:

@@ -205,7 +205,7 @@ def _fit_linear(
             y = select(_total(y, before), axes) + lacking
             at = draw(y.shape)
             known = op.channels(_total(np.zeros_like(y), after), at) if after else 0.0
-            share = fit_share(run, runs, len(x))
+            share = fit_share(run, runs)
             keep = padding.rows((op.y.name or "", op.channel_axis), run, at) if padding else None
             yield Rows(op.features(x, y.shape, at), op.channels(y, at), known, share).only(keep)
 

@@ -121,7 +121,7 @@ class Cell:
             for key, f, y, influence in self._fitted(source, before, now, kept, forced=forced):
                 if key not in grams:
                     grams[key] = Gram(1, f.shape[1], y.shape[1], shift=True)
-                grams[key].add(f[None], y[None], fit_share(run, runs, now[0].shape[1]))
+                grams[key].add(f[None], y[None], fit_share(run, runs))
                 if influence is not None:
                     some = rng.permutation(len(f))[: -(-ROWS_LEAST // runs)]
                     drawn.setdefault(key, []).append((f[some], y[some], influence[some]))

@@ -59,8 +59,11 @@ class Draw:
         return None if some >= there else np.sort(self._rng.choice(there, some, replace=False))
 
 
-def fit_share(run: int, runs: int, batch: int) -> float:
-    """Share of a run's rows to fit on: four fifths of the samples, whole ones if possible."""
-    if batch >= 5 or runs < 5:
+def fit_share(run: int, runs: int) -> float:
+    """Share of a run's rows to fit on: four fifths of all, whole runs where there are enough.
+
+    Rows of one run may come from one text or one recording, and say little of others.
+    """
+    if runs < 5:
         return 0.8
     return 0.0 if run % 5 == 4 else 1.0
