@@ -18,6 +18,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import field_client
@@ -40,7 +41,7 @@ MODELS = (
     "khmersm",
 )
 TOOLS = ("prune", "prune, distill", "onnxsim", "onnxsim, fine-tuned")
-#: Sparsities of onnxsim, in the order in which they are tried.
+#: Sparsities of onnxsim among which the least is sought.
 SPARSITIES = np.arange(0.05, 0.96, 0.05)
 
 
@@ -74,12 +75,11 @@ class Pruned(Field):
         for left in self.args.left.split(","):
             cut = f"prune(ratio={1 - float(left):.3g})"
             ours = {"prune": cut, "prune, distill": f"{cut},distill"}
-            for tool, spec in ours.items():
-                made.append((f"{tool} {left}", lambda out, s=spec: self.ours(s, out)))
-            for tool in TOOLS[2:]:
-                tune = "tuned" in tool
-                start = lambda out, left=left, tune=tune: self.onnxsim(float(left), tune, out)  # noqa: E731
-                made.append((f"{tool} {left}", start))
+            made += [(f"{tool} {left}", partial(self.ours, spec)) for tool, spec in ours.items()]
+            made += [
+                (f"{tool} {left}", partial(self.onnxsim, float(left), "tuned" in tool))
+                for tool in TOOLS[2:]
+            ]
         return made
 
     def ours(self, spec: str, out: Path) -> Row:

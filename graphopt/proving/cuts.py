@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from graphopt.proving.terms import Term
 
-__all__ = ["LARGEST", "cone", "cuts"]
+__all__ = ["LARGEST", "cone", "cuts", "read_by"]
 
 #: Terms in a window: what no longer agrees after so many is not followed further.
 LARGEST = 80
@@ -23,7 +23,7 @@ def cuts(old: Term, new: Term) -> Iterable[set[Term]]:
     near |= _frontier(old, near) or set()  # what the new side no longer reads
     yield near
     # one that computes another of them is looked into, and then all are
-    deep = {t for t in near if any(a in near for a in _all(t, set()) - {t})}
+    deep = {t for t in near if any(a in near for a in read_by(t, set()) - {t})}
     if deep:
         far = _frontier(new, above - deep)
         if far is not None:
@@ -73,10 +73,13 @@ def _frontier(top: Term, stops: set[Term]) -> set[Term] | None:
 
 def cone(top: Term, leaves: set[Term]) -> tuple[Term, ...]:
     """The terms from `top` down to `leaves`, without constants."""
-    return tuple(t for t in _all(top, leaves) if t not in leaves and t.op not in ("const", "data"))
+    return tuple(
+        t for t in read_by(top, leaves) if t not in leaves and t.op not in ("const", "data")
+    )
 
 
-def _all(top: Term, leaves: set[Term]) -> set[Term]:
+def read_by(top: Term, leaves: set[Term]) -> set[Term]:
+    """A term and all that it reads, not looking into `leaves`."""
     found: set[Term] = set()
     stack = [top]
     while stack and len(found) <= 2 * LARGEST:

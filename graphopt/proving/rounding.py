@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from graphopt.proving.terms import Term
 
-__all__ = ["SINGLE", "Precision", "precision", "read_by"]
+__all__ = ["SINGLE", "Precision", "precision"]
 
 
 class Precision(NamedTuple):
@@ -44,16 +44,3 @@ def precision(source: Collection[Term], result: Iterable[Term]) -> Precision:
     used = {t.dtype for t in source}
     anew = {t.dtype for t in result if t.op == "const" and t not in source}
     return max((_COARSER.get(d, SINGLE) for d in anew & used if d is not None), default=SINGLE)
-
-
-def read_by(top: Term, leaves: Collection[Term]) -> set[Term]:
-    """A term and all that it reads, not looking into `leaves`."""
-    found = {top}
-    waiting = [top]
-    while waiting:
-        term = waiting.pop()
-        for arg in () if term in leaves else term.args:
-            if arg is not None and arg not in found:
-                found.add(arg)
-                waiting.append(arg)
-    return found

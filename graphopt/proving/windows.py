@@ -21,7 +21,7 @@ from graphopt.proving.attention import ATTENTION
 from graphopt.proving.compare import Comparer
 from graphopt.proving.conditions import CONDITIONS
 from graphopt.proving.congruence import unequal_arguments
-from graphopt.proving.cuts import LARGEST, cone, cuts
+from graphopt.proving.cuts import LARGEST, cone, cuts, read_by
 from graphopt.proving.ensembles import are_ensembles, same_ensemble
 from graphopt.proving.equality import equal
 from graphopt.proving.hazards import risky
@@ -34,7 +34,7 @@ from graphopt.proving.products import PRODUCTS
 from graphopt.proving.quantization import QUANTIZED
 from graphopt.proving.recurring import Recurring
 from graphopt.proving.reductions import REDUCTIONS
-from graphopt.proving.rounding import precision, read_by
+from graphopt.proving.rounding import precision
 from graphopt.proving.scalars import Algebra
 from graphopt.proving.terms import Term
 

@@ -223,10 +223,10 @@ def _split(sizes: Sequence[int], seed: int) -> tuple[list[_Unit], list[_Unit]]:
     if len(sizes) < APART:
         held = {units[k] for k in rng.permutation(len(units))[:count]}
     else:
-        fitting = [run for run in rng.permutation(len(sizes)) if sizes[run] <= count]
-        before = np.cumsum([0, *(sizes[run] for run in fitting)])
-        runs = {run for run, n in zip(fitting, before, strict=False) if n < count}
-        runs = runs or {int(np.argmin(sizes))}
+        small = [run for run in rng.permutation(len(sizes)) if sizes[run] <= count]
+        large = sorted(set(range(len(sizes))) - set(small), key=lambda run: sizes[run])
+        before = np.cumsum([0, *(sizes[run] for run in (*small, *large))])
+        runs = {run for run, n in zip((*small, *large), before, strict=False) if n < count}
         held = {unit for unit in units if unit[0] in runs}
     return [u for u in units if u in held], [u for u in units if u not in held]
 

@@ -36,6 +36,8 @@ def test_of_few_runs_rows_are(sizes):
     assert len(held) == round(0.1 * sum(sizes))
 
 
-def test_runs_too_large_to_be_spared_leave_the_smallest():
-    sizes = [1000] * 11 + [700]
-    assert set(runs_of(examples(sizes).held((0, 1)))) == {11}
+@pytest.mark.parametrize(
+    ("sizes", "out"), [([1000] * 11 + [700], {11}), ([1] + [900] * 11 + [800], {0, 12})]
+)
+def test_where_small_runs_do_not_do_the_smallest_of_the_large_goes(sizes, out):
+    assert set(runs_of(examples(sizes).held((0, 1)))) == out
