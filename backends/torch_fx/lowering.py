@@ -59,7 +59,11 @@ def lower(model: ir.Model, *, integers: bool = False) -> fx.GraphModule:
     body.run(model.graph)
     body.leave(model.graph.outputs)
     module = fx.GraphModule(root, body.graph, "LoweredModel")
-    module.meta["graphopt.parameters"] = dict(body.parameters.weights)
+    held = {p for p, _ in module.named_parameters(remove_duplicate=False)}
+    held |= {p for p, _ in module.named_buffers(remove_duplicate=False)}
+    module.meta["graphopt.parameters"] = {  # fx drops what nothing reads
+        path: weight for path, weight in body.parameters.weights.items() if path in held
+    }
     module.meta["graphopt.inputs"] = names
     module.meta["graphopt.outputs"] = [v.name for v in model.graph.outputs]
     return module.eval()

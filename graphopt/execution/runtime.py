@@ -235,7 +235,7 @@ def _predictor(session: Any) -> _Predict:
 
 @contextlib.contextmanager
 def runtime_errors(where: str = "the model") -> Iterator[None]:
-    """Turn errors of ONNX Runtime into ModelError: their first line, without its codes."""
+    """Turn errors of ONNX Runtime into ModelError: their first line, without codes and paths."""
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
     kinds: tuple[type[Exception], ...] = (ValueError, RuntimeError)
@@ -264,6 +264,7 @@ def _ort_value(tensor: ir.TensorProtocol) -> Any:
 def _first_line(error: BaseException) -> str:
     text = next((s for s in str(error).splitlines() if s.strip()), type(error).__name__)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from .*? failed: ?", "", text)  # from a file of our own
     return re.sub(r"\S*/onnxruntime/\S+ ", "", text)
 
 

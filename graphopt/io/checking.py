@@ -36,9 +36,7 @@ _FIELD = {d: (f, n) for f, types in _TYPED.items() for d, n in types.items()}
 
 
 def check_versions(proto: onnx.ModelProto) -> None:
-    """The model has a graph, and versions this installation can read. Raises ModelError."""
-    if not proto.HasField("graph"):
-        raise ModelError("it holds no graph: this is not an ONNX model")
+    """The versions are ones that this installation can read. Raises ModelError."""
     if proto.ir_version > onnx.IR_VERSION:
         raise ModelError(
             f"ONNX IR version {proto.ir_version} is newer than the installed onnx "
@@ -48,15 +46,7 @@ def check_versions(proto: onnx.ModelProto) -> None:
         raise ModelError(
             "it holds training_info, which would be lost: export the inference model alone"
         )
-    imports: dict[str, int] = {}
-    for entry in proto.opset_import:
-        domain = "" if entry.domain in STANDARD else entry.domain
-        if imports.setdefault(domain, entry.version) != entry.version:
-            raise ModelError(
-                f"domain '{domain or 'ai.onnx'}' is imported twice, "
-                f"as {imports[domain]} and as {entry.version}"
-            )
-    version = imports.get("")
+    version = next((e.version for e in proto.opset_import if e.domain in STANDARD), None)
     if version is None:
         if any(n.domain in STANDARD for n in proto.graph.node):
             raise ModelError("it says no opset version (opset_import of the ai.onnx domain)")

@@ -6,7 +6,7 @@ names are UTF-8, and exporters write -1 for an axis whose size they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 
 import onnx
 from google.protobuf.message import Message
@@ -30,12 +30,16 @@ def mend(proto: onnx.ModelProto) -> list[str]:
         if value.name in declared:
             value.type.CopyFrom(declared[value.name])
         declared[value.name] = value.type  # listed again, it is what it was at first
-    for values, nodes in _graphs(proto):
-        for value in values:
+    unnamed = [graph for graph in _graphs(proto) if not graph.name]
+    for graph in unnamed:
+        graph.name = "graph"
+    for holder in (*_graphs(proto), *proto.functions):
+        renamed += _tell_apart(holder.node)
+        for value in _declared(holder):
             if _forget_negative(value.type):
                 unknown.append(value.name)
-        renamed += _tell_apart(nodes)
-    notes = mend_mxnet(proto)
+    notes = _import_once(proto)
+    notes += mend_mxnet(proto)
     if imported := _import_known(proto):
         notes.append(
             f"Operators of domains that the model does not import are read as runtimes do: "
@@ -47,6 +51,8 @@ def mend(proto: onnx.ModelProto) -> list[str]:
             f"{_count(listed, 'initializer')} had no input beside it, which IR version "
             f"{proto.ir_version} asks for and runtimes do not: {_listed(listed)}."
         )
+    if unnamed:
+        notes.append(f"{_count(unnamed, 'graph')} had no name and got one, which ONNX asks for.")
     if renamed:
         notes.append(
             f"{_count(renamed, 'node')} had the name of another and got names of their own: "
@@ -60,9 +66,33 @@ def mend(proto: onnx.ModelProto) -> list[str]:
     return notes
 
 
+def _import_once(proto: onnx.ModelProto) -> list[str]:
+    """Of a domain that is imported again in another version the last import, as runtimes do."""
+    notes = []
+    for holder in (proto, *proto.functions):
+        last: dict[str, int] = {}
+        again = []
+        for entry in holder.opset_import:
+            domain = "" if entry.domain == "ai.onnx" else entry.domain
+            if last.get(domain, entry.version) != entry.version:
+                again.append(domain or "ai.onnx")
+            last[domain] = entry.version
+        if again:
+            notes.append(
+                f"Of domains that are imported in several versions the last is read, as runtimes "
+                f"do: {_listed(again)}."
+            )
+        if len(last) < len(holder.opset_import):
+            del holder.opset_import[:]
+            for domain, version in last.items():
+                holder.opset_import.add(domain=domain, version=version)
+    return notes
+
+
 def _import_known(proto: onnx.ModelProto) -> list[str]:
     """Import the domains of operators that ONNX Runtime knows without being told."""
-    used = {n.domain for _, nodes in _inside(proto.graph) for n in nodes}
+    graphs = (proto.graph, *_below(proto.graph.node))
+    used = {n.domain for graph in graphs for n in graph.node}
     missing = sorted(used.intersection(_KNOWN) - {e.domain for e in proto.opset_import})
     for domain in missing:
         proto.opset_import.add(domain=domain, version=_KNOWN[domain])
@@ -106,8 +136,8 @@ def _decode(message: Message) -> None:
 def take_maps(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Take out declared types with maps in them, which `onnx_ir` lacks; those of the main graph."""
     taken: dict[str, onnx.TypeProto] = {}
-    for values, _ in _graphs(proto):
-        for value in values:
+    for holder in (*_graphs(proto), *proto.functions):
+        for value in _declared(holder):
             if _holds_map(value.type):
                 kind = taken.setdefault(value.name, onnx.TypeProto())
                 kind.CopyFrom(value.type)
@@ -119,6 +149,11 @@ def _ends(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [*graph.input, *graph.output]
 
 
+def _declared(holder: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.ValueInfoProto]:
+    ends = _ends(holder) if isinstance(holder, onnx.GraphProto) else []
+    return [*ends, *holder.value_info]
+
+
 def _holds_map(kind: onnx.TypeProto) -> bool:
     held = kind.WhichOneof("value")
     if held in ("sequence_type", "optional_type"):
@@ -127,29 +162,21 @@ def _holds_map(kind: onnx.TypeProto) -> bool:
     return bool(held == "map_type")
 
 
-_Scope = tuple[list[onnx.ValueInfoProto], Iterable[onnx.NodeProto]]
-
-
-def _graphs(proto: onnx.ModelProto) -> Iterator[_Scope]:
-    """Declared values and nodes of every graph and function."""
-    yield from _inside(proto.graph)
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """Every graph, those in functions too."""
+    yield proto.graph
+    yield from _below(proto.graph.node)
     for function in proto.functions:
-        yield list(function.value_info), function.node
         yield from _below(function.node)
 
 
-def _inside(graph: onnx.GraphProto) -> Iterator[_Scope]:
-    yield [*_ends(graph), *graph.value_info], graph.node
-    yield from _below(graph.node)
-
-
-def _below(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Scope]:
+def _below(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The graphs that nodes hold, and what those hold."""
     for node in nodes:
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _inside(attribute.g)
-            for graph in attribute.graphs:
-                yield from _inside(graph)
+            for graph in (*[attribute.g] * attribute.HasField("g"), *attribute.graphs):
+                yield graph
+                yield from _below(graph.node)
 
 
 def _forget_negative(kind: onnx.TypeProto) -> bool:
@@ -184,7 +211,7 @@ def _tell_apart(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     return renamed
 
 
-def _count(names: list[str], what: str) -> str:
+def _count(names: Sized, what: str) -> str:
     return f"1 {what}" if len(names) == 1 else f"{len(names)} {what}s"
 
 

@@ -176,8 +176,8 @@ def _made(
     """
     if not proto.HasField("graph"):
         raise ModelError("it holds no graph: this is not an ONNX model")
-    check_versions(proto)
     notes = mend(proto)
+    check_versions(proto)
     unordered = check_structure(proto)
     notes += unordered
     sparse: list[onnx.SparseTensorProto] = []

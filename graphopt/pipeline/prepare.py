@@ -192,7 +192,7 @@ def prepare(
         judge=judge,
         unable=unable,
         guard=_guard(source, judge, budget) if given is not None else None,
-        full_check=_holds(source),
+        full_check=_holds(source, f"{path or 'the model'}"),
         debug=debug,
         digest=digest(source.model),
         cache=open_cache(cache),
@@ -240,7 +240,7 @@ def _guard(source: State, judge: Judge | None, budget: Budget) -> Guard | None:
     return Guard(source.model, judge.source, judge.probe, budget.guard)
 
 
-def _holds(source: State) -> bool:
+def _holds(source: State, name: str) -> bool:
     """Whether the types and shapes that a model declares are those that follow from its inputs.
 
     Raises:
@@ -249,6 +249,9 @@ def _holds(source: State) -> bool:
     try:
         check_graph(source.skeleton)
     except ModelError:
-        check_graph(source.skeleton, full=False)
+        try:
+            check_graph(source.skeleton, full=False)
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
         return False
     return True

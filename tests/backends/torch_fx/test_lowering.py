@@ -44,6 +44,15 @@ def test_outputs_are_those_of_the_runtime():
     np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_weights_that_nothing_reads_are_no_parameters():
+    model = small()
+    unread = ir.Value(name="unread.weight", const_value=ir.tensor(np.ones(3, np.float32)))
+    model.graph.register_initializer(unread)
+    module = trainable(model)
+    assert set(module.meta["graphopt.parameters"]) == {"conv.weight/0", "b", "fc"}
+    assert write_back(module, model) == 0
+
+
 def test_trained_weights_go_back_as_new_tensors():
     model = small()
     before = model.graph.initializers["fc"].const_value

@@ -281,10 +281,35 @@ def test_no_opset(tmp_path):
     fails(write(tmp_path, proto), "opset")
 
 
-def test_two_opsets(tmp_path):
+def test_of_two_opsets_the_last_is_read(tmp_path):
     proto = linear()
-    proto.opset_import.append(helper.make_opsetid("ai.onnx", 12))
-    fails(write(tmp_path, proto), "twice")
+    proto.opset_import.insert(0, helper.make_opsetid("ai.onnx", 12))
+    model = graphopt.load(write(tmp_path, proto))
+    assert model.opset_imports == {"": proto.opset_import[1].version}
+    source = source_of(model)
+    assert source is not None
+    assert "several versions" in source.notes[0]
+    proto.opset_import.append(helper.make_opsetid("", 12))
+    assert graphopt.load(write(tmp_path, proto)).opset_imports == {"": 12}
+
+
+def test_graphs_without_a_name_get_one(tmp_path):
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["h"], ["t"])],
+        "",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    proto = linear()
+    proto.graph.name = ""
+    proto.graph.input.append(helper.make_tensor_value_info("c", TensorProto.BOOL, []))
+    del proto.graph.node[1]
+    proto.graph.node.append(
+        helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    )
+    result = graphopt.optimize(write(tmp_path, proto), "clean", measure=False)
+    onnx.checker.check_model(ir.to_proto(result.model))
+    assert any("3 graphs had no name" in note for note in result.report.notes)
 
 
 def test_alias_of_the_default_domain(tmp_path):
