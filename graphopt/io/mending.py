@@ -25,11 +25,12 @@ def mend(proto: onnx.ModelProto) -> list[str]:
     _decode(proto)
     renamed: list[str] = []
     unknown: list[str] = []
-    declared = {v.name: v.type for v in proto.graph.input}
-    for value in proto.graph.output:  # one value: what it is as an input, callers must give
-        if value.name in declared:
-            value.type.CopyFrom(declared[value.name])
-        declared[value.name] = value.type  # listed again, it is what it was at first
+    for graph in _graphs(proto):
+        declared = {v.name: v.type for v in graph.input}
+        for value in graph.output:  # one value: what it is as an input, callers must give
+            if value.name in declared:
+                value.type.CopyFrom(declared[value.name])
+            declared[value.name] = value.type  # listed again, it is what it was at first
     unnamed = [graph for graph in _graphs(proto) if not graph.name]
     for graph in unnamed:
         graph.name = "graph"

@@ -103,7 +103,8 @@ def _unroll(node: ir.Node, body: ir.Graph, turns: int, model: ir.Model, names: N
         copy = body.clone(allow_outer_scope_values=True)
         given = [builder.constant(np.array(turn, np.int64), "loop_turn"), go, *carried]
         for inside, outside in zip(copy.inputs, given, strict=True):
-            inside.replace_all_uses_with(outside)
+            for use in tuple(inside.uses()):  # an output of the body may be an input of it
+                use.node.replace_input_with(use.idx, outside)
         renamed = {id(a): b for a, b in zip(copy.inputs, given, strict=True)}
         outputs = [renamed.get(id(v), v) for v in _inline(copy, node, builder, names)]
         carried = outputs[1 : 1 + len(carried)]
@@ -127,6 +128,7 @@ def _unroll(node: ir.Node, body: ir.Graph, turns: int, model: ir.Model, names: N
 def _inline(graph: ir.Graph, at: ir.Node, builder: Builder, names: Names) -> list[ir.Value]:
     """Move a subgraph's nodes and initializers before `at`, under fresh names; its outputs."""
     outputs = list(graph.outputs)
+    graph.outputs.clear()
     outer: Any = at.graph
     inside = list(graph)
     for value in list(graph.initializers.values()):
@@ -134,7 +136,6 @@ def _inline(graph: ir.Graph, at: ir.Node, builder: Builder, names: Names) -> lis
         value.name = names.fresh(value.name or "constant")
         if value.const_value is not None:
             builder.model.graph.register_initializer(value)
-    graph.outputs.clear()
     for node in inside:
         graph.remove(node)
         node.name = names.fresh(node.name or node.op_type)

@@ -293,6 +293,20 @@ def test_of_two_opsets_the_last_is_read(tmp_path):
     assert graphopt.load(write(tmp_path, proto)).opset_imports == {"": 12}
 
 
+def test_an_output_of_a_body_that_is_its_input_keeps_the_shape(tmp_path):
+    proto = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 17]>
+        g (int64 n, bool c, float[2] x) => (float[2] y, float[k, 2] z) {
+            y, z = Loop(n, c, x) <body = b (int64 i, bool go, float[2] v) => (go, v, float[] v) {}>
+        }""")
+    body = proto.graph.node[0].attribute[0].g
+    for value in body.output:
+        value.type.tensor_type.ClearField("shape")
+    model = graphopt.load(write(tmp_path, proto))
+    inside = model.graph[0].attributes["body"].as_graph()
+    assert inside.outputs[1] is inside.inputs[2]
+    assert inside.inputs[2].shape == [2]
+
+
 def test_graphs_without_a_name_get_one(tmp_path):
     branch = helper.make_graph(
         [helper.make_node("Neg", ["h"], ["t"])],

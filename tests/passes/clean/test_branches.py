@@ -91,6 +91,33 @@ def test_a_short_loop_becomes_its_turns():
     assert operators(m).count("Mul") == 3
 
 
+def test_what_a_turn_passes_on_need_not_go_through_an_operator():
+    m = model(
+        """g (float[3] x) => (float[3] y, float[3, 3] s) {
+        n = Constant<value_int = 3>()
+        t = Constant<value = bool {1}>()
+        y, s = Loop(n, t, x) <
+            body = b (int64 i, bool go, float[3] v) => (bool go, float[3] w, float[3] v) {
+                w = Add(v, v)
+            }
+        >
+    }"""
+    )
+    check(Clean(), m)
+    assert "Loop" not in operators(m)
+
+
+def test_a_branch_may_give_one_of_its_initializers():
+    text = IF.format(more="", condition="i = Constant<value_int = 1>() c = Cast<to = 9>(i)")
+    m = model(text)
+    branch = next(n for n in m.graph if n.op_type == "If").attributes["then_branch"].as_graph()
+    given = ir.Value(name="given", const_value=ir.tensor(np.ones(3, np.float32)))
+    branch.register_initializer(given)
+    branch.outputs[0] = given
+    check(Clean(), m)
+    assert "If" not in operators(m)
+
+
 def test_a_long_loop_stays():
     m = model(LOOP.format(more="", count="n = Constant<value_int = 1000>()"))
     ctx = Context(m)

@@ -25,6 +25,14 @@ def number(size: object, what: str) -> int:
     return size
 
 
+def share(width: object, heads: int) -> int:
+    """The size of each of so many heads."""
+    total = number(width, "width")
+    if total % heads or not total:
+        raise Unsupported(f"{heads} heads do not divide a width of {total}")
+    return total // heads
+
+
 def pin_scale(op: Operation, h: int, size: int) -> None:
     """1 / sqrt(head size), unless the node states another scale (0 is not stated)."""
     if not op.attribute("scale", 0.0):
@@ -61,9 +69,9 @@ def multi_head(op: Operation) -> None:
     else:
         if not op.has(1) or op.x(1).rank == 5 or not op.has(2):
             raise Unsupported("packed keys and values")
-        size = number(q.sizes[2], "width") // heads
+        size = share(q.sizes[2], heads)
         h = op.virtual(size)
-        v = op.virtual(number(y.sizes[2], "width") // heads)
+        v = op.virtual(share(y.sizes[2], heads))
         heads_of(op, q, n, h)
         heads_of(op, op.x(1), n, h)
         heads_of(op, op.x(2), n, v)
@@ -103,8 +111,9 @@ def packed(op: Operation) -> None:
     total = number(w.sizes[1], "width of the projections")
     widths = [int(s) for s in op.attribute("qkv_hidden_sizes") or (total // 3,) * 3]
     stated = "qkv_hidden_sizes" in op.node.attributes
-    h = op.virtual(widths[0] // heads)
-    v = op.virtual(widths[2] // heads) if stated else h
+    size = share(widths[0], heads)
+    h = op.virtual(size)
+    v = op.virtual(share(widths[2], heads)) if stated else h
     start = 0
     for k, (width, factors) in enumerate(zip(widths, ((n, h), (n, h), (n, v)), strict=True)):
         whole = op.virtual(width)
@@ -129,7 +138,7 @@ def packed(op: Operation) -> None:
         op.freeze(h, KERNEL)
     op.means("heads", n)
     op.means("head size", h, v)
-    pin_scale(op, h, widths[0] // heads)
+    pin_scale(op, h, size)
 
 
 def grouped_query(op: Operation) -> None:
@@ -138,7 +147,7 @@ def grouped_query(op: Operation) -> None:
     n, groups = int(op.attribute("num_heads")), int(op.attribute("kv_num_heads"))
     if not op.has(1):
         raise Unsupported("packed queries, keys and values")
-    size = number(q.sizes[2], "width") // n
+    size = share(q.sizes[2], n)
     g, r, h = op.virtual(groups), op.virtual(n // groups), op.virtual(size, frozen=KERNEL)
     heads = op.virtual(n)
     op.merge(heads, (g, r))
@@ -167,8 +176,8 @@ def attention(op: Operation) -> None:
     q, k, v, y = op.x(0), op.x(1), op.x(2), op.y()
     if q.rank == 3:
         n, groups = int(op.attribute("q_num_heads")), int(op.attribute("kv_num_heads"))
-        size = number(q.sizes[2], "width") // n
-        size_v = number(v.sizes[2], "width") // groups
+        size = share(q.sizes[2], n)
+        size_v = share(v.sizes[2], groups)
     else:
         n, groups = number(q.sizes[1], "number of heads"), number(k.sizes[1], "number of heads")
         size, size_v = number(q.sizes[3], "head size"), number(v.sizes[3], "head size")

@@ -241,3 +241,11 @@ def test_an_unknown_operator_with_a_subgraph_freezes_what_it_sees():
         }"""
     )  # fmt: skip
     assert found(built) == []
+
+
+def test_heads_that_do_not_divide_the_width_are_left_alone():
+    built = model(
+        "y = com.microsoft.Attention <num_heads = 12> (x, w, b)",
+        {"x": (1, 2, 4), "w": (4, 3), "b": (3,)},
+    )
+    assert not found(built)
