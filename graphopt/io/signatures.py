@@ -15,10 +15,25 @@ import onnx
 
 from graphopt.errors import ModelError
 
-__all__ = ["STANDARD", "check_calls", "check_signatures", "title_of"]
+__all__ = [
+    "EXPERIMENTS",
+    "EXPERIMENTS_END",
+    "STANDARD",
+    "check_calls",
+    "check_signatures",
+    "title_of",
+]
 
 #: Names of the domain of standard operators.
 STANDARD = ("", "ai.onnx")
+#: Experiments of early ONNX that ONNX Runtime has in that domain, up to an opset.
+EXPERIMENTS = frozenset(
+    {
+        *("Affine", "Crop", "DynamicSlice", "GRUUnit", "GivenTensorFill", "ImageScaler"),
+        *("ParametricSoftplus", "Scale", "ScaledTanh"),
+    }
+)
+EXPERIMENTS_END = 9
 #: Nodes that functions may become where they are called.
 _MOST = 1_000_000
 #: Beyond this no axis is looked for: shape inference dies of it.

@@ -82,19 +82,29 @@ def _slice(m: Meaning, t: Term, ix: Index) -> Poly:
 
 
 def _concat(m: Meaning, t: Term, ix: Index) -> Poly:
-    """y[i] = sum over parts k of [0 <= i - o_k < n_k] x_k[i - o_k]"""
+    """y[i] = sum over parts k of [0 <= i - o_k < n_k] x_k[i - o_k]
+
+    Neighbours that read the same of one tensor are one part: the slices of a whole are the whole.
+    """
     axis = m.axis(m.attribute(t, "axis"), len(ix))
     offset: Dim = 0
-    parts: list[Poly] = []
+    parts: list[tuple[Dim, Dim, Poly, Poly]] = []  # offset, size, the element, and it by `here`
     for part in t.args:
         size = m.dims(part)[axis]
         here = ix[axis] - offset
-        inside = m.algebra.inside(here, size)
-        if inside:
-            at = (*ix[:axis], 0 if size == 1 else here, *ix[axis + 1 :])
-            parts.append(m.algebra.mul(inside, m.at(part, at)))
+        if m.algebra.inside(here, size):
+            free = m.at(part, (*ix[:axis], here, *ix[axis + 1 :]))
+            one = m.at(part, (*ix[:axis], 0, *ix[axis + 1 :])) if size == 1 else free
+            if parts and parts[-1][3] == free:
+                start, before, _, _ = parts.pop()
+                parts.append((start, before + size, free, free))
+            else:
+                parts.append((offset, size, one, free))
         offset = offset + size
-    return m.algebra.add(*parts)
+    if len(parts) == 1 and parts[0][1] == offset:
+        return parts[0][2]
+    inside = [m.algebra.inside(ix[axis] - start, size) for start, size, _, _ in parts]
+    return m.algebra.add(*(m.algebra.mul(k, p[2]) for k, p in zip(inside, parts, strict=True)))
 
 
 def _split(m: Meaning, t: Term, ix: Index) -> Poly:

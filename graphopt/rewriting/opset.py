@@ -19,6 +19,7 @@ from graphopt.analyses.shapes.facts import Shapes
 from graphopt.context import Context
 from graphopt.errors import ModelError
 from graphopt.graph.building import Names
+from graphopt.io.signatures import EXPERIMENTS, EXPERIMENTS_END
 
 __all__ = ["limit_opset", "raise_for", "raise_opset"]
 
@@ -76,6 +77,12 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     for old in sorted({r.opset_imports[""] for r in older}):
         graphs = [g for r in older if r.opset_imports[""] == old for g in (r, *r.subgraphs())]
         nodes = [n for g in graphs for n in g if _changed(n, old, version)]
+        for node in (n for g in graphs for n in g if n.op_type in EXPERIMENTS):
+            if version > EXPERIMENTS_END:
+                raise ModelError(
+                    f"{node.op_type} '{node.name}' cannot be raised to opset {version}: no "
+                    f"runtime has it beyond {EXPERIMENTS_END}"
+                )
         for node in nodes:
             if old < _REDEFINED.get(node.op_type, 0) <= version:
                 raise ModelError(

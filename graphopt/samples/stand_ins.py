@@ -22,6 +22,8 @@ __all__ = ["humbler", "in_the_way", "many", "of_unknown_scale", "stand_ins"]
 
 #: Images that are enough to learn weights from, and how many of them go through a model at once.
 IMAGES, BATCH = 256, 32
+#: Bytes of an input that goes through at once: large images go through few by few.
+ROOM = 1 << 25
 
 
 def stand_ins(model: ir.Model, *, seed: int = 0, shapes: Mapping[str, Sequence[int]]) -> Samples:
@@ -64,8 +66,10 @@ def many(model: ir.Model, drawn: Samples, *, seed: int = 0, images: int = IMAGES
     ):
         return None
     first, shapes = next(iter(drawn)), {}
+    largest = max(first[i.name][:1].nbytes for i in inputs)
+    batch = min(BATCH, max(ROOM // max(largest, 1), 1))
     for one in inputs:
-        rows = BATCH if one.batch is None else first[one.name].shape[0]
+        rows = batch if one.batch is None else first[one.name].shape[0]
         shapes[one.name] = (rows, *first[one.name].shape[1:])
     rows = shapes[inputs[0].name][0]
     runs = synthetic(model, seed=seed, shapes=shapes, runs=-(-images // rows))

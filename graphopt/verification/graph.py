@@ -13,7 +13,7 @@ from graphopt.execution.caches import quantized_caches
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure
 from graphopt.io.reading import set_aside
-from graphopt.io.signatures import STANDARD
+from graphopt.io.signatures import EXPERIMENTS, STANDARD
 from graphopt.io.skeleton import Skeleton, skeleton_of
 
 __all__ = ["changed_signature", "check_graph", "fingerprint"]
@@ -28,15 +28,12 @@ _BESIDE = {
     "MeanVarianceNormalization": range(9),
 }
 #: Operators that ONNX Runtime and its providers register in the standard domain: exporters of
-#: language models write the first, TensorRT's plugins end in _TRT, others were ONNX experiments.
-_RUNTIMES = frozenset(
-    {
-        *("Affine", "Crop", "DynamicSlice", "GRUUnit", "GivenTensorFill", "ImageScaler"),
-        *("ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
-        *("DisentangledAttention_TRT", "EfficientNMS_TRT", "MultilevelCropAndResize_TRT"),
-        "PyramidROIAlign_TRT",
-    }
-)
+#: language models write the first, TensorRT's plugins end in _TRT.
+_RUNTIMES = EXPERIMENTS | {
+    "SimplifiedLayerNormalization",
+    *("DisentangledAttention_TRT", "EfficientNMS_TRT", "MultilevelCropAndResize_TRT"),
+    "PyramidROIAlign_TRT",
+}
 
 
 def check_graph(model: ir.Model | Skeleton, *, full: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Operand elimination: empty operands, and ones expanded before they broadcast anyway."""
+"""Operand elimination: empty ones, ones expanded before they broadcast anyway, parts of a whole."""
 
 from __future__ import annotations
 
@@ -46,4 +46,39 @@ class EmptyOperands(Walker):
         return Replacement(lambda op: op.again(node, kept))
 
 
-RULES = (ExpandedOperand, EmptyOperands)
+class RejoinedParts(Walker):
+    """Concat(..., *Split(x), ...) -> Concat(..., x, ...) along one axis, all parts in order"""
+
+    roots = ("Concat",)
+
+    def find(self, node: ir.Node, ctx: Context) -> Replacement | None:
+        left = [v for v in node.inputs if v is not None]
+        kept: list[ir.Value] = []
+        while left:
+            value, count = _whole(left, node, ctx)
+            kept.append(value)
+            del left[:count]
+        if len(kept) == len(node.inputs):
+            return None
+        return Replacement(lambda op: kept[0] if len(kept) == 1 else op.again(node, kept))
+
+
+def _whole(values: list[ir.Value], concat: ir.Node, ctx: Context) -> tuple[ir.Value, int]:
+    """What the first of the operands of `concat` are all the parts of, and how many they are.
+
+    Where they are no parts, the first alone.
+    """
+    first = values[0]
+    split = first.producer()
+    if split is None or split.op_type != "Split" or split.domain or split.inputs[0] is None:
+        return first, 1
+    rank = ctx.get(shapes).rank(split.inputs[0])
+    axes = [split.attributes.get_int("axis", 0), concat.attributes["axis"].as_int()]
+    same = rank is not None and axes[0] % rank == axes[1] % rank
+    parts = len(split.outputs)
+    if not same or list(values[:parts]) != list(split.outputs):
+        return first, 1
+    return split.inputs[0], parts
+
+
+RULES = (ExpandedOperand, EmptyOperands, RejoinedParts)

@@ -161,6 +161,7 @@ def test_subgraphs_functions_and_foreign_domains():
         ("GroupNormalization", 18, {"num_groups": 2}),  # scale per group became scale per channel
         ("Hardmax", 11, {"axis": 1}),  # flattened what follows the axis
         ("Scan", 8, {"num_scan_inputs": 1}),  # had a batch axis
+        ("ImageScaler", 8, {"scale": 2.0}),  # was an experiment, and ended
     ],
 )
 def test_refusal_names_the_node_and_changes_nothing(op, opset, attributes):

@@ -8,7 +8,7 @@ from graphopt import Pass, optimize
 from graphopt.errors import InputError
 from graphopt.execution.runtime import run
 from graphopt.samples import Samples
-from graphopt.samples.stand_ins import BATCH, IMAGES, many, stand_ins
+from graphopt.samples.stand_ins import BATCH, IMAGES, ROOM, many, stand_ins
 from graphopt.testing import parse_model
 
 
@@ -91,6 +91,14 @@ def test_images_are_invented_in_numbers(shape, batch):
     assert len(arrays) == IMAGES // batch
     assert {a.shape for a in arrays} == {(batch, *shape[1:])}
     assert len({a.tobytes() for a in arrays}) == len(arrays)
+
+
+def test_large_images_go_through_few_at_once():
+    model = parse_model("y = Relu (x)", inputs={"x": (None, 3, 720, 720)})
+    found = many(model, stand_ins(model, shapes={"x": (1, 3, 720, 720)}), images=8)
+    (rows,) = {len(feeds["x"]) for feeds in found}
+    assert 1 < rows < BATCH
+    assert rows * 3 * 720 * 720 * 4 <= ROOM
 
 
 def test_nothing_but_images_is_invented_in_numbers():

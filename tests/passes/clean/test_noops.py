@@ -100,6 +100,32 @@ def test_does_something(node, constants, inputs):
     )
 
 
+SIZES = {"c": ints(1, 2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "left"),
+    [("a, b, c_", None), ("x, a, b, c_, x", ["x", "x", "x"]), ("b, a, b, c_", ["b", "x"])],
+)
+def test_parts_that_come_together_again_are_the_whole(parts, left):
+    before = f"a, b, c_ = Split<axis = 2>(x, c)  v = Concat<axis = -1>({parts})  y = Relu(v)"
+    model = check(Clean(), before=before, constants=SIZES, inputs=X)
+    joined = [[i.name for i in n.inputs] for n in model.graph if n.op_type == "Concat"]
+    assert joined == ([left] if left else [])
+    assert sum(n.op_type == "Split" for n in model.graph) == ("b" in (left or ""))
+
+
+@pytest.mark.parametrize("parts", ["b, a, c_", "a, b", "a, c_, b", "a, b, b, c_"])
+def test_parts_in_another_order_stay(parts):
+    before = f"a, b, c_ = Split<axis = 2>(x, c)  v = Concat<axis = 2>({parts})  y = Relu(v)"
+    check(Clean(), before=before, unchanged=True, constants=SIZES, inputs=X)
+
+
+def test_parts_that_come_together_along_another_axis_stay():
+    before = "a, b = Split<axis = 1, num_outputs = 2>(x)  v = Concat<axis = 0>(a, b)  y = Relu(v)"
+    check(Clean(), before=before, unchanged=True, inputs={"x": (2, 4)})
+
+
 def test_a_false_condition_takes_the_other_side():
     no = {"c": np.array([False])}
     inputs = {"z": (4,), "x": (2, 4)}
