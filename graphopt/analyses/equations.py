@@ -21,7 +21,7 @@ from graphopt.analyses.shapes.rules import product
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.attributes import attribute
 
-__all__ = ["demanded"]
+__all__ = ["demanded", "required"]
 
 #: Sizes to be equal, and whether the model may run without (where 1 would do, or a multiple).
 Equation = tuple[Dim, Dim, bool]
@@ -49,13 +49,7 @@ def demanded(
         shapes_at: the shapes of all inputs at some sizes of symbols; any for those left out.
     """
     facts = infer(model)
-    every = {
-        a
-        for value in model.graph.inputs
-        for d in facts.shape(value) or ()
-        if isinstance(d, Expr)
-        for a in d.atoms
-    }
+    every = _open(model, facts)
     told = [(n, k, e) for n in model.graph for k, e in enumerate(_equations(n, facts))]
     symbolic = [
         (n, k, (a, b, soft))
@@ -81,6 +75,23 @@ def demanded(
         if name in every and sizes.get(name, least) < least:
             sizes[name] = least
     return {s: n for s, n in sizes.items() if s not in known}
+
+
+def required(model: ir.Model) -> dict[str, int]:
+    """The sizes of input axes, by the names of their symbols, without which the model cannot run.
+
+    Of linear equations alone, and of those that broadcasting does not soften.
+    """
+    facts, sizes = infer(model), dict[str, int]()
+    hard = [e for node in model.graph for e in _equations(node, facts) if not e[2]]
+    _solve(hard, sizes, _open(model, facts))
+    return sizes
+
+
+def _open(model: ir.Model, facts: Shapes) -> set[str]:
+    """The symbols in sizes of the inputs."""
+    dims = (d for value in model.graph.inputs for d in facts.shape(value) or ())
+    return {a for d in dims if isinstance(d, Expr) for a in d.atoms}
 
 
 def _indexed(model: ir.Model, facts: Shapes) -> Iterator[tuple[str, int]]:

@@ -55,6 +55,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     With limits it is a gate for CI: exit code 4 if B misses one.
     """
     from graphopt.analyses.binding import bind_shapes
+    from graphopt.analyses.held_batch import held_batch
     from graphopt.backend import named_target
     from graphopt.budget import Budget
     from graphopt.cli.destinations import Destinations
@@ -65,6 +66,7 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     from graphopt.pipeline.prepare import named
     from graphopt.pipeline.state import State
     from graphopt.samples import open_samples, stand_ins
+    from graphopt.samples.rows import row_by_row
     from graphopt.verification.outputs import Judge, compare_outputs
     from graphopt.verification.perplexity import bound
 
@@ -80,13 +82,17 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     _same_interface(first, second)
     shapes, notes = bind_shapes(first, parse_shapes(options["shapes"]))
     drawn = stand_ins(first, seed=0, shapes=shapes)
-    samples = open_samples(options["samples"], first) if options["samples"] else drawn
+    samples = drawn
+    if options["samples"]:
+        samples = open_samples(options["samples"], first, batch=held_batch(first))
     with (
         progress(not as_json) as shown,
         Gauge(target, options["measure_seconds"]) as gauge,
     ):
         shown("running both models", 0, 0)
         judge = Judge(first, list(itertools.islice(iter(samples), RUNS)))
+        if judge.unable and (rows := row_by_row(first, samples)) is not None:
+            samples, judge = rows, Judge(first, list(itertools.islice(iter(rows), RUNS)))
         if judge.unable:
             raise InputError(judge.unable)
         compared = compare_outputs(judge.source, judge.outputs(second))

@@ -163,6 +163,7 @@ def _passes_of(path: str) -> str:
 
 
 def _run(options: dict[str, Any]) -> int:
+    from graphopt.analyses.held_batch import held_batch
     from graphopt.backend import named_target
     from graphopt.cli.progress import progress
     from graphopt.formats import load
@@ -188,11 +189,10 @@ def _run(options: dict[str, Any]) -> int:
     with progress(not options["as_json"]) as shown:  # other frameworks' converters take seconds
         shown(f"reading {source.name}", 0, 0)
         model = load(source, trust="pickle" if "pickle" in options["trust"] else "")
-    samples = (
-        open_samples(options["samples"], model, preprocess=options["preprocess"])
-        if options["samples"]
-        else None
-    )
+    samples = None
+    if options["samples"]:
+        how = {"preprocess": options["preprocess"], "batch": held_batch(model)}
+        samples = open_samples(options["samples"], model, **how)
     written: list[Path] = []
     files = destinations(options, passes, model, output)
     if folder:

@@ -80,6 +80,7 @@ def command(
 
 
 def _rounded(model: str, target: Path, options: dict[str, Any], shown: Any) -> Any:
+    from graphopt.analyses.held_batch import held_batch
     from graphopt.budget import Budget
     from graphopt.formats import load
     from graphopt.packing.lossy import pack_rounded
@@ -92,7 +93,12 @@ def _rounded(model: str, target: Path, options: dict[str, Any], shown: Any) -> A
     return pack_rounded(
         loaded,
         target,
-        samples=open_samples(options["samples"], loaded, preprocess=options["preprocess"]),
+        samples=open_samples(
+            options["samples"],
+            loaded,
+            preprocess=options["preprocess"],
+            batch=held_batch(loaded),
+        ),
         budget=budget,
         before=file_bytes(Path(model), loaded),
         passes=options["passes"],

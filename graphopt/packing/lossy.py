@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analyses.held_batch import held_batch
 from graphopt.budget import Budget
 from graphopt.context import Progress, silent
 from graphopt.entropy.integers import MOST
@@ -129,7 +130,7 @@ def pack_rounded(
     progress("cleaning the graph", 0, 0)
     clean = optimize(model, "clean, fold", measure=False, seed=seed, verify="graph").model.clone()
     bare(clean)
-    given = open_samples(samples, clean)
+    given = open_samples(samples, clean, batch=held_batch(clean))
     learned = given
     if budget.evaluate is None and len(list(islice(given, 4))) == 4:
         # what weights were rounded for says little of how they are rounded

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.demand import too_much
+from graphopt.analyses.held_batch import held_batch
 from graphopt.backend import named_target
 from graphopt.budget import Budget
 from graphopt.cache import Cache, open_cache
@@ -29,6 +30,7 @@ from graphopt.pipeline.state import State
 from graphopt.reporting.tracking import Scalar
 from graphopt.rewriting.opset import limit_opset
 from graphopt.samples import Feeds, Samples, SampleSource, open_samples, stand_ins
+from graphopt.samples.rows import row_by_row
 from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.target import Target
 from graphopt.verification.graph import check_graph
@@ -132,7 +134,9 @@ def prepare(
             f"{budget.timed} is judged by timing: leave --no-measure and --replay out, and name a "
             "target of this machine"
         )
-    given = open_samples(samples, model) if samples is not None else None
+    given = None
+    if samples is not None:
+        given = open_samples(samples, model, batch=held_batch(model))
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
     sizes, chosen = bind_shapes(model, fixed, first)
@@ -160,11 +164,18 @@ def prepare(
         probe = probe_of(source, given or drawn, notes)
         further, reached = beyond(source, probe, sizes, seed)
         judge = Judge(source.skeleton, probe, further)
-        if judge.unable and given is None and (humble := humbler(model, drawn)) is not None:
-            drawn = humble
-            probe = probe_of(source, drawn, notes)
+        other = None
+        if judge.unable:
+            other = humbler(model, drawn) if given is None else row_by_row(model, given)
+        if other is not None:
+            probe = probe_of(source, other, notes)
             further, reached = beyond(source, probe, sizes, seed)
             judge = Judge(source.skeleton, probe, further)
+            if given is None:
+                drawn = other
+            elif not judge.unable:
+                given = other
+                notes.append("It declares any batch and takes one row a run: so samples are run.")
         if judge.unable:
             misfits = in_the_way(model, judge.unable) if given is None else []
             if misfits:

@@ -36,7 +36,7 @@ def open_samples(
     *,
     preprocess: str | None = None,
     count: int | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Samples:
     """Samples for `model` from what the user named; read again at every iteration.
 
@@ -50,7 +50,7 @@ def open_samples(
         model: whose inputs they are for.
         preprocess: for images, `resize=256, crop=224, scale=..., mean=..., std=..., layout=NCHW`.
         count: use this many samples at most.
-        batch: most samples in one run where the model takes any number.
+        batch: samples in one run where the model declares any number; None: 32 at most.
 
     Raises:
         SamplesError: nothing there, nothing in it, or not what the model takes.
@@ -62,7 +62,7 @@ def open_samples(
     tokens = token_model(model)
     items = given_items if tokens is None else lambda: map(tokens.completed, given_items())
     samples = Samples(
-        _Again(lambda: fit(items(), inputs, source, batch=batch, count=count)), source
+        _Again(lambda: fit(items(), inputs, source, batch=batch or BATCH, count=count)), source
     )
     if next(iter(samples), None) is None:
         raise SamplesError(f"{source} holds no samples, or too few for one batch of the model")

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.samples.inputs import inputs_of
 from graphopt.samples.stream import Feeds, Samples
 
-__all__ = ["cut", "first_rows", "first_runs", "free_rows"]
+__all__ = ["cut", "first_rows", "first_runs", "free_rows", "row_by_row"]
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +45,27 @@ def first_rows(model: ir.Model, feed: Mapping[str, Array], rows: int) -> Feeds:
     return {
         n: a[(slice(None),) * axes[n] + (slice(rows),)] if n in axes else a for n, a in feed.items()
     }
+
+
+def row_by_row(model: ir.Model, samples: Samples) -> Samples | None:
+    """The same rows in runs of one, for models that take no more, whatever they declare.
+
+    None where runs are of one row already, or where their rows belong together.
+    """
+    first = next(iter(samples), {})
+    if free_rows(model, first) < 2:
+        return None
+    return Samples(_RowByRow(samples), samples.source, samples.synthetic)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RowByRow:
+    """Samples cut into single rows, read anew each time."""
+
+    samples: Samples
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return cut(self.samples, 1)
 
 
 def first_runs(model: ir.Model, samples: Samples, rows: int) -> Samples:

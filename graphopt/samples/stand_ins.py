@@ -71,9 +71,20 @@ def many(model: ir.Model, drawn: Samples, *, seed: int = 0, images: int = IMAGES
     for one in inputs:
         rows = batch if one.batch is None else first[one.name].shape[0]
         shapes[one.name] = (rows, *first[one.name].shape[1:])
+    if not _runs(model, shapes, seed):  # as an exporter left it, for a batch of its own
+        shapes = {i.name: first[i.name].shape for i in inputs}
     rows = shapes[inputs[0].name][0]
     runs = synthetic(model, seed=seed, shapes=shapes, runs=-(-images // rows))
     return Samples(runs, f"{images} invented images", synthetic=True)
+
+
+def _runs(model: ir.Model, shapes: Mapping[str, Sequence[int]], seed: int) -> bool:
+    """Whether the model takes inputs of these shapes."""
+    try:
+        run(model, next(iter(synthetic(model, seed=seed, shapes=shapes))))
+    except ModelError:
+        return False
+    return True
 
 
 def of_unknown_scale(model: ir.Model) -> list[str]:

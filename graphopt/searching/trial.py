@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from graphopt.analyses.held_batch import held_batch
 from graphopt.budget import MAX_DISAGREEMENT, Budget
 from graphopt.context import Progress
 from graphopt.errors import GraphOptError, UsageError
@@ -99,7 +100,10 @@ class Bench:
         if isinstance(samples, str) and task.preprocess:
             from graphopt.formats import load
 
-            samples = open_samples(samples, load(task.model), preprocess=task.preprocess)
+            model = load(task.model)
+            samples = open_samples(
+                samples, model, preprocess=task.preprocess, batch=held_batch(model)
+            )
         self._samples, self._progress = samples, progress
         setting = self._prepared("graph")
         given = setting.samples if setting.given else None

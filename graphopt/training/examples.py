@@ -145,7 +145,10 @@ class Examples:
         store = None if live else _gather(ctx.samples, names, teacher, LARGE)
         if store is None or store.full:
             live, store = True, _gather(ctx.samples, names, lambda arrays: [])
-        any_rows = free or (not live and _joins(student, store, len(names)))
+        if free:  # as it says; what an exporter wrote into shapes may hold it to its batch
+            any_rows = _doubles(student, store, len(names))
+        else:
+            any_rows = not live and _joins(student, store, len(names))
         rows = any_rows and _alike_rows(store)
         fed = (store[run][: len(names)] for run in range(len(store)))
         return cls(
@@ -277,6 +280,14 @@ def _alike_rows(store: Store) -> bool:
     return len(store) > 0
 
 
+def _doubles(student: torch.nn.Module, store: Store, inputs: int) -> bool:
+    """Whether the module takes twice the rows of a run."""
+    if not len(store):
+        return False
+    twice = [np.concatenate([a, a]) if a.ndim else a for a in store[0][:inputs]]
+    return _tried(student, twice) is not None
+
+
 def _joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
     """Whether the module takes two runs as one, though the model it came from has a fixed batch.
 
@@ -290,21 +301,10 @@ def _joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
     if any(x.ndim == 0 or x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return False
     both = [np.concatenate(pair) for pair in zip(a, b, strict=True)]
-    device = next((p.device for p in student.parameters()), torch.device("cpu"))
-
-    def run(arrays: Sequence[Array]) -> tuple[torch.Tensor, ...]:
-        outputs: tuple[torch.Tensor, ...] = student.forward(
-            *(t.to(device) for t in tensors(arrays))
-        )
-        return outputs
-
-    with torch.no_grad():
-        apart = [run(a), run(b)]
-        try:
-            together = run(both)
-        except (RuntimeError, ValueError, IndexError):  # a size of the model's own does not fit
-            return False
-    for x, y, whole in zip(*apart, together, strict=True):
+    made = [_tried(student, arrays) for arrays in (a, b, both)]
+    if any(outputs is None for outputs in made):
+        return False
+    for x, y, whole in zip(*(outputs or () for outputs in made), strict=True):
         if x.ndim == 0 or whole.shape != (2 * len(x), *x.shape[1:]):
             return False
         # sums in another order: 1e-3 is far above rounding and far below a mix-up of rows
@@ -313,6 +313,21 @@ def _joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
         ):
             return False
     return True
+
+
+def _tried(student: torch.nn.Module, arrays: Sequence[Array]) -> tuple[torch.Tensor, ...] | None:
+    """Its outputs; None where a size of the module's own does not fit."""
+    import torch
+
+    device = next((p.device for p in student.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        try:
+            outputs: tuple[torch.Tensor, ...] = student.forward(
+                *(t.to(device) for t in tensors(arrays))
+            )
+        except (RuntimeError, ValueError, IndexError):
+            return None
+    return outputs
 
 
 def _recurrent(student: torch.nn.Module) -> bool:

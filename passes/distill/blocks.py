@@ -77,9 +77,11 @@ def train_blocks(
             store, rows = Store(), by_row[feature.theirs]
             masks = padding.masks if padding and padding.by_token(feature.ours) else None
             wanted = was.values([theirs[feature.theirs]])
+            runs: list[list[tuple[int, ...]]] = []
             for run, (x, (y,)) in enumerate(zip(now.values(begins), wanted, strict=True)):
                 store.add([*x, _kept(y, feature), *([masks[run]] if masks else [])])
-            _typed(part, next(iter(now.values(begins))))
+                runs.append([a.shape for a in x])
+            _typed(part, next(iter(now.values(begins))), runs)
             batches = Examples(store.finish(), len(begins), rows=rows, size=batch, seed=ctx.seed)
             known.append(end)
             done += batches.steps > 0 and _train(part, model, batches, feature, ctx, k + 1)
@@ -149,11 +151,14 @@ def _part(model: ir.Model, begins: Sequence[ir.Value], end: ir.Value) -> ir.Mode
     return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
 
 
-def _typed(part: ir.Model, arrays: Sequence[Array]) -> None:
-    """Say what the inputs of a part are."""
-    for value, array in zip(part.graph.inputs, arrays, strict=True):
+def _typed(
+    part: ir.Model, arrays: Sequence[Array], runs: Sequence[Sequence[tuple[int, ...]]]
+) -> None:
+    """Say what the inputs of a part are: of such a type, and as long as in all runs."""
+    for value, array, seen in zip(part.graph.inputs, arrays, zip(*runs, strict=True), strict=True):
         value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-        value.shape = ir.Shape([None, *array.shape[1:]])
+        sizes = [set(axis) for axis in zip(*seen, strict=True)]
+        value.shape = ir.Shape([None, *(min(s) if len(s) == 1 else None for s in sizes[1:])])
 
 
 def _kept(array: Array, feature: Feature) -> Array:

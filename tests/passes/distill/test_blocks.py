@@ -84,6 +84,13 @@ def test_weights_that_several_parts_share_are_left_alone():
     assert blocks._part(model, begins, end) is None
 
 
+def test_sizes_of_a_part_are_those_that_all_runs_have():
+    part = parse_model("y = Relu(x)", inputs={"x": (1, 3, 8)})
+    arrays = [np.zeros((1, 3, 8), np.float32)]
+    blocks._typed(part, arrays, [[(1, 3, 8)], [(1, 5, 8)]])
+    assert part.graph.inputs[0].shape == [None, None, 8]
+
+
 def test_steps_in_time_are_no_rows():
     source = parse_model(
         "t = Transpose <perm = [1, 0, 2]> (x)\nr = Relu(t)\nm = Relu(x)\ny = ReduceMean(r)",

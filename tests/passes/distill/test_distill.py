@@ -349,6 +349,24 @@ def test_sequences_of_several_lengths():
     assert error(model, source, given) < 0.3 * before
 
 
+def test_sequences_of_a_model_that_takes_one_at_a_time():
+    made = weights(("w1", (8, 8)), ("w2", (8, CLASSES)))
+    source = parse_model(
+        "n = Shape <start = 1> (x)\nf = Reshape(x, n)\nh = MatMul(f, w1)\nr = Relu(h)\n"
+        "y = MatMul(r, w2)",
+        inputs={"x": ("N", "T", 8)},
+        constants=made,
+    )
+    model = source.clone()
+    scale(model, "w1", 0.3)
+    rng = np.random.default_rng(0)
+    lengths = [3, 3, 4, 5] * 4
+    given = Samples([{"x": rng.standard_normal((1, n, 8)).astype("f4")} for n in lengths])
+    before = error(model, source, given)
+    distil(model, source, given)
+    assert error(model, source, given) < 0.3 * before
+
+
 LOADER = """
 import numpy as np
 def batches():

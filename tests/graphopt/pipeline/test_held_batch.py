@@ -1,0 +1,75 @@
+"""Models that declare any batch and hold on to the one that they were exported with."""
+
+import numpy as np
+import pytest
+
+from graphopt import optimize
+from graphopt.analyses.held_batch import held_batch
+from graphopt.samples import open_samples
+from graphopt.testing import parse_model
+
+RNG = np.random.default_rng(0)
+
+
+def weights(*shape):
+    return (RNG.standard_normal(shape) * 0.3).astype(np.float32)
+
+
+def images(rows, batch="N"):
+    """Two convolutions, pooling, and a Reshape to so many rows."""
+    return parse_model(
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k1)  b = Relu(a)  "
+        "c = Conv <pads = [1, 1, 1, 1]> (b, k2)  d = Relu(c)  "
+        "e = GlobalAveragePool(d)  f = Reshape(e, s)  y = MatMul(f, w)",
+        inputs={"x": (batch, 3, 16, 16)},
+        constants={
+            "k1": weights(16, 3, 3, 3),
+            "k2": weights(16, 16, 3, 3),
+            "w": weights(16, 5),
+            "s": np.array([rows, 16]),
+        },
+    )
+
+
+def steps(*_):
+    """A Reshape to as many rows as the second axis has: of one sample, which no equation says."""
+    return parse_model(
+        "n = Shape <start = 1> (x)  f = Reshape(x, n)  a = MatMul(f, w1)  b = Relu(a)  "
+        "y = MatMul(b, w2)",
+        inputs={"x": ("N", "T", 64)},
+        constants={"w1": weights(64, 64), "w2": weights(64, 5)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "held"),
+    [(images(1), 1), (images(4), 4), (images(-1), None), (images(1, 1), None), (steps(), None)],
+)
+def test_shapes_tell_the_batch(model, held):
+    assert held_batch(model) == held
+
+
+def test_samples_come_in_that_batch():
+    model, arrays = images(4), {"x": weights(12, 3, 16, 16)}
+    found = open_samples(arrays, model, batch=held_batch(model))
+    assert [len(feeds["x"]) for feeds in found] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("spec", ["int8", "prune(ratio=0.2)"])
+def test_images_are_invented_in_that_batch(spec):
+    result = optimize(images(1), spec, measure=False)
+    (step,) = result.report.steps
+    assert step.status == "kept"
+    assert any("invented images" in note for note in step.notes)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"), [(images, (40, 3, 16, 16)), (steps, (40, 12, 64))], ids=["told", "found"]
+)
+def test_many_samples_in_one_array_run_one_by_one(build, shape):
+    result = optimize(build(1), "int8", samples={"x": weights(*shape)}, measure=False)
+    (step,) = result.report.steps
+    assert step.status == "kept"
+    assert result.report.validated
+    told = [n for n in result.report.notes if "one row a run" in n]
+    assert len(told) == (build is steps)
