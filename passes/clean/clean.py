@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import Any, ClassVar
 
 import onnx_ir as ir
-from graphopt.passes.clean import arithmetic, casts, noops, operands, sequences
+from graphopt.passes.clean import arithmetic, casts, noops, operands, round_trips, sequences
 from graphopt.passes.clean.branches import resolve_branches, unroll_loops
 from graphopt.passes.clean.carried import hoist_invariants
 from graphopt.passes.clean.constants import lift_constants
@@ -30,6 +30,7 @@ RULES: tuple[AnyRule, ...] = (
     *noops.RULES,
     *casts.RULES,
     *operands.RULES,
+    *round_trips.RULES,
     *arithmetic.RULES,
     *sequences.RULES,
 )
