@@ -149,7 +149,9 @@ def _split(model, a, b, shape, draw):
     return [split, helper.make_node("Concat", parts, [b], axis=axis)]
 
 
-def _expand(model, a, b, *_):
+def _expand(model, a, b, shape, draw):
+    if not shape:  # a scalar would become a vector
+        return None
     return [helper.make_node("Expand", [a, constant(model, np.array([1]), f"{b}_one")], [b])]
 
 
