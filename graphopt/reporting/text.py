@@ -28,6 +28,8 @@ __all__ = [
     "table",
 ]
 
+#: Nodes that are named of those where a rule was undone for one reason.
+_FEW = 2
 _STYLE = {"kept": "green", "unchanged": "dim", "undone": "red", "refused": "yellow"}
 _FOLDED = 20  # characters of a line of a folded name
 
@@ -149,6 +151,18 @@ def _worst(step: Step) -> str:
     return f"{max(e.rel_l2 for e in step.error_vs_source.values()):.2g}"
 
 
+def _undone_lines(step: Step) -> list[str]:
+    """A sentence for every rule and reason that edits were undone for; the JSON lists all."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for one in step.undone:
+        places.setdefault((one.rule, one.reason), []).append(one.node)
+    lines = []
+    for (rule, reason), nodes in places.items():
+        more = f" and {len(nodes) - _FEW} more" if len(nodes) > _FEW else ""
+        lines.append(f"undone at {', '.join(nodes[:_FEW])}{more} ({rule}): {reason}")
+    return lines
+
+
 def print_report(console: Console, report: Report) -> None:
     """The table, then what was undone and every note, step by step."""
     print_table(console, report_table(report), keys=2)
@@ -156,7 +170,7 @@ def print_report(console: Console, report: Report) -> None:
         said = [step.reason] if step.reason else []
         if step.status == "kept":
             said += [f"{name}: {found}{bound(found)}" for name, found in agreed(step)]
-        said += [f"undone at {u.node} ({u.rule}): {u.reason}" for u in step.undone]
+        said += _undone_lines(step)
         said += step.notes
         if said:
             console.print(Text(printable(step.spec), "bold"), Text(f"({step.status})", "dim"))

@@ -28,7 +28,8 @@ class Neutral(Rule):
 
     def check(self, ctx: Context, match: Match, x: ir.Value) -> Verdict:
         facts, y = ctx.get(shapes), match.root.outputs[0]
-        if not facts.same_shape(x, y):
+        held = [facts.rank(v) for v in match.root.inputs if v is not None and v is not x]
+        if held != [0] and not facts.same_shape(x, y):
             return Refused("the constant may broadcast the value to a larger shape")
         return Bind() if facts.dtype(x) == facts.dtype(y) else None
 

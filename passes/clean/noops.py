@@ -92,7 +92,15 @@ def _steps_of_one(node: ir.Node, x: ir.Value, facts: Shapes) -> bool:
         data = facts.data(steps)
         if data is None or data.dtype == object or not (data == 1).all():
             return False
-    return facts.same_shape(x, node.outputs[0])
+    return facts.same_shape(x, node.outputs[0]) or _from_end_to_end(node, facts)
+
+
+def _from_end_to_end(node: ir.Node, facts: Shapes) -> bool:
+    """Whether a Slice starts at 0 and ends beyond any axis, whatever the shape is."""
+    starts, ends = (_given(node, n, k, facts) for n, k in (("starts", 1), ("ends", 2)))
+    if starts is None or ends is None or any(np.asarray(a).dtype == object for a in (starts, ends)):
+        return False
+    return not np.any(starts) and bool(np.all(np.asarray(ends) >= _BEYOND))
 
 
 def _in_order(node: ir.Node, x: ir.Value, facts: Shapes) -> bool:
@@ -167,6 +175,8 @@ def _every_index(node: ir.Node, x: ir.Value, facts: Shapes) -> bool:
     return bool(np.array_equal(tensor.numpy(), np.arange(tensor.size)))
 
 
+#: No axis is longer: exporters write the largest integer of 32 or of 64 bits.
+_BEYOND = 2**31 - 1
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile")
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +11,8 @@ from graphopt.errors import MissingExtra, PassError, UsageError
 from graphopt.execution.runtime import run
 from graphopt.graph import provenance
 from graphopt.graph.constants import constant_value
+from graphopt.reporting.records import Undone
+from graphopt.reporting.text import report_text
 from graphopt.rewriting.driver import apply_rules
 from graphopt.testing import parse_model
 
@@ -167,6 +169,18 @@ def test_a_result_prints_as_the_table_people_see():
     text = str(quick(tower(), [Gemms(wrong=True)]))
     assert "source" in text
     assert "undone at Add_15 (DropsOneBias): changed a7: its outputs differ" in text
+
+
+def test_what_was_undone_for_one_reason_is_one_line():
+    report = quick(tower(), [Gemms(wrong=True)]).report
+    undone = [Undone("Rule", f"n{k}", "why") for k in range(300)]
+    undone.append(Undone("Rule", "n0", "another"))
+    step = replace(report.steps[0], undone=tuple(undone))
+    lines = report_text(replace(report, steps=(step,))).splitlines()
+    assert [line.strip() for line in lines if "undone at" in line] == [
+        "undone at n0, n1 and 298 more (Rule): why",
+        "undone at n0 (Rule): another",
+    ]
 
 
 def test_a_broken_graph_is_undone_as_a_whole():

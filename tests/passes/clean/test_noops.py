@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from graphopt.passes.clean.clean import Clean
 
-from graphopt.testing import check
+from graphopt import Context
+from graphopt.testing import check, parse_model
 
 
 def ints(*values: int) -> np.ndarray:
@@ -98,6 +99,40 @@ def test_does_something(node, constants, inputs):
         constants=constants,
         inputs=inputs,
     )
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "w = Add(x, zero)",
+        "w = Mul(one, x)",
+        "w = Div(x, one)",
+        "w = Slice(x, start, end)",
+        "n = Neg(x)  w = Neg(n)",
+    ],
+)
+def test_what_does_nothing_to_any_shape_needs_none(step):
+    numbers = {
+        "zero": np.float32(0),
+        "one": np.float32(1),
+        "start": ints(0),
+        "end": ints(2**63 - 1),
+    }
+    model = parse_model(f"{step}  y = Relu(w)", inputs=X, constants=numbers)
+    for value in (*model.graph.inputs, *(o for n in model.graph for o in n.outputs)):
+        value.shape = None
+    Clean().run(model, Context(model))
+    assert [n.op_type for n in model.graph] == ["Relu"]
+
+
+@pytest.mark.parametrize("step", ["w = Add(x, zeros)", "w = Slice(x, start, end)"])
+def test_what_may_do_something_to_another_shape_stays(step):
+    numbers = {"zeros": np.zeros(1, np.float32), "start": ints(0), "end": ints(2**20)}
+    model = parse_model(f"{step}  y = Relu(w)", inputs=X, constants=numbers)
+    for value in (*model.graph.inputs, *(o for n in model.graph for o in n.outputs)):
+        value.shape = None
+    Clean().run(model, Context(model))
+    assert len(model.graph) == 2
 
 
 SIZES = {"c": ints(1, 2, 1)}
