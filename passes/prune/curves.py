@@ -10,11 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from graphopt.passes.prune.choice import Curve
 from graphopt.passes.prune.gradients import gradient_scores
+from graphopt.passes.prune.joined import joined_share
 from graphopt.passes.prune.readers import readers
 from graphopt.passes.prune.reconstruct import Reader, eliminate
 from graphopt.passes.prune.scores import MAGNITUDES, magnitude
 
 from graphopt.analyses.dims import Dimension
+from graphopt.analyses.shapes.analysis import shapes
 from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.errors import UsageError
@@ -79,7 +81,13 @@ def _observed(
         for name, known in seen:
             wait(found.values())  # moments of many features are large: two dimensions' at most
             found[name] = beside.submit(_curve, known, refitted, model, dims[name], ctx)
-    return {name: curve.result() for name, curve in found.items()}
+    made = {name: curve.result() for name, curve in found.items()}
+    nodes, facts = {n.name: n for n in model.graph}, ctx.get(shapes)
+    for name, curve in made.items():
+        reads = {m.node for m in dims[name].members if m.role == "reads"} & set(nodes)
+        share = joined_share((o for n in reads for o in nodes[n].outputs), facts)
+        made[name] = Curve(curve.order, curve.cost * share)
+    return made
 
 
 def _curve(
