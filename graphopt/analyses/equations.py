@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from graphopt.analyses.shapes.analysis import bound_shapes, infer
 from graphopt.analyses.shapes.facts import Shapes
@@ -48,6 +49,7 @@ def demanded(
         usual: sizes that others have where products and the like demand nothing else.
         shapes_at: the shapes of all inputs at some sizes of symbols; any for those left out.
     """
+    model = _flat(model)
     facts = infer(model)
     every = _open(model, facts)
     told = [(n, k, e) for n in model.graph for k, e in enumerate(_equations(n, facts))]
@@ -82,10 +84,22 @@ def required(model: ir.Model) -> dict[str, int]:
 
     Of linear equations alone, and of those that broadcasting does not soften.
     """
+    model = _flat(model)
     facts, sizes = infer(model), dict[str, int]()
     hard = [e for node in model.graph for e in _equations(node, facts) if not e[2]]
     _solve(hard, sizes, _open(model, facts))
     return sizes
+
+
+def _flat(model: ir.Model) -> ir.Model:
+    """The model with its functions where they are called, as far as their opsets allow."""
+    imports = model.graph.opset_imports
+    given = [i for f in model.functions.values() for i in f.opset_imports.items()]
+    if not model.functions or any(imports.get(d, v) != v for d, v in given):
+        return model
+    copy = model.clone()
+    InlinePass()(copy)
+    return copy
 
 
 def _open(model: ir.Model, facts: Shapes) -> set[str]:

@@ -109,3 +109,15 @@ def test_windows_along_the_first_axis_get_room():
     bound, notes = bind_shapes(model(f"{STACK} y = Conv(c, w)", {"x": ["t", 7]}, held))
     assert bound == {"x": (64, 7)}
     assert notes[0].startswith("Dynamic axes were bound")
+
+
+def test_what_a_function_reads_says_as_much():
+    made = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18, "f" : 1]>
+        g (float[N, S] x) => (float[N, 5] y) <float[12, 5] w = {0.0}> { y = f.Dense(x, w) }
+        <opset_import: ["" : 18], domain: "f"> Dense (a, b) => (c) { c = MatMul(a, b) }""".replace(
+            "= {0.0}", "= {" + ", ".join(["0.0"] * 60) + "}"
+        )
+    )
+    shapes, _ = bind_shapes(ir.from_proto(made))
+    assert shapes["x"][1] == 12
