@@ -25,6 +25,7 @@ from graphopt.proving.sequences import WITHOUT_SEQUENCE
 from graphopt.proving.sizes import own_unknowns, shareable, window_sizes
 from graphopt.proving.spelling import MOVED, attributes_of, hashable, version_of
 from graphopt.proving.terms import Term, Terms
+from graphopt.proving.unchanged import unchanged
 
 __all__ = ["Numbered", "Walk", "numbered"]
 
@@ -144,8 +145,9 @@ class Walk(ControlFlow):
         if domain == "ai.onnx.ml" and node.op_type == "ZipMap" and args[0] is not None:
             return [args[0]]  # the same numbers, a row as a dictionary
         if domain == "":
-            if args and args[0] is not None and self._passes_on(node, args):
-                return [args[0], *self._rest(node)]
+            same = unchanged(node, args, self.opset)
+            if same is not None:
+                return [same, *self._rest(node)]
             if node.op_type == "If":
                 return self.branches(node, args)
             if node.op_type == "CastLike" and args[1] is not None and args[1].dtype is not None:
@@ -184,9 +186,9 @@ class Walk(ControlFlow):
         version = version_of(op, self.opset)
         written = tuple(sorted((k, hashable(v)) for k, v in attributes.items()))
         key = (op, tuple(args), written, version, None if stable or graphs else node.name)
-        same = (*key, len(node.outputs)) if stable and not graphs and not self.scope else None
-        if same in self.terms.made:  # as in another graph: shapes need not be inferred again
-            found, facts = self.terms.made[same]
+        again = (*key, len(node.outputs)) if stable and not graphs and not self.scope else None
+        if again in self.terms.made:  # as in another graph: shapes need not be inferred again
+            found, facts = self.terms.made[again]
             self.facts.take(node.outputs, facts)
             return found
         made = []
@@ -206,8 +208,8 @@ class Walk(ControlFlow):
             made = [self._computed(node, args, made[0])]
         for k, term in sorted(fixed.items()):
             made.insert(k, term)
-        if same is not None:
-            self.terms.made[same] = made, [self.facts.fact(v) for v in node.outputs]
+        if again is not None:
+            self.terms.made[again] = made, [self.facts.fact(v) for v in node.outputs]
         return made
 
     def _convolved(self, value: ir.Value | None, x: Term | None, w: Term | None) -> None:
@@ -230,21 +232,6 @@ class Walk(ControlFlow):
             for d, key in zip(dims[2:], keys, strict=True)
         )
         return (*dims[:2], *spatial)
-
-    def _passes_on(self, node: ir.Node, args: Sequence[Term | None]) -> bool:
-        """Whether the first output is the first input: Identity, a Cast to its type, no dropout."""
-        if node.op_type == "Identity":
-            return True
-        x = args[0]
-        if node.op_type == "Cast":
-            to = node.attributes["to"].value
-            return x is not None and x.dtype is not None and x.dtype.value == to
-        if node.op_type != "Dropout" or any(o.uses() for o in node.outputs[1:]):
-            return False
-        if self.opset < 7:
-            return bool("is_test" in node.attributes and node.attributes["is_test"].value)
-        mode = args[2] if len(args) > 2 else None
-        return mode is None or (mode.op == "const" and not mode.array().any())
 
     def _rest(self, node: ir.Node) -> list[Term]:
         """Terms for outputs that nobody reads."""
