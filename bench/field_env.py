@@ -32,6 +32,7 @@ BASE = [
     "espeakng-loader",
     "soxr",
     "soundfile",
+    "cython",
     "setuptools<80",
     "wheel",
 ]

@@ -19,6 +19,7 @@ from graphopt.cache import Cache, open_cache
 from graphopt.context import Progress
 from graphopt.errors import ModelError, UsageError
 from graphopt.formats import load
+from graphopt.graph.blocked import blocked
 from graphopt.graph.collector import resting_collector
 from graphopt.graph.defaults import without_habit
 from graphopt.graph.traverse import all_nodes
@@ -140,7 +141,7 @@ def prepare(
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
     sizes, chosen = bind_shapes(model, fixed, first)
-    notes = [*warnings, *([listed] if listed else []), *chosen]
+    notes = [*warnings, *([listed] if listed else []), *blocked(model), *chosen]
     if measure and not target.measured:
         notes.append(
             f"not measured: '{target.name}' is not this machine, and what is fast there is "
