@@ -16,7 +16,7 @@ from graphopt.analyses.binding import bind_shapes
 from graphopt.execution.runtime import run
 from graphopt.io.weights import warnings_of
 from graphopt.samples import open_samples, synthetic
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 
 def main():

@@ -31,7 +31,7 @@ from graphopt.measuring.statistics import time_pair
 from graphopt.replacing import replace_files
 from graphopt.samples import stand_ins
 from graphopt.target import Int8Scheme, Target
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 __all__ = ["FLOAT", "QUANTIZED", "Device", "difference"]
 

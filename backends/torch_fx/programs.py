@@ -25,7 +25,7 @@ from graphopt.execution.runtime import run
 from graphopt.replacing import replace_files
 from graphopt.samples import stand_ins
 from graphopt.tracing import EXTRA, quiet
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 __all__ = ["open_program", "run_program", "save_program"]
 

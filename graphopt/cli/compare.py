@@ -67,7 +67,8 @@ def command(a: str, b: str, as_json: bool, debug: bool, **options: Any) -> int:
     from graphopt.pipeline.state import State
     from graphopt.samples import open_samples, stand_ins
     from graphopt.samples.rows import row_by_row
-    from graphopt.verification.outputs import Judge, compare_outputs
+    from graphopt.verification.comparison import compare_outputs
+    from graphopt.verification.outputs import Judge
     from graphopt.verification.perplexity import bound
 
     files = Destinations([a, b, *(options[k] for k in ("samples", "evaluate", "target"))])

@@ -13,8 +13,8 @@ from graphopt.execution.runtime import opened, run_each
 from graphopt.packing.coding import Coded
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.referee import Judging
+from graphopt.verification.comparison import Outputs, compare_outputs
 from graphopt.verification.guard import Guard
-from graphopt.verification.outputs import Outputs, compare_outputs
 
 __all__ = ["Trial", "judged", "metric_of"]
 

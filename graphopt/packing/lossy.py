@@ -33,7 +33,7 @@ from graphopt.packing.steps import FINE, LOWEST, largest, nearest
 from graphopt.pipeline.optimize import optimize
 from graphopt.pipeline.prepare import prepare
 from graphopt.samples import SampleSource, open_samples
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 __all__ = ["RoundedPack", "Tensor", "pack_rounded"]
 

@@ -21,7 +21,7 @@ from graphopt.pipeline.run import run
 from graphopt.pipeline.stage import Watch
 from graphopt.pipeline.state import State
 from graphopt.target import Target
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 __all__ = ["run_everywhere"]
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import onnx_ir as ir
 
 from graphopt.samples.rows import free_rows
+from graphopt.verification.comparison import Outputs
 from graphopt.verification.flips import flips
 from graphopt.verification.guard import Guard
-from graphopt.verification.outputs import Outputs
 from graphopt.verification.strain import strain
 
 __all__ = ["Judging"]

@@ -39,7 +39,7 @@ from graphopt.pipeline.step import Trial, short_name, try_pass
 from graphopt.proving.certificate import certified
 from graphopt.reporting.records import Figures, Report, Step
 from graphopt.spec import parse, passes_of
-from graphopt.verification.outputs import Outputs, compare_outputs
+from graphopt.verification.comparison import Outputs, compare_outputs
 
 __all__ = ["run"]
 

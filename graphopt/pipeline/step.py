@@ -23,8 +23,8 @@ from graphopt.pipeline.referee import Judging
 from graphopt.pipeline.state import State
 from graphopt.pipeline.verify import Verdict, sound, verify
 from graphopt.proving.evidence import Examined, examine
+from graphopt.verification.comparison import Outputs
 from graphopt.verification.graph import changed_signature, fingerprint
-from graphopt.verification.outputs import Outputs
 
 __all__ = ["Trial", "refusals", "short_name", "try_pass"]
 

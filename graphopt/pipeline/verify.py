@@ -14,10 +14,11 @@ from graphopt.errors import InputError
 from graphopt.pipeline.prepare import Setting
 from graphopt.pipeline.state import State
 from graphopt.reporting.records import Agreement, OutputError
+from graphopt.verification.comparison import Comparison, Outputs, compare_outputs, same_forms
 from graphopt.verification.flips import flips
 from graphopt.verification.graph import changed_signature, check_graph
 from graphopt.verification.guard import Guard
-from graphopt.verification.outputs import PART, Comparison, Outputs, compare_outputs, same_forms
+from graphopt.verification.outputs import PART
 
 __all__ = ["Verdict", "sound", "verify"]
 

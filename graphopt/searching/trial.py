@@ -28,8 +28,9 @@ from graphopt.pipeline.result import Result
 from graphopt.pipeline.run import run
 from graphopt.pipeline.state import State
 from graphopt.samples import open_samples
+from graphopt.verification.comparison import compare_outputs
 from graphopt.verification.guard import Guard
-from graphopt.verification.outputs import Judge, compare_outputs
+from graphopt.verification.outputs import Judge
 from graphopt.verification.perplexity import bound
 
 __all__ = ["Bench", "Loss", "Outcome", "Task", "key_of"]

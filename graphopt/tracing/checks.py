@@ -20,7 +20,7 @@ from graphopt.tracing.axes import Axis, guards_on
 from graphopt.tracing.blame import line_of_node
 from graphopt.tracing.capture import Captured, resized
 from graphopt.tracing.torch_side import array_of, leaves
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 __all__ = ["check_against_torch", "check_state", "example_feeds"]
 

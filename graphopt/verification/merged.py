@@ -13,7 +13,7 @@ from graphopt.analyses.binding import bind_shapes, sized
 from graphopt.execution.runtime import run
 from graphopt.samples import synthetic
 from graphopt.samples.inputs import inputs_of
-from graphopt.verification.outputs import compare_outputs
+from graphopt.verification.comparison import compare_outputs
 
 __all__ = ["merged_error"]
 

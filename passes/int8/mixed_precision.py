@@ -23,17 +23,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import islice
 
 import onnx_ir as ir
 from graphopt.passes.int8.everywhere import WIDE, stages
+from graphopt.passes.int8.limits import Limits, limited
 from graphopt.passes.int8.plan import Choice, Plan, Quantize, reads_blocks
 from graphopt.passes.int8.speed import gains_in_blocks
 from graphopt.passes.int8.stored import weights_to_store
 from graphopt.passes.int8.unit_sensitivity import (
     Unit,
-    folds,
-    folds_of,
     measured_on,
     movements,
     unit_sensitivities,
@@ -43,19 +41,15 @@ from graphopt.analyses.cost import cost
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.budget import Budget
 from graphopt.context import Context
-from graphopt.execution.runtime import opened, run_each
 from graphopt.graph.constants import weight_of
 from graphopt.graph.traverse import all_nodes
 from graphopt.knapsack import left_out, marginal_steps
 from graphopt.samples import Samples
-from graphopt.verification.outputs import compare_outputs
 
-__all__ = ["FACT", "choose", "meets_budget"]
+__all__ = ["FACT", "choose"]
 
 #: The name of the decisions in the recipe.
 FACT = "int8.precision"
-#: Runs of samples that errors are measured on.
-RUNS = 16
 #: Whole models that are measured while units are offered again.
 OFFERS = 12
 #: Error on invented inputs beyond which integers are doubted: outputs that move by a tenth of how
@@ -90,7 +84,7 @@ def choose(
     if FACT in ctx.facts:
         known = ctx.facts[FACT]
         return Choice(**{**known, "left": {**slow, **known["left"]}})
-    if not _limited(ctx) or not (len(plan) or plan.stored):
+    if not limited(ctx) or not (len(plan) or plan.stored):
         return Choice(slow)
     chosen = _Search(model, ctx, quantize, slow).run(plan)
     left = {n: why for n, why in chosen.left.items() if n not in slow}
@@ -105,37 +99,21 @@ def _doubting(budget: Budget | None, limit: float) -> Budget:
     return budget if settled else dataclasses.replace(budget, max_error=limit)
 
 
-def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
-    """Whether `integer`, made of `model`, is within the budget's limits of error and metric."""
-    if ctx.referee is not None and ctx.referee.over([integer]) > 1:
-        return False
-    return not _limited(ctx) or _Search(model, ctx, lambda *_: Plan(), {}).accepts(integer)
-
-
-def _limited(ctx: Context) -> bool:
-    budget = ctx.budget
-    limited = budget is not None and not (budget.max_error is None and budget.max_drop is None)
-    return (limited or ctx.referee is not None) and ctx.samples is not None
-
-
 class _Search:
     def __init__(
         self, model: ir.Model, ctx: Context, quantize: Quantize, slow: Mapping[str, str]
     ) -> None:
-        assert ctx.samples is not None
         self.model, self.ctx, self.quantize, self.slow = model, ctx, quantize, slow
-        self.probe = list(islice(ctx.samples, RUNS))
-        self.expected = list(run_each(model, self.probe))
-        self.metric = self._metric(model)
+        self.limits = Limits(model, ctx, quantize)
 
     def run(self, plan: Plan) -> Choice:
         """Everything if the budget is met, else the most that was found to meet it."""
-        if self._met(Choice(self.slow)):
+        if self.limits.met(Choice(self.slow)):
             return Choice(self.slow)
         if self.ctx.target.int8 is not None and self.ctx.target.int8.wide:
             return self._widened(plan)
         start = self._start(plan)
-        if start != Choice(self.slow) and self._met(start):
+        if start != Choice(self.slow) and self.limits.met(start):
             return start
         return self._narrowed(plan, start)
 
@@ -146,7 +124,7 @@ class _Search:
         def with_16(wide: Sequence[Unit]) -> Choice:
             return Choice(self.slow, forms={n: WIDE for u in wide for n in u})
 
-        if not self._met(with_16(every)):
+        if not self.limits.met(with_16(every)):
             return self._narrowed(plan, with_16(every))
 
         def alone(stage: Unit) -> Choice:
@@ -176,7 +154,7 @@ class _Search:
             left = {n: reasons[n] for u in units for n in u}
             return dataclasses.replace(start, left={**start.left, **left})
 
-        if not self._met(without(ranked)):
+        if not self.limits.met(without(ranked)):
             start = dataclasses.replace(start, bits=dict.fromkeys(wide, 0))
         backs = left_out(ranked[::-1], moved)
         back = backs[self._fewest(len(backs) - 1, lambda k: without(backs[k]))]
@@ -222,7 +200,7 @@ class _Search:
             for nearest in (False, True)
         ]
         on = measured_on(self.ctx)
-        strains = [self.ctx.referee.strain(self._folds(way), *on) for way in ways]
+        strains = [self.ctx.referee.strain(self.limits.folds(way), *on) for way in ways]
         return min(zip(strains, range(len(ways)), ways, strict=True))[2]
 
     def _fewest(self, most: int, chosen: Callable[[int], Choice]) -> int:
@@ -230,7 +208,7 @@ class _Search:
         low, high = 0, most  # the budget is missed with `low` units back, met with `high`
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._met(chosen(middle)) else (middle, high)
+            low, high = (low, middle) if self.limits.met(chosen(middle)) else (middle, high)
         return high
 
     def _offered(
@@ -260,7 +238,9 @@ class _Search:
                 more = {n: form for u in group for n in u if form}
                 offers -= 1
                 trial = without(rest)
-                if self._met(dataclasses.replace(trial, forms={**trial.forms, **forms, **more})):
+                if self.limits.met(
+                    dataclasses.replace(trial, forms={**trial.forms, **forms, **more})
+                ):
                     left, forms = rest, {**forms, **more}
                 else:
                     groups += _halves(group)
@@ -283,9 +263,9 @@ class _Search:
         if self.ctx.referee is not None:
             ways = [dataclasses.replace(narrow, nearest=n) for n in (False, True)]
             on = measured_on(self.ctx)
-            strains = [self.ctx.referee.strain(self._folds(way), *on) for way in ways]
+            strains = [self.ctx.referee.strain(self.limits.folds(way), *on) for way in ways]
             narrow = ways[strains[1] < strains[0]]
-        if self._met(narrow):
+        if self.limits.met(narrow):
             return narrow
 
         def alone(unit: Unit) -> Choice:
@@ -298,7 +278,7 @@ class _Search:
             chosen_ = {n: bits if k < count else others for k, u in enumerate(ranked) for n in u}
             return dataclasses.replace(narrow, bits=chosen_)
 
-        steps = (12, 8) if self._met(wide(len(ranked), 12, 8)) else (16, 12)
+        steps = (12, 8) if self.limits.met(wide(len(ranked), 12, 8)) else (16, 12)
         return wide(self._fewest(len(ranked), lambda k: wide(k, *steps)), *steps)
 
     def _ranked(self, moved: Mapping[Unit, float]) -> list[Unit]:
@@ -314,54 +294,6 @@ class _Search:
             ranked.append(unit)
             del left[unit]
         return ranked
-
-    def _met(self, chosen: Choice) -> bool:
-        """Whether this is within the guard on samples that ranges do not know, and the budget.
-
-        So must be what is made in the end, with ranges that know them all: it is judged once more.
-        """
-        referee = self.ctx.referee
-        if referee is not None and referee.over(self._folds(chosen)) > 1:
-            return False
-        if referee is not None and folds_of(self.ctx) and referee.over([self._made(chosen)]) > 1:
-            return False
-        return self.affords(chosen)
-
-    def _folds(self, chosen: Choice) -> list[ir.Model]:
-        """A model for each part of the samples, made without it."""
-        return folds(self.model, self.ctx, chosen, self.quantize)
-
-    def _made(self, chosen: Choice) -> ir.Model:
-        made = self.model.clone()
-        self.quantize(made, chosen)
-        return made
-
-    def affords(self, chosen: Choice) -> bool:
-        budget = self.ctx.budget
-        if budget is None or (budget.max_error is None and budget.max_drop is None):
-            return True
-        return self.accepts(self._made(chosen))
-
-    def accepts(self, made: ir.Model) -> bool:
-        """Whether the integer model `made` is within the budget."""
-        budget = self.ctx.budget
-        if budget is None:
-            return True
-        if budget.max_error is not None:
-            as_deployed = run_each(made, self.probe, optimize=True)
-            found = compare_outputs(self.expected, as_deployed)
-            if found.worst > budget.max_error:
-                return False
-        if budget.max_drop is None:
-            return True
-        return self.metric - self._metric(made) <= budget.max_drop
-
-    def _metric(self, model: ir.Model) -> float:
-        budget = self.ctx.budget
-        if budget is None or budget.max_drop is None or budget.evaluation is None:
-            return 0.0
-        with opened(model) as predict:
-            return float(budget.evaluation(predict))
 
 
 def _halves(units: Sequence[Unit]) -> list[Sequence[Unit]]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.mixed_precision import choose, meets_budget
+from graphopt.passes.int8.limits import meets_budget
+from graphopt.passes.int8.mixed_precision import choose
 from graphopt.passes.int8.plan import Choice, Quantize
 from graphopt.passes.int8.plan import Plan as IntegerPlan
 

@@ -6,8 +6,9 @@ import pytest
 
 from graphopt.errors import ModelError
 from graphopt.testing import parse_model
+from graphopt.verification.comparison import compare_outputs
 from graphopt.verification.graph import check_graph, fingerprint
-from graphopt.verification.outputs import FLOOR, Judge, compare_outputs
+from graphopt.verification.outputs import FLOOR, Judge
 
 
 def outputs(*arrays):
