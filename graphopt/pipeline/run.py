@@ -15,8 +15,7 @@ from graphopt.analyses.shapes.analysis import hand_on
 from graphopt.cache import Cache
 from graphopt.context import Context, Edit, Progress, silent
 from graphopt.deploy.processors import extensions, processor, processors
-from graphopt.errors import InputError, PassError, UsageError
-from graphopt.graph import provenance
+from graphopt.errors import PassError, UsageError
 from graphopt.graph.collector import resting_collector
 from graphopt.io.digest import digest
 from graphopt.measuring.gauge import Gauge, objection, remark
@@ -32,11 +31,11 @@ from graphopt.pipeline.account import (
     worse,
 )
 from graphopt.pipeline.prepare import Setting
+from graphopt.pipeline.recorded import recipe_of, recorded
 from graphopt.pipeline.result import Result
 from graphopt.pipeline.stage import Stage, Watch
 from graphopt.pipeline.state import State
 from graphopt.pipeline.step import Trial, short_name, try_pass
-from graphopt.proving.certificate import certified
 from graphopt.reporting.records import Figures, Report, Step
 from graphopt.spec import parse, passes_of
 from graphopt.verification.comparison import Outputs, compare_outputs
@@ -111,10 +110,10 @@ class _Run:
     def __call__(self, passes: Sequence[Any]) -> Result:
         specs = [recipe.portable(format_pass(p)) for p in passes]
         if self.replay is not None:
-            recorded = [s.spec for s in self.replay.steps]
-            if recorded != specs:
+            listed = [s.spec for s in self.replay.steps]
+            if listed != specs:
                 raise UsageError(
-                    f"the recipe is for -p '{', '.join(recorded)}', not '{', '.join(specs)}'"
+                    f"the recipe is for -p '{', '.join(listed)}', not '{', '.join(specs)}'"
                 )
         self.evaluated(self.setting.source)
         before = self.setting.source.figures()
@@ -278,8 +277,9 @@ class _Run:
         judged = changed or setting.budget.max_latency is not None
         total = self.gauge.ratio(setting.source, self.state, setting.feeds) if judged else None
         found = verdict(total) if total else None
-        made = self._recipe()
-        final = self._recorded(made, steps, notes)
+        made = recipe_of(setting, self.decisions, self.replay)
+        model = self.state.model if changed else self._working()
+        final = recorded(setting, self.state, model, made, steps, notes)
         after = dataclasses.replace(
             final.figures(),
             metric=self.state.figures().metric,
@@ -326,38 +326,3 @@ class _Run:
             tuned=(setting.measure_seconds, setting.shapes) if timed else None,
             missed=tuple(missed),
         )
-
-    def _recorded(self, made: recipe.Recipe, steps: Sequence[Step], notes: list[str]) -> State:
-        """The last state with recipe, certificate, and provenance as its share of it allows."""
-        model = self._working() if self.state is self.setting.source else self.state.model
-        model.metadata_props[provenance.RECIPE] = made.to_text()
-        model.metadata_props.pop(provenance.CERTIFICATE, None)
-        if self.setting.verify == "outputs":
-            paper = certified(self.setting.digest, model, steps)
-            model.metadata_props[provenance.CERTIFICATE] = paper.to_text()
-        final = self.state.with_metadata(model)
-        if provenance.trim(model, final.bytes):
-            notes.append("single nodes' provenance was left out: it is over 5 % of the file")
-            return self.state.with_metadata(model)
-        return final
-
-    def _recipe(self) -> recipe.Recipe:
-        """The recipe of this run. Raises InputError if a replay was fed something else."""
-        setting = self.setting
-        made = recipe.Recipe(
-            graphopt=__version__,
-            target=setting.target.name,
-            seed=setting.seed,
-            source=setting.digest,
-            samples=setting.samples.digest() if setting.given else None,
-            validated=(setting.given and setting.judge is not None and not setting.judge.silent)
-            or setting.budget.evaluate is not None,
-            versions=recipe.versions(),
-            steps=tuple(self.decisions),
-            max_opset=setting.max_opset,
-        )
-        for what in ("source", "samples", "target", "seed", "max_opset"):
-            if self.replay is not None and getattr(self.replay, what) != getattr(made, what):
-                name = what.replace("_", " ")
-                raise InputError(f"the recipe was made with another {name}; give it the same one")
-        return made
