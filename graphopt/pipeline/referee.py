@@ -17,7 +17,7 @@ from graphopt.verification.strain import strain
 __all__ = ["Judging"]
 
 #: Share of the guard's limits that a pass should use up where nothing is decided: other inputs are
-#: not the samples. One decision that differs is excused at the end alone.
+#: not the samples.
 SAFE = 0.7
 #: Runs after which, and after twice as many again and again, a model is given up that is likely to
 #: change this many times what it may; or so much that all runs will say so, were the rest perfect.
@@ -62,8 +62,7 @@ class Judging:
         """What outputs of the guard's model use of the limits; more than 1 is too much."""
         found = self.guard.judge(made, self.share)
         worst = [
-            one.over / SAFE if one.disagreements is None else one.figure / max(one.limit, 1e-9)
-            for one in found.values()
+            one.over / SAFE if one.disagreements is None else one.over for one in found.values()
         ]
         return max([*worst, flips(self.guard, made) / self.share / SAFE])
 

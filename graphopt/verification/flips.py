@@ -11,7 +11,8 @@ of the samples is a near tie is luck, so the k = 2 sqrt(n) smallest margins of e
 their distribution has them: F(m) = (k / n) (m / m_k)^a, even (a = 1) where ties are as frequent as
 what is somewhat surer, steeper where they are rare (Hill's estimate of a, less its error). So
 found a share is known to 1 / sqrt(k) of itself, and of n others a share p is seen to sqrt(p / n):
-twice the one is added, and the other.
+twice the one is added, and the other; of fewer than 1 / limit, where a single case that falls
+otherwise is excused, so much less of it.
 Outputs that decide on the same rows (the digits of one captcha) make one answer together, and their
 shares add up.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.reporting.records import FEW
 from graphopt.verification.agreement import (
     THRESHOLDS,
     Outputs,
@@ -64,9 +66,9 @@ def flips(guard: Guard, got: Iterable[Outputs]) -> float:
         rows = sum(int(np.prod(a.shape[:-1])) for a in want)
         logits = guard.margins(name, made) if alike else None
         if logits is not None:
-            shares[rows] += _LOGIT_SHARES[kind](*logits, True)
+            shares[rows] += _LOGIT_SHARES[kind](*logits, guard.limit, True)
         else:
-            shares[rows] += find(want, have) if alike else 1.0
+            shares[rows] += find(want, have, guard.limit) if alike else 1.0
     return max(shares.values(), default=0.0) / max(guard.limit, 1e-9)
 
 
@@ -149,16 +151,19 @@ def _unseen(margins: Array, errors: Array) -> float:
     return UNSEEN * float(crossed.mean()) / max(above + below, 1e-12)
 
 
-def _known(share: float, n: int) -> float:
+def _known(share: float, n: int, limit: float) -> float:
     """A share that follows from `n` cases, and how far it may lie above, of these and of others."""
     share *= 1 + SIGMAS / math.sqrt(_near_ties(max(n, 1)))
-    return share + math.sqrt(share / max(n, 1))
+    excused = min(1.0, n * limit) if n >= FEW else 1.0
+    return share + math.sqrt(share / max(n, 1)) * excused
 
 
-def _of(margins: Sequence[Array], errors: Sequence[Array], n: int, more: bool = False) -> float:
+def _of(
+    margins: Sequence[Array], errors: Sequence[Array], n: int, limit: float, more: bool = False
+) -> float:
     m, e = np.concatenate(margins), np.concatenate(errors)
     every = float(_likely(m, e, len(m)).sum()) + (_unseen(m, e) if more and len(m) else 0.0)
-    return _known(every / max(n, 1), n)
+    return _known(every / max(n, 1), n, limit)
 
 
 def _some(want: list[Any], got: list[Any]) -> list[tuple[Array, Array]]:
@@ -167,21 +172,21 @@ def _some(want: list[Any], got: list[Any]) -> list[tuple[Array, Array]]:
     return [(np.ravel(a)[::step], np.ravel(b)[::step]) for a, b in zip(want, got, strict=True)]
 
 
-def _chances(want: list[Any], got: list[Any]) -> float:
+def _chances(want: list[Any], got: list[Any], limit: float) -> float:
     pairs = [(_logit(a), _logit(b)) for a, b in _some(want, got)]
     errors = [b - a for a, b in pairs]
     shares = []
     for t in THRESHOLDS:
         margins = [a - _logit(np.array(t)) for a, _ in pairs]
-        shares.append(_of(margins, errors, weighty([m > 0 for m in margins])))
+        shares.append(_of(margins, errors, weighty([m > 0 for m in margins]), limit))
     return max(shares)
 
 
-def _detections(want: list[Any], got: list[Any]) -> float:
+def _detections(want: list[Any], got: list[Any], limit: float) -> float:
     split = chances_beside_values(want)
     if split is None:  # the first runs may not show what all do
         return 0.0
-    return _chances(split[0](want), split[0](got))
+    return _chances(split[0](want), split[0](got), limit)
 
 
 def _logit(p: Array) -> Array:
@@ -189,13 +194,14 @@ def _logit(p: Array) -> Array:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
-def _margins(want: list[Any], got: list[Any], more: bool = False) -> float:
+def _margins(want: list[Any], got: list[Any], limit: float, more: bool = False) -> float:
     flat = _some(want, got)
     n = weighty([a > 0 for a, _ in flat])
-    return _of([a for a, _ in flat], [b.astype(np.float64) - a for a, b in flat], n, more)
+    errors = [b.astype(np.float64) - a for a, b in flat]
+    return _of([a for a, _ in flat], errors, n, limit, more)
 
 
-def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
+def _scores(want: list[Any], got: list[Any], limit: float, more: bool = False) -> float:
     """By how far the top class is ahead; a line of text changes if any of its steps does."""
     tops = [a.argmax(-1) for a in want]
     text = is_text(tops)
@@ -206,7 +212,7 @@ def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
         margins.append(x.ravel())
         errors.append((y - x).ravel())
     if not text:
-        return _of(margins, errors, weighty([t.ravel() for t in tops]), more)
+        return _of(margins, errors, weighty([t.ravel() for t in tops]), limit, more)
     n: int = sum(t.size // t.shape[-1] for t in tops)
     every = _likely(np.concatenate(margins), np.concatenate(errors), n)
     ends = np.cumsum([t.size for t in tops])[:-1]
@@ -214,7 +220,7 @@ def _scores(want: list[Any], got: list[Any], more: bool = False) -> float:
         np.minimum(part.reshape(t.shape).sum(-1), 1).ravel()
         for part, t in zip(np.split(every, ends), tops, strict=True)
     ]
-    return _known(sum(float(part.sum()) for part in lines) / max(n, 1), n)
+    return _known(sum(float(part.sum()) for part in lines) / max(n, 1), n, limit)
 
 
 _SHARES = {

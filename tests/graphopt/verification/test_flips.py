@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.execution.runtime import run_each
+from graphopt.pipeline.referee import Judging
 from graphopt.testing import parse_model
 from graphopt.verification.agreement import is_text
 from graphopt.verification.flips import flips
@@ -136,3 +137,30 @@ def test_answers_beyond_what_float32_shows_are_judged_by_their_logits(operator):
     assert few > 0.3
     assert strained > 1
     assert min(found(300)) > 3
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [(0.02, 0.9, 1), (0.1, 0, 0.03)])
+def test_few_rare_decisions_can_be_kept_and_not_be_fooled(size, least, most):
+    """Of 128 chances a dozen are high: a share of .35 % flips (of 1 % that may), and of 1.7 %."""
+    rng = np.random.default_rng(0)
+    accepted = []
+    for _ in range(100):
+        logits = rng.normal(-6, 4.7, (128, 1))
+        want, got = (1 / (1 + np.exp(-z)) for z in (logits, logits + rng.normal(0, size, (128, 1))))
+        judge = guard("y = Sigmoid(x)", [want])
+        accepted.append(Judging(judge, 1.0).used([{"y": got}]) <= 1)
+    assert least <= np.mean(accepted) <= most
+
+
+def test_where_one_case_is_not_excused_others_count_in_full():
+    """Of 31 a single flip is over; of 32 it is not, and counts by how likely it was."""
+    rng = np.random.default_rng(3)
+    rows = 5 * rng.choice([-1, 1], (32, 1)) + 0.1 * rng.normal(size=(32, 1))
+    near = np.zeros((32, 1))
+    rows[0], near[0] = 1e-3, -2e-3
+
+    def found(count):
+        want, got = (1 / (1 + np.exp(-z[:count])) for z in (rows, rows + near))
+        return Judging(guard("y = Sigmoid(x)", [want]), 1.0).used([{"y": got}])
+
+    assert found(31) > 1 >= found(32)
