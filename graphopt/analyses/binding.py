@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analyses.demand import too_much
 from graphopt.analyses.equations import demanded
+from graphopt.analyses.held_batch import held_batch
 from graphopt.analyses.shapes.facts import symbol_of
 from graphopt.context import Context
 from graphopt.errors import InputError, UsageError
@@ -49,8 +50,9 @@ def bind_shapes(
 ) -> tuple[Shapes, list[str]]:
     """A shape for every input that must be given, and sentences on what was chosen.
 
-    Axes of one name get one size. Batch axes become 1; other axes that `given` does not fix get
-    the size they have in `like`, or one usual for what they are, which is tried on the model.
+    Axes of one name get one size. Batch axes become 1, or what the model holds on to; other axes
+    that `given` does not fix get the size they have in `like`, or one usual for what they are,
+    which is tried on the model.
 
     Args:
         model: the model.
@@ -70,8 +72,9 @@ def bind_shapes(
         if one.name in fixed:
             _bind(one, fixed[one.name], sizes)
     counted = _counted(model)
+    batch = (like and held_batch(model)) or 1
     batches = {
-        _key(one, 0): 1
+        _key(one, 0): batch
         for one in inputs
         if one.name not in fixed and one.dims and one.batch is None
         if _key(one, 0) not in counted

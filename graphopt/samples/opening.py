@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -50,23 +51,35 @@ def open_samples(
         model: whose inputs they are for.
         preprocess: for images, `resize=256, crop=224, scale=..., mean=..., std=..., layout=NCHW`.
         count: use this many samples at most.
-        batch: samples in one run where the model declares any number; None: 32 at most.
+        batch: samples in one run that the model holds on to though it declares any number; None:
+            so many as come, 32 at most.
 
     Raises:
         SamplesError: nothing there, nothing in it, or not what the model takes.
     """
     if isinstance(given, Samples):
         return given
-    inputs = inputs_of(model)
+    inputs = [_held(i, batch) for i in inputs_of(model)]
     source, given_items = _items(given, inputs, preprocess)
     tokens = token_model(model)
     items = given_items if tokens is None else lambda: map(tokens.completed, given_items())
     samples = Samples(
-        _Again(lambda: fit(items(), inputs, source, batch=batch or BATCH, count=count)), source
+        _Again(lambda: fit(items(), inputs, source, batch=BATCH, count=count)), source
     )
     if next(iter(samples), None) is None:
-        raise SamplesError(f"{source} holds no samples, or too few for one batch of the model")
+        sizes = {i.batch for i in inputs if i.batch}
+        size = f" (of {max(sizes)})" if sizes else ""
+        raise SamplesError(
+            f"{source} holds no samples, or too few for one batch of the model{size}"
+        )
     return samples
+
+
+def _held(one: Input, batch: int | None) -> Input:
+    """An input with the batch that the model holds on to."""
+    if batch is None or not one.dims or one.axis != 0 or isinstance(one.dims[0], int):
+        return one
+    return dataclasses.replace(one, dims=(batch, *one.dims[1:]))
 
 
 class _Again:

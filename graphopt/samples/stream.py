@@ -117,7 +117,7 @@ def fit(
     Args:
         items: mappings of arrays by input name (or `in:` and the name), or one array for a model
             with one input. An array has the input's shape, more along its batch axis, one further
-            leading axis over samples, or lacks a batch axis of 1.
+            leading axis over samples, or lacks the batch axis.
         inputs: what the model takes.
         where: named in errors.
         batch: most samples in one run where the model takes any number.
@@ -190,7 +190,7 @@ def _checked(array: Array, one: Input, where: str) -> Array:
     rank = len(one.dims)
     if array.ndim == rank - 1 and one.axis is not None:
         size = one.dims[one.axis]
-        if size == 1 or not isinstance(size, int):
+        if one.axis == 0 or size == 1 or not isinstance(size, int):  # gathered into batches
             array = np.expand_dims(array, one.axis)
     fixed = array.ndim > rank or one.batch == 0
     body = array.shape[array.ndim - rank :]

@@ -5,6 +5,7 @@ import pytest
 
 from graphopt import optimize
 from graphopt.analyses.held_batch import held_batch
+from graphopt.errors import SamplesError
 from graphopt.samples import open_samples
 from graphopt.testing import parse_model
 
@@ -49,10 +50,27 @@ def test_shapes_tell_the_batch(model, held):
     assert held_batch(model) == held
 
 
-def test_samples_come_in_that_batch():
-    model, arrays = images(4), {"x": weights(12, 3, 16, 16)}
+def test_samples_come_in_that_batch_and_those_left_over_are_left_out():
+    model, arrays = images(4), {"x": weights(14, 3, 16, 16)}
     found = open_samples(arrays, model, batch=held_batch(model))
     assert [len(feeds["x"]) for feeds in found] == [4, 4, 4]
+
+
+def test_single_samples_are_gathered_into_it():
+    model, items = images(4), [{"x": weights(3, 16, 16)} for _ in range(9)]
+    found = open_samples(items, model, batch=held_batch(model))
+    assert [len(feeds["x"]) for feeds in found] == [4, 4]
+
+
+def test_too_few_for_it_are_said_to_be():
+    with pytest.raises(SamplesError, match=r"too few for one batch of the model \(of 4\)"):
+        optimize(images(4), "int8", samples={"x": weights(3, 3, 16, 16)})
+
+
+def test_it_is_timed_in_that_batch():
+    result = optimize(images(4), "int8", samples={"x": weights(9, 3, 16, 16)}, measure_seconds=0.2)
+    assert result.report.before.latency_ms
+    assert any("x=4x3x16x16" in note for note in result.report.notes)
 
 
 @pytest.mark.parametrize("spec", ["int8", "prune(ratio=0.2)"])
