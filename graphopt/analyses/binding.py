@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.analyses.demand import too_much
-from graphopt.analyses.equations import demanded
+from graphopt.analyses.equations import demanded, may_hold
 from graphopt.analyses.held_batch import held_batch
 from graphopt.analyses.shapes.facts import symbol_of
 from graphopt.context import Context
@@ -158,7 +158,8 @@ def _demand(
         for axis, size in enumerate(one.dims or ())
         if not isinstance(size, int)
     }
-    if not set(keys.values()) - set(sizes) - set(batches):
+    open_ = set(keys.values()) - set(sizes)
+    if not open_ or (open_ <= set(batches) and not may_hold(model)):
         return  # nothing is to be chosen
 
     def shapes_at(found: Mapping[str, int]) -> Shapes:

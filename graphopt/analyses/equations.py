@@ -21,8 +21,9 @@ from graphopt.analyses.shapes.facts import Shapes
 from graphopt.analyses.shapes.rules import product
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.attributes import attribute
+from graphopt.graph.constants import constant_array, is_constant
 
-__all__ = ["demanded", "required"]
+__all__ = ["demanded", "may_hold", "required"]
 
 #: Sizes to be equal, and whether the model may run without (where 1 would do, or a multiple).
 Equation = tuple[Dim, Dim, bool]
@@ -32,6 +33,7 @@ LARGEST = 1 << 17
 SEARCHES, NODES = 3, 2_000
 #: Sizes that tell whether an axis counts for an equation at all.
 PROBES = (512, 4096)
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Where"})
 
 
@@ -89,6 +91,22 @@ def required(model: ir.Model) -> dict[str, int]:
     hard = [e for node in model.graph for e in _equations(node, facts) if not e[2]]
     _solve(hard, sizes, _open(model, facts))
     return sizes
+
+
+def may_hold(model: ir.Model) -> bool:
+    """Whether any node might leave a batch no choice, told without a shape: most models have none.
+
+    A Reshape to fixed sizes, and what is joined with a constant or starts from one.
+    """
+    for node in model.graph:
+        if node.op_type == "Reshape":
+            target = constant_array(node.inputs[1])
+            if target is None or target.min(initial=1) > 0:
+                return True
+        beside = node.inputs[5:] if node.op_type in RECURRENT else node.inputs
+        if node.op_type in {"Concat", *RECURRENT} and any(map(is_constant, beside)):
+            return True
+    return bool(model.functions)
 
 
 def _flat(model: ir.Model) -> ir.Model:
@@ -200,7 +218,7 @@ def _equations(node: ir.Node, facts: Shapes) -> Iterator[Equation]:
             yield x[1], w[1] * attribute(node, "group", 1), False
         case "ConvTranspose" if x and w and len(x) > 2 and len(w) > 2:
             yield x[1], w[0], False
-        case "LSTM" | "GRU" | "RNN" if x and w and len(x) == len(w) == 3:
+        case op if op in RECURRENT and x and w and len(x) == len(w) == 3:
             yield x[2], w[2], False
             state = ins[5] if len(ins) > 5 else None
             if state is not None and len(state) == 3 and not attribute(node, "layout", 0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.analyses.equations import required
+from graphopt.analyses.equations import may_hold, required
 from graphopt.analyses.shapes.facts import symbol_of
 from graphopt.samples.inputs import inputs_of
 
@@ -17,7 +17,7 @@ def held_batch(model: ir.Model) -> int | None:
     Exporters write the batch that a model was traced with into its shapes.
     """
     inputs = [i for i in inputs_of(model) if i.axis is not None]
-    if not inputs or any(i.batch is not None for i in inputs):
+    if not inputs or any(i.batch is not None for i in inputs) or not may_hold(model):
         return None
     named = {i.name: i.dims[0] for i in inputs if i.dims}
     symbols = {symbol_of(x, 0, d) for x, d in named.items() if not isinstance(d, int)}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt import optimize
+from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.held_batch import held_batch
 from graphopt.errors import SamplesError
 from graphopt.samples import open_samples
@@ -48,6 +49,13 @@ def steps(*_):
 )
 def test_shapes_tell_the_batch(model, held):
     assert held_batch(model) == held
+
+
+@pytest.mark.parametrize("like", [None, {"x": weights(4, 3, 16, 16)}])
+@pytest.mark.parametrize(("rows", "bound"), [(1, 1), (4, 4), (-1, 1)])
+def test_figures_are_of_that_batch(rows, bound, like):
+    shapes, _ = bind_shapes(images(rows), {}, like)
+    assert shapes["x"][0] == bound
 
 
 def test_samples_come_in_that_batch_and_those_left_over_are_left_out():
