@@ -11,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analyses.dims.axes import Axes, Role
+from graphopt.analyses.dims.closure import Labelling
 from graphopt.analyses.dims.dimension import Dimension, Dimensions, Frozen, Member, Plan
-from graphopt.analyses.dims.solve import Labelling, Solution
+from graphopt.analyses.dims.solve import Solution
 from graphopt.analyses.dims.streams import Place, is_residual
 from graphopt.analyses.dims.system import Array
 from graphopt.graph.constants import constant_value

@@ -20,25 +20,13 @@ leaves most units, products in the order in which the graph states them.
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 
 import numpy as np
 
+from graphopt.analyses.dims.closure import REASONS, Closure, Equations, Labelling
 from graphopt.analyses.dims.system import Array, Freeze, Merge, Part, System
 
-__all__ = ["Labelling", "Solution", "solve"]
-
-NEVER = 1 << 40
-TWICE = "the same dimension occurs twice in a merged axis"
-INDIVISIBLE = "a reshape divides it in no way that leaves two units"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Labelling:
-    """Units of one seed: per class of axes, the unit of each position (-1: none)."""
-
-    labels: dict[int, Array]
-    units: int
+__all__ = ["Solution", "solve"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,12 +75,13 @@ class _Solver:
             self.wholes.add(m.whole)
             for c in {m.whole, *m.factors}:
                 self.merges.setdefault(c, []).append(m)
-        self.texts: list[str] = [TWICE, INDIVISIBLE]
-        self._text: dict[str, int] = {TWICE: 0, INDIVISIBLE: 1}
+        self.texts: list[str] = list(REASONS)
+        self._text: dict[str, int] = {text: k for k, text in enumerate(REASONS)}
         self.frozen: dict[int, Array] = {}
         for f in sorted(system.freezes, key=lambda f: f.order):
             self._freeze(rep[f.axis], f)
         self.reasons: dict[int, Array] = {c: a.copy() for c, a in self.frozen.items()}
+        self.equations = Equations(self.sizes, self.parts, self.merges, self.frozen)
 
     def _freeze(self, c: int, f: Freeze) -> None:
         if f.reason not in self._text:
@@ -109,7 +98,7 @@ class _Solver:
         simple = [c for c in classes if c not in self.wholes and c not in self.composed]
         composed = [c for c in classes if c not in self.wholes and c in self.composed]
 
-        def keep(closure: _Closure) -> None:
+        def keep(closure: Closure) -> None:
             for k, labels in closure.labels.items():
                 mask = touched.setdefault(k, np.zeros(self.sizes[k], bool))
                 mask |= labels >= 0
@@ -125,16 +114,16 @@ class _Solver:
 
         for group in self._together(simple):
             seeds = {c: f for c in group for f in [free(c)] if f.any()}
-            closure = _Closure(self, seeds) if len(seeds) > 1 else None
+            closure = Closure(self.equations, seeds) if len(seeds) > 1 else None
             if closure is not None and not closure.ambiguous:
                 keep(closure)
                 continue
             for c in seeds:
                 if free(c).any():
-                    keep(_Closure(self, {c: free(c)}))
+                    keep(Closure(self.equations, {c: free(c)}))
         for c in composed:
             if free(c).any():
-                keep(_Closure(self, {c: free(c)}))
+                keep(Closure(self.equations, {c: free(c)}))
         self._inherit(classes)
         return Solution(self.classes, labellings, self.reasons, self.texts)
 
@@ -157,188 +146,6 @@ class _Solver:
                 if m.whole == c and known:
                     self.reasons[c] = np.full(self.sizes[c], int(known[0].max()))
                     break
-
-
-class _Closure:
-    """Labels spread from some axes until every equation holds.
-
-    Several seeds may share a closure unless it is `ambiguous`: a product met labels of more than
-    one factor, or had to choose one.
-    """
-
-    def __init__(self, solver: _Solver, seeds: dict[int, Array]) -> None:
-        self.s = solver
-        self.ambiguous = False
-        n = sum(int(free.sum()) for free in seeds.values())
-        self.parent = np.append(np.arange(n), -1)
-        self.why = np.full(n, NEVER)
-        self.labels: dict[int, Array] = {}
-        self.dirty: deque[int] = deque()
-        self.pending: set[Merge] = set()
-        self.rigid: set[Merge] = set()
-        first = 0
-        for seed, free in seeds.items():
-            at = np.flatnonzero(free)
-            self.put(seed, at, np.arange(first, first + len(at)))
-            first += len(at)
-        self.spread()
-
-    def at(self, c: int) -> Array:
-        """Labels of a class, resolved."""
-        found: Array = self.parent[self.labels[c]]
-        return found
-
-    def put(self, c: int, at: Array, labels: Array) -> None:
-        """Give the positions `at` of class `c` these labels (-1: nothing to say)."""
-        mine = self.labels.get(c)
-        if mine is None:
-            if not (labels >= 0).any():
-                return
-            mine = self.labels[c] = np.full(self.s.sizes[c], -1)
-        now = self.parent[mine[at]]
-        if np.array_equal(now, labels):
-            return
-        new = (now < 0) & (labels >= 0)
-        if new.any():
-            mine[at[new]] = labels[new]
-            self.mark(c)
-            now = self.parent[mine[at]]
-        differ = (now != labels) & (labels >= 0)
-        if differ.any():
-            self.union(now[differ], labels[differ])
-
-    def mark(self, c: int) -> None:
-        if c not in self.dirty:
-            self.dirty.append(c)
-
-    def union(self, a: Array, b: Array) -> None:
-        """Make the units a[k] and b[k] one, and look at every equation again."""
-        if self.join(self.parent, a, b):
-            for c in self.labels:
-                self.mark(c)
-
-    @staticmethod
-    def join(parent: Array, a: Array, b: Array) -> bool:
-        pairs = np.unique(np.stack([np.minimum(a, b), np.maximum(a, b)], 1), axis=0)
-        changed = False
-        for x, y in pairs.tolist():
-            while parent[x] != x:
-                x = parent[x]
-            while parent[y] != y:
-                y = parent[y]
-            if x != y:
-                parent[max(x, y)] = min(x, y)
-                changed = True
-        if changed:
-            while True:
-                jumped = parent[parent]
-                if (jumped == parent).all():
-                    break
-                parent[:] = jumped
-        return changed
-
-    def freeze(self, units: Array, reason: int) -> None:
-        units = np.unique(units[units >= 0])
-        self.why[units] = np.minimum(self.why[units], reason)
-
-    # --- equations --------------------------------------------------------------------------
-
-    def spread(self) -> None:
-        decided: set[Merge] = set()
-        while True:
-            while self.dirty:
-                c = self.dirty.popleft()
-                for p in self.s.parts.get(c, ()):
-                    if p.axis in self.labels:
-                        self.put(p.whole, p.whole_at, self.at(p.axis)[p.at])
-                    if p.whole in self.labels:
-                        self.put(p.axis, p.at, self.at(p.whole)[p.whole_at])
-                for m in self.s.merges.get(c, ()):
-                    self.merge(m)
-            waiting = [m for m in self.pending if m not in decided]
-            if not waiting:
-                return
-            m = min(waiting, key=lambda m: m.order)
-            decided.add(m)
-            if not any(f in self.labels for f in m.factors):
-                self.choose(m)
-
-    def merge(self, m: Merge) -> None:
-        labelled = [k for k, f in enumerate(m.factors) if f in self.labels]
-        if len(labelled) > 1:
-            self.ambiguous = True
-            for c in (m.whole, *m.factors):
-                if c in self.labels:
-                    self.freeze(self.at(c), self.s._text[TWICE])
-        elif labelled:
-            self.force(m, labelled[0])
-        elif m in self.rigid:
-            self.freeze(self.at(m.whole), self.s._text[INDIVISIBLE])
-        elif m.whole in self.labels:
-            self.pending.add(m)
-
-    def force(self, m: Merge, k: int) -> None:
-        """The whole's labels are those of factor k: spread both ways."""
-        f = m.factors[k]
-        sizes = [self.s.sizes[g] for g in m.factors]
-        inner = int(np.prod(sizes[k + 1 :]))
-        position = np.arange(self.s.sizes[m.whole]) // inner % sizes[k]
-        if m.whole in self.labels:
-            whole = self.at(m.whole)
-            self.put(f, position, whole)
-        if f in self.labels:
-            self.put(m.whole, np.arange(len(position)), self.at(f)[position])
-
-    def choose(self, m: Merge) -> None:
-        """Take the factor that leaves most units; none that leaves two: the units stay."""
-        self.ambiguous = True
-        whole = self.at(m.whole)
-        have = np.flatnonzero(whole >= 0)
-        best, kept = -1, 1
-        sizes = [self.s.sizes[g] for g in m.factors]
-        for k in range(len(sizes)):
-            inner = int(np.prod(sizes[k + 1 :]))
-            position = have // inner % sizes[k]
-            first = np.full(sizes[k], -1)
-            first[position[::-1]] = whole[have[::-1]]
-            trial = self.parent.copy()
-            self.join(trial, first[position], whole[have])
-            left = len(np.unique(trial[whole[have]]))
-            if left >= kept and left > 1:
-                best, kept = k, left
-        if best < 0:
-            self.rigid.add(m)
-            self.freeze(whole, self.s._text[INDIVISIBLE])
-        else:
-            self.force(m, best)
-
-    # --- result -----------------------------------------------------------------------------
-
-    def finish(self, reasons: dict[int, Array]) -> Labelling | None:
-        """Drop frozen units, noting why where they were; None if no unit is left."""
-        root_why = np.full(len(self.parent), NEVER)
-        np.minimum.at(root_why, self.parent[:-1], self.why)
-        for c, labels in self.labels.items():
-            why = self.s.frozen.get(c)
-            if why is not None:
-                at = np.flatnonzero((why >= 0) & (labels >= 0))
-                np.minimum.at(root_why, self.parent[labels[at]], why[at])
-        roots = np.unique(self.parent[:-1])
-        alive = roots[root_why[roots] == NEVER]
-        number = np.full(len(self.parent), -1)
-        number[alive] = np.arange(len(alive))
-        kept: dict[int, Array] = {}
-        for c, raw in self.labels.items():
-            resolved = self.parent[raw]
-            why = np.where(resolved >= 0, root_why[resolved], NEVER)
-            why[why == NEVER] = -1
-            if (why >= 0).any():
-                mine = reasons.setdefault(c, np.full(len(why), -1))
-                np.copyto(mine, why, where=(mine < 0) & (why >= 0))
-            labels = np.where(resolved >= 0, number[resolved], -1)
-            if (labels >= 0).any():
-                kept[c] = labels
-        return Labelling(kept, len(alive)) if len(alive) else None
 
 
 def _join(n: int, pairs: list[tuple[int, int]]) -> Array:
