@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +17,9 @@ from graphopt.errors import ModelError
 from graphopt.graph.collector import resting_collector
 from graphopt.graph.traverse import all_graphs
 from graphopt.io.checking import check_structure, check_versions
+from graphopt.io.external import map_external, mapped
 from graphopt.io.mending import mend, take_maps
-from graphopt.io.tensors import MappedFile, MappedTensor, ProtoTensor, SparseTensor
+from graphopt.io.tensors import MappedFile, ProtoTensor, SparseTensor
 from graphopt.wire import Malformed, TooDeep, Truncated, strip
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "SOURCE",
     "THRESHOLD",
     "Source",
-    "data_path",
     "declare_tensor",
     "examples_of",
     "from_proto",
@@ -154,9 +153,9 @@ def _read(path: Path) -> ir.Model:
     def attach(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
         location = str(tensor.location)
         if not location.startswith(token):
-            return _map_external(tensor, path, opened)
+            return map_external(tensor, path, opened)
         span = spans[int(location.removeprefix(token))]
-        return _mapped(tensor, file, span.offset, span.length, external=False)
+        return mapped(tensor, file, span.offset, span.length, external=False)
 
     model, notes = _made(proto, token, attach)
     files = frozenset({file.identity, *(f.identity for f in opened.values())})
@@ -284,73 +283,3 @@ def _attach(graph: ir.Graph, attach: Callable[[ir.ExternalTensor], ir.TensorProt
                     attach(t) if isinstance(t, ir.ExternalTensor) else t for t in one.as_tensors()
                 ]
                 node.attributes[name] = ir.AttrTensors(name, tensors, doc_string=one.doc_string)
-
-
-def _mapped(
-    tensor: ir.ExternalTensor, file: MappedFile, offset: int, length: int, *, external: bool
-) -> MappedTensor:
-    mapped = MappedTensor(
-        file,
-        offset,
-        tensor.dtype,
-        tensor.shape,
-        name=tensor.name,
-        external=external,
-        doc_string=tensor.doc_string,
-        metadata_props=dict(tensor.metadata_props),
-    )
-    if mapped.nbytes != length:
-        raise ModelError(
-            f"tensor '{tensor.name}' holds {length} bytes where its shape "
-            f"{list(tensor.shape)} of {tensor.dtype.name} needs {mapped.nbytes}"
-        )
-    return mapped
-
-
-def _map_external(
-    tensor: ir.ExternalTensor, model: Path, opened: dict[Path, MappedFile]
-) -> MappedTensor:
-    what = f"external data of '{tensor.name}'"
-    path = data_path(str(tensor.location), model, what)
-    if path not in opened:
-        try:
-            opened[path] = MappedFile(path)
-        except FileNotFoundError:
-            raise ModelError(
-                f"{what}: there is no file '{tensor.location}' beside the model; "
-                "copy it there (it belongs to the model)"
-            ) from None
-        except OSError as error:
-            raise ModelError(f"{what}: '{tensor.location}': {error.strerror}") from error
-    file, offset = opened[path], tensor.offset or 0
-    length = tensor.nbytes if tensor.length is None else tensor.length
-    if offset < 0 or offset + length > len(file.view):
-        raise ModelError(
-            f"{what}: '{tensor.location}' has {len(file.view)} bytes, the model needs "
-            f"{offset + length}: the file is cut off or belongs to another model"
-        )
-    return _mapped(tensor, file, offset, length, external=True)
-
-
-def data_path(location: str, model: Path, what: str) -> Path:
-    """The file at `location`; it must lie in the folder of the model, links followed.
-
-    A model that is itself a link (as in the cache of the Hugging Face hub) may have its data
-    beside the link's target.
-    """
-    path = model.parent / location
-    named = os.path.normpath(location)
-    if "\0" in location:
-        raise ModelError(f"{what} lies at {location!r}, which is no name of a file")
-    if not location or os.path.isabs(location) or named.split(os.sep)[0] == os.pardir:
-        raise ModelError(
-            f"{what} lies at '{location}', outside the model's folder: refused, since a model "
-            "file could read any file that way"
-        )
-    real = Path(os.path.realpath(path))
-    homes = {Path(os.path.realpath(model.parent)), Path(os.path.realpath(model)).parent}
-    if not any(real.is_relative_to(home) for home in homes):
-        raise ModelError(
-            f"{what}: '{location}' is a link to {real}, outside the model's folder: refused"
-        )
-    return real

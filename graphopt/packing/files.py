@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 from graphopt.entropy.container import Run
 from graphopt.entropy.integers import Rounded
 from graphopt.errors import ModelError
-from graphopt.io.reading import data_path, looks_like
+from graphopt.io.external import data_path
+from graphopt.io.reading import looks_like
 from graphopt.io.skeleton import tensors_of
 from graphopt.io.tensors import MappedFile
 from graphopt.wire import Malformed, strip
