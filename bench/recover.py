@@ -32,10 +32,11 @@ from graphopt.deploy.processors import extensions
 from graphopt.execution.runtime import run_each
 from graphopt.formats import load, save
 from graphopt.samples import Samples, open_samples
-from graphopt.training.examples import Examples, Store
+from graphopt.training.examples import Examples
 from graphopt.training.loop import train
 from graphopt.training.losses import Criterion, kinds_of
 from graphopt.training.schedule import Plan
+from graphopt.training.store import Store
 
 RESULTS = Path(__file__).parent / "results"
 LEFT = (0.5, 0.3, 0.2)

@@ -7,9 +7,7 @@ else one whole run.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +16,14 @@ import numpy as np
 from graphopt.context import Context
 from graphopt.samples.inputs import Input
 from graphopt.training.batches import Batch
+from graphopt.training.joining import alike_rows, doubles, joins
 from graphopt.training.mixing import drawn, mix, mixable
+from graphopt.training.store import Store, tensors
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Examples", "Store", "Teacher", "held_count", "tensors"]
+__all__ = ["Examples", "Teacher", "held_count"]
 
 Array = np.ndarray[Any, Any]
 #: The original's outputs for the inputs of one run, both in the model's order.
@@ -36,55 +36,6 @@ HELD, MOST_HELD = 0.1, 512
 _Unit = tuple[int, int]
 #: Runs from which on whole ones are held out.
 APART = 10
-
-
-class Store:
-    """Runs of a model: the arrays of each, one after another in a temporary file.
-
-    Attributes:
-        full: runs were left out for want of room.
-    """
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115
-        self._places: list[list[tuple[int, np.dtype[Any], tuple[int, ...]]]] = []
-        self._flat = np.zeros(0, np.uint8)
-        self.full = False
-
-    def add(self, arrays: Iterable[Array]) -> None:
-        """Append a run."""
-        places = []
-        for array in arrays:
-            self._file.seek(-self._file.tell() % 64, 1)
-            places.append((self._file.tell(), array.dtype, array.shape))
-            np.ascontiguousarray(array).reshape(-1).view(np.uint8).tofile(self._file)
-        self._places.append(places)
-
-    def finish(self) -> Store:
-        """No more runs: map the file, which has no name and goes with the map. Returns self."""
-        with self._file as file:
-            if file.tell():
-                file.flush()
-                self._flat = np.memmap(file, np.uint8, "r")
-        return self
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, run: int) -> list[Array]:
-        """The arrays of a run, as views of the file."""
-        found = []
-        for at, dtype, shape in self._places[run]:
-            size = math.prod(shape) * dtype.itemsize
-            found.append(self._flat[at : at + size].view(dtype).reshape(shape))
-        return found
-
-    def digest(self) -> str:
-        """SHA-256 of everything in it."""
-        seen = hashlib.sha256(repr(self._places).encode())
-        for at in range(0, len(self._flat), 1 << 24):
-            seen.update(self._flat[at : at + (1 << 24)].data)
-        return seen.hexdigest()
 
 
 class Examples:
@@ -146,10 +97,10 @@ class Examples:
         if store is None or store.full:
             live, store = True, _gather(ctx.samples, names, lambda arrays: [])
         if free:  # as it says; what an exporter wrote into shapes may hold it to its batch
-            any_rows = _doubles(student, store, len(names))
+            any_rows = doubles(student, store, len(names))
         else:
-            any_rows = not live and _joins(student, store, len(names))
-        rows = any_rows and _alike_rows(store)
+            any_rows = not live and joins(student, store, len(names))
+        rows = any_rows and alike_rows(store)
         fed = (store[run][: len(names)] for run in range(len(store)))
         return cls(
             store,
@@ -239,13 +190,6 @@ def held_count(units: int) -> int:
     return min(MOST_HELD, max(1, round(HELD * units)), units)
 
 
-def tensors(arrays: Iterable[Array]) -> tuple[Any, ...]:
-    """Arrays as torch tensors of their own memory."""
-    import torch
-
-    return tuple(torch.from_numpy(np.array(a)) for a in arrays)
-
-
 def _gather(
     feeds: Iterable[Mapping[str, Array]],
     names: Sequence[str],
@@ -269,74 +213,6 @@ def _gather(
     finally:
         store.finish()
     return store
-
-
-def _alike_rows(store: Store) -> bool:
-    """Whether all arrays of every run have as many rows as its first: rows can be told apart."""
-    for run in range(len(store)):
-        arrays = store[run]
-        if any(a.ndim == 0 or len(a) != len(arrays[0]) for a in arrays):
-            return False
-    return len(store) > 0
-
-
-def _doubles(student: torch.nn.Module, store: Store, inputs: int) -> bool:
-    """Whether the module takes twice the rows of a run."""
-    if not len(store):
-        return False
-    twice = [np.concatenate([a, a]) if a.ndim else a for a in store[0][:inputs]]
-    return _tried(student, twice) is not None
-
-
-def _joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
-    """Whether the module takes two runs as one, though the model it came from has a fixed batch.
-
-    Most exports fix a batch of 1; their operators seldom need it.
-    """
-    import torch
-
-    if len(store) < 2 or _recurrent(student):
-        return False
-    a, b = store[0][:inputs], store[1][:inputs]
-    if any(x.ndim == 0 or x.shape != y.shape for x, y in zip(a, b, strict=True)):
-        return False
-    both = [np.concatenate(pair) for pair in zip(a, b, strict=True)]
-    made = [_tried(student, arrays) for arrays in (a, b, both)]
-    if any(outputs is None for outputs in made):
-        return False
-    for x, y, whole in zip(*(outputs or () for outputs in made), strict=True):
-        if x.ndim == 0 or whole.shape != (2 * len(x), *x.shape[1:]):
-            return False
-        # sums in another order: 1e-3 is far above rounding and far below a mix-up of rows
-        if not torch.allclose(
-            whole, torch.cat([x, y]), rtol=1e-3, atol=1e-4 * float(x.abs().max())
-        ):
-            return False
-    return True
-
-
-def _tried(student: torch.nn.Module, arrays: Sequence[Array]) -> tuple[torch.Tensor, ...] | None:
-    """Its outputs; None where a size of the module's own does not fit."""
-    import torch
-
-    device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        try:
-            outputs: tuple[torch.Tensor, ...] = student.forward(
-                *(t.to(device) for t in tensors(arrays))
-            )
-        except (RuntimeError, ValueError, IndexError):
-            return None
-    return outputs
-
-
-def _recurrent(student: torch.nn.Module) -> bool:
-    """Whether it has torch's recurrent layers, which write past states of a smaller batch."""
-    import torch
-
-    unsafe = (torch.lstm, torch.gru, torch.rnn_tanh)
-    graphs = [m.graph for m in student.modules() if isinstance(m, torch.fx.GraphModule)]
-    return any(node.target in unsafe for graph in graphs for node in graph.nodes)
 
 
 def _leading(arrays: Sequence[Array]) -> int:

@@ -13,7 +13,8 @@ from graphopt.errors import SamplesError, UsageError
 from graphopt.samples.inputs import Input
 from graphopt.samples.stream import fit
 from graphopt.training.batches import Batch
-from graphopt.training.examples import Teacher, held_count, tensors
+from graphopt.training.examples import Teacher, held_count
+from graphopt.training.store import tensors
 from graphopt.user_code import load_attribute
 
 __all__ = ["Loader", "Stream"]

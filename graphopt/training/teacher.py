@@ -17,8 +17,9 @@ from graphopt.execution.observe import with_outputs
 from graphopt.execution.runtime import opened
 from graphopt.execution.trainable import trainable
 from graphopt.samples.inputs import inputs_of
-from graphopt.training.examples import Teacher, tensors
+from graphopt.training.examples import Teacher
 from graphopt.training.processes import device_of
+from graphopt.training.store import tensors
 
 __all__ = ["open_teacher"]
 

@@ -27,11 +27,12 @@ from graphopt.execution.trainable import trainable
 from graphopt.samples import Samples
 from graphopt.samples.inputs import inputs_of
 from graphopt.training.batches import Batch
-from graphopt.training.examples import Examples, Store
+from graphopt.training.examples import Examples
 from graphopt.training.loop import train
 from graphopt.training.losses import Criterion, Output
 from graphopt.training.processes import device_of
 from graphopt.training.schedule import Plan
+from graphopt.training.store import Store
 
 __all__ = ["train_blocks"]
 

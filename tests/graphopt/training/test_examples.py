@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from graphopt.training.examples import Examples, Store
+from graphopt.training.examples import Examples
+from graphopt.training.store import Store
 
 
 def examples(sizes, rows=True):

@@ -6,8 +6,9 @@ import pytest
 pytest.importorskip("torch")
 
 from graphopt.testing import parse_model
-from graphopt.training.examples import Examples, Store
+from graphopt.training.examples import Examples
 from graphopt.training.mixing import continuous, drawn, mix, mixable
+from graphopt.training.store import Store
 
 X = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 
