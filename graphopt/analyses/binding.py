@@ -72,7 +72,7 @@ def bind_shapes(
         if one.name in fixed:
             _bind(one, fixed[one.name], sizes)
     counted = _counted(model)
-    batch = (like and held_batch(model)) or 1
+    batch = held_batch(model) or 1
     batches = {
         _key(one, 0): batch
         for one in inputs
@@ -91,6 +91,10 @@ def bind_shapes(
     choices = _choices(model, [i for i in inputs if i.name not in fixed], set(sizes))
     if not choices:
         shapes = {i.name: _shape(i, fixed, sizes) for i in inputs}
+        taken = {n: tuple(like[n].shape) for n in shapes if like and n in like and n not in fixed}
+        other = {**shapes, **taken}
+        if other != shapes and may_hold(model) and not _runs(model, shapes):
+            shapes = other  # for a reason that no equation tells
         return shapes, _notes(inputs, fixed, shapes)
     attempts = max(len(c) for c in choices.values())
     first: Shapes | None = None

@@ -34,6 +34,7 @@ SEARCHES, NODES = 3, 2_000
 #: Sizes that tell whether an axis counts for an equation at all.
 PROBES = (512, 4096)
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+_SAME_ELEMENTS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Where"})
 
 
@@ -60,9 +61,8 @@ def demanded(
         for n, k, (a, b, soft) in told
         if (isinstance(a, Expr) or isinstance(b, Expr)) and not (soft and 1 in (a, b))
     ]
-    sizes = dict(known)
-    _solve([e for _, _, e in symbolic if not e[2]], sizes, every)
-    sizes = {**usual, **sizes}
+    hard = [e for _, _, e in symbolic if not e[2]]
+    sizes = {**usual, **_settled(model, facts, hard, dict(known))}
     _solve([e for _, _, e in symbolic], sizes, every)
     wanted = [t for t in symbolic if isinstance(t[2][0], int) or isinstance(t[2][1], int)]
     searches = SEARCHES if len(told) < NODES else 0
@@ -84,24 +84,36 @@ def demanded(
 def required(model: ir.Model) -> dict[str, int]:
     """The sizes of input axes, by the names of their symbols, without which the model cannot run.
 
-    Of linear equations alone, and of those that broadcasting does not soften.
+    Of linear equations alone, and of those that broadcasting does not soften. Where only multiples
+    will do, the smallest.
     """
     model = _flat(model)
-    facts, sizes = infer(model), dict[str, int]()
+    facts = infer(model)
     hard = [e for node in model.graph for e in _equations(node, facts) if not e[2]]
-    _solve(hard, sizes, _open(model, facts))
+    return _settled(model, facts, hard, {})
+
+
+def _settled(
+    model: ir.Model, facts: Shapes, hard: list[Equation], sizes: dict[str, int]
+) -> dict[str, int]:
+    """`sizes`, what equations settle by them, and the least of what only multiples do."""
+    every = _open(model, facts)
+    _solve(hard, sizes, every)
+    sizes = {**_divided(model, facts, every), **sizes}
+    _solve(hard, sizes, every)
     return sizes
 
 
 def may_hold(model: ir.Model) -> bool:
     """Whether any node might leave a batch no choice, told without a shape: most models have none.
 
-    A Reshape to fixed sizes, and what is joined with a constant or starts from one.
+    A Reshape to fixed sizes or a fixed first one, and what is joined with a constant or starts
+    from one.
     """
     for node in model.graph:
         if node.op_type == "Reshape":
             target = constant_array(node.inputs[1])
-            if target is None or target.min(initial=1) > 0:
+            if target is None or target.min(initial=1) > 0 or _whole(target):
                 return True
         beside = node.inputs[5:] if node.op_type in RECURRENT else node.inputs
         if node.op_type in {"Concat", *RECURRENT} and any(map(is_constant, beside)):
@@ -137,6 +149,44 @@ def _indexed(model: ir.Model, facts: Shapes) -> Iterator[tuple[str, int]]:
         dim = x.dims[attribute(node, "axis", 0)]
         if isinstance(dim, Expr) and dim.name is not None and at.concrete.size:
             yield dim.name, max(int(at.concrete.max()) + 1, -int(at.concrete.min()))
+
+
+def _divided(model: ir.Model, facts: Shapes, symbols: set[str]) -> dict[str, int]:
+    """Axes that a Reshape to [4, -1] or the like divides: the least of which all of it is left."""
+    found: dict[str, int] = {}
+    for node in model.graph:
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
+            continue
+        target = constant_array(node.inputs[1])
+        size = _elements(node.inputs[0], facts)
+        if target is None or not isinstance(size, Expr) or len(size.terms) != 1:
+            continue
+        ((atoms, k),) = size.terms
+        whole = _whole(target)
+        if whole and len(atoms) == 1 and atoms[0] in symbols:
+            step = whole // math.gcd(whole, k)
+            found[atoms[0]] = math.lcm(found.get(atoms[0], 1), step)
+    return {name: step for name, step in found.items() if 1 < step <= LARGEST}
+
+
+def _elements(value: ir.Value | None, facts: Shapes) -> Dim | None:
+    """How many elements a value has, though it may be unknown which of its axes are left."""
+    while value is not None:
+        dims, node = facts.shape(value), value.producer()
+        if dims is not None:
+            return product(dims)
+        if node is None or node.op_type not in _SAME_ELEMENTS:
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def _whole(target: np.ndarray[Any, Any]) -> int:
+    """What elements are a multiple of, by a Reshape to a fixed first size and a free one; or 0."""
+    sizes: list[int] = target.ravel().tolist()
+    if -1 not in sizes or sizes[0] < 2 or 0 in sizes:
+        return 0
+    return -math.prod(sizes)
 
 
 def _solve(equations: list[Equation], sizes: dict[str, int], symbols: set[str]) -> None:

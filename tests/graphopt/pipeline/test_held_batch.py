@@ -51,6 +51,43 @@ def test_shapes_tell_the_batch(model, held):
     assert held_batch(model) == held
 
 
+def in_fours(batch="N", other="N"):
+    """Rows that are averaged in fours, behind a Squeeze that leaves open which axes there are."""
+    return parse_model(
+        "c = Concat <axis = 1> (x, z)  a = MatMul(c, w)  b = Unsqueeze(a, last)  d = Squeeze(b)  "
+        "e = Reshape(d, s)  f = Transpose(e)  g = ReduceMean <keepdims = 0> (f, one)  "
+        "y = Reshape(g, t)",
+        inputs={"x": (batch, 6), "z": (other, 2)},
+        constants={
+            "w": weights(8, 7),
+            "last": np.int64([-1]),
+            "s": np.int64([4, -1]),
+            "one": np.int64([1]),
+            "t": np.int64([-1, 7]),
+        },
+    )
+
+
+@pytest.mark.parametrize("other", ["N", "M"])
+@pytest.mark.parametrize("samples", [None, {"x": weights(14, 6), "z": weights(14, 2)}])
+def test_of_a_batch_in_fours_the_least_is_taken(other, samples):
+    model = in_fours("N", other)
+    assert held_batch(model) == 4
+    shapes, _ = bind_shapes(model)
+    assert shapes == {"x": (4, 6), "z": (4, 2)}
+    result = optimize(model, "clean,int8", samples=samples, measure_seconds=0.1)
+    assert result.report.before.latency_ms
+
+
+def test_a_first_size_that_divides_every_row_holds_nothing():
+    model = parse_model(
+        "a = Transpose <perm = [1, 0]> (x)  b = Reshape(a, s)  y = Relu(b)",
+        inputs={"x": ("N", 6)},
+        constants={"s": np.int64([6, -1])},
+    )
+    assert held_batch(model) in (None, 1)
+
+
 @pytest.mark.parametrize("like", [None, {"x": weights(4, 3, 16, 16)}])
 @pytest.mark.parametrize(("rows", "bound"), [(1, 1), (4, 4), (-1, 1)])
 def test_figures_are_of_that_batch(rows, bound, like):
