@@ -144,6 +144,7 @@ def found(
             "part": "found",
             "model": path.stem,
             "minimize": minimize,
+            "threads": report.machine["threads"] or report.machine["processors"],
             "met": result.met,
             "drop": report.before.metric - report.after.metric,
             "speed": 1 / report.latency_ratio if report.latency_ratio else None,
@@ -225,7 +226,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
 
     def save(row: dict[str, Any]) -> None:
-        name = ("part", "model", "minimize")
+        name = ("part", "model", "minimize", "threads")
         rows[:] = [r for r in rows if any(r.get(k) != row.get(k) for k in name)]
         rows.append(row)
         print({k: v for k, v in row.items() if k != "spec"}, flush=True)
