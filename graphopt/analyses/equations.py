@@ -62,7 +62,7 @@ def demanded(
         if (isinstance(a, Expr) or isinstance(b, Expr)) and not (soft and 1 in (a, b))
     ]
     hard = [e for _, _, e in symbolic if not e[2]]
-    sizes = {**usual, **_settled(model, facts, hard, dict(known))}
+    sizes = {**usual, **_settled(model, facts, hard, dict(known), set(usual))}
     _solve([e for _, _, e in symbolic], sizes, every)
     wanted = [t for t in symbolic if isinstance(t[2][0], int) or isinstance(t[2][1], int)]
     searches = SEARCHES if len(told) < NODES else 0
@@ -90,16 +90,20 @@ def required(model: ir.Model) -> dict[str, int]:
     model = _flat(model)
     facts = infer(model)
     hard = [e for node in model.graph for e in _equations(node, facts) if not e[2]]
-    return _settled(model, facts, hard, {})
+    return _settled(model, facts, hard, {}, _open(model, facts))
 
 
 def _settled(
-    model: ir.Model, facts: Shapes, hard: list[Equation], sizes: dict[str, int]
+    model: ir.Model,
+    facts: Shapes,
+    hard: list[Equation],
+    sizes: dict[str, int],
+    smallest: set[str],
 ) -> dict[str, int]:
-    """`sizes`, what equations settle by them, and the least of what only multiples do."""
+    """`sizes`, what equations settle by them, and the least of `smallest` where multiples do."""
     every = _open(model, facts)
     _solve(hard, sizes, every)
-    sizes = {**_divided(model, facts, every), **sizes}
+    sizes = {**_divided(model, facts, smallest), **sizes}
     _solve(hard, sizes, every)
     return sizes
 
@@ -107,8 +111,8 @@ def _settled(
 def may_hold(model: ir.Model) -> bool:
     """Whether any node might leave a batch no choice, told without a shape: most models have none.
 
-    A Reshape to fixed sizes or a fixed first one, and what is joined with a constant or starts
-    from one.
+    A Reshape to fixed sizes, all or all but one, and what is joined with a constant or starts from
+    one.
     """
     for node in model.graph:
         if node.op_type == "Reshape":
@@ -152,7 +156,7 @@ def _indexed(model: ir.Model, facts: Shapes) -> Iterator[tuple[str, int]]:
 
 
 def _divided(model: ir.Model, facts: Shapes, symbols: set[str]) -> dict[str, int]:
-    """Axes that a Reshape to [4, -1] or the like divides: the least of which all of it is left."""
+    """Axes that a Reshape to [4, -1] or [-1, 4, n] divides: the least that it takes."""
     found: dict[str, int] = {}
     for node in model.graph:
         if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
@@ -182,11 +186,13 @@ def _elements(value: ir.Value | None, facts: Shapes) -> Dim | None:
 
 
 def _whole(target: np.ndarray[Any, Any]) -> int:
-    """What elements are a multiple of, by a Reshape to a fixed first size and a free one; or 0."""
+    """What elements are a multiple of, by a Reshape to fixed sizes and a free one; 0 of a row.
+
+    A Reshape to [-1, n] makes rows of rows, as a rule.
+    """
     sizes: list[int] = target.ravel().tolist()
-    if -1 not in sizes or sizes[0] < 2 or 0 in sizes:
-        return 0
-    return -math.prod(sizes)
+    free = -1 in sizes and 0 not in sizes and (sizes[0] > 1 or len(sizes) > 2)
+    return -math.prod(sizes) if free else 0
 
 
 def _solve(equations: list[Equation], sizes: dict[str, int], symbols: set[str]) -> None:

@@ -136,3 +136,31 @@ def test_many_samples_in_one_array_run_one_by_one(build, shape):
     assert result.report.validated
     told = [n for n in result.report.notes if "one row a run" in n]
     assert len(told) == (build is steps)
+
+
+def test_frames_of_clips_come_in_clips():
+    """What shifts channels along time (TSM) looks at frames in groups: view(-1, 8, c)."""
+    model = parse_model(
+        "a = Conv (x, k)  b = GlobalAveragePool(a)  c = Reshape(b, s)  "
+        "d = ReduceMean <keepdims = 0> (c, one)  y = MatMul(d, w)",
+        inputs={"x": ("N", 3, 8, 8)},
+        constants={
+            "k": weights(16, 3, 3, 3),
+            "s": np.int64([-1, 8, 16]),
+            "one": np.int64([1]),
+            "w": weights(16, 5),
+        },
+    )
+    assert held_batch(model) == 8
+    assert optimize(model, "int8", measure_seconds=0.1).report.before.latency_ms
+
+
+def test_a_length_that_comes_in_fours_is_of_its_usual_size():
+    model = parse_model(
+        "a = Squeeze(x)  b = Reshape(a, s)  y = Relu(b)",
+        inputs={"x": (1, 1, "time")},
+        constants={"s": np.int64([4, -1])},
+    )
+    shapes, _ = bind_shapes(model)
+    assert shapes["x"][2] > 4
+    assert not shapes["x"][2] % 4
