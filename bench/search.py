@@ -193,7 +193,11 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
         mine = [
             {k: v for k, v in r.items() if k not in ("part", "hand", "spec", "olive")}
             | ({"by hand": f"{r['hand'].get('speed', 0):.2f}"} if "hand" in r else {})
-            | ({"Olive": f"{r['olive']['speed']:.2f}"} if r.get("olive") else {})
+            | (
+                {"Olive": f"{r['olive']['speed']:.2f}" if r["olive"] else "-"}
+                if "olive" in r
+                else {}
+            )
             for r in rows
             if r["part"] == part
         ]
