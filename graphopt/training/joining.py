@@ -27,15 +27,17 @@ def alike_rows(store: Store) -> bool:
 
 
 def doubles(student: torch.nn.Module, store: Store, inputs: int) -> bool:
-    """Whether the module takes twice the rows of a run."""
+    """Whether the module takes twice the rows of a run, and one of them (frames come in clips)."""
     if not len(store):
         return False
-    twice = [np.concatenate([a, a]) if a.ndim else a for a in store[0][:inputs]]
-    return _tried(student, twice) is not None
+    first = store[0][:inputs]
+    twice = [np.concatenate([a, a]) if a.ndim else a for a in first]
+    alone = [a[:1] if a.ndim else a for a in first]
+    return all(_tried(student, arrays) is not None for arrays in (twice, alone))
 
 
 def joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
-    """Whether the module takes two runs as one, though the model it came from has a fixed batch.
+    """Whether the module takes rows of two runs as one, though its model has a fixed batch.
 
     Most exports fix a batch of 1; their operators seldom need it.
     """
@@ -47,18 +49,24 @@ def joins(student: torch.nn.Module, store: Store, inputs: int) -> bool:
     if any(x.ndim == 0 or x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return False
     both = [np.concatenate(pair) for pair in zip(a, b, strict=True)]
-    made = [_tried(student, arrays) for arrays in (a, b, both)]
+    first = [x[:1] for x in a]
+    made = [_tried(student, arrays) for arrays in (a, b, both, first)]
     if any(outputs is None for outputs in made):
         return False
-    for x, y, whole in zip(*(outputs or () for outputs in made), strict=True):
+    for x, y, whole, one in zip(*(outputs or () for outputs in made), strict=True):
         if x.ndim == 0 or whole.shape != (2 * len(x), *x.shape[1:]):
             return False
-        # sums in another order: 1e-3 is far above rounding and far below a mix-up of rows
-        if not torch.allclose(
-            whole, torch.cat([x, y]), rtol=1e-3, atol=1e-4 * float(x.abs().max())
-        ):
+        if not _alike(whole, torch.cat([x, y])) or not _alike(one, x[:1]):
             return False
     return True
+
+
+def _alike(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """Equal but for sums in another order: far above rounding and far below a mix-up of rows."""
+    import torch
+
+    least = 1e-4 * float(want.abs().max())
+    return got.shape == want.shape and bool(torch.allclose(got, want, rtol=1e-3, atol=least))
 
 
 def _tried(student: torch.nn.Module, arrays: Sequence[Array]) -> tuple[torch.Tensor, ...] | None:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.writing import write
 
+from graphopt.analyses.held_batch import held_batch
 from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.errors import ModelError
@@ -117,7 +118,8 @@ def _by_row(source: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) 
     """Whether the first axis of values is that of the samples, whose rows can be told apart."""
     inputs = [i.name for i in inputs_of(source)]
     counts = {len(feeds[n]) if feeds[n].ndim else 0 for n in inputs}
-    if any(i.batch is not None for i in inputs_of(source)) or len(counts) != 1 or counts <= {0, 1}:
+    fixed = any(i.batch is not None for i in inputs_of(source)) or held_batch(source) is not None
+    if fixed or len(counts) != 1 or counts <= {0, 1}:
         return dict.fromkeys(names, False)
     (one,) = observe(source, names, [{n: feeds[n][:1] for n in inputs}])
     (all_,) = observe(source, names, [{n: feeds[n] for n in inputs}])
