@@ -31,7 +31,7 @@ from graphopt.pipeline.state import State
 from graphopt.reporting.tracking import Scalar
 from graphopt.rewriting.opset import limit_opset
 from graphopt.samples import Feeds, Samples, SampleSource, open_samples, stand_ins
-from graphopt.samples.rows import row_by_row
+from graphopt.samples.rows import HELD, row_by_row
 from graphopt.samples.stand_ins import humbler, in_the_way
 from graphopt.target import Target
 from graphopt.verification.graph import check_graph
@@ -135,9 +135,8 @@ def prepare(
             f"{budget.timed} is judged by timing: leave --no-measure and --replay out, and name a "
             "target of this machine"
         )
-    given = None
-    if samples is not None:
-        given = open_samples(samples, model, batch=held_batch(model))
+    batch = held_batch(model)
+    given = open_samples(samples, model, batch=batch) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
     sizes, chosen = bind_shapes(model, fixed, first)
@@ -149,6 +148,9 @@ def prepare(
         )
     drawn = stand_ins(model, seed=seed, shapes=sizes)
     model = named(model)
+    if batch is not None and batch > 1:
+        model = model.clone()
+        model.graph.meta[HELD] = batch
     budget = bound(budget, model, given)
     if max_opset is not None:
         model = model.clone()

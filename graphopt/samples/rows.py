@@ -12,13 +12,17 @@ import onnx_ir as ir
 from graphopt.samples.inputs import inputs_of
 from graphopt.samples.stream import Feeds, Samples
 
-__all__ = ["cut", "first_rows", "first_runs", "free_rows", "row_by_row"]
+__all__ = ["HELD", "cut", "first_rows", "first_runs", "free_rows", "row_by_row"]
 
 Array = np.ndarray[Any, Any]
+#: Where the number of rows that a model takes together lies in `model.graph.meta`, if not one.
+HELD = "graphopt.held"
 
 
 def free_rows(model: ir.Model, feed: Mapping[str, Array]) -> int:
     """Rows of a feed that may be run in parts, or 0."""
+    if HELD in model.graph.meta:
+        return 0
     lengths = {a.shape[0] if a.ndim else 0 for a in feed.values()}
     free = all(i.batch is None for i in inputs_of(model) if i.name in feed)
     return lengths.pop() if free and len(lengths) == 1 else 0
@@ -37,7 +41,12 @@ def cut(samples: Iterable[Mapping[str, Array]], rows: int) -> Iterator[Feeds]:
 
 
 def first_rows(model: ir.Model, feed: Mapping[str, Array], rows: int) -> Feeds:
-    """The first rows of a run, where the model takes any number of them; else the whole run."""
+    """The first rows of a run, where the model takes any number of them; else the whole run.
+
+    Where it takes some together, so many of these as fit, one at least.
+    """
+    together = int(model.graph.meta.get(HELD, 1))
+    rows = max(together, rows - rows % together)
     held = [i for i in inputs_of(model) if i.dims and i.axis is not None]
     axes = {i.name: i.axis or 0 for i in held}
     if any(isinstance(i.dims[axes[i.name]], int) for i in held if i.dims):

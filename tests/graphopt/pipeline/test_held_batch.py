@@ -7,7 +7,9 @@ from graphopt import optimize
 from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.held_batch import held_batch
 from graphopt.errors import SamplesError
+from graphopt.pipeline.prepare import prepare
 from graphopt.samples import open_samples
+from graphopt.samples.rows import first_rows, free_rows
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
@@ -153,6 +155,11 @@ def test_frames_of_clips_come_in_clips():
     )
     assert held_batch(model) == 8
     assert optimize(model, "int8", measure_seconds=0.1).report.before.latency_ms
+    prepared = prepare(model, samples={"x": weights(40, 3, 8, 8)}, measure=False).source.model
+    feed = {"x": weights(24, 3, 8, 8)}
+    assert free_rows(prepared, feed) == 0
+    assert [len(first_rows(prepared, feed, n)["x"]) for n in (1, 8, 15, 16)] == [8, 8, 8, 16]
+    assert not model.graph.meta.get("graphopt.held")
 
 
 def test_a_length_that_comes_in_fours_is_of_its_usual_size():
