@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt import optimize
+from graphopt import Budget, optimize
 from graphopt.analyses.binding import bind_shapes
 from graphopt.analyses.held_batch import held_batch
 from graphopt.errors import SamplesError
@@ -13,6 +13,8 @@ from graphopt.samples.rows import first_rows, free_rows
 from graphopt.testing import parse_model
 
 RNG = np.random.default_rng(0)
+#: Met by all: with it a result is timed whatever became of the steps.
+TIMED = Budget(max_latency="1000000ms")
 
 
 def weights(*shape):
@@ -77,7 +79,7 @@ def test_of_a_batch_in_fours_the_least_is_taken(other, samples):
     assert held_batch(model) == 4
     shapes, _ = bind_shapes(model)
     assert shapes == {"x": (4, 6), "z": (4, 2)}
-    result = optimize(model, "clean,int8", samples=samples, measure_seconds=0.1)
+    result = optimize(model, "clean,int8", samples=samples, budget=TIMED, measure_seconds=0.1)
     assert result.report.before.latency_ms
 
 
@@ -115,7 +117,8 @@ def test_too_few_for_it_are_said_to_be():
 
 
 def test_it_is_timed_in_that_batch():
-    result = optimize(images(4), "int8", samples={"x": weights(9, 3, 16, 16)}, measure_seconds=0.2)
+    samples = {"x": weights(9, 3, 16, 16)}
+    result = optimize(images(4), "int8", samples=samples, budget=TIMED, measure_seconds=0.2)
     assert result.report.before.latency_ms
     assert any("x=4x3x16x16" in note for note in result.report.notes)
 
@@ -154,7 +157,8 @@ def test_frames_of_clips_come_in_clips():
         },
     )
     assert held_batch(model) == 8
-    assert optimize(model, "int8", measure_seconds=0.1).report.before.latency_ms
+    result = optimize(model, "int8", budget=TIMED, measure_seconds=0.1)
+    assert result.report.before.latency_ms
     prepared = prepare(model, samples={"x": weights(40, 3, 8, 8)}, measure=False).source.model
     feed = {"x": weights(24, 3, 8, 8)}
     assert free_rows(prepared, feed) == 0
