@@ -181,6 +181,12 @@ def side_by_side(path: Path, olive: Path) -> dict[str, Any]:
     return {"speed": source / own, "accuracy": told["accuracy"]}
 
 
+def beside(row: dict[str, Any]) -> dict[str, str]:
+    """How fast the best by hand and Olive's are; a dash where that is not known."""
+    speeds = {"by hand": row["hand"].get("speed"), "Olive": row["olive"].get("speed")}
+    return {who: "-" if speed is None else f"{speed:.2f}" for who, speed in speeds.items()}
+
+
 def write(rows: list[dict[str, Any]], out: Path) -> None:
     lines = [
         "# Search",
@@ -192,12 +198,7 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
     for part in ("solver", "costs", "found"):
         mine = [
             {k: v for k, v in r.items() if k not in ("part", "hand", "spec", "olive")}
-            | ({"by hand": f"{r['hand'].get('speed', 0):.2f}"} if "hand" in r else {})
-            | (
-                {"Olive": f"{r['olive']['speed']:.2f}" if r["olive"] else "-"}
-                if "olive" in r
-                else {}
-            )
+            | (beside(r) if part == "found" else {})
             for r in rows
             if r["part"] == part
         ]

@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from graphopt.analyses.demand import too_much
 from graphopt.analyses.equations import demanded, may_hold
-from graphopt.analyses.held_batch import held_batch
 from graphopt.analyses.shapes.facts import symbol_of
 from graphopt.context import Context
 from graphopt.errors import InputError, UsageError
@@ -47,6 +46,7 @@ def bind_shapes(
     model: ir.Model,
     given: Mapping[str, Sequence[int]] | None = None,
     like: Feeds | None = None,
+    batch: int | None = None,
 ) -> tuple[Shapes, list[str]]:
     """A shape for every input that must be given, and sentences on what was chosen.
 
@@ -59,6 +59,7 @@ def bind_shapes(
         given: shapes by input name.
         like: inputs the model runs with, such as the first of the samples; those that it was
             traced on if None.
+        batch: what the model holds on to (`held_batch`), beside `like`; without, it is found.
 
     Raises:
         UsageError: `given` names no input of the model, or does not fit it.
@@ -72,9 +73,8 @@ def bind_shapes(
         if one.name in fixed:
             _bind(one, fixed[one.name], sizes)
     counted = _counted(model)
-    batch = held_batch(model) or 1
     batches = {
-        _key(one, 0): batch
+        _key(one, 0): batch or 1
         for one in inputs
         if one.name not in fixed and one.dims and one.batch is None
         if _key(one, 0) not in counted

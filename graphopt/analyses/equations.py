@@ -22,6 +22,7 @@ from graphopt.analyses.shapes.rules import product
 from graphopt.analyses.shapes.symbolic import Dim, Expr
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_array, is_constant
+from graphopt.graph.traverse import RECURRENT
 
 __all__ = ["demanded", "may_hold", "required"]
 
@@ -33,7 +34,6 @@ LARGEST = 1 << 17
 SEARCHES, NODES = 3, 2_000
 #: Sizes that tell whether an axis counts for an equation at all.
 PROBES = (512, 4096)
-RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _SAME_ELEMENTS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Where"})
 
@@ -115,7 +115,7 @@ def may_hold(model: ir.Model) -> bool:
     one.
     """
     for node in model.graph:
-        if node.op_type == "Reshape":
+        if node.op_type == "Reshape" and node.domain in ("", "ai.onnx"):
             target = constant_array(node.inputs[1])
             if target is None or target.min(initial=1) > 0 or _whole(target):
                 return True

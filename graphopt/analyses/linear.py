@@ -31,6 +31,7 @@ from graphopt.graph.constants import (
     shared,
     weight_of,
 )
+from graphopt.graph.traverse import RECURRENT
 
 __all__ = ["COMPUTED", "Linear", "bias_add", "linear_of"]
 
@@ -115,7 +116,7 @@ class Linear:
     @property
     def stacked(self) -> bool:
         """Whether the weight is a stack of matrices, one for each entry of a batch."""
-        return len(self.shape) > 2 and not self.kernel and self.node.op_type not in _RECURRENT
+        return len(self.shape) > 2 and not self.kernel and self.node.op_type not in RECURRENT
 
     @property
     def shared(self) -> bool:
@@ -145,7 +146,7 @@ class Linear:
         if self.node.op_type == "ConvTranspose":
             split = matrix.reshape(*matrix.shape[:2], self.shape[0] // self.groups, -1)
             return split.transpose(0, 2, 1, 3).reshape(self.shape)
-        if self.kernel or self.node.op_type in _RECURRENT:
+        if self.kernel or self.node.op_type in RECURRENT:
             return matrix.reshape(self.shape)
         w: Array = matrix[0]
         return w if self.out_axis < self.in_axis else w.T
@@ -287,7 +288,6 @@ def _recurrent(node: ir.Node) -> Linear | str:
 
 
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
-_RECURRENT = ("GRU", "LSTM", "RNN")
 
 _READERS: dict[str, Callable[[ir.Node], Linear | str]] = {
     "Conv": _conv,

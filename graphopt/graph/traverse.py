@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["all_graphs", "all_nodes", "inner_nodes", "passed_on", "read_once", "subgraphs"]
+__all__ = [
+    "RECURRENT",
+    "all_graphs",
+    "all_nodes",
+    "inner_nodes",
+    "passed_on",
+    "read_once",
+    "subgraphs",
+]
 
 #: Standard operators that hold graphs; operators of other domains are looked at one by one.
 HOLDERS = frozenset(
@@ -22,6 +30,8 @@ HOLDERS = frozenset(
     )
 )
 STANDARD = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+#: Standard operators that go through a sequence step by step.
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:

@@ -139,7 +139,7 @@ def prepare(
     given = open_samples(samples, model, batch=batch) if samples is not None else None
     first = next(iter(given), None) if given is not None else None
     fixed = {k: tuple(v) for k, v in (shapes or {}).items()}
-    sizes, chosen = bind_shapes(model, fixed, first)
+    sizes, chosen = bind_shapes(model, fixed, first, batch)
     notes = [*warnings, *([listed] if listed else []), *blocked(model), *chosen]
     if measure and not target.measured:
         notes.append(

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
 from graphopt.graph.ensembles import DOMAIN
+from graphopt.graph.traverse import RECURRENT
 from graphopt.samples.first_axis import first_axis
 from graphopt.samples.thresholds import Thresholds, thresholds_of
 
@@ -79,7 +80,6 @@ _SIZES: dict[tuple[str, int], float] = {
     ("Dropout", 1): 0, ("Dropout", 2): 0, ("BatchNormalization", 4): 1,
 }  # fmt: skip
 _COMPARES = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 #: Names that tell where the graph does not.
 _MASK = re.compile(r"mask|valid", re.I)
 _POSITION = re.compile(r"position|pos_ids", re.I)
@@ -109,7 +109,7 @@ def meaning_of(value: ir.Value, model: ir.Model) -> Meaning:
     limits = [n for n in found if not isinstance(n, str)]
     rows = frozenset(n for n in found if isinstance(n, str))
     high = max(int(min(limits)), 1) if limits else None
-    if any(u.node.op_type in _RECURRENT and u.index == 4 for u in uses):
+    if any(u.node.op_type in RECURRENT and u.index == 4 for u in uses):
         return Meaning("lengths")
     if high is not None and _POSITION.search(name):
         return Meaning("positions", high)

@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from graphopt.graph.attributes import attribute
 from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import RECURRENT
 
 __all__ = ["first_is_time"]
 
 #: Values that are looked at.
 MOST = 64
 _WINDOWS = frozenset({"AveragePool", "Conv", "ConvTranspose", "LpPool", "MaxPool"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 #: Operators that leave axes where they are, where the first operand has them all.
 _KEEP = frozenset(
     """Abs Add BatchNormalization Cast Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity
@@ -42,7 +42,7 @@ def first_is_time(value: ir.Value) -> bool:
 
 
 def _goes_along(node: ir.Node, axis: int) -> bool:
-    if node.op_type in _RECURRENT:
+    if node.op_type in RECURRENT:
         return bool(axis == attribute(node, "layout", 0))
     if node.op_type not in _WINDOWS or axis < 2:
         return False

@@ -20,6 +20,7 @@ from graphopt.analyses.dims import Dimension
 from graphopt.analyses.shapes.analysis import bound_shapes
 from graphopt.context import Context
 from graphopt.graph.attributes import attribute
+from graphopt.graph.traverse import RECURRENT
 from graphopt.measuring.parts import cut_out
 
 __all__ = ["PRICED", "Branch", "Cutter", "branch_name", "side_by_side"]
@@ -27,7 +28,6 @@ __all__ = ["PRICED", "Branch", "Cutter", "branch_name", "side_by_side"]
 Array = np.ndarray[Any, Any]
 #: Operators that are priced at every size; the others follow their activations.
 PRICED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
-RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ import onnx_ir as ir
 from graphopt.passes.distill.features import Feature, shared_features
 from graphopt.passes.distill.writing import write
 
-from graphopt.analyses.held_batch import held_batch
 from graphopt.calibration.padding import Padding
 from graphopt.context import Context
 from graphopt.errors import ModelError
@@ -26,7 +25,7 @@ from graphopt.execution.observe import observe
 from graphopt.execution.staged import Staged
 from graphopt.execution.trainable import trainable
 from graphopt.samples import Samples
-from graphopt.samples.inputs import inputs_of
+from graphopt.samples.rows import free_rows
 from graphopt.training.batches import Batch
 from graphopt.training.examples import Examples
 from graphopt.training.loop import train
@@ -116,14 +115,12 @@ def _train(
 
 def _by_row(source: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, bool]:
     """Whether the first axis of values is that of the samples, whose rows can be told apart."""
-    inputs = [i.name for i in inputs_of(source)]
-    counts = {len(feeds[n]) if feeds[n].ndim else 0 for n in inputs}
-    fixed = any(i.batch is not None for i in inputs_of(source)) or held_batch(source) is not None
-    if fixed or len(counts) != 1 or counts <= {0, 1}:
+    rows = free_rows(source, feeds)
+    if rows < 2:
         return dict.fromkeys(names, False)
-    (one,) = observe(source, names, [{n: feeds[n][:1] for n in inputs}])
-    (all_,) = observe(source, names, [{n: feeds[n] for n in inputs}])
-    return {n: len(one[n]) == 1 and len(all_[n]) in counts for n in names}
+    (one,) = observe(source, names, [{n: a[:1] for n, a in feeds.items()}])
+    (all_,) = observe(source, names, [feeds])
+    return {n: len(one[n]) == 1 and len(all_[n]) == rows for n in names}
 
 
 def _begins(end: ir.Value, known: Sequence[ir.Value]) -> list[ir.Value]:

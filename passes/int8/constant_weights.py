@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from graphopt.passes.int8.plan import CORE, RECURRENT
+from graphopt.passes.int8.plan import CORE
 
 from graphopt.context import Context
 from graphopt.graph.building import Builder, Names, remove_dead
 from graphopt.graph.constants import constant_array, constant_value, weight_of
+from graphopt.graph.traverse import RECURRENT
 
 __all__ = ["Settled", "settle_weights"]
 

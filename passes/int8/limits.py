@@ -8,6 +8,7 @@ import onnx_ir as ir
 from graphopt.passes.int8.plan import Choice, Plan, Quantize
 from graphopt.passes.int8.unit_sensitivity import folds, folds_of
 
+from graphopt.budget import Budget
 from graphopt.context import Context
 from graphopt.execution.runtime import opened, run_each
 from graphopt.verification.comparison import compare_outputs
@@ -27,9 +28,12 @@ def meets_budget(model: ir.Model, integer: ir.Model, ctx: Context) -> bool:
 
 def limited(ctx: Context) -> bool:
     """Whether there is anything to hold a model to: a limit and samples."""
-    budget = ctx.budget
-    given = budget is not None and not (budget.max_error is None and budget.max_drop is None)
-    return (given or ctx.referee is not None) and ctx.samples is not None
+    return (_given(ctx.budget) or ctx.referee is not None) and ctx.samples is not None
+
+
+def _given(budget: Budget | None) -> bool:
+    """Whether there is a limit of error or of the metric."""
+    return budget is not None and not (budget.max_error is None and budget.max_drop is None)
 
 
 class Limits:
@@ -58,10 +62,7 @@ class Limits:
             return False
         if referee is not None and folds_of(self.ctx) and referee.over([self._made(chosen)]) > 1:
             return False
-        budget = self.ctx.budget
-        if budget is None or (budget.max_error is None and budget.max_drop is None):
-            return True
-        return self.accepts(self._made(chosen))
+        return not _given(self.ctx.budget) or self.accepts(self._made(chosen))
 
     def folds(self, chosen: Choice) -> list[ir.Model]:
         """A model for each part of the samples, made without it."""

@@ -27,7 +27,7 @@ from graphopt.passes.weight_only.writer import reads_floats
 
 from graphopt.analyses.linear import linear_of
 from graphopt.graph.constants import weight_of
-from graphopt.graph.traverse import all_nodes, inner_nodes
+from graphopt.graph.traverse import RECURRENT, all_nodes, inner_nodes
 from graphopt.target import Target
 
 __all__ = ["BLOCK", "FOLDS", "Choice", "Mode", "Plan", "Quantize", "make_plan", "reads_blocks"]
@@ -44,7 +44,6 @@ POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
 BLOCK = 64
 #: A product of integers with a float result and bias, in one operator.
 PRODUCT = "com.microsoft:MatMulIntegerToFloat"
-RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 @dataclasses.dataclass

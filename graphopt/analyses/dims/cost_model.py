@@ -21,6 +21,7 @@ from graphopt.analyses.dims.dimension import Dimension, Member
 from graphopt.analyses.shapes.analysis import shapes
 from graphopt.context import Context
 from graphopt.graph.constants import constant_value
+from graphopt.graph.traverse import RECURRENT
 
 __all__ = ["Of", "Work", "time_like", "work"]
 
@@ -35,7 +36,6 @@ Tensors = Mapping[str, Sequence[tuple[str, Member]]]
 
 MACS_PER_WEIGHT = 32
 CACHE = 32 << 20
-RECURRENT = ("LSTM", "GRU", "RNN")
 #: Fused attention: half of its MACs compare queries with keys, half weigh values.
 ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 

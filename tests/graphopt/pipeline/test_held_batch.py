@@ -95,7 +95,8 @@ def test_a_first_size_that_divides_every_row_holds_nothing():
 @pytest.mark.parametrize("like", [None, {"x": weights(4, 3, 16, 16)}])
 @pytest.mark.parametrize(("rows", "bound"), [(1, 1), (4, 4), (-1, 1)])
 def test_figures_are_of_that_batch(rows, bound, like):
-    shapes, _ = bind_shapes(images(rows), {}, like)
+    model = images(rows)
+    shapes, _ = bind_shapes(model, {}, like, held_batch(model) if like else None)
     assert shapes["x"][0] == bound
 
 
